@@ -1,0 +1,28 @@
+"""Wiring only: configuration, stages, targets. What a stage does stands in src/lensflow, one module each."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# What exists, then what to run. `--configfile` replaces the lists of the latter (config/README.md).
+configfile: "config/catalog/backbones.yaml"
+configfile: "config/catalog/corpora.yaml"
+configfile: "config/catalog/settings.yaml"
+configfile: "config/catalog/methods.yaml"
+configfile: "config/catalog/benchmarks.yaml"
+configfile: "config/demo.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/states.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/presentation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        targets(),

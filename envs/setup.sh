@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Creates .venv from the committed lock and installs the package into it. Idempotent; `make setup` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3.11}
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || {
+  echo "error: $PYTHON is not Python 3.11; install it or say where it is: make PYTHON=/path/to/python3.11" >&2
+  exit 2
+}
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
+
+# torch's CPU build: from the wheel folder that pip is configured with, if there is one (uv does not read pip's
+# configuration), else from PyTorch's own index.
+wheels=$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)
+if [ -n "$wheels" ] && ls "${wheels%% *}"/torch-*cpu* >/dev/null 2>&1; then
+  export UV_FIND_LINKS=${wheels// /,}
+else
+  export UV_TORCH_BACKEND=cpu
+fi
+# --no-deps: the lock is complete; two packages in it declare dependencies that they do not need here (overrides.txt).
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r envs/cpu.lock
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+touch .venv/.installed

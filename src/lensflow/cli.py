@@ -1,0 +1,385 @@
+"""The command line: one subcommand a stage, called by the workflow's rules and by hand.
+
+Modules are imported inside the subcommands, so that a mistake is reported before torch is loaded.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensflow.errors import LensflowError
+from lensflow.files import read_json, write_json
+
+STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
+
+
+def _stage_config(value: str) -> Any:
+    if value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise LensflowError(f"--config: not valid JSON ({error})") from None
+    return read_json(Path(value))
+
+
+def _by_language(paths: Sequence[Path]) -> dict[str, Path]:
+    """Map `.../{language}.suffix` files to their languages."""
+    return {path.stem: path for path in paths}
+
+
+def _section(config: Any, key: str, section: Any) -> Any:
+    from lensflow.config import parse
+
+    if not isinstance(config, dict) or key not in config:
+        raise LensflowError(f"--config: key '{key}' is missing; see lensflow show-config")
+    return parse(section, config[key], f"--config {key}")
+
+
+def _variant(config: Any, key: str, union: Any) -> Any:
+    """Parse one of several kinds of section."""
+    from lensflow.config import Strict, parse
+
+    holder = type("Holder", (Strict,), {"__annotations__": {key: union}})
+    return getattr(parse(holder, {key: config.get(key)}, "--config"), key)
+
+
+def prepare_backbone(args: argparse.Namespace) -> None:
+    """Turn a backbone's source into a checkpoint folder."""
+    from lensflow import backbones
+    from lensflow.config import Backbone
+
+    config = _stage_config(args.config)
+    if isinstance(config.get("backbone"), dict):
+        config["backbone"] = {"disk_gb": 1.0} | config["backbone"]
+    backbones.prepare_backbone(_section(config, "backbone", Backbone), args.root, args.output)
+
+
+def pair_data(args: argparse.Namespace) -> None:
+    """Write one language of a corpus."""
+    from lensflow import corpora
+    from lensflow.config import Corpus
+
+    folder = corpora.folder(Corpus(path=args.corpus, license=""), args.root)
+    corpora.pair_data(folder, args.language, args.output)
+
+
+def extract_hidden_states(args: argparse.Namespace) -> None:
+    """Run one language's texts through the frozen backbone."""
+    from lensflow import backbones, corpora, decoders, hidden_states
+    from lensflow.config import ChatPrompt, Extraction, PlainPrompt
+    from lensflow.prompts import PromptTokenizer
+
+    config = _stage_config(args.config)
+    extraction = _section(config, "extraction", Extraction)
+    prompt = _variant(config, "prompt", PlainPrompt | ChatPrompt)
+    texts = corpora.read_texts(args.texts, ["train", "dev"])
+    backbones.verify(args.backbone)
+    sequences = hidden_states.tokenize(PromptTokenizer(args.backbone.parent, prompt), texts, extraction)
+    decoder = decoders.load_decoder(args.backbone.parent)
+    names = [text.id for text in texts]
+    states = hidden_states.extract(
+        decoder, sequences, extraction.trainable_layers, extraction.batch_tokens, names, args.texts.stem
+    )
+    hidden_states.save(args.output, states, names)
+
+
+def fit_subspaces(args: argparse.Namespace) -> None:
+    """Fit the language subspaces of every layer."""
+    from lensflow import fitting
+    from lensflow.config import Setting
+
+    setting = _section(_stage_config(args.config), "setting", Setting)
+    fitting.fit(setting, _by_language(args.states), _by_language(args.texts), args.output)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the top layers; goes on where a killed run stopped."""
+    from lensflow import training
+    from lensflow.config import Lens, Setting
+
+    config = _stage_config(args.config)
+    write_json(args.output.parent / "config.json", config)
+    training.train(
+        _section(config, "method", Lens),
+        _section(config, "setting", Setting),
+        int(config["seed"]),
+        int(config["cached_layers"]),
+        args.backbone.parent,
+        args.subspaces,
+        _by_language(args.states),
+        _by_language(args.texts),
+        args.output,
+    )
+
+
+def export_checkpoint(args: argparse.Namespace) -> None:
+    """Build a checkpoint from a backbone and a delta."""
+    from lensflow import deltas
+
+    deltas.export(args.backbone, args.delta, args.output)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate a checkpoint on all its cells."""
+    from lensflow import evaluation
+    from lensflow.config import Benchmark, ChatPrompt, Evaluation, PlainPrompt
+    from lensflow.workflow import check_engine, code_digest
+
+    config = _stage_config(args.config)
+    settings = _section(config, "evaluation", Evaluation)
+    check_engine(settings.engine)
+    prompt = _variant(config, "prompt", PlainPrompt | ChatPrompt)
+    cells = [
+        evaluation.Cell(entry["name"], _variant(entry, "benchmark", Benchmark), language)
+        for entry in config["cells"]
+        for language in entry["languages"]
+    ]
+    evaluator = evaluation.Evaluator(args.checkpoint, prompt, settings, args.data)
+    evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
+
+
+def collect_scores(args: argparse.Namespace) -> None:
+    """Collect all scores into one table."""
+    from lensflow import scores
+
+    scores.collect(args.scores, args.output)
+
+
+def make_table(args: argparse.Namespace) -> None:
+    """Write the main table as Markdown, LaTeX and CSV."""
+    from lensflow import presentation
+
+    presentation.write_tables(_stage_config(args.config), args.scores, args.output)
+
+
+def make_figures(args: argparse.Namespace) -> None:
+    """Draw the figures of one backbone and setting."""
+    from lensflow import presentation
+
+    presentation.write_figures(
+        _stage_config(args.config), args.backbone, args.setting, args.scores, args.subspaces, args.runs, args.output
+    )
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the self-contained report."""
+    from lensflow import presentation
+
+    presentation.write_report(_stage_config(args.config), args.scores, args.figures, args.results, args.output)
+
+
+def show_table(args: argparse.Namespace) -> None:
+    """Print the main table for the terminal."""
+    from lensflow import presentation
+
+    print(presentation.terminal_table(_stage_config(args.config), args.scores))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
+    import tempfile
+
+    from lensflow import deltas
+
+    with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
+        manifest = Path(temporary) / "checkpoint" / "manifest.json"
+        deltas.export(args.backbone, args.delta, manifest)
+        deltas.copy_out(manifest.parent, args.folder)
+    print(f"{args.folder}: load it with transformers or vLLM")
+
+
+def _load_config(files: Sequence[Path]) -> Any:
+    """Merge the catalog and further files as Snakemake does: dictionaries deeply, lists replaced."""
+    import yaml
+    from snakemake.utils import update_config
+
+    merged: dict[str, Any] = {}
+    for path in [*sorted(Path("config/catalog").glob("*.yaml")), *files]:
+        try:
+            update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise LensflowError(f"{path}: no such file") from None
+        except yaml.YAMLError as error:
+            raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return merged
+
+
+def _plan(files: Sequence[Path]) -> Any:
+    from lensflow.config import load
+    from lensflow.workflow import Plan
+
+    return Plan(load(_load_config(files)), Path.cwd())
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check a configuration and everything that it names."""
+    plan = _plan(args.configfile)
+    plan.check_disk(args.results)
+    print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
+
+
+def show_config(args: argparse.Namespace) -> None:
+    """Print a stage's configuration, to be given to its --config."""
+    from lensflow.workflow import Checkpoint
+
+    plan = _plan(args.configfile)
+    checkpoints = {c.folder: c for c in plan.checkpoints}
+    stages = {
+        "prepare_backbone": lambda: plan.prepare_backbone(args.name),
+        "extract_hidden_states": lambda: plan.extract_hidden_states(args.name),
+        "fit_subspaces": lambda: plan.fit_subspaces(args.name),
+        "train": lambda: plan.train(_known(checkpoints, args.name)),
+        "evaluate": lambda: plan.evaluate(_known(checkpoints, args.name)),
+    }
+
+    def _known(known: dict[str, Checkpoint], name: str) -> Checkpoint:
+        if name not in known:
+            raise LensflowError(f"'{name}' is not one of the checkpoints: {', '.join(known)}")
+        return known[name]
+
+    print(json.dumps(stages[args.stage](), ensure_ascii=False, indent=2))
+
+
+def schema(args: argparse.Namespace) -> None:
+    """Write the JSON schema of the configuration."""
+    import yaml
+
+    from lensflow.config import Config
+    from lensflow.files import write_text
+
+    content = yaml.safe_dump(Config.model_json_schema(by_alias=True), sort_keys=False, allow_unicode=True)
+    write_text(args.output, f"# Generated: lensflow schema --output {args.output.as_posix()}\n{content}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line's parser."""
+    top = argparse.ArgumentParser(prog="lensflow", description="Stages of the Lens pipeline; snakemake calls them.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, epilog: str = "") -> argparse.ArgumentParser:
+        summary = (function.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
+        sub.set_defaults(function=function)
+        return sub
+
+    def add(sub: argparse.ArgumentParser, name: str, text: str, many: bool = False) -> None:
+        sub.add_argument(name, type=Path, required=True, help=text, **({"nargs": "+"} if many else {}))
+
+    def add_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--config", required=True, help=STAGE_CONFIG)
+
+    def add_root(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--root", type=Path, default=Path(), help="where relative paths start (default: here)")
+
+    backbone_help = "manifest.json of the backbone's checkpoint (prepare-backbone)"
+    texts_help = "{language}.jsonl of each language (pair-data)"
+    states_help = "{language}.safetensors of each language (extract-hidden-states)"
+
+    sub = command("prepare-backbone", prepare_backbone)
+    add_config(sub)
+    add_root(sub)
+    add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it")
+
+    sub = command("pair-data", pair_data)
+    sub.add_argument("--corpus", required=True, help="folder with train, dev and test.jsonl, or 'embedded'")
+    sub.add_argument("--language", required=True, help="language code")
+    add_root(sub)
+    add(sub, "--output", "{language}.jsonl to write")
+
+    sub = command("extract-hidden-states", extract_hidden_states)
+    add_config(sub)
+    add(sub, "--backbone", backbone_help)
+    add(sub, "--texts", "{language}.jsonl (pair-data)")
+    add(sub, "--output", "{language}.safetensors to write")
+
+    sub = command("fit-subspaces", fit_subspaces)
+    add_config(sub)
+    add(sub, "--states", states_help, many=True)
+    add(sub, "--texts", texts_help, many=True)
+    add(sub, "--output", "subspaces.safetensors to write")
+
+    sub = command("train", train)
+    add_config(sub)
+    add(sub, "--backbone", backbone_help)
+    add(sub, "--subspaces", "subspaces.safetensors (fit-subspaces)")
+    add(sub, "--states", states_help, many=True)
+    add(sub, "--texts", texts_help, many=True)
+    add(sub, "--output", "delta.safetensors to write; history.jsonl and dev_states.safetensors go beside it")
+
+    sub = command("export-checkpoint", export_checkpoint)
+    add(sub, "--backbone", backbone_help)
+    add(sub, "--delta", "delta.safetensors (train)")
+    add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it, links where nothing changed")
+
+    sub = command("evaluate", evaluate)
+    add_config(sub)
+    add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
+    add(sub, "--data", "folder of {corpus}/{language}.jsonl (pair-data)")
+    add(sub, "--cache", "folder of computed cells")
+    add(sub, "--output", "scores.json to write; samples go beside it")
+
+    sub = command("collect-scores", collect_scores)
+    add(sub, "--scores", "scores.json of each checkpoint", many=True)
+    add(sub, "--output", "scores.csv to write")
+
+    sub = command("make-table", make_table)
+    add_config(sub)
+    add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--output", "main.md to write; main.tex and main.csv go beside it")
+
+    sub = command("make-figures", make_figures)
+    add_config(sub)
+    sub.add_argument("--backbone", required=True, help="name of the backbone")
+    sub.add_argument("--setting", required=True, help="name of the setting")
+    add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--subspaces", "subspaces.safetensors (fit-subspaces)")
+    sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
+    add(sub, "--output", "folder for the figures")
+
+    sub = command("report", report)
+    add_config(sub)
+    add(sub, "--scores", "scores.csv (collect-scores)")
+    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="SVG files, in order")
+    add(sub, "--results", "folder with every checkpoint's samples")
+    add(sub, "--output", "report.html to write")
+
+    sub = command("show-table", show_table)
+    add_config(sub)
+    add(sub, "--scores", "scores.csv (collect-scores)")
+
+    sub = command("export", export)
+    add(sub, "--backbone", backbone_help)
+    add(sub, "--delta", "delta.safetensors (train)")
+    sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
+
+    sub = command("check", check)
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[Path("config/demo.yaml")])
+    sub.add_argument("--results", type=Path, default=Path("results"))
+
+    sub = command("show-config", show_config)
+    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate")
+    sub.add_argument("stage", choices=stages)
+    sub.add_argument("name", help="a backbone, a setting, or backbone/setting/method/seedN")
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[Path("config/demo.yaml")])
+
+    sub = command("schema", schema)
+    add(sub, "--output", "YAML file to write")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend)."""
+    args = parser().parse_args(arguments)
+    try:
+        args.function(args)
+    except LensflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""The configuration: frozen classes that reject nonsense before any job starts.
+
+What *exists* (backbones, corpora, settings, methods, benchmarks) are dictionaries, what to *run* is a list, because
+Snakemake merges dictionaries deeply and replaces lists. Every default cites where it comes from; `paper` is
+arXiv 2410.04407, `code` its published code.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lensflow.errors import LensflowError
+
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+# A name becomes a folder: no separators, no leading dot, nothing that a shell or a file system could misread.
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the closest known word, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}(known: {', '.join(known) or 'none'})"
+
+
+class Strict(BaseModel):
+    """A frozen configuration section that knows its keys and does not convert types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+            for key in data:
+                if key not in known:
+                    shown = {field.alias or name for name, field in cls.model_fields.items()}
+                    raise ValueError(f"unknown key '{key}'; {did_you_mean(str(key), shown)}")
+        return data
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the section as plain JSON values, defaults included."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class PackageSource(Strict):
+    """Model weights in GGUF form that a Python package carries, perhaps in parts."""
+
+    kind: Literal["package"]
+    package: str  # the distribution to install when a part is missing
+    parts: tuple[str, ...] = Field(min_length=1, strict=False)  # paths below site-packages, in order
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # of the concatenated parts
+
+
+class HubSource(Strict):
+    """A model on the Hugging Face hub, pinned by revision."""
+
+    kind: Literal["hub"]
+    name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+class FolderSource(Strict):
+    """A local folder with config.json, tokenizer.json and safetensors weights."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class PlainPrompt(Strict):
+    """A prompt for a model without a chat template."""
+
+    format: Literal["plain"]
+    template: str = "Question: {prompt}\nAnswer:"
+
+    @field_validator("template")
+    @classmethod
+    def _has_slot(cls, value: str) -> str:
+        if value.count("{prompt}") != 1:
+            raise ValueError("must contain {prompt} exactly once")
+        return value
+
+
+class ChatPrompt(Strict):
+    """A prompt in the tokenizer's own chat template (paper: the backbones are chat models)."""
+
+    format: Literal["chat"]
+
+
+class Backbone(Strict):
+    """A model that is untouched so far."""
+
+    source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
+    license: str
+    prompt: Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
+    disk_gb: Positive  # of the checkpoint that prepare_backbone writes; checked against the free space
+
+
+class Corpus(Strict):
+    """Parallel prompts: `train.jsonl`, `dev.jsonl` and `test.jsonl` in a folder, or the embedded ones."""
+
+    path: str = "embedded"
+    license: str
+
+
+class Setting(Strict):
+    """Which languages are treated together, and on which texts."""
+
+    central: Language
+    languages: tuple[Language, ...] = Field(strict=False)
+    probing: Name = "embedded"
+    training: Name = "embedded"
+    space: Literal["post_norm", "pre_norm"] = "post_norm"  # code: the last entry of HF's hidden_states
+    rank: Count | None = None  # paper, section 3.1: K-1, which is what null means
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError("languages: a language stands there twice; remove it")
+        if len(self.languages) < 2:
+            raise ValueError("languages: at least two are needed, the central one and a target")
+        if self.central not in self.languages:
+            raise ValueError(f"central language '{self.central}' is missing from languages; add it")
+        if self.rank is not None and self.rank > len(self.languages) - 1:
+            raise ValueError(f"rank: {self.rank} is more than the number of languages less one")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The languages other than the central one, in the order of the configuration."""
+        return tuple(language for language in self.languages if language != self.central)
+
+
+class Base(Strict):
+    """The untouched backbone."""
+
+    kind: Literal["base"]
+
+
+class LensWeights(Strict):
+    """Weights of the three terms of the loss."""
+
+    pull: NonNegative = 1.0
+    push: NonNegative = 1.0
+    retain: NonNegative = 1.0
+
+
+class Lens(Strict):
+    """Language subspace manipulation (paper, section 3.2)."""
+
+    kind: Literal["lens"]
+    layers: Count = 2  # top decoder layers that train; code: the last 1-2 of 32
+    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
+    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
+    weights: LensWeights = LensWeights()
+    retain_on: Literal["last", "mean"] = "last"  # code: mean over token positions
+    reduction: Literal["sum", "mean"] = "mean"  # over d; paper: the squared norm (sum); code: mean
+    lr: Positive = 1e-5  # code
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps; code
+    weight_decay: NonNegative = 0.1  # code
+    epochs: Count = 1  # paper
+    batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
+
+    def strength_of(self, language: str) -> float:
+        """λ of one target language."""
+        return self.strength[language] if isinstance(self.strength, dict) else self.strength
+
+
+Method = Annotated[Base | Lens, Field(discriminator="kind")]
+
+
+class Generation(Strict):
+    """Greedy answers to held-out prompts, judged by language, repetition, copying and emptiness."""
+
+    kind: Literal["generation"]
+    corpus: Name = "embedded"
+    split: Literal["dev", "test"] = "test"
+    max_new_tokens: Count = 32
+    stop: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class Likelihood(Strict):
+    """Negative log-likelihood of held-out prompts and next-token probability of the target script."""
+
+    kind: Literal["likelihood"]
+    corpus: Name = "embedded"
+    split: Literal["dev", "test"] = "test"
+
+
+class MultipleChoice(Strict):
+    """Questions whose choices are ranked by log-likelihood, run by lm-eval."""
+
+    kind: Literal["multiple_choice"]
+    source: Literal["cldr"] = "cldr"
+
+
+Benchmark = Annotated[Generation | Likelihood | MultipleChoice, Field(discriminator="kind")]
+
+
+class Extraction(Strict):
+    """How texts are turned into hidden states, the same for every setting."""
+
+    max_tokens: Annotated[int, Field(ge=2)] = 128  # code: 64 for probing, 128 for training
+    truncation_side: Literal["left", "right"] = "left"  # left keeps the end of the prompt; code: right
+    trainable_layers: Count = 2  # token states entering the last so many layers are cached for training
+    batch_tokens: Count = 4096  # padded tokens a forward pass; does not change results beyond rounding
+
+
+class Evaluation(Strict):
+    """How checkpoints are evaluated."""
+
+    engine: Literal["auto", "vllm", "hf"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    limit: Count | None = None  # items a cell; null: all
+
+
+class Run(Strict):
+    """A block of experiments: every combination of what it lists."""
+
+    backbones: tuple[Name, ...] = Field(min_length=1, strict=False)
+    settings: tuple[Name, ...] = Field(min_length=1, strict=False)
+    methods: tuple[Name, ...] = Field(min_length=1, strict=False)
+    benchmarks: tuple[Name, ...] = Field(min_length=1, strict=False)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+
+
+class Config(Strict):
+    """The whole configuration, as `config/catalog/*.yaml` and one of `config/*.yaml` give it."""
+
+    title: str
+    backbones: dict[Name, Backbone]
+    corpora: dict[Name, Corpus]
+    settings: dict[Name, Setting]
+    methods: dict[Name, Method]
+    benchmarks: dict[Name, Benchmark]
+    extraction: Extraction = Extraction()
+    evaluation: Evaluation = Evaluation()
+    runs: tuple[Run, ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for number, run in enumerate(self.runs):
+            for key in ("backbones", "settings", "methods", "benchmarks"):
+                catalog = getattr(self, key)
+                for name in getattr(run, key):
+                    if name not in catalog:
+                        raise ValueError(f"runs[{number}].{key}: no '{name}'; {did_you_mean(name, catalog)}")
+            for name in run.settings:
+                self._check_setting(name)
+            for name in run.benchmarks:
+                benchmark = self.benchmarks[name]
+                if not isinstance(benchmark, MultipleChoice) and benchmark.corpus not in self.corpora:
+                    hint = did_you_mean(benchmark.corpus, self.corpora)
+                    raise ValueError(f"benchmarks.{name}.corpus: no '{benchmark.corpus}'; {hint}")
+            for name in run.methods:
+                self._check_method(name, run.settings)
+        return self
+
+    def _check_setting(self, name: str) -> None:
+        setting = self.settings[name]
+        for key in ("probing", "training"):
+            corpus = getattr(setting, key)
+            if corpus not in self.corpora:
+                raise ValueError(f"settings.{name}.{key}: no corpus '{corpus}'; {did_you_mean(corpus, self.corpora)}")
+
+    def _check_method(self, name: str, settings: Iterable[str]) -> None:
+        method = self.methods[name]
+        if isinstance(method, Base):
+            if name != "base":
+                raise ValueError(f"methods.{name}: only the method called 'base' may be of kind base")
+            return
+        if name == "base":
+            raise ValueError("methods.base: must be of kind base; give the method another name")
+        if method.layers > self.extraction.trainable_layers:
+            raise ValueError(
+                f"methods.{name}.layers: {method.layers} is more than extraction.trainable_layers "
+                f"({self.extraction.trainable_layers}); raise that key"
+            )
+        if isinstance(method.strength, dict):
+            for setting in settings:
+                missing = set(self.settings[setting].targets) - set(method.strength)
+                if missing:
+                    raise ValueError(f"methods.{name}.lambda: no value for {sorted(missing)[0]} of setting {setting}")
+
+
+def parse(section: type[Strict], data: Mapping[str, Any], where: str = "config") -> Any:
+    """Validate `data` against a configuration class.
+
+    Args:
+        section: the class.
+        data: plain values, as YAML or JSON gives them.
+        where: what to call the data in a message.
+
+    Raises:
+        LensflowError: one line that names the key and says what is wrong with it.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        raise LensflowError(f"{where}: {_first_line(error)}") from None
+
+
+def _first_line(error: ValidationError) -> str:
+    details = error.errors()
+    # An unknown key is the likeliest cause of everything else.
+    detail = next((d for d in details if "unknown key" in d["msg"]), details[0])
+    key = ".".join(str(part) for part in detail["loc"] if part not in ("[key]",))
+    message = detail["msg"].removeprefix("Value error, ")
+    value = detail.get("input")
+    if detail["type"] in ("float_type", "int_type") and isinstance(value, str):
+        message = f"must be a number, '{value}' is text"
+        if "e" in value.lower():
+            message += " (YAML reads 1e-5 as text; write 1.0e-5)"
+    elif detail["type"] == "missing":
+        message = "is missing; add it"
+    elif not detail["type"].startswith(("value_error", "union_tag")) and not isinstance(value, (dict, list)):
+        message = f"{message[0].lower()}{message[1:]}, not {value!r}"
+    return f"{key}: {message}" if key else message
+
+
+def load(data: Mapping[str, Any]) -> Config:
+    """Validate the merged configuration of a workflow.
+
+    Raises:
+        LensflowError: one line that names the key and says what is wrong with it.
+    """
+    config = parse(Config, data)
+    assert isinstance(config, Config)
+    return config
+
+
+def resolve(path: str, root: Path) -> Path:
+    """Return a path of the configuration, relative ones below `root`."""
+    return root / Path(path).expanduser()

@@ -1,0 +1,208 @@
+"""Decoder stacks without their output layer, whole or only the top layers, for any family that transformers knows.
+
+Nothing here is a list of families: layers are found in the model's structure, and a stack of the top layers is the
+model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lensflow.errors import LensflowError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LAYER = re.compile(r"^(?P<stem>.*\blayers\.)(?P<index>\d+)\.(?P<rest>.+)$")
+
+
+def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None) -> nn.Module:
+    """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        dtype: of the weights in memory; None for the checkpoint's own.
+
+    Raises:
+        LensflowError: the family has no stack of decoder layers that can be found.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype or "auto", attn_implementation="sdpa")
+    decoder: nn.Module = model.base_model
+    decoder.requires_grad_(False).eval()
+    layers_of(decoder)
+    return decoder
+
+
+def layers_of(decoder: nn.Module) -> nn.ModuleList:
+    """Return the decoder layers: the one list of modules that is as long as the configuration says.
+
+    Raises:
+        LensflowError: there is not exactly one such list.
+    """
+    depth = decoder.config.num_hidden_layers  # type: ignore[union-attr]
+    found = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if len(found) != 1:
+        raise LensflowError(
+            f"model type '{decoder.config.model_type}': no single stack of {depth} decoder layers; "  # type: ignore[union-attr]
+            "this family is not supported"
+        )
+    return found[0]
+
+
+class WeightFiles:
+    """The tensors of a sharded safetensors checkpoint, read one at a time."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.location: dict[str, Path] = {}
+        for path in sorted(checkpoint.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                self.location.update(dict.fromkeys(file.keys(), path))
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor, memory-mapped."""
+        with safe_open(self.location[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+    def top_layers(self, depth: int, count: int) -> dict[str, str]:
+        """Map the names of the top `count` of `depth` layers, numbered from 0 as in a shorter stack, to their own.
+
+        Example: with depth 18 and count 2, `layers.0.mlp.up_proj.weight` -> `model.layers.16.mlp.up_proj.weight`.
+        """
+        names = {}
+        for name in self.location:
+            match = _LAYER.match(name)
+            if match and int(match["index"]) >= depth - count:
+                names[f"layers.{int(match['index']) - depth + count}.{match['rest']}"] = name
+        return names
+
+    def final_norm(self) -> dict[str, str]:
+        """Map the names of the final norm in a decoder to their own."""
+        stems = {match["stem"] for name in self.location if (match := _LAYER.match(name))}
+        found = {}
+        for stem in stems:
+            prefix = stem.removesuffix("layers.")
+            for name in self.location:
+                rest = name.removeprefix(prefix)
+                if name.startswith(prefix) and "norm" in rest and not rest.startswith(("layers.", "embed")):
+                    found[rest] = name
+        return found
+
+
+def load_top_layers(checkpoint: Path, count: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, str]]:
+    """Build a decoder of only the top `count` layers and the final norm; nothing else is read.
+
+    It is called with `inputs_embeds`, the states that enter its first layer.
+
+    Args:
+        checkpoint: folder of the backbone.
+        count: number of layers.
+        dtype: of the weights in memory.
+
+    Returns:
+        The decoder, its final norm frozen, and the checkpoint's name of every parameter of its layers.
+
+    Raises:
+        LensflowError: the checkpoint's tensors do not fit the family's decoder.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    full = AutoConfig.from_pretrained(checkpoint)
+    config = copy.deepcopy(full.get_text_config())
+    depth = config.num_hidden_layers
+    if not 1 <= count <= depth:
+        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[depth - count :])
+    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    decoder: nn.Module = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    files = WeightFiles(checkpoint)
+    names = files.top_layers(depth, count)
+    state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
+    result = decoder.load_state_dict(state, strict=False)
+    missing = [name for name in result.missing_keys if not name.startswith("embed")]
+    if missing or result.unexpected_keys:
+        odd = (missing + result.unexpected_keys)[0]
+        family = config.model_type
+        raise LensflowError(f"model type '{family}': tensor '{odd}' does not fit; this family is not supported")
+    decoder.requires_grad_(False)
+    layers_of(decoder).requires_grad_(True)
+    return decoder, names
+
+
+@contextmanager
+def tap_layers(decoder: nn.Module, entering: Sequence[int], leaving: Sequence[int]) -> Iterator[dict[Any, Tensor]]:
+    """Collect states during a forward pass.
+
+    Args:
+        decoder: the decoder.
+        entering: layers whose input is kept, under the key ("in", layer).
+        leaving: layers whose output is kept, under the key ("out", layer).
+
+    Yields:
+        A dictionary that holds the states, each (batch, tokens, d), after a forward pass.
+    """
+    states: dict[Any, Tensor] = {}
+    layers = layers_of(decoder)
+
+    def keep_input(index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states["in", index] = args[0] if args else kwargs["hidden_states"]
+
+        return layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+
+    def keep_output(index: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            states["out", index] = output[0] if isinstance(output, tuple) else output
+
+        return layers[index].register_forward_hook(hook)
+
+    handles = [keep_input(index) for index in entering] + [keep_output(index) for index in leaving]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pad token ids on the right.
+
+    With causal attention no real token sees a pad on its right, so its states do not depend on the batch and no mask
+    is needed.
+
+    Returns:
+        ids (n, T) and lengths (n,), both int64.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids, lengths
+
+
+def last_token(states: Tensor, lengths: Tensor) -> Tensor:
+    """Pick the last real token of right-padded states: (n, T, d), (n,) -> (n, d)."""
+    return states[torch.arange(len(states), device=states.device), lengths.to(states.device) - 1]
+
+
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group indices so that each batch holds texts of like length and at most `batch_tokens` padded tokens.
+
+    Longest first, so that running out of memory shows at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

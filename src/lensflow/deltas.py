@@ -1,0 +1,68 @@
+"""Checkpoints from a backbone and a delta (stage `export_checkpoint`, and `lensflow export` for users)."""
+
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lensflow.backbones import MANIFEST, verify
+from lensflow.decoders import WeightFiles
+from lensflow.errors import LensflowError
+from lensflow.files import digest, file_digest, write_json
+
+
+def export(backbone: Path, delta: Path, output: Path) -> None:
+    """Build a checkpoint that transformers and vLLM load.
+
+    Shards without a trained tensor are linked, the others are rewritten in the backbone's own precision. The folder is
+    emptied first, so that nothing of an earlier export can stay.
+
+    Args:
+        backbone: manifest of the backbone's checkpoint.
+        delta: trained tensors, under the checkpoint's names.
+        output: manifest of the new checkpoint; its files lie beside it.
+
+    Raises:
+        LensflowError: the delta names a tensor that the backbone lacks, or one of another shape.
+    """
+    manifest = verify(backbone)
+    source, folder = backbone.parent.resolve(), output.parent
+    trained = load_file(delta)
+    location = WeightFiles(source).location
+    for name in trained:
+        if name not in location:
+            raise LensflowError(f"{delta}: tensor '{name}' is not in {backbone}; it belongs to another backbone")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    changed = {location[name].name for name in trained}
+    listing = {}
+    for name, entry in manifest["files"].items():
+        if name not in changed:
+            (folder / name).symlink_to(source / name)
+            listing[name] = entry
+            continue
+        with safe_open(source / name, framework="pt") as file:
+            keys = list(file.keys())
+            tensors = {key: file.get_tensor(key) for key in keys}
+            metadata = file.metadata()
+        for key, old in tensors.items():
+            if key in trained:
+                if trained[key].shape != old.shape:
+                    raise LensflowError(f"{delta}: tensor '{key}' has another shape than in {backbone}")
+                tensors[key] = trained[key].to(old.dtype)
+        save_file(tensors, folder / name, metadata=metadata)
+        listing[name] = {"size": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+    weights = {name: entry["sha256"] for name, entry in listing.items() if name.endswith(".safetensors")}
+    write_json(output, manifest | {"files": listing, "weights": digest(weights)})
+
+
+def copy_out(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint to a folder of the user's, links resolved.
+
+    Raises:
+        LensflowError: the folder is there already.
+    """
+    if folder.exists():
+        raise LensflowError(f"{folder}: exists already; give a new folder")
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(MANIFEST))

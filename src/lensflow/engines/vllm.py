@@ -1,0 +1,138 @@
+"""The vLLM engine, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lensflow.engines import end_token_ids, finish, last_line, load_tokenizer, prepare_process
+from lensflow.errors import LensflowError
+
+_KV_CACHE_BYTES = 1 << 30  # on a CPU; vLLM's own default is nearly all of the machine's memory
+
+
+class VllmEngine:
+    """A checkpoint run by vLLM on whatever device vLLM was built for.
+
+    vLLM's own tokenizer stays off: it loads and copies a large one several times (13 of 20 seconds of start-up with
+    Gemma's). Stop strings are therefore handled here, by token.
+
+    Args:
+        checkpoint: folder with config, weights and tokenizer.
+        dtype: "float32" or "bfloat16".
+        max_model_len: most tokens of a prompt and its answer together.
+        max_num_seqs: most sequences that run at a time.
+
+    Raises:
+        LensflowError: vLLM is not installed, or does not start on this checkpoint.
+    """
+
+    def __init__(self, checkpoint: Path, dtype: str, max_model_len: int, max_num_seqs: int = 128) -> None:
+        prepare_process()
+        try:
+            from vllm import LLM
+            from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+        except ImportError as error:
+            raise LensflowError("engine: vllm is not installed; run make setup or set engine: hf") from error
+        import torch
+
+        class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
+            """Makes a request emit the tokens of its `extra_args["tokens"]`; reported log-probabilities are unforced."""
+
+            def is_argmax_invariant(self) -> bool:
+                return False
+
+            def new_req_logits_processor(self, params: Any) -> Any:
+                tokens = (params.extra_args or {}).get("tokens")
+
+                def force(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+                    logits[tokens[len(output_ids)]] = torch.inf
+                    return logits
+
+                return force if tokens else None
+
+        on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
+        self._tokenizer = load_tokenizer(checkpoint)
+        try:
+            self._llm = LLM(
+                str(checkpoint),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                skip_tokenizer_init=True,
+                distributed_executor_backend="uni",
+                enable_prefix_caching=False,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                logits_processors=[ForceTokens],
+                **({} if torch.cuda.is_available() else on_cpu),
+            )
+        except Exception as error:
+            raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
+        self._max_model_len = max_model_len
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str]) -> list[str]:
+        """See `Engine.generate`.
+
+        Raises:
+            LensflowError: a prompt and `max_new_tokens` exceed `max_model_len`.
+        """
+        from vllm import SamplingParams
+
+        eos = self._llm.model_config.try_get_generation_config().get("eos_token_id")
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=max_new_tokens,
+            stop_token_ids=end_token_ids(self._tokenizer, eos, stop),
+            detokenize=False,
+        )
+        outputs = self._run(prompts, [params] * len(prompts), "generate")
+        return [finish(self._tokenizer, output.token_ids, stop) for output in outputs]
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """See `Engine.loglikelihoods`.
+
+        The continuation is forced token by token, so that the output layer runs over its positions only;
+        vLLM's `prompt_logprobs` would run it over the context, too.
+
+        Raises:
+            LensflowError: a request exceeds `max_model_len`.
+        """
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=0,
+                max_tokens=len(continuation),
+                ignore_eos=True,
+                logprobs=1,
+                extra_args={"tokens": continuation},
+                detokenize=False,
+            )
+            for _, continuation in requests
+        ]
+        scores = []
+        for output in self._run([context for context, _ in requests], params, "score"):
+            chosen = [logprobs[token].logprob for token, logprobs in zip(output.token_ids, output.logprobs, strict=True)]
+            best = [max(entry.logprob for entry in logprobs.values()) for logprobs in output.logprobs]
+            scores.append((sum(chosen), chosen == best))
+        return scores
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        cleanup_dist_env_and_memory()
+
+    def _run(self, prompts: list[list[int]], params: list[Any], label: str) -> list[Any]:
+        longest = max((len(p) + s.max_tokens for p, s in zip(prompts, params, strict=True)), default=0)
+        if longest > self._max_model_len:
+            raise LensflowError(f"max_model_len: {self._max_model_len} is too short for {longest} tokens; raise it")
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            params,
+            use_tqdm=(lambda **options: tqdm(**{**options, "desc": label})) if len(prompts) >= 100 else False,
+        )
+        return [output.outputs[0] for output in outputs]

@@ -1,0 +1,146 @@
+"""Tables, figures and the report from a results folder (stages `make_table`, `make_figures`, `report`)."""
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from lensflow import figures, fitting, report, tables
+from lensflow.config import Setting
+from lensflow.errors import LensflowError
+from lensflow.files import read_jsonl, write_text
+
+VERSIONS = ("lensflow", "torch", "transformers", "lm-eval", "snakemake", "numpy", "datasets", "Babel")
+COMMANDS = ("make demo", "snakemake --cores 2")
+# Drawn for every backbone and setting, in this order.
+CAPTIONS = {
+    "fidelity": "share of answers in the prompt's language, on unseen test prompts",
+    "training": "training curves; markers are the dev texts",
+}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Setting]:
+    return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
+
+
+def _blocks(config: Mapping[str, Any], scores: Path) -> list[tables.Block]:
+    try:
+        frame = pd.read_csv(scores)
+    except FileNotFoundError:
+        raise LensflowError(f"{scores}: no such file; run collect-scores") from None
+    return tables.main_table(frame, _settings(config), list(config["methods"]))
+
+
+def write_tables(config: Mapping[str, Any], scores: Path, output: Path) -> None:
+    """Write the main table as Markdown (`output`), LaTeX and CSV."""
+    blocks = _blocks(config, scores)
+    write_text(output, tables.to_markdown(blocks))
+    write_text(output.with_suffix(".tex"), tables.to_latex(blocks))
+    write_text(output.with_suffix(".csv"), tables.to_csv(blocks))
+
+
+def terminal_table(config: Mapping[str, Any], scores: Path) -> str:
+    """Return the main table for the terminal."""
+    return tables.to_text(_blocks(config, scores))
+
+
+def write_figures(
+    config: Mapping[str, Any],
+    backbone: str,
+    setting_name: str,
+    scores: Path,
+    subspaces: Path,
+    histories: list[Path],
+    folder: Path,
+) -> None:
+    """Draw the figures of one backbone and setting into `folder`: fidelity, training, states.{method}.seed{seed}."""
+    setting = _settings(config)[setting_name]
+    block = next(b for b in _blocks(config, scores) if (b.backbone, b.setting) == (backbone, setting_name))
+    folder.mkdir(parents=True, exist_ok=True)
+    figures.save(figures.fidelity_bars(block), folder / "fidelity")
+    labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in histories}
+    figures.save(figures.training_curves({labels[path]: read_jsonl(path) for path in histories}), folder / "training")
+    specific = fitting.load(subspaces, setting).specific[-1].numpy()
+    for path in histories:
+        states = load_file(path.parent / "dev_states.safetensors")
+        sides = [{key: states[f"{side}.{key}"].numpy() for key in setting.languages} for side in ("before", "after")]
+        ordered = [setting.central, *setting.targets]
+        drawn = figures.state_map(*sides, specific, ordered)
+        figures.save(drawn, folder / f"states.{path.parts[-3]}.{path.parts[-2]}")
+
+
+def _caption(path: Path) -> str:
+    what = (
+        CAPTIONS.get(path.stem) or f"dev states in the language-specific subspace, {path.stem.removeprefix('states.')}"
+    )
+    backbone, setting = path.parent.name.rsplit(".", 1)
+    return f"{backbone}, {setting}: {what}"
+
+
+def _figure_files(folders: list[Path]) -> list[tuple[str, Path]]:
+    found = []
+    for folder in folders:
+        first = [folder / f"{name}.svg" for name in CAPTIONS]
+        others = [path for path in sorted(folder.glob("*.svg")) if path not in first]
+        found += [(_caption(path), path) for path in first + others]
+    return found
+
+
+def _samples(config: Mapping[str, Any], blocks: list[tables.Block], results: Path) -> list[report.Samples]:
+    groups = []
+    for block in blocks:
+        for language in (block.central, *block.targets):
+            by_method = {}
+            for method, seed in dict.fromkeys((row.method, row.seed) for row in block.rows):
+                place = "none" if method == "base" else block.setting
+                run = results / block.backbone / place / method / f"seed{seed}"
+                for path in sorted((run / "samples").glob(f"generation*.{language}.jsonl")):
+                    by_method[method if seed == 0 else f"{method} (seed {seed})"] = read_jsonl(path)
+            groups.append(report.Samples(block.backbone, block.setting, language, report.join_samples(by_method)))
+    return groups
+
+
+def write_report(config: Mapping[str, Any], scores: Path, folders: list[Path], results: Path, output: Path) -> None:
+    """Write the self-contained report."""
+    blocks = _blocks(config, scores)
+    frame = pd.read_csv(scores)
+    runs = [
+        {
+            "backbone": row.backbone,
+            "setting": row.setting,
+            "method": row.method,
+            "seed": row.seed,
+            "weights": row.weights[:12],
+        }
+        for row in frame.drop_duplicates(["backbone", "setting", "method", "seed"]).itertuples()
+    ]
+    for run in runs:
+        method = config["methods"][run["method"]]
+        run["settings of the method"] = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
+    overview = [
+        (
+            "Method",
+            "Lens (arXiv 2410.04407) on the top layers; see the README for what differs from the published code",
+        ),
+        ("Backbones", "; ".join(f"{name} ({entry['license']})" for name, entry in config["backbones"].items())),
+        ("Evaluation", ", ".join(f"{key} {value}" for key, value in config["evaluation"].items())),
+        ("Machine", f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"),
+        ("Written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+    report.build_report(
+        output,
+        title=config["title"],
+        overview=overview,
+        runs=runs,
+        tables=tables.to_html(blocks),
+        figures=_figure_files(folders),
+        samples=_samples(config, blocks, results),
+        versions={name: version(name) for name in VERSIONS},
+        commands=COMMANDS,
+    )

@@ -1,0 +1,92 @@
+"""Prompts and their tokens.
+
+The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds a process.
+"""
+
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from lensflow.config import ChatPrompt, PlainPrompt
+from lensflow.errors import LensflowError
+from lensflow.files import read_json
+
+
+class PromptTokenizer:
+    """Turns prompts into token ids for one backbone.
+
+    Args:
+        checkpoint: folder with tokenizer.json, tokenizer_config.json and, for chat prompts, chat_template.jinja.
+        prompt: the prompt format of the backbone.
+
+    Raises:
+        LensflowError: the format is `chat` and the tokenizer has no chat template.
+    """
+
+    def __init__(self, checkpoint: Path, prompt: PlainPrompt | ChatPrompt) -> None:
+        self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.prompt = prompt
+        self._special = {
+            key: value
+            for key, value in read_json(checkpoint / "tokenizer_config.json").items()
+            if key.endswith("_token") and isinstance(value, str)
+        }
+        self._chat_template = ""
+        if isinstance(prompt, ChatPrompt):
+            template = checkpoint / "chat_template.jinja"
+            if not template.is_file():
+                raise LensflowError(f"{checkpoint}: the tokenizer has no chat template; set prompt.format: plain")
+            self._chat_template = template.read_text(encoding="utf-8")
+
+    def render(self, text: str) -> str:
+        """Return the prompt as the model sees it, up to where its answer begins."""
+        if isinstance(self.prompt, PlainPrompt):
+            return self.prompt.template.replace("{prompt}", text)
+        rendered, _ = render_jinja_template(
+            [[{"role": "user", "content": text}]],
+            chat_template=self._chat_template,
+            add_generation_prompt=True,
+            **self._special,
+        )
+        return str(rendered[0])
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of the rendered prompt.
+
+        A chat template writes its own beginning-of-sequence token, so none is added to it (the published code adds
+        a second one).
+        """
+        return list(self._encoding(self.render(text)).ids)
+
+    def encode_with_span(self, text: str) -> tuple[list[int], list[bool]]:
+        """Return token ids and, for each, whether it covers characters of `text` itself rather than the template."""
+        rendered = self.render(text)
+        start = rendered.find(text)
+        if start < 0:  # a template that strips white space
+            text = text.strip()
+            start = rendered.find(text)
+        encoding = self._encoding(rendered)
+        inside = [begin < start + len(text) and end > max(start, begin) for begin, end in encoding.offsets]
+        return list(encoding.ids), inside
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of generated tokens, without special ones."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def vocabulary(self) -> list[str]:
+        """Return the decoded text of every token id, in order."""
+        size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        return list(self.tokenizer.decode_batch([[index] for index in range(size)], skip_special_tokens=True))
+
+    def _encoding(self, rendered: str) -> Encoding:
+        return self.tokenizer.encode(rendered, add_special_tokens=isinstance(self.prompt, PlainPrompt))
+
+
+def truncate(ids: list[int], max_tokens: int, side: str) -> list[int]:
+    """Shorten token ids to `max_tokens`: `left` drops the beginning (past a first, special token), `right` the end."""
+    if len(ids) <= max_tokens:
+        return ids
+    return ids[:max_tokens] if side == "right" else [ids[0], *ids[len(ids) - max_tokens + 1 :]]

@@ -1,0 +1,295 @@
+"""Names, targets, stage configurations and code digests of the workflow; no torch here, it runs on every start.
+
+A path holds identifiers only. Every value that changes a result stands in its stage's configuration, which a rule hands
+over as one parameter of canonical JSON: Snakemake compares parameters as a set of values without names, so that two
+swapped weights would otherwise go unnoticed.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lensflow import backbones, corpora
+from lensflow.config import Config, MultipleChoice
+from lensflow.errors import LensflowError
+from lensflow.files import canonical_json
+
+BASE = ("none", "base", 0)  # setting, method and seed of the untouched backbone
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """What is evaluated: a backbone as a method left it."""
+
+    backbone: str
+    setting: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its results, below the results folder."""
+        return f"{self.backbone}/{self.setting}/{self.method}/seed{self.seed}"
+
+    @property
+    def is_base(self) -> bool:
+        """Say whether this is the untouched backbone."""
+        return self.method == "base"
+
+
+class Plan:
+    """What a configuration asks for, checked against the files that it names.
+
+    Args:
+        config: the validated configuration.
+        root: folder that relative paths of the configuration start from.
+
+    Raises:
+        LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
+            an engine is not installed.
+    """
+
+    def __init__(self, config: Config, root: Path) -> None:
+        self.config, self.root = config, root
+        self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
+        self._collect()
+        self.used_corpora = self._used_corpora()
+        self.corpus_digests = {
+            name: corpora.language_digests(corpora.folder(config.corpora[name], root)) for name in self.used_corpora
+        }
+        self._check_languages()
+        for name in self.backbones:
+            backbones.check_source(name, config.backbones[name], root)
+        check_engine(config.evaluation.engine)
+
+    def _collect(self) -> None:
+        """Map each checkpoint to its cells: benchmark -> languages."""
+        for run in self.config.runs:
+            for backbone in run.backbones:
+                for setting in run.settings:
+                    languages = self.config.settings[setting].languages
+                    for method in run.methods:
+                        seeds = run.seeds if method != "base" else (BASE[2],)
+                        for seed in seeds:
+                            place = BASE[0] if method == "base" else setting
+                            cells = self.checkpoints.setdefault(Checkpoint(backbone, place, method, seed), {})
+                            for benchmark in run.benchmarks:
+                                kept = cells.setdefault(benchmark, [])
+                                kept += [language for language in languages if language not in kept]
+
+    def _used_corpora(self) -> list[str]:
+        names = {}
+        for run in self.config.runs:
+            for setting in run.settings:
+                names[self.config.settings[setting].probing] = None
+                names[self.config.settings[setting].training] = None
+            for benchmark in (self.config.benchmarks[name] for name in run.benchmarks):
+                if not isinstance(benchmark, MultipleChoice):
+                    names[benchmark.corpus] = None
+        return list(names)
+
+    def _check_languages(self) -> None:
+        from lensflow.data import cldr
+
+        for run in self.config.runs:
+            for name in run.settings:
+                setting = self.config.settings[name]
+                for role in ("probing", "training"):
+                    corpus = getattr(setting, role)
+                    for language in setting.languages:
+                        self._require(corpus, language, f"settings.{name}")
+                for benchmark_name in run.benchmarks:
+                    benchmark = self.config.benchmarks[benchmark_name]
+                    if isinstance(benchmark, MultipleChoice):
+                        for language in setting.languages:
+                            if language not in cldr.LANGUAGES:
+                                raise LensflowError(
+                                    f"benchmarks.{benchmark_name}: no language '{language}' (setting {name}); "
+                                    f"it has {', '.join(cldr.LANGUAGES)}"
+                                )
+                    else:
+                        for language in setting.languages:
+                            self._require(benchmark.corpus, language, f"benchmarks.{benchmark_name}")
+
+    def _require(self, corpus: str, language: str, where: str) -> None:
+        if language not in self.corpus_digests[corpus]:
+            has = ", ".join(self.corpus_digests[corpus])
+            raise LensflowError(f"{where}: corpus '{corpus}' has no language '{language}'; it has {has}")
+
+    @property
+    def backbones(self) -> list[str]:
+        """Return the backbones that are used, in the order of the configuration."""
+        return list(dict.fromkeys(checkpoint.backbone for checkpoint in self.checkpoints))
+
+    def trained(self, backbone: str | None = None) -> list[Checkpoint]:
+        """Return the checkpoints that are trained, of one backbone or of all."""
+        return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
+
+    def languages(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the languages that a checkpoint is evaluated in."""
+        return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))
+
+    def evaluation_corpora(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the corpora that a checkpoint's benchmarks take their prompts from."""
+        kinds = (self.config.benchmarks[name] for name in self.checkpoints[checkpoint])
+        return list(dict.fromkeys(kind.corpus for kind in kinds if not isinstance(kind, MultipleChoice)))
+
+    # Stage configurations: everything that changes a stage's result, and nothing else.
+
+    def prepare_backbone(self, backbone: str) -> dict[str, Any]:
+        """Return the configuration of stage `prepare_backbone`."""
+        entry = self.config.backbones[backbone].canonical()
+        return {"backbone": {key: value for key, value in entry.items() if key != "disk_gb"}}
+
+    def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
+        """Return the configuration of stage `pair_data`."""
+        entry = self.config.corpora[corpus]
+        return {"path": entry.path, "language": language, "texts": self.corpus_digests[corpus][language]}
+
+    def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
+        """Return the configuration of stage `extract_hidden_states`."""
+        return {
+            "prompt": self.config.backbones[backbone].prompt.canonical(),
+            "extraction": self.config.extraction.canonical(),
+        }
+
+    def fit_subspaces(self, setting: str) -> dict[str, Any]:
+        """Return the configuration of stage `fit_subspaces`."""
+        return {"setting": self.config.settings[setting].canonical()}
+
+    def train(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `train`."""
+        return {
+            "method": self.config.methods[checkpoint.method].canonical(),
+            "setting": self.config.settings[checkpoint.setting].canonical(),
+            "cached_layers": self.config.extraction.trainable_layers,
+            "seed": checkpoint.seed,
+        }
+
+    def evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `evaluate`."""
+        return {
+            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
+            "evaluation": self.config.evaluation.canonical(),
+            "cells": [
+                {"name": name, "benchmark": self.config.benchmarks[name].canonical(), "languages": languages}
+                for name, languages in self.checkpoints[checkpoint].items()
+            ],
+        }
+
+    def presentation(self) -> dict[str, Any]:
+        """Return what tables, figures and report need of the configuration."""
+        used = {c.setting for c in self.trained()} | {s for run in self.config.runs for s in run.settings}
+        return {
+            "title": self.config.title,
+            "backbones": {
+                name: {"license": self.config.backbones[name].license, **self.prepare_backbone(name)["backbone"]}
+                for name in self.backbones
+            },
+            "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
+            "methods": {
+                name: m.canonical()
+                for name, m in self.config.methods.items()
+                if name in {c.method for c in self.checkpoints}
+            },
+            "evaluation": self.config.evaluation.canonical(),
+            "extraction": self.config.extraction.canonical(),
+        }
+
+    def check_disk(self, results: Path) -> None:
+        """Check that the results folder's disk has room for what is not there yet.
+
+        Raises:
+            LensflowError: it has not; says how much is needed.
+        """
+        # A checkpoint, the same again while it is written, and one exported copy of the trained shards.
+        missing = [name for name in self.backbones if not (results / name / "backbone" / backbones.MANIFEST).is_file()]
+        needed = sum(2 * self.config.backbones[name].disk_gb for name in missing)
+        existing = next(path for path in (results, *results.resolve().parents) if path.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        if free < needed:
+            raise LensflowError(
+                f"{results}: {free:.1f} GB free, about {needed:.1f} GB needed for {', '.join(missing)}; free some space"
+            )
+
+
+def check_engine(engine: str) -> None:
+    """Check that an evaluation engine is installed.
+
+    Raises:
+        LensflowError: it is not.
+    """
+    if engine != "hf" and importlib.util.find_spec("vllm") is None:
+        raise LensflowError(f"evaluation.engine: {engine} needs vllm, which is not installed; run make setup or use hf")
+
+
+def pattern(names: Iterable[str]) -> str:
+    """Return a wildcard constraint that is closed to the given names."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
+
+
+def as_parameter(stage_config: Mapping[str, Any]) -> str:
+    """Return a stage's configuration as the one parameter that Snakemake compares."""
+    return canonical_json(stage_config)
+
+
+@functools.cache
+def code_digest(*modules: str) -> str:
+    """Digest of modules of this package and of all that they import from it, blind to comments and docstrings.
+
+    Snakemake compares a `shell:` command's text, which does not change when the code behind it does.
+    """
+    package = Path(__file__).parent
+    pending, seen = list(modules), set()
+    checksum = hashlib.sha256(version("lensflow").encode())
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        pending += _imports(_module_file(package, name))
+    for name in sorted(seen):
+        checksum.update(_code(_module_file(package, name)).encode())
+    return checksum.hexdigest()[:16]
+
+
+def _module_file(package: Path, name: str) -> Path:
+    path = package.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def _imports(path: Path) -> list[str]:
+    package = Path(__file__).parent
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lensflow":
+            below = node.module.split(".")[1:]
+            for alias in node.names:
+                candidate = ".".join([*below, alias.name])
+                found.append(candidate if _module_file(package, candidate).is_file() else ".".join(below))
+        elif isinstance(node, ast.Import):
+            found += [
+                alias.name.removeprefix("lensflow.") for alias in node.names if alias.name.startswith("lensflow.")
+            ]
+    return [name for name in found if name]
+
+
+@functools.cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                body[0] = ast.Pass()
+    return ast.dump(tree)

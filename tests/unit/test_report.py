@@ -1,0 +1,134 @@
+import base64
+from html.parser import HTMLParser
+
+import pytest
+
+from lensflow.errors import LensflowError
+from lensflow.report import Samples, build_report, join_samples
+
+EVIL = "<script>alert(1)</script> <img src=https://evil.example/x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """The elements of a page as (tag, attributes), and the text inside each sample's answer."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self.stack = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def find(self, tag, **attrs):
+        return [found for name, found in self.elements if name == tag and attrs.items() <= found.items()]
+
+
+def answer(text, identified, faithful, **flags):
+    return {"answer": text, "identified": identified, "faithful": faithful, **flags}
+
+
+@pytest.fixture
+def content(tmp_path):
+    figure = tmp_path / "a.svg"
+    figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    rows = [
+        {
+            "prompt": "ما هي عاصمة كينيا؟",
+            "answers": {
+                "base": answer(EVIL, "en", False, repetitive=True),
+                "lens": answer("نيروبي", "ar", True, repetitive=False),
+                "odd": answer("???", "unknown", False),
+            },
+        }
+    ]
+    return {
+        "title": f"Report {EVIL}",
+        "overview": [("backbone", EVIL), ("loss", 0.123456789)],
+        "runs": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
+        "tables": [("caption <b>", "<table><tr><td>1</td></tr></table>")],
+        "figures": [('states "before" & after', figure)],
+        "samples": [("tiny", "duo", "ar", rows), Samples("tiny", "duo", "zh", rows)],
+        "versions": {"torch": "2.13.0+cpu", "evil": EVIL},
+        "commands": ["lensflow report > out && echo '<done>'"],
+    }
+
+
+@pytest.fixture
+def page(content, tmp_path):
+    build_report(tmp_path / "report.html", **content)
+    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_nothing_is_loaded_from_outside(page):
+    loads = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster", "background")
+    ]
+    assert loads and all(value.startswith(("data:", "#")) for value in loads)
+    assert not page.find("link") and not page.find("iframe")
+    (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_foreign_text_is_shown_and_not_run(page):
+    assert len(page.find("script")) == 1  # the filter
+    assert len(page.find("img")) == 1
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 2  # title twice, overview, runs, versions, samples
+
+
+def test_languages_directions_and_marks(page):
+    assert all(found["dir"] == "auto" for found in page.find("div", **{"class": "text"}))
+    assert [found.get("lang") for found in page.find("div", **{"class": "text"})] == ["en", "ar", None] * 2
+    assert page.find("p", **{"class": "prompt"})[0] == {"class": "prompt", "lang": "ar", "dir": "auto"}
+    assert len(page.find("div", **{"class": "answer wrong"})) == 4
+    text = "".join(page.texts)
+    assert text.count("✗ wrong language: en") == text.count("repeats itself") == 2
+
+
+def test_tables_and_figures_are_inside(page, content):
+    assert "".join(page.texts).count("caption <b>") == 1
+    (image,) = page.find("img")
+    kind, data = image["src"].split(",")
+    assert kind == "data:image/svg+xml;base64" and base64.b64decode(data) == content["figures"][0][1].read_bytes()
+    assert image["alt"] == 'states "before" & after'
+    assert "0.123457" in page.texts and "1e-05" in page.texts
+
+
+def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content, tmp_path):
+    links = [found["href"][1:] for found in page.find("a")]
+    assert sorted(links) == sorted(found["id"] for found in page.find("section"))
+    empty = {"title": "x", "versions": {}} | {key: [] for key in content if key not in ("title", "versions")}
+    build_report(tmp_path / "empty.html", **empty)
+    bare = Page((tmp_path / "empty.html").read_text())
+    assert not bare.find("section") and not bare.find("a") and not bare.find("script")
+
+
+def test_same_input_same_bytes(content, tmp_path):
+    for name in ("a.html", "b.html"):
+        build_report(tmp_path / name, **content)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_figure_mistakes_are_named(content, tmp_path):
+    for path, message in ((tmp_path / "b.svg", "b.svg: no such figure"), (tmp_path / "c.pdf", "c.pdf: not a figure")):
+        with pytest.raises(LensflowError, match=message):
+            build_report(tmp_path / "report.html", **content | {"figures": [("x", path)]})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_join_puts_answers_to_one_prompt_side_by_side():
+    base = [{"id": "1", "prompt": "p", "answer": "a"}, {"id": "2", "prompt": "q", "answer": "b"}]
+    lens = [{"id": "2", "prompt": "q", "answer": "c"}]
+    assert join_samples({"base": base, "lens": lens}) == [
+        {"prompt": "p", "answers": {"base": base[0]}},
+        {"prompt": "q", "answers": {"base": base[1], "lens": lens[0]}},
+    ]
+    with pytest.raises(LensflowError, match="lens answered another prompt 2"):
+        join_samples({"base": base, "lens": [lens[0] | {"prompt": "other"}]})

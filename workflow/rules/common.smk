@@ -1,0 +1,80 @@
+"""Names of files, closed wildcards, targets."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from lensflow.config import load
+from lensflow.errors import LensflowError
+from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
+
+try:
+    PLAN = Plan(load(config), Path.cwd())
+    PLAN.check_disk(Path("results"))
+except LensflowError as error:
+    raise WorkflowError(str(error)) from None
+
+RUN = "results/{backbone}/{setting}/{method}/seed{seed}"
+
+
+wildcard_constraints:
+    backbone=pattern(PLAN.backbones),
+    corpus=pattern(PLAN.corpus_digests),
+    language="[a-z]{2,3}",
+    setting=pattern([*PLAN.config.settings, BASE[0]]),
+    method=pattern(PLAN.config.methods),
+    seed="[0-9]+",
+
+
+def checkpoint_of(wildcards):
+    """The checkpoint that a job's wildcards name."""
+    return Checkpoint(wildcards.backbone, wildcards.setting, wildcards.method, int(wildcards.seed))
+
+
+def of_languages(pattern, corpus):
+    """An input function: one file of `corpus` ("probing" or "training") for each language of the setting."""
+
+    def paths(wildcards):
+        setting = PLAN.config.settings[wildcards.setting]
+        return expand(pattern, corpus=getattr(setting, corpus), language=setting.languages, allow_missing=True)
+
+    return paths
+
+
+def manifest_of(wildcards):
+    """The manifest of the checkpoint that is evaluated: the backbone itself or an exported one."""
+    if wildcards.method == "base":
+        return f"results/{wildcards.backbone}/backbone/manifest.json"
+    return f"{RUN.format(**wildcards)}/checkpoint/manifest.json"
+
+
+def evaluated_checkpoint(wildcards):
+    """What must be there to evaluate a checkpoint."""
+    manifest = manifest_of(wildcards)
+    return manifest if wildcards.method == "base" else str(Path(manifest).parent)
+
+
+def evaluated_texts(wildcards):
+    """The texts that a checkpoint is evaluated on."""
+    evaluated = checkpoint_of(wildcards)
+    return expand(
+        "results/data/{corpus}/{language}.jsonl",
+        corpus=PLAN.evaluation_corpora(evaluated),
+        language=PLAN.languages(evaluated),
+    )
+
+
+def trained_pairs():
+    """Each backbone and setting that something is trained in."""
+    return list(dict.fromkeys((c.backbone, c.setting) for c in PLAN.trained()))
+
+
+def targets():
+    """Everything that a run ends in."""
+    return [
+        "results/tables/main.md",
+        "results/tables/main.tex",
+        "results/tables/main.csv",
+        *[f"results/figures/{backbone}.{setting}" for backbone, setting in trained_pairs()],
+        "results/report.html",
+    ]

@@ -1,0 +1,27 @@
+rule prepare_backbone:
+    output:
+        "results/{backbone}/backbone/manifest.json",
+    params:
+        config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
+        code=code_digest("backbones"),
+    log:
+        "logs/{backbone}/prepare_backbone.log",
+    benchmark:
+        "logs/{backbone}/prepare_backbone.tsv"
+    resources:
+        mem_mb=6000,
+    shell:
+        "lensflow prepare-backbone --config {params.config:q} --output {output} 2> {log}"
+
+
+rule pair_data:
+    output:
+        "results/data/{corpus}/{language}.jsonl",
+    params:
+        config=lambda wildcards: as_parameter(PLAN.pair_data(wildcards.corpus, wildcards.language)),
+        corpus=lambda wildcards: PLAN.config.corpora[wildcards.corpus].path,
+        code=code_digest("corpora"),
+    log:
+        "logs/data/{corpus}/{language}.log",
+    shell:
+        "lensflow pair-data --corpus {params.corpus:q} --language {wildcards.language} --output {output} 2> {log}"

@@ -1,0 +1,63 @@
+rule resolve_config:
+    output:
+        "results/config.json",
+    params:
+        # A function, so that braces in a prompt template are not taken for wildcards.
+        config=lambda wildcards: as_parameter(PLAN.presentation()),
+    log:
+        "logs/resolve_config.log",
+    shell:
+        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
+
+
+rule make_table:
+    input:
+        config="results/config.json",
+        scores="results/scores.csv",
+    output:
+        "results/tables/main.md",
+        "results/tables/main.tex",
+        "results/tables/main.csv",
+    params:
+        code=code_digest("presentation"),
+    log:
+        "logs/make_table.log",
+    shell:
+        "lensflow make-table --config {input.config} --scores {input.scores} --output {output[0]} 2> {log}"
+
+
+rule make_figures:
+    input:
+        config="results/config.json",
+        scores="results/scores.csv",
+        subspaces="results/{backbone}/{setting}/subspaces.safetensors",
+        runs=lambda wildcards: [
+            f"results/{c.folder}/history.jsonl"
+            for c in PLAN.trained(wildcards.backbone)
+            if c.setting == wildcards.setting
+        ],
+    output:
+        directory("results/figures/{backbone}.{setting}"),
+    params:
+        code=code_digest("presentation"),
+    log:
+        "logs/figures/{backbone}.{setting}.log",
+    shell:
+        "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
+        " --scores {input.scores} --subspaces {input.subspaces} --runs {input.runs} --output {output} 2> {log}"
+
+
+rule report:
+    input:
+        config="results/config.json",
+        scores="results/scores.csv",
+        figures=[f"results/figures/{backbone}.{setting}" for backbone, setting in trained_pairs()],
+    output:
+        "results/report.html",
+    params:
+        code=code_digest("presentation"),
+    log:
+        "logs/report.log",
+    shell:
+        "lensflow report --config {input.config} --scores {input.scores} --figures {input.figures}"
+        " --results results --output {output} 2> {log}"
