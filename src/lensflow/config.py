@@ -6,6 +6,7 @@ arXiv 2410.04407, `code` its published code.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,21 +15,39 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lensflow.errors import LensflowError
 
-Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
+Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 # A name becomes a folder: no separators, no leading dot, nothing that a shell or a file system could misread.
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+REVISION_PATTERN = r"^[0-9a-f]{40}$"
+# Folders of the results that stand where those of backbones and of settings do.
+RESERVED = {"backbones": {"cells", "data", "figures", "tables"}, "settings": {"backbone", "hidden_states", "none"}}
+# How a message says what pydantic would say by a regular expression or a Python type.
+IN_WORDS = {
+    LANGUAGE_PATTERN: "must be an ISO 639 code, such as 'sw' for Swahili",
+    f"^{NAME_PATTERN}$": "must be made of a-z, 0-9, '.', '_' and '-'",
+    SHA256_PATTERN: "must be 64 hexadecimal digits",
+    REVISION_PATTERN: "must be a commit, 40 hexadecimal digits",
+    "too_short": "must not be empty",
+    "string_type": "must be text (YAML reads no, on and numbers otherwise: quote them)",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest known word, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}(known: {', '.join(known) or 'none'})"
+    everything = f"known: {', '.join(known) or 'none'}"
+    return f"did you mean '{close[0]}'? ({everything})" if close else everything
 
 
 class Strict(BaseModel):
@@ -58,7 +77,7 @@ class PackageSource(Strict):
     kind: Literal["package"]
     package: str  # the distribution to install when a part is missing
     parts: tuple[str, ...] = Field(min_length=1, strict=False)  # paths below site-packages, in order
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # of the concatenated parts
+    sha256: str = Field(pattern=SHA256_PATTERN)  # of the concatenated parts
 
 
 class HubSource(Strict):
@@ -66,7 +85,7 @@ class HubSource(Strict):
 
     kind: Literal["hub"]
     name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    revision: str = Field(pattern=REVISION_PATTERN)
 
 
 class FolderSource(Strict):
@@ -131,7 +150,7 @@ class Setting(Strict):
         if self.central not in self.languages:
             raise ValueError(f"central language '{self.central}' is missing from languages; add it")
         if self.rank is not None and self.rank > len(self.languages) - 1:
-            raise ValueError(f"rank: {self.rank} is more than the number of languages less one")
+            raise ValueError(f"rank: {self.rank} is more than the number of languages less one; lower it")
         return self
 
     @property
@@ -255,6 +274,8 @@ class Config(Strict):
                 for name in getattr(run, key):
                     if name not in catalog:
                         raise ValueError(f"runs[{number}].{key}: no '{name}'; {did_you_mean(name, catalog)}")
+                    if name in RESERVED.get(key, ()):
+                        raise ValueError(f"{key}.{name}: the workflow has a folder of this name; choose another")
             for name in run.settings:
                 self._check_setting(name)
             for name in run.benchmarks:
@@ -307,25 +328,59 @@ def parse(section: type[Strict], data: Mapping[str, Any], where: str = "config")
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        raise LensflowError(f"{where}: {_first_line(error)}") from None
+        raise LensflowError(f"{where}: {_first_line(error, data)}") from None
 
 
-def _first_line(error: ValidationError) -> str:
+def _first_line(error: ValidationError, data: Any) -> str:
     details = error.errors()
-    # An unknown key is the likeliest cause of everything else.
-    detail = next((d for d in details if "unknown key" in d["msg"]), details[0])
-    key = ".".join(str(part) for part in detail["loc"] if part not in ("[key]",))
-    message = detail["msg"].removeprefix("Value error, ")
-    value = detail.get("input")
-    if detail["type"] in ("float_type", "int_type") and isinstance(value, str):
-        message = f"must be a number, '{value}' is text"
-        if "e" in value.lower():
-            message += " (YAML reads 1e-5 as text; write 1.0e-5)"
-    elif detail["type"] == "missing":
+    # An unknown key is the likeliest cause of everything else. The errors of a union's other branches, and of a section
+    # that lacks a key, hold a whole section: one that holds a plain value comes before them.
+    detail = next((d for d in details if "unknown key" in d["msg"]), None) or next(
+        (d for d in details if not isinstance(d["input"], (dict, list))), details[0]
+    )
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    key = _key(detail["loc"], data)
+    if kind == "missing":
         message = "is missing; add it"
-    elif not detail["type"].startswith(("value_error", "union_tag")) and not isinstance(value, (dict, list)):
-        message = f"{message[0].lower()}{message[1:]}, not {value!r}"
+    elif kind == "union_tag_not_found":
+        message = f"key {context['discriminator']} is missing; add it"
+    elif kind == "union_tag_invalid":
+        name, expected = context["discriminator"].strip("'"), context["expected_tags"].replace("'", "").split(", ")
+        message = f"no {name} '{context['tag']}'; {did_you_mean(context['tag'], expected)}"
+    elif kind in ("float_type", "int_type") and isinstance(value, str):
+        message = f"must be a number, '{value}' is text"
+        if _is_number(value):
+            message += " (YAML reads 1e-5 as text; write 1.0e-5, and no quotes)"
+    elif kind == "value_error":
+        message = detail["msg"].removeprefix("Value error, ")
+    else:
+        said = re.sub(r"^\w+ should", "must", detail["msg"])
+        message = IN_WORDS.get(context.get("pattern", kind), said)
+        if not isinstance(value, (dict, list)):
+            message += f", not {value!r}"
     return f"{key}: {message}" if key else message
+
+
+def _key(location: tuple[int | str, ...], data: Any) -> str:
+    """Write a location as the user sees it: without pydantic's names for the branches of unions."""
+    key, here, tagged = "", data, False
+    for position, part in enumerate(location):
+        if isinstance(here, list) and isinstance(part, int):
+            key, here, tagged = f"{key}[{part}]", here[part], False
+        elif isinstance(here, Mapping):
+            if not tagged and part in (here.get("kind"), here.get("format")):
+                tagged = True  # the tag comes once; a key may have the same name
+            elif part in here or (position == len(location) - 1 and part != "[key]"):
+                key, here, tagged = f"{key}.{part}" if key else str(part), here.get(part), False
+    return key
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def load(data: Mapping[str, Any]) -> Config:

@@ -36,8 +36,8 @@ def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
     A line is `{"id": ..., "prompt": {language: text, ...}, "answer": {...}}`; `answer` is optional.
 
     Raises:
-        LensflowError: a file is missing, a line is not valid, a text is empty, an id or a text stands there twice,
-            or a line lacks a language that others have.
+        LensflowError: a file is missing or has no items, a line is not valid, a text is empty, an id or a text stands
+            there twice, or a line lacks a language that others have.
     """
     if not path.is_dir():
         raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
@@ -46,6 +46,8 @@ def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
     seen_ids: dict[str, str] = {}
     seen_texts: dict[tuple[str, str], str] = {}
     for split, rows in corpus.items():
+        if not rows:
+            raise LensflowError(f"{path / split}.jsonl: no items; write at least one")
         for number, row in enumerate(rows, start=1):
             where = f"{path / split}.jsonl, line {number}"
             _check_shape(row, where)
@@ -61,15 +63,19 @@ def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
                 if not text.strip():
                     raise LensflowError(f"{where}: the {language} prompt is empty; write or remove the item")
                 if (language, text) in seen_texts:
-                    raise LensflowError(f"{where}: the {language} prompt is that of {seen_texts[language, text]}")
+                    raise LensflowError(
+                        f"{where}: the {language} prompt is that of {seen_texts[language, text]}; rewrite or remove one"
+                    )
                 seen_texts[language, text] = where
     return corpus
 
 
 def _check_shape(row: Any, where: str) -> None:
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("prompt"), dict):
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row.get("prompt"):
         raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; mend the line')
     for key in ("prompt", "answer"):
+        if not isinstance(row.get(key, {}), dict):
+            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; mend the line")
         for language, text in row.get(key, {}).items():
             if not isinstance(text, str):
                 raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
@@ -77,7 +83,7 @@ def _check_shape(row: Any, where: str) -> None:
 
 def languages_of(corpus: dict[Split, list[dict[str, Any]]]) -> list[str]:
     """Return the languages of a checked corpus, in the order of its first line."""
-    return list(corpus["train"][0]["prompt"]) if corpus["train"] else []
+    return list(corpus["train"][0]["prompt"])
 
 
 def in_language(corpus: dict[Split, list[dict[str, Any]]], language: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lensflow import languages, metrics, statistics
+from lensflow import languages, likelihood, metrics, statistics
 from lensflow.backbones import verify
 from lensflow.config import ChatPrompt, Evaluation, Generation, Likelihood, MultipleChoice, PlainPrompt
 from lensflow.corpora import Text, read_texts
@@ -138,17 +138,19 @@ class Evaluator:
 
     def _likelihood(self, cell: Cell) -> dict[str, Any]:
         texts = self.texts(cell)
-        masks = languages.script_masks(self.tokenizer.vocabulary(), cell.language)
-        samples = []
+        latin = languages.scripts(cell.language) == languages.LATIN
+        masks = None if latin else languages.script_masks(self.tokenizer.vocabulary(), cell.language)
         encoded = [self.tokenizer.encode_with_span(text.prompt) for text in texts]
-        rows = self.transformers_engine.read_prompts([e[0] for e in encoded], [e[1] for e in encoded], masks)
-        for text, row in zip(texts, rows, strict=True):
-            samples.append({"id": text.id, "prompt": text.prompt, **row})
+        sequences, counted = [ids for ids, _ in encoded], [inside for _, inside in encoded]
+        rows = likelihood.read_prompts(self.transformers_engine.model, sequences, counted, masks)
+        samples: list[dict[str, Any]] = [
+            {"id": text.id, "prompt": text.prompt, **row} for text, row in zip(texts, rows, strict=True)
+        ]
         nll = [sample["nll"] for sample in samples]
         counts = [sample["tokens"] for sample in samples]
         low, high = statistics.ratio_interval(nll, counts)
         scores = [score("nll", len(samples), sum(nll) / sum(counts), low, high)]
-        if languages.scripts(cell.language) != languages.LATIN:
+        if not latin:
             mass = [sample["script_mass"] for sample in samples]
             scores.append(score("script_mass", len(mass), float(np.mean(mass)), *statistics.mean_interval(mass)))
         return {"scores": scores, "samples": samples}

@@ -80,6 +80,8 @@ def read_jsonl(path: Path) -> list[Any]:
         raise LensflowError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
+    if lines == [""]:
+        return []
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

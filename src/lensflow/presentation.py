@@ -69,9 +69,11 @@ def write_figures(
     specific = fitting.load(subspaces, setting).specific[-1].numpy()
     for path in histories:
         states = load_file(path.parent / "dev_states.safetensors")
-        sides = [{key: states[f"{side}.{key}"].numpy() for key in setting.languages} for side in ("before", "after")]
+        before, after = (
+            {key: states[f"{side}.{key}"].numpy() for key in setting.languages} for side in ("before", "after")
+        )
         ordered = [setting.central, *setting.targets]
-        drawn = figures.state_map(*sides, specific, ordered)
+        drawn = figures.state_map(before, after, specific, ordered)
         figures.save(drawn, folder / f"states.{path.parts[-3]}.{path.parts[-2]}")
 
 
@@ -110,17 +112,10 @@ def write_report(config: Mapping[str, Any], scores: Path, folders: list[Path], r
     """Write the self-contained report."""
     blocks = _blocks(config, scores)
     frame = pd.read_csv(scores)
-    runs = [
-        {
-            "backbone": row.backbone,
-            "setting": row.setting,
-            "method": row.method,
-            "seed": row.seed,
-            "weights": row.weights[:12],
-        }
-        for row in frame.drop_duplicates(["backbone", "setting", "method", "seed"]).itertuples()
-    ]
+    keys = ["backbone", "setting", "method", "seed", "weights"]
+    runs: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
     for run in runs:
+        run["weights"] = run["weights"][:12]
         method = config["methods"][run["method"]]
         run["settings of the method"] = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
     overview = [

@@ -5,6 +5,7 @@ them. Weights, gradients and optimizer are float32 whatever the backbone's preci
 bfloat16 weights rounds away.
 """
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from lensflow import fitting, hidden_states
 from lensflow.config import Lens, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import batches_by_length, last_token, layers_of, load_top_layers, tap_layers
+from lensflow.decoders import batches_by_length, layers_of, load_top_layers, only_last_token, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods.lens import LensObjective, objective
@@ -101,20 +102,32 @@ class TopStack:
         Returns:
             States (n, T, d) at the top and lengths (n,).
         """
-        lengths = torch.tensor([len(states) for states in entering])
-        padded = nn.utils.rnn.pad_sequence(list(entering), batch_first=True)
-        with tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
-            output = self.decoder(inputs_embeds=padded, use_cache=False).last_hidden_state
-        return (output if self.space == "post_norm" else tapped["out", self.depth - 1]), lengths
+        padded, lengths = _pad(entering)
+        return self._top(padded), lengths
+
+    def last(self, entering: Sequence[Tensor]) -> Tensor:
+        """Return the last-token states (n, d) at the top; like `last_token(*self.states(entering))`, but faster."""
+        padded, lengths = _pad(entering)
+        with only_last_token(self.decoder, lengths):
+            return self._top(padded).squeeze(1)
 
     @torch.no_grad()
-    def last_states(self, cache: CachedTexts, indices: Sequence[int], batch_tokens: int = 4096) -> Tensor:
-        """Return the last-token states (len(indices), d) of some texts."""
+    def last_of(self, cache: CachedTexts, indices: Sequence[int], batch_tokens: int = 4096) -> Tensor:
+        """Return the last-token states (len(indices), d) of some texts, without gradients."""
         result = torch.empty(len(indices), cache.tokens.shape[1])
         for batch in batches_by_length([cache.length(index) for index in indices], batch_tokens):
-            states, lengths = self.states([cache.entering(indices[position]) for position in batch])
-            result[batch] = last_token(states, lengths)
+            result[batch] = self.last([cache.entering(indices[position]) for position in batch])
         return result
+
+    def _top(self, padded: Tensor) -> Tensor:
+        with tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
+            output: Tensor = self.decoder(inputs_embeds=padded, use_cache=False).last_hidden_state
+        return output if self.space == "post_norm" else tapped["out", self.depth - 1]
+
+
+def _pad(entering: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(states) for states in entering])
+    return nn.utils.rnn.pad_sequence(list(entering), batch_first=True), lengths
 
 
 def epoch_batches(
@@ -185,8 +198,10 @@ class LensTrainer:
         self.optimizer = torch.optim.AdamW(
             optimizer_groups(stack.decoder, config.weight_decay), lr=config.lr, fused=True
         )
+        # HF's plain "constant" would ignore the warm-up.
+        schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
         self.scheduler = get_scheduler(
-            config.schedule,
+            schedule,
             self.optimizer,
             num_warmup_steps=math.ceil(config.warmup * self.steps),
             num_training_steps=self.steps,
@@ -209,21 +224,19 @@ class LensTrainer:
         central = self.caches[self.setting.central]
         indices = [index for index, _ in batch]
         languages = [language for _, language in batch]
-        entering = [central.entering(index) for index in indices]
-        entering += [self.caches[language].entering(index) for index, language in batch]
-        states, lengths = self.stack.states(entering)
-        n = len(batch)
-        target = last_token(states[n:], lengths[n:])
+        central_entering = [central.entering(index) for index in indices]
+        target_entering = [self.caches[language].entering(index) for index, language in batch]
         target_reference = torch.stack([self.caches[language].top[index] for index, language in batch])
         if self.config.retain_on == "last":
-            reference = torch.stack([central.top[index] for index in indices])
+            states = self.stack.last(central_entering + target_entering)
             return self.objective.terms(
-                languages, target, target_reference, last_token(states[:n], lengths[:n]), reference
+                languages, states[len(batch) :], target_reference, states[: len(batch)], central.top[indices]
             )
-        longest = int(lengths[:n].max())
+        states, lengths = self.stack.states(central_entering)
         reference = nn.utils.rnn.pad_sequence([self._retained[index] for index in indices], batch_first=True)
-        mask = (torch.arange(longest) < lengths[:n, None]).long()
-        return self.objective.terms(languages, target, target_reference, states[:n, :longest], reference, mask)
+        mask = (torch.arange(states.shape[1]) < lengths[:, None]).long()
+        target = self.stack.last(target_entering)
+        return self.objective.terms(languages, target, target_reference, states, reference, mask)
 
     def record(self, split: str, terms: dict[str, float], lr: float) -> None:
         """Append a line to the history."""
@@ -299,7 +312,12 @@ class LensTrainer:
             tensors[f"{index}.value"] = parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{index}.{key}"] = value
-        metadata = {"identity": self._identity(), "step": str(self.step), "history": canonical_json(self.history)}
+        metadata = {
+            "identity": self._identity(),
+            "step": str(self.step),
+            "history": canonical_json(self.history),
+            "scheduler": canonical_json(self.scheduler.state_dict()),
+        }
         with atomic_path(scratch) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -311,8 +329,6 @@ class LensTrainer:
             metadata = file.metadata()
         if metadata["identity"] != self._identity():
             return
-        import json
-
         tensors = load_file(scratch)
         for index, parameter in enumerate(self._trained()):
             parameter.data.copy_(tensors[f"{index}.value"])
@@ -324,8 +340,9 @@ class LensTrainer:
             }
         self.step = int(metadata["step"])
         self.history = json.loads(metadata["history"])
-        for _ in range(self.step):
-            self.scheduler.step()
+        self.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -339,7 +356,7 @@ def check_stack(stack: TopStack, caches: dict[str, CachedTexts], tolerance: floa
     """
     for language, cache in caches.items():
         indices = list(range(min(2, len(cache.texts))))
-        states = stack.last_states(cache, indices)
+        states = stack.last_of(cache, indices)
         error = (states - cache.top[indices]).norm(dim=1) / cache.top[indices].norm(dim=1)
         if not (error < tolerance).all():
             raise LensflowError(
@@ -388,7 +405,7 @@ def train(
     scratch = output.parent / ".training.safetensors"
     trainer.run(scratch, output.parent.parent.name)
 
-    dev_states |= {f"after.{language}": stack.last_states(cache, dev) for language, cache in caches.items()}
+    dev_states |= {f"after.{language}": stack.last_of(cache, dev) for language, cache in caches.items()}
     after = dict(decoder.named_parameters())
     delta = {
         names[name]: after[name].detach().contiguous()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow import backbones, corpora
-from lensflow.config import Config, MultipleChoice
+from lensflow.config import Config, Generation, MultipleChoice
 from lensflow.errors import LensflowError
 from lensflow.files import canonical_json
 
@@ -86,7 +86,7 @@ class Plan:
                                 kept += [language for language in languages if language not in kept]
 
     def _used_corpora(self) -> list[str]:
-        names = {}
+        names: dict[str, None] = {}
         for run in self.config.runs:
             for setting in run.settings:
                 names[self.config.settings[setting].probing] = None
@@ -97,6 +97,7 @@ class Plan:
         return list(names)
 
     def _check_languages(self) -> None:
+        from lensflow import languages
         from lensflow.data import cldr
 
         for run in self.config.runs:
@@ -115,9 +116,14 @@ class Plan:
                                     f"benchmarks.{benchmark_name}: no language '{language}' (setting {name}); "
                                     f"it has {', '.join(cldr.LANGUAGES)}"
                                 )
-                    else:
-                        for language in setting.languages:
-                            self._require(benchmark.corpus, language, f"benchmarks.{benchmark_name}")
+                        continue
+                    for language in setting.languages:
+                        self._require(benchmark.corpus, language, f"benchmarks.{benchmark_name}")
+                        if isinstance(benchmark, Generation) and not languages.is_identifiable(language):
+                            raise LensflowError(
+                                f"benchmarks.{benchmark_name}: answers in '{language}' (setting {name}) cannot be told "
+                                "from those in other languages; use another benchmark"
+                            )
 
     def _require(self, corpus: str, language: str, where: str) -> None:
         if language not in self.corpus_digests[corpus]:
@@ -291,5 +297,5 @@ def _code(path: Path) -> str:
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[0] = ast.Pass()
+                del body[0]
     return ast.dump(tree)

@@ -1,11 +1,13 @@
 """Names of files, closed wildcards, targets."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from lensflow.config import load
 from lensflow.errors import LensflowError
+from lensflow.files import file_digest
 from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
 
 try:
@@ -28,7 +30,9 @@ wildcard_constraints:
 
 def checkpoint_of(wildcards):
     """The checkpoint that a job's wildcards name."""
-    return Checkpoint(wildcards.backbone, wildcards.setting, wildcards.method, int(wildcards.seed))
+    return Checkpoint(
+        wildcards.backbone, wildcards.setting, wildcards.method, int(wildcards.seed)
+    )
 
 
 def of_languages(pattern, corpus):
@@ -36,7 +40,12 @@ def of_languages(pattern, corpus):
 
     def paths(wildcards):
         setting = PLAN.config.settings[wildcards.setting]
-        return expand(pattern, corpus=getattr(setting, corpus), language=setting.languages, allow_missing=True)
+        return expand(
+            pattern,
+            corpus=getattr(setting, corpus),
+            language=setting.languages,
+            allow_missing=True,
+        )
 
     return paths
 
@@ -75,6 +84,9 @@ def targets():
         "results/tables/main.md",
         "results/tables/main.tex",
         "results/tables/main.csv",
-        *[f"results/figures/{backbone}.{setting}" for backbone, setting in trained_pairs()],
+        *[
+            f"results/figures/{backbone}.{setting}"
+            for backbone, setting in trained_pairs()
+        ],
         "results/report.html",
     ]

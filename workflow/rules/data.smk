@@ -1,15 +1,17 @@
 rule prepare_backbone:
     output:
         "results/{backbone}/backbone/manifest.json",
-    params:
-        config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
-        code=code_digest("backbones"),
     log:
         "logs/{backbone}/prepare_backbone.log",
     benchmark:
         "logs/{backbone}/prepare_backbone.tsv"
+    conda:
+        "../../envs/cpu.yaml"
     resources:
         mem_mb=6000,
+    params:
+        config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
+        code=code_digest("backbones"),
     shell:
         "lensflow prepare-backbone --config {params.config:q} --output {output} 2> {log}"
 
@@ -17,11 +19,15 @@ rule prepare_backbone:
 rule pair_data:
     output:
         "results/data/{corpus}/{language}.jsonl",
-    params:
-        config=lambda wildcards: as_parameter(PLAN.pair_data(wildcards.corpus, wildcards.language)),
-        corpus=lambda wildcards: PLAN.config.corpora[wildcards.corpus].path,
-        code=code_digest("corpora"),
     log:
         "logs/data/{corpus}/{language}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: as_parameter(
+            PLAN.pair_data(wildcards.corpus, wildcards.language)
+        ),
+        corpus=lambda wildcards: PLAN.config.corpora[wildcards.corpus].path,
+        code=code_digest("corpora"),
     shell:
         "lensflow pair-data --corpus {params.corpus:q} --language {wildcards.language} --output {output} 2> {log}"

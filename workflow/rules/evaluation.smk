@@ -4,18 +4,20 @@ rule evaluate:
         texts=evaluated_texts,
     output:
         f"{RUN}/scores.json",
-    params:
-        config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
-        code=code_digest("evaluation"),
-        checkpoint=lambda wildcards: manifest_of(wildcards),
     log:
         "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.log",
     benchmark:
         "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.tsv"
+    conda:
+        "../../envs/cpu.yaml"
     # The engines use all cores; two of them at once are far slower than one after the other.
     threads: workflow.cores
     resources:
         mem_mb=8000,
+    params:
+        config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
+        code=code_digest("evaluation"),
+        checkpoint=lambda wildcards: manifest_of(wildcards),
     shell:
         "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
         " --data results/data --cache results/cells --output {output} 2> {log}"
@@ -26,9 +28,11 @@ rule collect_scores:
         [f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
     output:
         "results/scores.csv",
-    params:
-        code=code_digest("scores"),
     log:
         "logs/collect_scores.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=code_digest("scores"),
     shell:
         "lensflow collect-scores --scores {input} --output {output} 2> {log}"

@@ -1,11 +1,13 @@
 rule resolve_config:
     output:
         "results/config.json",
+    log:
+        "logs/resolve_config.log",
+    conda:
+        "../../envs/cpu.yaml"
     params:
         # A function, so that braces in a prompt template are not taken for wildcards.
         config=lambda wildcards: as_parameter(PLAN.presentation()),
-    log:
-        "logs/resolve_config.log",
     shell:
         "printf '%s\\n' {params.config:q} > {output} 2> {log}"
 
@@ -15,15 +17,17 @@ rule make_table:
         config="results/config.json",
         scores="results/scores.csv",
     output:
-        "results/tables/main.md",
-        "results/tables/main.tex",
-        "results/tables/main.csv",
-    params:
-        code=code_digest("presentation"),
+        markdown="results/tables/main.md",
+        latex="results/tables/main.tex",
+        csv="results/tables/main.csv",
     log:
         "logs/make_table.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=code_digest("presentation"),
     shell:
-        "lensflow make-table --config {input.config} --scores {input.scores} --output {output[0]} 2> {log}"
+        "lensflow make-table --config {input.config} --scores {input.scores} --output {output.markdown} 2> {log}"
 
 
 rule make_figures:
@@ -38,10 +42,12 @@ rule make_figures:
         ],
     output:
         directory("results/figures/{backbone}.{setting}"),
-    params:
-        code=code_digest("presentation"),
     log:
         "logs/figures/{backbone}.{setting}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=code_digest("presentation"),
     shell:
         "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
         " --scores {input.scores} --subspaces {input.subspaces} --runs {input.runs} --output {output} 2> {log}"
@@ -51,13 +57,19 @@ rule report:
     input:
         config="results/config.json",
         scores="results/scores.csv",
-        figures=[f"results/figures/{backbone}.{setting}" for backbone, setting in trained_pairs()],
+        figures=[
+            f"results/figures/{backbone}.{setting}"
+            for backbone, setting in trained_pairs()
+        ],
     output:
         "results/report.html",
-    params:
-        code=code_digest("presentation"),
     log:
         "logs/report.log",
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        code=code_digest("presentation"),
+        template=file_digest(files("lensflow") / "templates/report.html.j2"),
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --figures {input.figures}"
         " --results results --output {output} 2> {log}"

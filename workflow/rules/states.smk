@@ -4,17 +4,21 @@ rule extract_hidden_states:
         texts="results/data/{corpus}/{language}.jsonl",
     output:
         "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
-    params:
-        config=lambda wildcards: as_parameter(PLAN.extract_hidden_states(wildcards.backbone, wildcards.corpus)),
-        code=code_digest("hidden_states"),
     log:
         "logs/{backbone}/hidden_states/{corpus}/{language}.log",
     benchmark:
         "logs/{backbone}/hidden_states/{corpus}/{language}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
     # Loading takes as long as the forward passes on a small model: two jobs of one thread beat one of two.
     threads: 1
     resources:
         mem_mb=4000,
+    params:
+        config=lambda wildcards: as_parameter(
+            PLAN.extract_hidden_states(wildcards.backbone, wildcards.corpus)
+        ),
+        code=code_digest("hidden_states"),
     shell:
         "lensflow extract-hidden-states --config {params.config:q} --backbone {input.backbone}"
         " --texts {input.texts} --output {output} 2> {log}"
@@ -22,17 +26,22 @@ rule extract_hidden_states:
 
 rule fit_subspaces:
     input:
-        states=of_languages("results/{backbone}/hidden_states/{corpus}/{language}.safetensors", "probing"),
+        states=of_languages(
+            "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
+            "probing",
+        ),
         texts=of_languages("results/data/{corpus}/{language}.jsonl", "probing"),
     output:
         "results/{backbone}/{setting}/subspaces.safetensors",
+    log:
+        "logs/{backbone}/{setting}/fit_subspaces.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=2000,
     params:
         config=lambda wildcards: as_parameter(PLAN.fit_subspaces(wildcards.setting)),
         code=code_digest("fitting"),
-    log:
-        "logs/{backbone}/{setting}/fit_subspaces.log",
-    resources:
-        mem_mb=2000,
     shell:
         "lensflow fit-subspaces --config {params.config:q} --states {input.states} --texts {input.texts}"
         " --output {output} 2> {log}"

@@ -1,7 +1,7 @@
 """Engines: two ways to run one checkpoint, behind one protocol.
 
-`vllm.VllmEngine` is the fast one for generation, `transformers.TransformersEngine` the plain one (and, on a CPU, the fast
-one for log-likelihoods). Both work on token ids, so that a prompt is tokenised once, by its owner, with its BOS token.
+`vllm.VllmEngine` is the fast one for generation, `transformers.TransformersEngine` the plain one (and, on a CPU, the
+fast one for log-likelihoods). Both work on token ids, so that a prompt is tokenised once, by its owner, with its BOS.
 """
 
 import ctypes
@@ -10,9 +10,9 @@ import sys
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from lensflow.errors import LensflowError
+from lensflow.files import read_json
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a second process starts slower, and aborts now and then at exit
@@ -75,35 +75,23 @@ def prepare_process() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def load_tokenizer(checkpoint: Path) -> Any:
-    """Load the tokenizer of a checkpoint folder.
-
-    Raises:
-        LensflowError: the folder has none that loads.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(checkpoint)
-    except Exception as error:
-        raise LensflowError(f"{checkpoint}: its tokenizer does not load ({last_line(error)})") from error
+def eos_token_ids(checkpoint: Path) -> set[int]:
+    """Ids of the end-of-sequence tokens of a checkpoint folder: of generation_config.json, else of config.json."""
+    generation = checkpoint / "generation_config.json"
+    ids = read_json(generation if generation.is_file() else checkpoint / "config.json").get("eos_token_id")
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
 
 
-def end_token_ids(tokenizer: Any, eos_token_id: int | list[int] | None, stop: Collection[str]) -> list[int]:
+def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:
     """Ids (sorted) after which an answer has ended: end-of-sequence, and every token whose text holds a stop string.
 
     A stop string that is spread over several tokens is not among them: there the answer runs on and `finish` cuts it.
     """
-    ends = {tokenizer.eos_token_id, *(eos_token_id if isinstance(eos_token_id, list) else [eos_token_id])} - {None}
-    if stop:
-        pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-        ends |= {token for token, piece in enumerate(pieces) if any(text in piece for text in stop)}
-    return sorted(ends)
+    return sorted({*eos, *(i for i, piece in enumerate(vocabulary) if any(text in piece for text in stop))})
 
 
-def finish(tokenizer: Any, token_ids: Sequence[int], stop: Collection[str]) -> str:
-    """Decode an answer and cut it before the first stop string."""
-    answer: str = tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def finish(answer: str, stop: Collection[str]) -> str:
+    """Cut an answer before the first stop string."""
     return answer[: min((answer.find(text) for text in stop if text in answer), default=len(answer))]
 
 

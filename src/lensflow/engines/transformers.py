@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lensflow.engines import end_token_ids, finish, last_line, load_tokenizer, prepare_process
+from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
+from lensflow.prompts import PromptTokenizer
 
 # Rows of logits that exist at a time (128 rows of 262 k fp32 numbers are 134 MB), and tokens in the key-value cache.
 _MAX_ROWS = 128
@@ -22,20 +23,26 @@ class TransformersEngine:
     Args:
         checkpoint: folder with config, weights and tokenizer.
         dtype: "float32" or "bfloat16".
+        tokenizer: of the checkpoint.
         device: "cpu" or "cuda".
         batch_size: most sequences that generate at a time.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
 
     Raises:
         LensflowError: the checkpoint does not load.
     """
 
-    def __init__(self, checkpoint: Path, dtype: str, device: str = "cpu", batch_size: int = 32) -> None:
+    def __init__(
+        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, device: str = "cpu", batch_size: int = 32
+    ) -> None:
         prepare_process()
         from transformers import AutoModelForCausalLM
 
-        self._tokenizer = load_tokenizer(checkpoint)
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
         try:
-            self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
+            self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
         except Exception as error:
             raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
         self._batch_size = batch_size
@@ -45,21 +52,24 @@ class TransformersEngine:
         """See `Engine.generate`. Left-padded batches of prompts of similar length."""
         from transformers import GenerationConfig
 
-        ends = end_token_ids(self._tokenizer, self._model.generation_config.eos_token_id, stop)
+        ends = end_token_ids(self._eos, self._tokenizer.vocabulary() if stop else [], stop)
         # A fresh configuration: a checkpoint's own may sample or penalise repetition.
         greedy = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
         )
-        answers = [""] * len(prompts)
+        answers, last = [""] * len(prompts), set(ends)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
             for start in range(0, len(order), self._batch_size):
                 batch = order[start : start + self._batch_size]
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
-                output = self._model.generate(ids, attention_mask=mask, generation_config=greedy)
+                output = self.model.generate(ids, attention_mask=mask, generation_config=greedy)
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                    length = next((n for n, token in enumerate(tokens, start=1) if token in set(ends)), len(tokens))
-                    answers[i] = finish(self._tokenizer, tokens[:length], stop)
+                    length = next((n for n, token in enumerate(tokens) if token in last), len(tokens))
+                    answers[i] = finish(self._tokenizer.decode(tokens[: length + 1]), stop)
                 bar.update(len(batch))
         return answers
 
@@ -76,36 +86,38 @@ class TransformersEngine:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        del self._model
+        del self.model
 
     def _score(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         contexts = list(dict.fromkeys(tuple(context) for context, _ in requests))
         position = {context: i for i, context in enumerate(contexts)}
-        owner = torch.tensor([position[tuple(context)] for context, _ in requests], device=self._model.device)
+        owner = torch.tensor([position[tuple(context)] for context, _ in requests], device=self.model.device)
 
         # The contexts' last logits predict the first token of each continuation …
         ids, mask = self._pad([list(context) for context in contexts], left=True)
-        output = self._model(
+        output = self.model(
             ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=1, use_cache=True
         )
         targets, real = self._pad([continuation for _, continuation in requests], left=False)
-        logp, best = _token_scores(output.logits[owner], targets[:, :1])
-        if targets.shape[1] > 1:
+        logp, best = _token_scores(output.logits[:, 0], owner, targets[:, 0])
+        logp, best = logp[:, None], best[:, None]
+        if (steps := targets.shape[1] - 1) > 0:
             # … and each of its tokens but the last predicts the next, on the contexts' expanded cache.
             cache = output.past_key_values
             cache.batch_select_indices(owner)
-            lengths = mask.sum(1)[owner, None]
-            output = self._model(
+            output = self.model(
                 targets[:, :-1],
                 attention_mask=torch.cat([mask[owner], real[:, :-1]], dim=1),
-                position_ids=lengths + torch.arange(targets.shape[1] - 1, device=targets.device),
+                position_ids=mask.sum(1)[owner, None] + torch.arange(steps, device=targets.device),
                 past_key_values=cache,
             )
-            more_logp, more_best = _token_scores(output.logits, targets[:, 1:])
-            logp, best = torch.cat([logp, more_logp], dim=1), torch.cat([best, more_best], dim=1)
-        real = real.bool()
-        sums = logp.masked_fill(~real, 0.0).sum(1).tolist()
-        return list(zip(sums, (best | ~real).all(1).tolist(), strict=True))
+            rows = torch.arange(targets[:, 1:].numel(), device=targets.device)
+            more = _token_scores(output.logits.flatten(0, 1), rows, targets[:, 1:].flatten())
+            logp = torch.cat([logp, more[0].view(-1, steps)], dim=1)
+            best = torch.cat([best, more[1].view(-1, steps)], dim=1)
+        padding = real == 0
+        sums = logp.masked_fill(padding, 0.0).sum(1).tolist()
+        return list(zip(sums, (best | padding).all(1).tolist(), strict=True))
 
     def _pad(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
         """Padded ids and their mask, both (rows, longest) int64."""
@@ -115,14 +127,13 @@ class TransformersEngine:
         for i, row in enumerate(rows):
             columns = slice(width - len(row), width) if left else slice(len(row))
             ids[i, columns], mask[i, columns] = torch.tensor(row), 1
-        return ids.to(self._model.device), mask.to(self._model.device)
+        return ids.to(self.model.device), mask.to(self.model.device)
 
 
-def _token_scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target (rows, n) under logits (rows, n, vocabulary), and whether none is more probable."""
-    logits = logits.float()
-    chosen = logits.gather(2, targets[..., None])[..., 0]
-    return chosen - logits.logsumexp(2), chosen >= logits.amax(2)
+def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of targets (n) under rows `owner` (n) of logits (rows, vocabulary); whether none is higher."""
+    chosen = logits[owner, targets].float()
+    return chosen - logits.float().logsumexp(1)[owner], chosen >= logits.amax(1)[owner]
 
 
 def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]:

@@ -1,25 +1,27 @@
 """The vLLM engine, in this process."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from lensflow.engines import end_token_ids, finish, last_line, load_tokenizer, prepare_process
+from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
+from lensflow.files import read_json
+from lensflow.prompts import PromptTokenizer
 
-_KV_CACHE_BYTES = 1 << 30  # on a CPU; vLLM's own default is nearly all of the machine's memory
+_KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
 
 
 class VllmEngine:
     """A checkpoint run by vLLM on whatever device vLLM was built for.
 
     vLLM's own tokenizer stays off: it loads and copies a large one several times (13 of 20 seconds of start-up with
-    Gemma's). Stop strings are therefore handled here, by token.
+    Gemma's). Answers are therefore decoded and stopped here.
 
     Args:
         checkpoint: folder with config, weights and tokenizer.
         dtype: "float32" or "bfloat16".
+        tokenizer: of the checkpoint.
         max_model_len: most tokens of a prompt and its answer together.
         max_num_seqs: most sequences that run at a time.
 
@@ -27,23 +29,30 @@ class VllmEngine:
         LensflowError: vLLM is not installed, or does not start on this checkpoint.
     """
 
-    def __init__(self, checkpoint: Path, dtype: str, max_model_len: int, max_num_seqs: int = 128) -> None:
+    def __init__(
+        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, max_model_len: int, max_num_seqs: int = 128
+    ) -> None:
         prepare_process()
+        # Collecting garbage while thousands of modules load, and looking through them ever after, takes seconds.
+        gc.disable()
         try:
-            from vllm import LLM
+            from vllm import LLM, ModelRegistry
             from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
         except ImportError as error:
             raise LensflowError("engine: vllm is not installed; run make setup or set engine: hf") from error
+        finally:
+            gc.enable()
+        gc.freeze()
         import torch
 
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit the tokens of its `extra_args["tokens"]`; reported log-probabilities are unforced."""
+            """Makes a request emit its `extra_args["tokens"]`; reported log-probabilities are of the unforced model."""
 
             def is_argmax_invariant(self) -> bool:
                 return False
 
             def new_req_logits_processor(self, params: Any) -> Any:
-                tokens = (params.extra_args or {}).get("tokens")
+                tokens: list[int] = (params.extra_args or {}).get("tokens", [])
 
                 def force(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
                     logits[tokens[len(output_ids)]] = torch.inf
@@ -52,8 +61,12 @@ class VllmEngine:
                 return force if tokens else None
 
         on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
-        self._tokenizer = load_tokenizer(checkpoint)
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
         try:
+            # vLLM would inspect the class in a process of its own, which imports everything again.
+            for name in read_json(checkpoint / "config.json")["architectures"]:
+                if name in ModelRegistry.models:
+                    ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
             self._llm = LLM(
                 str(checkpoint),
                 dtype=dtype,
@@ -79,15 +92,16 @@ class VllmEngine:
         """
         from vllm import SamplingParams
 
-        eos = self._llm.model_config.try_get_generation_config().get("eos_token_id")
+        size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
+        vocabulary = self._tokenizer.vocabulary()[:size] if stop else []
         params = SamplingParams(
             temperature=0,
             max_tokens=max_new_tokens,
-            stop_token_ids=end_token_ids(self._tokenizer, eos, stop),
+            stop_token_ids=end_token_ids(self._eos, vocabulary, stop),
             detokenize=False,
         )
-        outputs = self._run(prompts, [params] * len(prompts), "generate")
-        return [finish(self._tokenizer, output.token_ids, stop) for output in outputs]
+        outputs = self._run(prompts, [params] * len(prompts))
+        return [finish(self._tokenizer.decode(list(output.token_ids)), stop) for output in outputs]
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """See `Engine.loglikelihoods`.
@@ -112,8 +126,10 @@ class VllmEngine:
             for _, continuation in requests
         ]
         scores = []
-        for output in self._run([context for context, _ in requests], params, "score"):
-            chosen = [logprobs[token].logprob for token, logprobs in zip(output.token_ids, output.logprobs, strict=True)]
+        for output in self._run([context for context, _ in requests], params):
+            chosen = [
+                logprobs[token].logprob for token, logprobs in zip(output.token_ids, output.logprobs, strict=True)
+            ]
             best = [max(entry.logprob for entry in logprobs.values()) for logprobs in output.logprobs]
             scores.append((sum(chosen), chosen == best))
         return scores
@@ -126,13 +142,13 @@ class VllmEngine:
         del self._llm
         cleanup_dist_env_and_memory()
 
-    def _run(self, prompts: list[list[int]], params: list[Any], label: str) -> list[Any]:
+    def _run(self, prompts: list[list[int]], params: list[Any]) -> list[Any]:
         longest = max((len(p) + s.max_tokens for p, s in zip(prompts, params, strict=True)), default=0)
         if longest > self._max_model_len:
             raise LensflowError(f"max_model_len: {self._max_model_len} is too short for {longest} tokens; raise it")
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
             params,
-            use_tqdm=(lambda **options: tqdm(**{**options, "desc": label})) if len(prompts) >= 100 else False,
+            use_tqdm=len(prompts) >= 100,
         )
         return [output.outputs[0] for output in outputs]

@@ -1,0 +1,33 @@
+"""Fixtures that several test files share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give the folder of a tiny random checkpoint of a family, in float32 or another dtype, built once."""
+
+    @functools.cache
+    def build(family: str, dtype: torch.dtype = torch.float32) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        tiny.save_checkpoint(family, folder, dtype)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stages(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tiny.Stages]:
+    """Give what the stages before training write for a tiny checkpoint, run once."""
+
+    @functools.cache
+    def run(family: str, dtype: torch.dtype = torch.float32) -> tiny.Stages:
+        return tiny.run_stages(checkpoint(family, dtype), tmp_path_factory.mktemp(f"{family}-stages"))
+
+    return run

@@ -1,0 +1,125 @@
+"""Tiny random models of several families, and the files that the stages before training write for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from lensflow import fitting, hidden_states
+from lensflow.backbones import prepare_backbone
+from lensflow.config import Backbone, Setting
+from lensflow.decoders import load_decoder
+from lensflow.files import write_jsonl
+
+LAYERS, WIDTH = 4, 32
+SPECIAL = ("<pad>", "<bos>", "<eos>")
+VOCABULARY = len(SPECIAL) + 256
+LANGUAGES = ("en", "zh", "sw")
+# What makes a family different: window and layer types, tied embeddings, fused projections, dropout, head norms.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "tie_word_embeddings": False},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+        "tie_word_embeddings": True,
+    },
+    "phi3": {"model_type": "phi3", "resid_pdrop": 0.1, "attention_dropout": 0.1, "tie_word_embeddings": False},
+    "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True},
+    "mistral": {"model_type": "mistral", "sliding_window": 6, "tie_word_embeddings": False},
+}
+
+
+def save_checkpoint(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a random checkpoint in many shards, with a tokenizer that knows every byte."""
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    head_dim = {} if family == "phi3" else {"head_dim": 16}
+    config = AutoConfig.for_model(
+        **FAMILIES[family] | special | head_dim,
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    generator = torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # large enough that attention is far from uniform
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise / 4 if parameter.ndim > 1 else parameter + noise / 10)
+    model.to(dtype).save_pretrained(folder, max_shard_size="20KB")
+    _tokenizer().save_pretrained(folder)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+def backbone(source: Path, output: Path) -> Path:
+    """Run the stage `prepare_backbone` on a checkpoint folder; return the manifest."""
+    config = {
+        "source": {"kind": "folder", "path": str(source)},
+        "license": "none",
+        "prompt": {"format": "plain"},
+        "disk_gb": 0.1,
+    }
+    prepare_backbone(Backbone.model_validate(config), Path(), output)
+    return output
+
+
+def random_sequences(count: int, seed: int, longest: int = 14) -> list[list[int]]:
+    """Token ids of texts of 1 to `longest` tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages before training wrote for the languages of `LANGUAGES`."""
+
+    checkpoint: Path
+    sequences: Mapping[str, list[list[int]]]
+    states: dict[str, Path]
+    texts: dict[str, Path]
+    subspaces: dict[str, Path]
+
+    def setting(self, space: str) -> Setting:
+        return Setting.model_validate({"central": "en", "languages": list(LANGUAGES), "space": space})
+
+
+def run_stages(checkpoint: Path, folder: Path, train: int = 13, dev: int = 3, cached_layers: int = 2) -> Stages:
+    """Write texts, hidden states and, for both spaces, subspaces."""
+    decoder = load_decoder(checkpoint)
+    ids = [f"text-{index}" for index in range(train + dev)]
+    splits = ["train"] * train + ["dev"] * dev
+    stages = Stages(
+        checkpoint,
+        {language: random_sequences(len(ids), seed) for seed, language in enumerate(LANGUAGES)},
+        {language: folder / "states" / f"{language}.safetensors" for language in LANGUAGES},
+        {language: folder / "texts" / f"{language}.jsonl" for language in LANGUAGES},
+        {space: folder / f"{space}.safetensors" for space in ("post_norm", "pre_norm")},
+    )
+    for language, sequences in stages.sequences.items():
+        rows = [{"id": i, "split": split, "prompt": i} for i, split in zip(ids, splits, strict=True)]
+        write_jsonl(stages.texts[language], rows)
+        states = hidden_states.extract(decoder, sequences, cached_layers, 64, ids, language)
+        hidden_states.save(stages.states[language], states, ids)
+    for space, path in stages.subspaces.items():
+        fitting.fit(stages.setting(space), stages.states, stages.texts, path)
+    return stages

@@ -1,0 +1,200 @@
+"""Engines against the plain equations, on a random Llama of a few thousand parameters."""
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from lensflow.config import PlainPrompt
+from lensflow.engines import Engine, end_token_ids, eos_token_ids, finish
+from lensflow.engines.transformers import TransformersEngine
+from lensflow.engines.vllm import VllmEngine
+from lensflow.errors import LensflowError
+from lensflow.prompts import PromptTokenizer
+
+SIZE = 40
+EOS = 1
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    pieces = ["<bos>", "<eos>", "\n", "x\n", "Q:", *(chr(ord("A") + i) for i in range(SIZE - 5))]
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="A"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<bos>", "<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=SIZE,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=EOS,
+        initializer_range=0.3,  # large enough for peaked, prompt-dependent distributions
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> PromptTokenizer:
+    return PromptTokenizer(checkpoint, PlainPrompt(format="plain", template="{prompt}"))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path, tokenizer: PromptTokenizer) -> TransformersEngine:
+    return TransformersEngine(checkpoint, "float32", tokenizer, batch_size=4)
+
+
+def random_ids(generator: torch.Generator, low: int, high: int) -> list[int]:
+    length = int(torch.randint(low, high, (), generator=generator))
+    return [0, *torch.randint(2, SIZE, (length,), generator=generator).tolist()]
+
+
+def prompts_of(seed: int, n: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [random_ids(generator, 0, 12) for _ in range(n)]
+
+
+def requests_of(model: Any, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Shared, repeated and single contexts; random continuations, and greedy ones."""
+    generator = torch.Generator().manual_seed(seed)
+    contexts = [random_ids(generator, 0, 12) for _ in range(12)]
+    requests = [(c, random_ids(generator, 0, 6)[i % 2 :] or [5]) for i, c in enumerate(contexts * 4)]
+    requests += [(c, naive_tokens(model, c, 1 + i % 3, set())) for i, c in enumerate(contexts)]
+    return [requests[i] for i in torch.randperm(len(requests), generator=generator).tolist()]
+
+
+@torch.inference_mode()
+def naive_score(model: Any, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+    ids = torch.tensor([context + continuation])
+    logp = model(ids).logits[0].double().log_softmax(-1)[len(context) - 1 : -1]
+    chosen = logp[torch.arange(len(continuation)), continuation]
+    return float(chosen.sum()), logp.argmax(-1).tolist() == continuation
+
+
+@torch.inference_mode()
+def naive_tokens(model: Any, prompt: list[int], n: int, ends: set[int]) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < n and not (answer and answer[-1] in ends):
+        answer.append(int(model(torch.tensor([prompt + answer])).logits[0, -1].argmax()))
+    return answer
+
+
+def naive_answer(model: Any, tokenizer: PromptTokenizer, prompt: list[int], n: int, stop: list[str]) -> str:
+    """Cut the text that an unstopped model writes."""
+    text = tokenizer.decode(naive_tokens(model, prompt, n, {EOS}))
+    for string in stop:
+        text = text.split(string)[0]
+    return text
+
+
+def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: float) -> None:
+    requests = requests_of(model, seed=0)
+    expected = [naive_score(model, *request) for request in requests]
+    assert {best for _, best in expected} == {True, False}
+    actual = engine.loglikelihoods(requests)
+    assert [logp for logp, _ in actual] == pytest.approx([logp for logp, _ in expected], abs=tolerance)
+    assert [best for _, best in actual] == [best for _, best in expected]
+    prompts = prompts_of(seed=1, n=30)
+    plain = [naive_answer(model, tokenizer, p, 10, []) for p in prompts]
+    assert engine.generate(prompts, 10, []) == plain
+    letters = [text[3] for text in plain if len(text) > 5]
+    stop = ["\n", max(letters, key=letters.count), plain[0][1:3]]  # the last one is spread over two tokens
+    stopped = [naive_answer(model, tokenizer, p, 10, stop) for p in prompts]
+    assert stopped != plain
+    assert engine.generate(prompts, 10, stop) == stopped
+
+
+def test_transformers_engine_against_naive_loops(
+    engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer
+) -> None:
+    check(engine, model, tokenizer, 1e-5)
+
+
+def test_batches_do_not_matter(engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, prompts = requests_of(model, seed=2), prompts_of(seed=3, n=9)
+    scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, 6, [])
+    assert engine.generate(prompts[::-1], 6, [])[::-1] == answers
+    assert [engine.generate([p], 6, [])[0] for p in prompts] == answers
+    for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1)):
+        monkeypatch.setattr(f"lensflow.engines.transformers.{name}", value)
+        again = engine.loglikelihoods(requests)
+        assert [logp for logp, _ in again] == pytest.approx([logp for logp, _ in scores], abs=1e-5)
+        assert [best for _, best in again] == [best for _, best in scores]
+
+
+def test_nothing_to_do(engine: TransformersEngine) -> None:
+    assert engine.generate([], 4, ["\n"]) == []
+    assert engine.loglikelihoods([]) == []
+
+
+def test_end_tokens(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
+    assert end_token_ids(eos_token_ids(checkpoint), tokenizer.vocabulary(), ["\n", "Q"]) == [1, 2, 3, 4, 21]
+    assert end_token_ids({EOS}, tokenizer.vocabulary(), []) == [EOS]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [({"eos_token_id": [1, 106]}, {1, 106}), ({"eos_token_id": 2}, {2}), ({}, set())]
+)
+def test_eos_token_ids_prefers_the_generation_config(tmp_path: Path, content: Any, expected: set[int]) -> None:
+    (tmp_path / "config.json").write_text('{"eos_token_id": 9}')
+    assert eos_token_ids(tmp_path) == {9}
+    (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    assert eos_token_ids(tmp_path) == expected
+
+
+def test_finish_cuts_at_the_earliest_stop() -> None:
+    assert finish("one Q: two\n", ["\n", "Q:"]) == "one "
+    assert finish("one", ["\n"]) == "one"
+
+
+def test_a_checkpoint_without_weights_is_named(checkpoint: Path, tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((checkpoint / "config.json").read_text())
+    with pytest.raises(LensflowError, match=rf"^{tmp_path}: transformers cannot load it \(.+\)$"):
+        TransformersEngine(tmp_path, "float32", tokenizer)
+
+
+def test_vllm_is_not_installed(checkpoint: Path, tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_vllm(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == "vllm":
+            raise ModuleNotFoundError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without_vllm)
+    with pytest.raises(LensflowError, match=r"^engine: vllm is not installed; run make setup or set engine: hf$"):
+        VllmEngine(checkpoint, "float32", tokenizer, 64)
+
+
+@pytest.mark.slow
+def test_vllm_engine_against_naive_loops(checkpoint: Path, model: Any, tokenizer: PromptTokenizer) -> None:
+    engine = VllmEngine(checkpoint, "float32", tokenizer, 64)
+    try:
+        check(engine, model, tokenizer, 1e-4)
+        with pytest.raises(LensflowError, match=r"^max_model_len: 64 is too short for 70 tokens; raise it$"):
+            engine.generate([[0] * 60], 10, [])
+    finally:
+        engine.close()
+    with pytest.raises(LensflowError, match=rf"^{checkpoint}: vllm does not start \(.+\)$"):
+        VllmEngine(checkpoint, "float32", tokenizer, 100_000)

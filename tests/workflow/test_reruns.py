@@ -1,0 +1,165 @@
+"""What is computed again after a change: exactly what depends on it.
+
+The results are made by running the workflow with a command line that only touches its outputs, so that Snakemake's
+records are real. Each test then asks for the plan after one change (`snakemake --summary`).
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from workspace import Workspace, demo_config
+
+RUNS = ["en-zh/lens-a", "en-zh/lens-b", "en-sw/lens-a", "en-sw/lens-b"]
+SCORES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}
+
+
+def trained(*runs: str) -> set[str]:
+    """Training and all that follows from it, up to the run's scores."""
+    return {f"{rule} {run}" for run in runs for rule in ("train", "export_checkpoint", "evaluate")}
+
+
+def evaluated(*runs: str) -> set[str]:
+    """Evaluation, for which a trained run's checkpoint is built again."""
+    return {f"{rule} {run}" for run in runs for rule in ("export_checkpoint", "evaluate")}
+
+
+def job(rule: str, output: str) -> str:
+    """Name a job by its rule and what tells it from others of the rule."""
+    path = Path(output).relative_to("results")
+    if rule in ("pair_data", "extract_hidden_states"):
+        return f"{rule} {path.stem}"
+    if rule == "make_figures":
+        return f"{rule} {path.name.removeprefix('tiny.')}"
+    if rule == "fit_subspaces":
+        return f"{rule} {path.parts[1]}"
+    if rule in ("train", "export_checkpoint", "evaluate"):
+        return f"{rule} {path.parts[1]}/{path.parts[2]}"
+    return rule
+
+
+def planned(workspace: Workspace, config: dict) -> set[str]:
+    """Return the jobs that snakemake would run."""
+    done = workspace.snakemake(config, "--summary")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout), delimiter="\t"))
+    assert {row["plan"] for row in rows} <= {"no update", "update pending"}, "another format of --summary"
+    assert len({row["rule"] for row in rows}) == 12, "not every rule is in the plan"
+    return {job(row["rule"], row["output_file"]) for row in rows if row["plan"] == "update pending"}
+
+
+@contextmanager
+def edited(root: Path, *edits: tuple[str, str, str]) -> Iterator[None]:
+    """Replace text in files for a while; an edit is (file, old, new)."""
+    before = {root / file: (root / file).read_text(encoding="utf-8") for file, _, _ in edits}
+    try:
+        for file, old, new in edits:
+            content = (root / file).read_text(encoding="utf-8")
+            assert old in content
+            (root / file).write_text(content.replace(old, new), encoding="utf-8")
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_text(content, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Workspace) -> Workspace:
+    done = workspace.snakemake(demo_config())
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+def test_no_change_no_job(finished, config):
+    assert planned(finished, config) == set()
+
+
+def change_lr(config: dict) -> None:
+    config["methods"]["lens-a"]["lr"] = 2e-5
+
+
+def change_a_weight(config: dict) -> None:
+    config["methods"]["lens-b"]["weights"]["pull"] = 3.0
+
+
+def swap_two_weights(config: dict) -> None:
+    weights = config["methods"]["lens-b"]["weights"]
+    weights["pull"], weights["push"] = weights["push"], weights["pull"]
+
+
+def add_a_language(config: dict) -> None:
+    config["settings"]["en-zh"]["languages"].append("ja")
+
+
+def add_a_benchmark(config: dict) -> None:
+    config["runs"][0]["benchmarks"].append("likelihood")
+
+
+def change_the_title(config: dict) -> None:
+    config["title"] = "Another title"
+
+
+def change_what_no_result_depends_on(config: dict) -> None:
+    config["backbones"]["tiny"]["disk_gb"] = 2e-6
+    config["methods"]["lens-unused"] = {"kind": "lens"}
+    config["runs"].append(config["runs"][0] | {"settings": ["en-sw"], "methods": ["lens-a"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (change_lr, trained("en-zh/lens-a", "en-sw/lens-a") | SCORES_AND_LATER | {"resolve_config"}),
+        (change_a_weight, trained("en-zh/lens-b", "en-sw/lens-b") | SCORES_AND_LATER | {"resolve_config"}),
+        (swap_two_weights, trained("en-zh/lens-b", "en-sw/lens-b") | SCORES_AND_LATER | {"resolve_config"}),
+        (
+            add_a_language,
+            {"pair_data ja", "extract_hidden_states ja", "fit_subspaces en-zh", "evaluate none/base", "resolve_config"}
+            | trained("en-zh/lens-a", "en-zh/lens-b")
+            | SCORES_AND_LATER,
+        ),
+        (add_a_benchmark, {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER),
+        (change_the_title, {"resolve_config", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}),
+        (change_what_no_result_depends_on, set()),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_changed_configuration(finished, config, change: Callable[[dict], None], expected: set[str]):
+    change(config)
+    assert planned(finished, config) == expected
+
+
+FIT_AND_LATER = {"fit_subspaces en-zh", "fit_subspaces en-sw"} | trained(*RUNS) | SCORES_AND_LATER
+
+
+def test_a_line_of_code(finished, config):
+    with edited(finished.root, ("src/lensflow/subspaces.py", "\ndef ", "\nUNUSED = 1\n\n\ndef ")):
+        assert planned(finished, config) == FIT_AND_LATER
+
+
+def test_what_no_result_depends_on(finished, config):
+    comment = ("src/lensflow/subspaces.py", "\ndef ", "\n# A comment.\ndef ")
+    docstring = ("src/lensflow/subspaces.py", '"""Language-agnostic', '"""In other words: language-agnostic')
+    new_docstring = ("src/lensflow/corpora.py", "where: str) -> None:\n", 'where: str) -> None:\n    """Check."""\n')
+    memory = ("workflow/rules/training.smk", "mem_mb=4000", "mem_mb=4001")
+    threads = ("workflow/rules/training.smk", "threads: 1", "threads: 2")
+    with edited(finished.root, comment, docstring, new_docstring, memory, threads):
+        assert planned(finished, config) == set()
+
+
+def test_a_text_of_the_corpus(finished, config):
+    with edited(
+        finished.root, ("src/lensflow/data/corpus/dev.jsonl", "飞机为什么能一直飞在空中？", "飞机为什么能飞？")
+    ):
+        assert planned(finished, config) == (
+            {"pair_data zh", "extract_hidden_states zh", "fit_subspaces en-zh", "evaluate none/base"}
+            | trained("en-zh/lens-a", "en-zh/lens-b")
+            | SCORES_AND_LATER
+        )
+
+
+def test_the_template_of_the_report(finished, config):
+    with edited(finished.root, ("src/lensflow/templates/report.html.j2", "</body>", "<hr></body>")):
+        assert planned(finished, config) == {"report"}

@@ -1,0 +1,104 @@
+"""A copy of the workflow that can be changed and run without any model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+REPOSITORY = Path(__file__).parents[2]
+COPIED = ("src", "workflow", "config", "envs")
+
+# Stands in for the command line: writes every file that a stage promises, and nothing else.
+FAKE_LENSFLOW = """#!/bin/sh
+command=$1
+while [ "$1" != --output ]; do shift; done
+folder=$(dirname "$2")
+case $command in
+  make-figures) mkdir -p "$2" ;;
+  export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
+  train) for file in delta.safetensors config.json history.jsonl dev_states.safetensors; do : > "$folder/$file"; done ;;
+  make-table) for suffix in md tex csv; do : > "${2%.md}.$suffix"; done ;;
+  *) : > "$2" ;;
+esac
+"""
+
+
+class Workspace:
+    """A copy of the workflow in its own folder, with a tiny backbone `tiny` in `model/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "workspace"
+        self.root.mkdir()
+        for name in COPIED:
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(REPOSITORY / name, self.root / name, ignore=ignored)
+        shutil.copy(REPOSITORY / "Snakefile", self.root)
+        write_checkpoint(self.root / "model")
+        fake = self.root / "bin" / "lensflow"
+        fake.parent.mkdir()
+        fake.write_text(FAKE_LENSFLOW)
+        fake.chmod(0o755)
+        self.environment = os.environ | {
+            "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.root / "src"),
+            # Compiled modules are kept for the next start even where the surroundings forbid it: twice as fast.
+            "PYTHONPYCACHEPREFIX": str(root / "pycache"),
+            "PYTHONDONTWRITEBYTECODE": "",
+            "XDG_CACHE_HOME": str(root / "cache"),
+        }
+
+    def write_config(self, config: dict) -> Path:
+        path = self.root / "config" / "test.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        return path
+
+    def snakemake(self, config: dict, *arguments: str) -> subprocess.CompletedProcess:
+        """Run snakemake as a user would."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", "none"]
+        command += ["--configfile", str(self.write_config(config)), *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Write what looks like a checkpoint to all checks that read no weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_hidden_layers": 4, "hidden_size": 2, "model_type": "tiny"}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    save_file({"weight": np.zeros((4, 2), np.float32)}, folder / "model.safetensors")
+
+
+def demo_config() -> dict:
+    """Two settings of two languages, three methods, one tiny backbone."""
+    return {
+        "backbones": {
+            "tiny": {
+                "source": {"kind": "folder", "path": "model"},
+                "license": "CC0-1.0",
+                "prompt": {"format": "plain"},
+                "disk_gb": 1e-6,
+            }
+        },
+        "settings": {
+            "en-zh": {"central": "en", "languages": ["en", "zh"]},
+            "en-sw": {"central": "en", "languages": ["en", "sw"]},
+        },
+        "methods": {
+            "base": {"kind": "base"},
+            "lens-a": {"kind": "lens", "lr": 1e-5, "weights": {"pull": 2.0, "push": 1.0}},
+            "lens-b": {"kind": "lens", "lr": 1e-4, "weights": {"pull": 2.0, "push": 1.0}},
+        },
+        "runs": [
+            {
+                "backbones": ["tiny"],
+                "settings": ["en-zh", "en-sw"],
+                "methods": ["base", "lens-a", "lens-b"],
+                "benchmarks": ["generation", "cldr"],
+            }
+        ],
+    }
