@@ -20,6 +20,8 @@ else
   export UV_TORCH_BACKEND=cpu
 fi
 # --no-deps: the lock is complete; two packages in it declare dependencies that they do not need here (overrides.txt).
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r envs/cpu.lock
+# Bytecode is compiled here once: without it every job would compile thousands of modules anew, where the environment
+# forbids Python to write it (PYTHONDONTWRITEBYTECODE).
+.venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode --no-deps -r envs/cpu.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 touch .venv/.installed

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+
+import tiny
 
 
 @pytest.fixture(scope="session")

@@ -194,12 +194,12 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _load_config(files: Sequence[Path]) -> Any:
-    """Merge the catalog and further files as Snakemake does: dictionaries deeply, lists replaced."""
+    """Merge what the Snakefile names and further files as Snakemake does: dictionaries deeply, lists replaced."""
     import yaml
     from snakemake.utils import update_config
 
     merged: dict[str, Any] = {}
-    for path in [*sorted(Path("config/catalog").glob("*.yaml")), *files]:
+    for path in [*sorted(Path("config/catalog").glob("*.yaml")), Path("config/demo.yaml"), *files]:
         try:
             update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -278,6 +278,7 @@ def parser() -> argparse.ArgumentParser:
 
     backbone_help = "manifest.json of the backbone's checkpoint (prepare-backbone)"
     texts_help = "{language}.jsonl of each language (pair-data)"
+    configfile_help = "YAML files on top of config/demo.yaml, as for snakemake"
     states_help = "{language}.safetensors of each language (extract-hidden-states)"
 
     sub = command("prepare-backbone", prepare_backbone)
@@ -358,14 +359,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
 
     sub = command("check", check)
-    sub.add_argument("--configfile", type=Path, nargs="*", default=[Path("config/demo.yaml")])
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
     sub.add_argument("--results", type=Path, default=Path("results"))
 
     sub = command("show-config", show_config)
     stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate")
     sub.add_argument("stage", choices=stages)
     sub.add_argument("name", help="a backbone, a setting, or backbone/setting/method/seedN")
-    sub.add_argument("--configfile", type=Path, nargs="*", default=[Path("config/demo.yaml")])
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("schema", schema)
     add(sub, "--output", "YAML file to write")

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lensflow.errors import LensflowError
+from lensflow.files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LAYER = re.compile(r"^(?P<stem>.*\blayers\.)(?P<index>\d+)\.(?P<rest>.+)$")
@@ -57,10 +58,17 @@ def layers_of(decoder: nn.Module) -> nn.ModuleList:
 
 
 class WeightFiles:
-    """The tensors of a sharded safetensors checkpoint, read one at a time."""
+    """The tensors of a sharded safetensors checkpoint, read one at a time.
+
+    Where there is an index, only it counts: some repositories hold a second copy of the weights under other names.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         self.location: dict[str, Path] = {}
+        index = checkpoint / "model.safetensors.index.json"
+        if index.is_file():
+            self.location = {name: checkpoint / file for name, file in read_json(index)["weight_map"].items()}
+            return
         for path in sorted(checkpoint.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self.location.update(dict.fromkeys(file.keys(), path))

@@ -24,18 +24,25 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
         output: manifest of the new checkpoint; its files lie beside it.
 
     Raises:
-        LensflowError: the delta names a tensor that the backbone lacks, or one of another shape.
+        LensflowError: the delta names a tensor that the backbone lacks or has in another shape (what is at `output`
+            stays as it was), or `output` lies in the backbone's folder.
     """
     manifest = verify(backbone)
     source, folder = backbone.parent.resolve(), output.parent
+    if folder.resolve() == source:
+        raise LensflowError(f"{folder}: is the backbone's own folder; give another output")
     trained = load_file(delta)
-    location = WeightFiles(source).location
-    for name in trained:
-        if name not in location:
+    files = WeightFiles(source)
+    for name, tensor in trained.items():
+        if name not in files.location:
             raise LensflowError(f"{delta}: tensor '{name}' is not in {backbone}; it belongs to another backbone")
+        if files.read(name).shape != tensor.shape:
+            raise LensflowError(
+                f"{delta}: tensor '{name}' has another shape than in {backbone}; it belongs to another backbone"
+            )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    changed = {location[name].name for name in trained}
+    changed = {files.location[name].name for name in trained}
     listing = {}
     for name, entry in manifest["files"].items():
         if name not in changed:
@@ -48,8 +55,6 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
             metadata = file.metadata()
         for key, old in tensors.items():
             if key in trained:
-                if trained[key].shape != old.shape:
-                    raise LensflowError(f"{delta}: tensor '{key}' has another shape than in {backbone}")
                 tensors[key] = trained[key].to(old.dtype)
         save_file(tensors, folder / name, metadata=metadata)
         listing[name] = {"size": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}

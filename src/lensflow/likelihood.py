@@ -39,9 +39,10 @@ def read_prompts(
     for batch in batches_by_length([len(sequence) for sequence in sequences], BATCH_TOKENS):
         ids, lengths = pad([sequences[index] for index in batch])
         ids = ids.to(model.device)
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
-        nll = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").cpu()
-        final = last_token(logits, lengths).cpu()
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        following = logits[:, :-1].gather(2, ids[:, 1:, None])[..., 0].float()
+        nll = (logits[:, :-1].logsumexp(2).float() - following).cpu()
+        final = last_token(logits, lengths).float().cpu()
         for row, index in enumerate(batch):
             here = torch.tensor(counted[index][1:])
             rows[index] = {"nll": float(nll[row, : len(here)][here].double().sum()), "tokens": int(here.sum())}

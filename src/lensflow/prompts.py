@@ -12,6 +12,8 @@ from lensflow.config import ChatPrompt, PlainPrompt
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
 
+PLACEHOLDER = "{prompt}"
+
 
 class PromptTokenizer:
     """Turns prompts into token ids for one backbone.
@@ -44,7 +46,7 @@ class PromptTokenizer:
     def render(self, text: str) -> str:
         """Return the prompt as the model sees it, up to where its answer begins."""
         if isinstance(self.prompt, PlainPrompt):
-            return self.prompt.template.replace("{prompt}", text)
+            return self.prompt.template.replace(PLACEHOLDER, text)
         rendered, _ = render_jinja_template(
             [[{"role": "user", "content": text}]],
             chat_template=self._chat_template,
@@ -64,10 +66,9 @@ class PromptTokenizer:
     def encode_with_span(self, text: str) -> tuple[list[int], list[bool]]:
         """Return token ids and, for each, whether it covers characters of `text` itself rather than the template."""
         rendered = self.render(text)
-        start = rendered.find(text)
-        if start < 0:  # a template that strips white space
+        start = self.render(PLACEHOLDER).index(PLACEHOLDER)  # the text itself may stand in the template, too
+        if not rendered.startswith(text, start):  # a template that strips white space
             text = text.strip()
-            start = rendered.find(text)
         encoding = self._encoding(rendered)
         inside = [begin < start + len(text) and end > max(start, begin) for begin, end in encoding.offsets]
         return list(encoding.ids), inside

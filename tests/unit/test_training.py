@@ -8,13 +8,13 @@ import warnings
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import tiny
 from lensflow import cli, fitting, training
 from lensflow.config import Lens
 from lensflow.decoders import last_token, layers_of, load_top_layers
@@ -106,10 +106,7 @@ def naive_loss(model, backbone, files, config, space, batch):
             central0, target0 = (full_states(backbone, files.sequences[code][index]) for code in ("en", language))
         pull = p_a @ target[-1] - p_a @ central[-1]
         push = p_s @ target[-1] - p_s @ target0[-1] - config.strength_of(language) * delta
-        if config.retain_on == "last":
-            retain = central[-1] - central0[-1]
-        else:
-            retain = central.mean(0) - central0.mean(0)
+        retain = central[-1] - central0[-1] if config.retain_on == "last" else central.mean(0) - central0.mean(0)
         weights = config.weights
         terms = ((weights.pull, pull), (weights.push, push), (weights.retain, retain))
         losses.append(sum(weight * residual.square().sum() for weight, residual in terms))
@@ -273,7 +270,7 @@ def test_norms_are_not_decayed(stages):
     norms = {p for name, p in trainer.stack.decoder.named_parameters() if "norm" in name and p.requires_grad}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     assert set(kept["params"]) == norms
-    assert set(decayed["params"]) == {p for p in layers_of(trainer.stack.decoder).parameters()} - norms
+    assert set(decayed["params"]) == set(layers_of(trainer.stack.decoder).parameters()) - norms
 
 
 def test_bf16_updates_round_away_and_float32_ones_do_not(stages, tmp_path):
@@ -311,8 +308,7 @@ def test_the_seed_decides_the_bits(stages, tmp_path):
 
 
 def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
-    """Run the command line, with a checkpoint every third step, and die at a step or in the middle of its checkpoint."""
-    torch.set_num_threads(1)
+    """Run the command line with a checkpoint every third step; die at a step or in the middle of a checkpoint."""
     take_step, save_checkpoint = LensTrainer._train_step, LensTrainer.save_checkpoint
 
     def die(*_: object, **__: object) -> None:

@@ -10,7 +10,7 @@ rule evaluate:
         "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # The engines use all cores; two of them at once are far slower than one after the other.
+    # The engines use all cores and several GB; two at once are far slower than one after the other.
     threads: workflow.cores
     resources:
         mem_mb=8000,

@@ -116,7 +116,7 @@ class TransformersEngine:
             logp = torch.cat([logp, more[0].view(-1, steps)], dim=1)
             best = torch.cat([best, more[1].view(-1, steps)], dim=1)
         padding = real == 0
-        sums = logp.masked_fill(padding, 0.0).sum(1).tolist()
+        sums = logp.masked_fill(padding, 0.0).sum(1, dtype=torch.float64).tolist()
         return list(zip(sums, (best | padding).all(1).tolist(), strict=True))
 
     def _pad(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,12 @@ class VllmEngine:
         self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, max_model_len: int, max_num_seqs: int = 128
     ) -> None:
         prepare_process()
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            # Or the first log-probability would wait for a C++ compiler, which the machine may not even have.
+            torch._dynamo.config.disable = True
         # Collecting garbage while thousands of modules load, and looking through them ever after, takes seconds.
         gc.disable()
         try:
@@ -43,7 +49,6 @@ class VllmEngine:
         finally:
             gc.enable()
         gc.freeze()
-        import torch
 
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
             """Makes a request emit its `extra_args["tokens"]`; reported log-probabilities are of the unforced model."""
@@ -78,7 +83,7 @@ class VllmEngine:
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 logits_processors=[ForceTokens],
-                **({} if torch.cuda.is_available() else on_cpu),
+                **({} if on_gpu else on_cpu),
             )
         except Exception as error:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error

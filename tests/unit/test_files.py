@@ -1,0 +1,129 @@
+"""Atomic files and digests."""
+
+import hashlib
+import json
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensflow.errors import LensflowError
+from lensflow.files import (
+    atomic_path,
+    canonical_json,
+    digest,
+    file_digest,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_a_file_appears_at_once_and_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == path.parent  # a rename is atomic on one file system only
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_takes_no_more_leaves_the_old_file_and_one_line(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(LensflowError, match="file: cannot be written .*; free space or check permissions") as error:
+            write_text(path, "x" * 1001)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(rows=st.lists(JSON))
+def test_json_lines_come_back(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
+
+
+def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path):
+    rows = [{"text": "a\u2028b\u2029c\x85d"}, {"text": "e"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n\n{"a": 2}\n', "rows.jsonl, line 2: empty line; remove it"),
+        (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; mend the line"),
+        (b"\xff\xfe", "rows.jsonl: not UTF-8 text; convert it"),
+        (None, "rows.jsonl: no such file"),
+    ],
+)
+def test_bad_json_lines(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LensflowError, match=message):
+        read_jsonl(path)
+
+
+def test_json_is_sorted_and_readable(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": "語"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": "語",\n  "b": 1\n}\n'
+    assert read_json(tmp_path / "a.json") == {"a": "語", "b": 1}
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), (None, "no such file")])
+def test_bad_json(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(LensflowError, match=f"a.json: {message}"):
+        read_json(path)
+
+
+@given(value=st.dictionaries(st.text(), JSON, min_size=2))
+def test_equal_values_have_one_digest(value):
+    turned = dict(reversed(value.items()))
+    assert canonical_json(turned) == canonical_json(value)
+    assert json.loads(canonical_json(value)) == value
+    assert digest(turned) == digest(value) == hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def test_swapped_values_have_two_digests():
+    assert digest({"pull": 1, "push": 2}) != digest({"pull": 2, "push": 1})
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 5000)
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(LensflowError, match="no such file"):
+        file_digest(Path(f"{path}x"))
