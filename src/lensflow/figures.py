@@ -76,9 +76,12 @@ def fidelity_bars(block: Block) -> Figure:
     Raises:
         LensflowError: the block has no fidelity scores.
     """
-    panels = {metric: [row for row in block.rows if row.name == metric] for metric in ("fidelity", "repetition")}
-    if not panels["fidelity"]:
-        raise LensflowError(f"{block.caption}: no fidelity scores to draw; evaluate the benchmark 'generation'")
+    # Of the first benchmark that has it: a study on dev prompts has another one than the reported table.
+    benchmark = next((row.benchmark for row in block.rows if row.metric == "fidelity"), None)
+    if benchmark is None:
+        raise LensflowError(f"{block.caption}: no fidelity scores to draw; evaluate a benchmark of kind generation")
+    mine = [row for row in block.rows if row.benchmark == benchmark]
+    panels = {metric: [row for row in mine if row.metric == metric] for metric in ("fidelity", "repetition")}
     panels = {metric: rows for metric, rows in panels.items() if rows}
     keys = list(block.columns)
     # Half a place of air after the central language and before the mean.

@@ -6,7 +6,7 @@ and copying answers belong beside it. The four are shown as shares of n answers,
 
 from difflib import SequenceMatcher
 
-import regex  # type: ignore[import-untyped]
+import regex
 from torch import Tensor
 
 from lensflow.errors import LensflowError

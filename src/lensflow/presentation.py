@@ -1,5 +1,6 @@
 """Tables, figures and the report from a results folder (stages `make_table`, `make_figures`, `report`)."""
 
+import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from safetensors.torch import load_file
 
 from lensflow import figures, fitting, report, tables
@@ -34,7 +34,9 @@ def _blocks(config: Mapping[str, Any], scores: Path) -> list[tables.Block]:
         frame = pd.read_csv(scores)
     except FileNotFoundError:
         raise LensflowError(f"{scores}: no such file; run collect-scores") from None
-    return tables.main_table(frame, _settings(config), list(config["methods"]))
+    wanted = [tuple(pair) for pair in config["blocks"]]
+    blocks = tables.main_table(frame, _settings(config), list(config["methods"]))
+    return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
 def write_tables(config: Mapping[str, Any], scores: Path, output: Path) -> None:
@@ -63,7 +65,8 @@ def write_figures(
     setting = _settings(config)[setting_name]
     block = next(b for b in _blocks(config, scores) if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
-    figures.save(figures.fidelity_bars(block), folder / "fidelity")
+    if any(row.metric == "fidelity" for row in block.rows):
+        figures.save(figures.fidelity_bars(block), folder / "fidelity")
     labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in histories}
     figures.save(figures.training_curves({labels[path]: read_jsonl(path) for path in histories}), folder / "training")
     specific = fitting.load(subspaces, setting).specific[-1].numpy()
@@ -90,7 +93,7 @@ def _figure_files(folders: list[Path]) -> list[tuple[str, Path]]:
     for folder in folders:
         first = [folder / f"{name}.svg" for name in CAPTIONS]
         others = [path for path in sorted(folder.glob("*.svg")) if path not in first]
-        found += [(_caption(path), path) for path in first + others]
+        found += [(_caption(path), path) for path in first + others if path.is_file()]
     return found
 
 
@@ -124,8 +127,8 @@ def write_report(config: Mapping[str, Any], scores: Path, folders: list[Path], r
             "Lens (arXiv 2410.04407) on the top layers; see the README for what differs from the published code",
         ),
         ("Backbones", "; ".join(f"{name} ({entry['license']})" for name, entry in config["backbones"].items())),
-        ("Evaluation", ", ".join(f"{key} {value}" for key, value in config["evaluation"].items())),
-        ("Machine", f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"),
+        ("Evaluation", ", ".join(f"{k} {'all' if v is None else v}" for k, v in config["evaluation"].items())),
+        ("Machine", f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"),
         ("Written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     report.build_report(

@@ -135,6 +135,11 @@ class Plan:
         """Return the backbones that are used, in the order of the configuration."""
         return list(dict.fromkeys(checkpoint.backbone for checkpoint in self.checkpoints))
 
+    @property
+    def blocks(self) -> list[tuple[str, str]]:
+        """Return each backbone and setting that a table has a block for."""
+        return list(dict.fromkeys((b, s) for run in self.config.runs for b in run.backbones for s in run.settings))
+
     def trained(self, backbone: str | None = None) -> list[Checkpoint]:
         """Return the checkpoints that are trained, of one backbone or of all."""
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
@@ -200,6 +205,7 @@ class Plan:
                 name: {"license": self.config.backbones[name].license, **self.prepare_backbone(name)["backbone"]}
                 for name in self.backbones
             },
+            "blocks": [list(pair) for pair in self.blocks],
             "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
             "methods": {
                 name: m.canonical()

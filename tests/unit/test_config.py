@@ -146,7 +146,7 @@ def test_only_base_is_of_kind_base():
         load(config)
     config["runs"][0]["methods"] = ["base"]
     config["methods"]["base"] = {"kind": "lens"}
-    with pytest.raises(LensflowError, match="methods.base: must be of kind base; give the method another name"):
+    with pytest.raises(LensflowError, match=r"methods\.base: must be of kind base; give the method another name"):
         load(config)
 
 

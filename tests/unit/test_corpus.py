@@ -15,8 +15,8 @@ from lensflow.languages import identify, scripts, scripts_in
 
 LANGUAGES = ["en", "zh", "ja", "ko", "ar", "bn", "sw"]
 SIZES = {"train": 120, "dev": 20, "test": 100}
-# Items that ask for different things reach 0.33 in the corpus, where they share a phrase in many languages ("What are the
-# main differences between …"). The one paraphrase that was in it, the first of PARAPHRASES, gave 0.43.
+# Items that ask for different things reach 0.33 in the corpus, where they share a phrase in many languages ("What are
+# the main differences between …"). The one paraphrase that was in it, the first of PARAPHRASES, gave 0.43.
 NEAR_DUPLICATE = 0.38
 
 Corpus = dict[Split, list[dict]]

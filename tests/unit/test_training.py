@@ -89,8 +89,12 @@ def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space):
         for row, ids in enumerate(files.sequences["zh"]):
             torch.testing.assert_close(states[row, : len(ids)], full_states(model, ids), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(stack.last(entering), last_token(states, lengths), rtol=1e-4, atol=1e-5)
+
+    widths = []
+    layers_of(stack.decoder)[-1].mlp.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
     order = [5, 0, 11]
     torch.testing.assert_close(stack.last_of(cache, order, 16), cache.top[order], rtol=1e-4, atol=1e-5)
+    assert widths and set(widths) == {1}  # only the last tokens go through the top layer's MLP
 
 
 def naive_loss(model, backbone, files, config, space, batch):
@@ -192,6 +196,19 @@ def test_batches_hold_like_lengths_in_random_order():
     members = [sorted(lengths[index] for index, _ in batch) for batch in first]
     assert sorted(members) == [list(range(start, start + 8)) for start in range(1, 65, 8)]
     assert members != sorted(members)
+    assert first != second
+
+
+def test_every_epoch_uses_every_pair_in_an_order_of_its_own(stages, tmp_path, monkeypatch):
+    trainer, _ = make_trainer(stages("llama"), lens())
+    seen = []
+    take_step = trainer._train_step
+    monkeypatch.setattr(trainer, "_train_step", lambda batch: (seen.extend(batch), take_step(batch)))
+    trainer.run(tmp_path / "none.safetensors", "epochs")
+    pairs = sorted(trainer.pairs["train"])
+    assert pairs == sorted((index, language) for index in range(13) for language in ("zh", "sw"))
+    first, second = seen[: len(pairs)], seen[len(pairs) :]
+    assert sorted(first) == sorted(second) == pairs
     assert first != second
 
 
