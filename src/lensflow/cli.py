@@ -40,14 +40,6 @@ def _section(config: Any, key: str, section: Any) -> Any:
     return parse(section, config[key], f"--config {key}")
 
 
-def _variant(config: Any, key: str, union: Any) -> Any:
-    """Parse one of several kinds of section."""
-    from lensflow.config import Strict, parse
-
-    holder = type("Holder", (Strict,), {"__annotations__": {key: union}})
-    return getattr(parse(holder, {key: config.get(key)}, "--config"), key)
-
-
 def prepare_backbone(args: argparse.Namespace) -> None:
     """Turn a backbone's source into a checkpoint folder."""
     from lensflow import backbones
@@ -71,12 +63,12 @@ def pair_data(args: argparse.Namespace) -> None:
 def extract_hidden_states(args: argparse.Namespace) -> None:
     """Run one language's texts through the frozen backbone."""
     from lensflow import backbones, corpora, decoders, hidden_states
-    from lensflow.config import ChatPrompt, Extraction, PlainPrompt
+    from lensflow.config import Extraction, Prompt
     from lensflow.prompts import PromptTokenizer
 
     config = _stage_config(args.config)
     extraction = _section(config, "extraction", Extraction)
-    prompt = _variant(config, "prompt", PlainPrompt | ChatPrompt)
+    prompt = _section(config, "prompt", Prompt)
     texts = corpora.read_texts(args.texts, ["train", "dev"])
     backbones.verify(args.backbone)
     sequences = hidden_states.tokenize(PromptTokenizer(args.backbone.parent, prompt), texts, extraction)
@@ -103,12 +95,14 @@ def train(args: argparse.Namespace) -> None:
     from lensflow.config import Lens, Setting
 
     config = _stage_config(args.config)
+    method, setting = _section(config, "method", Lens), _section(config, "setting", Setting)
+    seed, cached_layers = _section(config, "seed", int), _section(config, "cached_layers", int)
     write_json(args.output.parent / "config.json", config)
     training.train(
-        _section(config, "method", Lens),
-        _section(config, "setting", Setting),
-        int(config["seed"]),
-        int(config["cached_layers"]),
+        method,
+        setting,
+        seed,
+        cached_layers,
         args.backbone.parent,
         args.subspaces,
         _by_language(args.states),
@@ -127,15 +121,15 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint on all its cells."""
     from lensflow import evaluation
-    from lensflow.config import Benchmark, ChatPrompt, Evaluation, PlainPrompt
+    from lensflow.config import Benchmark, Evaluation, Prompt
     from lensflow.workflow import check_engine, code_digest
 
     config = _stage_config(args.config)
     settings = _section(config, "evaluation", Evaluation)
     check_engine(settings.engine)
-    prompt = _variant(config, "prompt", PlainPrompt | ChatPrompt)
+    prompt = _section(config, "prompt", Prompt)
     cells = [
-        evaluation.Cell(entry["name"], _variant(entry, "benchmark", Benchmark), language)
+        evaluation.Cell(entry["name"], _section(entry, "benchmark", Benchmark), language)
         for entry in config["cells"]
         for language in entry["languages"]
     ]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from lensflow.errors import LensflowError
 
@@ -115,12 +115,15 @@ class ChatPrompt(Strict):
     format: Literal["chat"]
 
 
+Prompt = Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
+
+
 class Backbone(Strict):
     """A model that is untouched so far."""
 
     source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
     license: str
-    prompt: Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
+    prompt: Prompt
     disk_gb: Positive  # of the checkpoint that prepare_backbone writes; checked against the free space
 
 
@@ -314,11 +317,11 @@ class Config(Strict):
                     raise ValueError(f"methods.{name}.lambda: no value for {sorted(missing)[0]} of setting {setting}")
 
 
-def parse(section: type[Strict], data: Mapping[str, Any], where: str = "config") -> Any:
-    """Validate `data` against a configuration class.
+def parse(section: Any, data: Any, where: str = "config") -> Any:
+    """Validate `data` against a section of the configuration.
 
     Args:
-        section: the class.
+        section: its class, or a union of classes such as `Prompt`.
         data: plain values, as YAML or JSON gives them.
         where: what to call the data in a message.
 
@@ -326,7 +329,7 @@ def parse(section: type[Strict], data: Mapping[str, Any], where: str = "config")
         LensflowError: one line that names the key and says what is wrong with it.
     """
     try:
-        return section.model_validate(data)
+        return TypeAdapter(section).validate_python(data)
     except ValidationError as error:
         raise LensflowError(f"{where}: {_first_line(error, data)}") from None
 

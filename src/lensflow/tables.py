@@ -229,7 +229,8 @@ def _sizes(rows: Sequence[Row]) -> str:
 
 def _interval(cell: Cell, decimals: int) -> str:
     """ "[low, high] n=…", without the bounds where there are none."""
-    bounds = "" if math.isnan(cell.low + cell.high) else f"[{cell.low:.{decimals}f}, {cell.high:.{decimals}f}] "
+    # z: no minus before a zero that only rounding made negative.
+    bounds = "" if math.isnan(cell.low + cell.high) else f"[{cell.low:z.{decimals}f}, {cell.high:z.{decimals}f}] "
     return f"{bounds}n={cell.n}"
 
 
