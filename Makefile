@@ -1,14 +1,14 @@
 # Two commands matter: `make demo` and `make test`. Everything else they need, they do themselves.
 PYTHON ?= python3.11
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
-CONFIG ?= config/demo.yaml
+CONFIG ?=  # another configuration than config/demo.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .PHONY: demo test lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
-	@snakemake --cores $(CORES) --configfile $(CONFIG)
+	@snakemake --cores $(CORES) $(addprefix --configfile ,$(CONFIG))
 	@lensflow show-table --config results/config.json --scores results/scores.csv
 	@echo
 	@echo "tables   results/tables/main.{md,tex,csv}"

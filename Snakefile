@@ -6,12 +6,12 @@ min_version("9.27")
 
 
 # What exists, then what to run. `--configfile` replaces the lists of the latter (config/README.md).
-configfile: "config/catalog/backbones.yaml"
-configfile: "config/catalog/corpora.yaml"
-configfile: "config/catalog/settings.yaml"
-configfile: "config/catalog/methods.yaml"
-configfile: "config/catalog/benchmarks.yaml"
-configfile: "config/demo.yaml"
+configfile: f"{workflow.basedir}/config/catalog/backbones.yaml"
+configfile: f"{workflow.basedir}/config/catalog/corpora.yaml"
+configfile: f"{workflow.basedir}/config/catalog/settings.yaml"
+configfile: f"{workflow.basedir}/config/catalog/methods.yaml"
+configfile: f"{workflow.basedir}/config/catalog/benchmarks.yaml"
+configfile: f"{workflow.basedir}/config/demo.yaml"
 
 
 include: "workflow/rules/common.smk"

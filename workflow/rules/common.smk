@@ -1,9 +1,8 @@
 """Names of files, closed wildcards, targets."""
 
+import sys
 from importlib.resources import files
 from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
 
 from lensflow.config import load
 from lensflow.errors import LensflowError
@@ -14,7 +13,8 @@ try:
     PLAN = Plan(load(config), Path.cwd())
     PLAN.check_disk(Path("results"))
 except LensflowError as error:
-    raise WorkflowError(str(error)) from None
+    # One line, without the traceback that Snakemake adds to exceptions.
+    sys.exit(f"error: {error}")
 
 RUN = "results/{backbone}/{setting}/{method}/seed{seed}"
 
