@@ -139,7 +139,7 @@ class Evaluator:
     def _likelihood(self, cell: Cell) -> dict[str, Any]:
         texts = self.texts(cell)
         latin = languages.scripts(cell.language) == languages.LATIN
-        masks = None if latin else languages.script_masks(self.tokenizer.vocabulary(), cell.language)
+        masks = None if latin else languages.script_masks(self.tokenizer.vocabulary, cell.language)
         encoded = [self.tokenizer.encode_with_span(text.prompt) for text in texts]
         sequences, counted = [ids for ids, _ in encoded], [inside for _, inside in encoded]
         rows = likelihood.read_prompts(self.transformers_engine.model, sequences, counted, masks)

@@ -3,6 +3,7 @@
 The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds a process.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
@@ -77,8 +78,9 @@ class PromptTokenizer:
         """Return the text of generated tokens, without special ones."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
+    @cached_property
     def vocabulary(self) -> list[str]:
-        """Return the decoded text of every token id, in order."""
+        """The decoded text of every token id, in order."""
         size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         return list(self.tokenizer.decode_batch([[index] for index in range(size)], skip_special_tokens=True))
 

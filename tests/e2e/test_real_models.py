@@ -102,7 +102,7 @@ def test_likelihood_equals_the_naive_computation(config, manifest, data):
     cell = Cell("likelihood", Likelihood(kind="likelihood"), "zh")
     rows = evaluator.run(cell)["samples"]
     model = AutoModelForCausalLM.from_pretrained(manifest.parent, dtype=torch.float32).eval()
-    vocabulary = evaluator.tokenizer.vocabulary()
+    vocabulary = evaluator.tokenizer.vocabulary
     for text, row in zip(evaluator.texts(cell), rows, strict=True):
         ids, inside = evaluator.tokenizer.encode_with_span(text.prompt)
         with torch.inference_mode():

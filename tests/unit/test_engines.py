@@ -148,8 +148,8 @@ def test_nothing_to_do(engine: TransformersEngine) -> None:
 
 
 def test_end_tokens(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
-    assert end_token_ids(eos_token_ids(checkpoint), tokenizer.vocabulary(), ["\n", "Q"]) == [1, 2, 3, 4, 21]
-    assert end_token_ids({EOS}, tokenizer.vocabulary(), []) == [EOS]
+    assert end_token_ids(eos_token_ids(checkpoint), tokenizer.vocabulary, ["\n", "Q"]) == [1, 2, 3, 4, 21]
+    assert end_token_ids({EOS}, tokenizer.vocabulary, []) == [EOS]
 
 
 @pytest.mark.parametrize(

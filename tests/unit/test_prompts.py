@@ -120,7 +120,7 @@ def test_the_span_holds_tokens_that_the_prompt_shares_with_the_template(tmp_path
 
 
 def test_the_vocabulary_is_the_text_of_every_token(plain):
-    vocabulary = plain.vocabulary()
+    vocabulary = plain.vocabulary
     assert len(vocabulary) == len(SPECIAL) + 256
     assert vocabulary[: len(SPECIAL)] == [""] * len(SPECIAL)
     assert {"a", " ", "\n"} <= set(vocabulary)

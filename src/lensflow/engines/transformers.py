@@ -52,7 +52,7 @@ class TransformersEngine:
         """See `Engine.generate`. Left-padded batches of prompts of similar length."""
         from transformers import GenerationConfig
 
-        ends = end_token_ids(self._eos, self._tokenizer.vocabulary() if stop else [], stop)
+        ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         # A fresh configuration: a checkpoint's own may sample or penalise repetition.
         greedy = GenerationConfig(
             do_sample=False,

@@ -98,7 +98,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
-        vocabulary = self._tokenizer.vocabulary()[:size] if stop else []
+        vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         params = SamplingParams(
             temperature=0,
             max_tokens=max_new_tokens,
