@@ -172,7 +172,7 @@ class StreamedDecoder:
         self.module: nn.Module = model.requires_grad_(False).eval()
         self._layers = layers_of(self.module)
         embedding = model.get_input_embeddings()
-        self._row_of = {token: row for row, token in enumerate(sorted({t for ids in sequences for t in ids}))}
+        used = torch.tensor(sorted({token for ids in sequences for token in ids}))
         (stack,) = (name for name, child in self.module.named_children() if child is self._layers)
         (table,) = (f"{name}.weight" for name, child in self.module.named_modules() if child is embedding)
         prefixes = [name.removesuffix(table) for name in self._files.location if name.endswith(table)]
@@ -184,11 +184,13 @@ class StreamedDecoder:
             for name, meta in self.module.state_dict().items()
             if not name.startswith(f"{stack}.")
         }
-        rows = weights.pop(table)[list(self._row_of)]
+        rows = weights.pop(table)[used]
         weights = {name: tensor.to(self.dtype) for name, tensor in weights.items()}
         self.module.load_state_dict(weights, strict=False, assign=True)
         embedding.weight = nn.Parameter(rows.to(self.dtype), requires_grad=False)
         embedding.padding_idx = None  # a row of the whole table, which says only where there is no gradient
+        # Only here, since a model may use the ids for more. That of pads, 0, gives the first row where it is not used.
+        embedding.register_forward_pre_hook(lambda module, args: (torch.searchsorted(used, args[0]), *args[1:]))
 
     def _unfit(self, reason: str) -> LensflowError:
         family = self.module.config.model_type  # type: ignore[union-attr]
@@ -246,10 +248,9 @@ class StreamedDecoder:
 
         layer = self._layers[index]
         handles = [layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
-        rows = torch.tensor([[self._row_of.get(token, 0) for token in row] for row in ids.tolist()])
         try:
             with tap_layers(self.module, [index], [index]) as states:
-                output: Tensor = self.module(input_ids=rows, use_cache=False).last_hidden_state
+                output: Tensor = self.module(input_ids=ids, use_cache=False).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
