@@ -116,7 +116,8 @@ def run_stages(checkpoint: Path, folder: Path, train: int = 13, dev: int = 3, ca
     for language, sequences in stages.sequences.items():
         rows = [{"id": i, "split": split, "prompt": i} for i, split in zip(ids, splits, strict=True)]
         write_jsonl(stages.texts[language], rows)
-        states = hidden_states.extract(decoder, sequences, cached_layers, 64, ids, language)
+        scratch = folder / "scratch" / language
+        states = hidden_states.extract(decoder, sequences, cached_layers, 64, ids, language, scratch)
         hidden_states.save(stages.states[language], states, ids)
     for space, path in stages.subspaces.items():
         fitting.fit(stages.setting(space), stages.states, stages.texts, path)

@@ -61,23 +61,28 @@ def pair_data(args: argparse.Namespace) -> None:
 
 
 def extract_hidden_states(args: argparse.Namespace) -> None:
-    """Run one language's texts through the frozen backbone."""
+    """Run one language's texts through the frozen backbone; goes on where a killed run stopped."""
     from lensflow import backbones, corpora, decoders, hidden_states
     from lensflow.config import Extraction, Prompt
+    from lensflow.files import scratch_folder
     from lensflow.prompts import PromptTokenizer
+    from lensflow.workflow import code_digest
 
     config = _stage_config(args.config)
     extraction = _section(config, "extraction", Extraction)
     prompt = _section(config, "prompt", Prompt)
     texts = corpora.read_texts(args.texts, ["train", "dev"])
-    backbones.verify(args.backbone)
+    manifest = backbones.verify(args.backbone)
     sequences = hidden_states.tokenize(PromptTokenizer(args.backbone.parent, prompt), texts, extraction)
-    decoder = decoders.load_decoder(args.backbone.parent)
     names = [text.id for text in texts]
-    states = hidden_states.extract(
-        decoder, sequences, extraction.trainable_layers, extraction.batch_tokens, names, args.texts.stem
-    )
-    hidden_states.save(args.output, states, names)
+    identity = [config, names, sequences, manifest["files"], code_digest("hidden_states")]
+    with scratch_folder(args.output, identity) as scratch:
+        arguments = (sequences, extraction.trainable_layers, extraction.batch_tokens, names, args.texts.stem, scratch)
+        if extraction.memory == "stream":
+            states = hidden_states.stream(decoders.StreamedDecoder(args.backbone.parent, sequences), *arguments)
+        else:
+            states = hidden_states.extract(decoders.load_decoder(args.backbone.parent), *arguments)
+        hidden_states.save(args.output, states, names)
 
 
 def fit_subspaces(args: argparse.Namespace) -> None:

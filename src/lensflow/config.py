@@ -236,6 +236,8 @@ class Extraction(Strict):
     truncation_side: Literal["left", "right"] = "left"  # left keeps the end of the prompt; code: right
     trainable_layers: Count = 2  # token states entering the last so many layers are cached for training
     batch_tokens: Count = 4096  # padded tokens a forward pass; does not change results beyond rounding
+    # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
+    memory: Literal["resident", "stream"] = "resident"
 
 
 class Evaluation(Strict):

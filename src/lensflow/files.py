@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(output: Path, identity: Any) -> Iterator[Path]:
+    """Yield a folder beside `output` that outlives a killed process, for the finished parts of a long piece of work.
+
+    It is removed on success. Those that a run of another identity left for the same output are removed, too.
+
+    Args:
+        output: what the work ends in.
+        identity: a JSON value of everything that the parts depend on.
+    """
+    folder = output.with_name(f".{output.name}.{digest(identity)[:16]}.parts")
+    for other in output.parent.glob(f".{output.name}.*.parts"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lensflow import fitting, hidden_states
 from lensflow.config import Lens, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import batches_by_length, layers_of, load_top_layers, only_last_token, tap_layers
+from lensflow.decoders import WeightFiles, batches_by_length, layers_of, load_top_layers, only_last_token, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods.lens import LensObjective, objective
@@ -397,7 +397,6 @@ def train(
     half = next(iter(caches.values())).tokens.dtype != torch.float32
     check_stack(stack, caches, tolerance=5e-2 if half else 1e-3)
     target = objective(config, fitting.load(subspaces, setting), setting.targets)
-    before = {name: value.detach().clone() for name, value in decoder.named_parameters() if value.requires_grad}
     dev = caches[setting.central].of_split("dev")
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
 
@@ -406,11 +405,11 @@ def train(
     trainer.run(scratch, output.parent.parent.name)
 
     dev_states |= {f"after.{language}": stack.last_of(cache, dev) for language, cache in caches.items()}
-    after = dict(decoder.named_parameters())
+    backbone = WeightFiles(checkpoint)  # read again rather than kept: a copy of the layers is gigabytes
     delta = {
-        names[name]: after[name].detach().contiguous()
-        for name, old in before.items()
-        if not torch.equal(old, after[name])
+        names[name]: value.detach().contiguous()
+        for name, value in decoder.named_parameters()
+        if value.requires_grad and not torch.equal(backbone.read(names[name]).to(value.dtype), value)
     }
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:

@@ -1,22 +1,33 @@
 import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import hidden_states
-from lensflow.decoders import batches_by_length, layers_of, load_decoder
+from lensflow import cli, hidden_states
+from lensflow.decoders import StreamedDecoder, WeightFiles, batches_by_length, layers_of, load_decoder
 from lensflow.errors import LensflowError
+from lensflow.files import write_jsonl
 
 SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
 NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]
 
 
 def extract(decoder, trainable=2, batch_tokens=40, sequences=SEQUENCES):
-    return hidden_states.extract(decoder, sequences, trainable, batch_tokens, NAMES[: len(sequences)], "zh")
+    run = hidden_states.stream if isinstance(decoder, StreamedDecoder) else hidden_states.extract
+    with tempfile.TemporaryDirectory() as scratch:
+        return run(decoder, sequences, trainable, batch_tokens, NAMES[: len(sequences)], "zh", Path(scratch))
 
 
 def alone(checkpoint, dtype=torch.float32):
@@ -42,6 +53,60 @@ def test_states_are_those_of_each_text_alone(checkpoint, family):
         start = stop
     assert found.lengths.tolist() == [len(ids) for ids in SEQUENCES]
     assert len(found.tokens) == start
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_layer_by_layer_gives_the_same_bits(checkpoint, family, dtype):
+    folder = checkpoint(family, dtype)
+    whole, streamed = extract(load_decoder(folder)), extract(StreamedDecoder(folder, SEQUENCES))
+    for name in ("last", "last_post_norm", "tokens", "lengths"):
+        assert torch.equal(getattr(streamed, name), getattr(whole, name)), name
+
+
+def test_no_more_than_one_layer_is_ever_held(checkpoint, monkeypatch):
+    decoder = StreamedDecoder(checkpoint("llama"), SEQUENCES)
+    used = {token for ids in SEQUENCES for token in ids}
+    assert decoder.module.get_input_embeddings().weight.shape == (len(used), tiny.WIDTH)
+    held = []
+    run = decoder.run
+
+    def watch(index, *states):
+        layers = layers_of(decoder.module)
+        held.append([i for i, layer in enumerate(layers) if any(not p.is_meta for p in layer.parameters())] == [index])
+        return run(index, *states)
+
+    monkeypatch.setattr(decoder, "run", watch)
+    extract(decoder)
+    assert len(held) >= tiny.LAYERS
+    assert all(held)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "shape", "table"])
+def test_a_checkpoint_that_cannot_be_streamed(checkpoint, tmp_path, spoil):
+    source = checkpoint("llama")
+    shutil.copy(source / "config.json", tmp_path)
+    weights = {name: WeightFiles(source).read(name) for name in WeightFiles(source).location}
+    if spoil == "table":
+        del weights["model.embed_tokens.weight"]
+    elif spoil == "missing":
+        del weights["model.layers.2.mlp.up_proj.weight"]
+    else:
+        weights["model.layers.2.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    save_file(weights, tmp_path / "model.safetensors")
+    name = "embed_tokens" if spoil == "table" else r"model\.layers\.2\.mlp\.up_proj"
+    message = rf"^model type 'llama': .*'{name}\.weight'.*; set extraction\.memory: resident$"
+    with pytest.raises(LensflowError, match=message):
+        extract(StreamedDecoder(tmp_path, SEQUENCES))
+
+
+def test_layers_that_return_tuples_cannot_be_streamed(checkpoint):
+    decoder = StreamedDecoder(checkpoint("llama"), SEQUENCES)
+    layers_of(decoder.module)[0].register_forward_hook(lambda module, args, output: (output,))
+    with pytest.raises(
+        LensflowError, match=r"^model type 'llama': layers return more .* extraction\.memory: resident$"
+    ):
+        extract(decoder)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mistral"])
@@ -104,6 +169,89 @@ def test_damaged_states_are_reported_in_one_line(tmp_path):
     path.write_bytes(b"half")
     with pytest.raises(LensflowError, match=r"zh\.safetensors: cannot be read .+delete it and run again$"):
         hidden_states.load(path)
+
+
+# --- Killed, and run again --------------------------------------------------------------------------------------------
+
+
+def killed_at(shards: int, half: bool, arguments: list[str]) -> None:
+    """Run the command line; after so many shards, die before the next file is written or in the middle of it."""
+    write, written = hidden_states.save_file, itertools.count()
+
+    def save(tensors: object, path: Path, **rest: object) -> None:
+        if next(written) == shards:
+            if half:
+                path.write_bytes(b"half a file")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(tensors, path, **rest)
+
+    hidden_states.save_file = save
+    cli.main(arguments)
+
+
+def die(*arguments):
+    context = multiprocessing.get_context("forkserver")  # clean processes that share one import of torch
+    context.set_forkserver_preload([__name__, "transformers.models.llama.modeling_llama"])
+    process = context.Process(target=killed_at, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def arguments_of(checkpoint, folder, output, **changes):
+    """The command line for 11 texts in batches of at most 40 tokens."""
+    manifest = tiny.backbone(checkpoint("llama"), folder / "backbone" / "manifest.json")
+    texts = folder / "zh.jsonl"
+    write_jsonl(texts, [{"id": name, "split": "train", "prompt": "x" * (3 * n + 1)} for n, name in enumerate(NAMES)])
+    config = {"prompt": {"format": "plain", "template": "{prompt}"}, "extraction": {"batch_tokens": 40} | changes}
+    return [
+        *("extract-hidden-states", "--config", json.dumps(config), "--backbone", str(manifest)),
+        *("--texts", str(texts), "--output", str(output)),
+    ]
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_a_killed_extraction_goes_on_at_the_last_finished_shard(checkpoint, tmp_path, memory, monkeypatch):
+    lengths = [3 * n + 2 for n in range(len(NAMES))]
+    total = {"resident": len(batches_by_length(lengths, 40)), "stream": tiny.LAYERS}[memory]
+    undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
+    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
+    arguments = arguments_of(checkpoint, tmp_path, output, memory=memory)
+    finished = 0
+    # The last one dies in the middle of the output itself.
+    for shards, half in ((1, False), (1, True), (0, False), (total - 2, True)):
+        die(shards, half, arguments)
+        finished += shards
+        (scratch,) = output.parent.glob("*.parts")
+        if memory == "resident":
+            assert len(list(scratch.glob("[0-9]*.safetensors"))) == finished
+        else:
+            assert load_file(scratch / "layers.safetensors")["done"] == finished
+        assert not output.exists()
+    written = []
+    write = hidden_states.save_file
+    monkeypatch.setattr(
+        hidden_states, "save_file", lambda tensors, path, **rest: (written.append(path), write(tensors, path, **rest))
+    )
+    assert cli.main(arguments) == 0
+    assert len(written) == 1  # nothing was left to compute
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert not list(output.parent.glob("*.parts"))
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_shards_of_another_run_are_ignored(checkpoint, tmp_path, memory):
+    undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
+    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory, max_tokens=5)) == 0
+    die(2, False, arguments_of(checkpoint, tmp_path, output, memory=memory))
+    assert cli.main(arguments_of(checkpoint, tmp_path, output, memory=memory, max_tokens=5)) == 0
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_streaming_never_loads_the_whole_decoder(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("lensflow.decoders.load_decoder", lambda *_: pytest.fail("the whole decoder was loaded"))
+    assert cli.main(arguments_of(checkpoint, tmp_path, tmp_path / "zh.safetensors", memory="stream")) == 0
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
