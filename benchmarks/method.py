@@ -121,7 +121,7 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
     project_specific = specific @ specific.mT  # (d, d)
     shifts = {
         language: method.strength_of(language) * project_specific @ (mean - subspaces["means"][0])
-        for language, mean in zip(task["languages"], subspaces["means"], strict=True)
+        for language, mean in zip(targets, subspaces["means"][1:], strict=True)
     }
 
     decayed = [parameter for parameter in trained if parameter.ndim > 1]
