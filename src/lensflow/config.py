@@ -190,6 +190,7 @@ class Lens(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps; code
     weight_decay: NonNegative = 0.1  # code
+    precision: Literal["float32", "backbone"] = "float32"  # of the trained layers; code: the backbone's (bfloat16)
     epochs: Count = 1  # paper
     batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
 

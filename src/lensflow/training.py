@@ -2,7 +2,7 @@
 
 The frozen layers ran once, in `extract_hidden_states`: here only the top layers exist, fed with the states that enter
 them. Weights, gradients and optimizer are float32 whatever the backbone's precision, because at lr 1e-5 an update of
-bfloat16 weights rounds away.
+bfloat16 weights rounds away; `precision: backbone` lets it, as the published code does.
 """
 
 import json
@@ -102,12 +102,12 @@ class TopStack:
         Returns:
             States (n, T, d) at the top and lengths (n,).
         """
-        padded, lengths = _pad(entering)
+        padded, lengths = self._pad(entering)
         return self._top(padded), lengths
 
     def last(self, entering: Sequence[Tensor]) -> Tensor:
         """Return the last-token states (n, d) at the top; like `last_token(*self.states(entering))`, but faster."""
-        padded, lengths = _pad(entering)
+        padded, lengths = self._pad(entering)
         with only_last_token(self.decoder, lengths):
             return self._top(padded).squeeze(1)
 
@@ -116,7 +116,7 @@ class TopStack:
         """Return the last-token states (len(indices), d) of some texts, without gradients."""
         result = torch.empty(len(indices), cache.tokens.shape[1])
         for batch in batches_by_length([cache.length(index) for index in indices], batch_tokens):
-            result[batch] = self.last([cache.entering(indices[position]) for position in batch])
+            result[batch] = self.last([cache.entering(indices[position]) for position in batch]).float()
         return result
 
     def _top(self, padded: Tensor) -> Tensor:
@@ -124,10 +124,10 @@ class TopStack:
             output: Tensor = self.decoder(inputs_embeds=padded, use_cache=False).last_hidden_state
         return output if self.space == "post_norm" else tapped["out", self.depth - 1]
 
-
-def _pad(entering: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(states) for states in entering])
-    return nn.utils.rnn.pad_sequence(list(entering), batch_first=True), lengths
+    def _pad(self, entering: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(states) for states in entering])
+        padded = nn.utils.rnn.pad_sequence(list(entering), batch_first=True)
+        return padded.to(next(self.decoder.parameters()).dtype), lengths
 
 
 def epoch_batches(
@@ -392,10 +392,11 @@ def train(
     """
     caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
     check_aligned({language: cache.texts for language, cache in caches.items()})
-    decoder, names = load_top_layers(checkpoint, cached_layers, torch.float32)
+    backbone_dtype = caches[setting.central].tokens.dtype
+    dtype = backbone_dtype if config.precision == "backbone" else torch.float32
+    decoder, names = load_top_layers(checkpoint, cached_layers, dtype)
     stack = TopStack(decoder, config.layers, setting.space)
-    half = next(iter(caches.values())).tokens.dtype != torch.float32
-    check_stack(stack, caches, tolerance=5e-2 if half else 1e-3)
+    check_stack(stack, caches, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
     target = objective(config, fitting.load(subspaces, setting), setting.targets)
     dev = caches[setting.central].of_split("dev")
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
@@ -407,7 +408,7 @@ def train(
     dev_states |= {f"after.{language}": stack.last_of(cache, dev) for language, cache in caches.items()}
     backbone = WeightFiles(checkpoint)  # read again rather than kept: a copy of the layers is gigabytes
     delta = {
-        names[name]: value.detach().contiguous()
+        names[name]: value.detach().float().contiguous()
         for name, value in decoder.named_parameters()
         if value.requires_grad and not torch.equal(backbone.read(names[name]).to(value.dtype), value)
     }

@@ -48,6 +48,11 @@ def lens(**keys: object) -> Lens:
     return parse(Lens, {"kind": "lens", **keys})
 
 
+def test_the_published_method_leaves_no_key_to_a_default():
+    written = merged("published.yaml")["methods"]["lens-published"]
+    assert written.keys() == lens().canonical().keys()
+
+
 def test_the_strength_is_one_for_all_or_one_a_language():
     assert lens(**{"lambda": 0.3}).strength_of("zh") == 0.3
     assert lens(**{"lambda": {"zh": 0.3, "sw": 0.1}}).strength_of("sw") == 0.1

@@ -1,0 +1,68 @@
+"""The published procedure of benchmarks/method.py computes what our stages compute, or the race means nothing."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from lensflow import fitting, hidden_states, training
+from lensflow.config import Extraction, Lens, PlainPrompt, Setting
+from lensflow.corpora import read_texts
+from lensflow.decoders import load_decoder
+from lensflow.files import write_jsonl
+from lensflow.prompts import PromptTokenizer
+
+PAIRS = 12  # not a multiple of the published probing batch, nor of the training batch
+WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}
+
+
+@pytest.fixture(scope="module")
+def method():
+    path = Path(__file__).parents[2] / "benchmarks" / "method.py"
+    spec = importlib.util.spec_from_file_location("benchmark_method", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, checkpoint, tmp_path, family):
+    folder = checkpoint(family)
+    setting = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})
+    # A learning rate at which nothing moves: the mean over an epoch then does not depend on the order.
+    lens = {"kind": "lens", "retain_on": "mean", "lr": 1e-12, "weights": {"pull": 0.7, "push": 1.3, "retain": 1.0}}
+    config = Lens.model_validate(lens | {"lambda": {"zh": 0.5, "sw": 0.9}, "batch_size": 4})
+    extraction = Extraction(max_tokens=24, truncation_side="right")
+    prompt, tokenizer = PlainPrompt(format="plain"), PromptTokenizer(folder, PlainPrompt(format="plain"))
+    texts, states = {}, {}
+    decoder = load_decoder(folder)
+    for language, word in WORDS.items():
+        texts[language] = tmp_path / "texts" / f"{language}.jsonl"
+        states[language] = tmp_path / "states" / f"{language}.safetensors"
+        rows = [{"id": str(i), "split": "train", "prompt": f"{word * (i % 3 + 1)} {i}"} for i in range(PAIRS)]
+        write_jsonl(texts[language], rows)
+        sequences = hidden_states.tokenize(tokenizer, read_texts(texts[language], ["train"]), extraction)
+        found = hidden_states.extract(decoder, sequences, 2, 64, [row["id"] for row in rows], language)
+        hidden_states.save(states[language], found, [row["id"] for row in rows])
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    fitting.fit(setting, states, texts, ours)
+    delta = tmp_path / "run" / "seed0" / "delta.safetensors"
+    training.train(config, setting, 0, 2, folder, ours, states, texts, delta)
+    history = [json.loads(line) for line in (delta.parent / "history.jsonl").open()]
+
+    task = {"checkpoint": folder, "dtype": "float32", "prompt": prompt.canonical(), "texts": texts, "pairs": PAIRS}
+    task |= {"extraction": extraction.canonical(), "languages": list(tiny.LANGUAGES)}
+    method.published_probe(task | {"output": theirs})
+    fitted, published = fitting.load(ours, setting), load_file(theirs)
+    for layer in range(tiny.LAYERS):
+        torch.testing.assert_close(published[f"{layer}.agnostic"][:, 0], fitted.agnostic[layer], rtol=1e-3, atol=1e-4)
+        basis = published[f"{layer}.specific"]
+        mine = fitted.specific[layer]
+        torch.testing.assert_close(basis @ basis.mT, mine @ mine.mT, rtol=1e-3, atol=1e-4)
+    loss = method.published_train(task | {"subspaces": theirs, "method": config.canonical()})["loss"]
+    rows = [row["loss"] for row in history if row["split"] == "train"]
+    assert loss == pytest.approx(sum(rows) / len(rows), rel=1e-3)
