@@ -1,0 +1,31 @@
+"""The documents say what the code does and what the pipeline printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lensflow.config import Evaluation, Extraction, Lens, Run, Setting
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readmes_table_was_printed_by_the_demo():
+    printed = {line.rstrip() for line in (ROOT / "docs/demo/main.txt").read_text().splitlines()}
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    table = next(block for block in blocks if "fidelity" in block)
+    lines = [line for line in table.splitlines() if line]
+    assert len(lines) > 10
+    assert [line for line in lines if line not in printed] == []
+
+
+@pytest.mark.parametrize("section", [Evaluation, Extraction, Lens, Run, Setting])
+def test_every_key_is_explained(section):
+    text = (ROOT / "config/README.md").read_text()
+    names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}
+    assert {name for name in names if not re.search(rf"[`.]{name}`|\b{name}:", text)} == set()
+
+
+def test_the_documents_pictures_exist():
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / picture).is_file()
