@@ -227,7 +227,16 @@ def extraction_rate(task: dict[str, Any]) -> dict[str, Any]:
 
     def pass_over(sequences: list[list[int]], language: str) -> None:
         names = [str(index) for index in range(len(sequences))]
-        extract(decoder, sequences, settings["trainable_layers"], settings["batch_tokens"], names, language)
+        with tempfile.TemporaryDirectory() as scratch:  # a new one a pass, or its finished batches would be taken over
+            extract(
+                decoder,
+                sequences,
+                settings["trainable_layers"],
+                settings["batch_tokens"],
+                names,
+                language,
+                Path(scratch),
+            )
 
     for language, sequences in languages.items():
         pass_over(sequences[:4], f"warm-up {language}")

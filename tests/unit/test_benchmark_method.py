@@ -46,7 +46,9 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
         rows = [{"id": str(i), "split": "train", "prompt": f"{word * (i % 3 + 1)} {i}"} for i in range(PAIRS)]
         write_jsonl(texts[language], rows)
         sequences = hidden_states.tokenize(tokenizer, read_texts(texts[language], ["train"]), extraction)
-        found = hidden_states.extract(decoder, sequences, 2, 64, [row["id"] for row in rows], language)
+        found = hidden_states.extract(
+            decoder, sequences, 2, 64, [row["id"] for row in rows], language, tmp_path / language
+        )
         hidden_states.save(states[language], found, [row["id"] for row in rows])
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     fitting.fit(setting, states, texts, ours)
