@@ -1,14 +1,15 @@
 """Time and memory of the method: our stages beside the published procedure, on the same texts in the same precision.
 
-    python benchmarks/method.py --backbone results/gemma-3-270m/backbone/manifest.json --out benchmarks/out
+    python benchmarks/method.py --backbone results/gemma-3-270m/backbone/manifest.json
 
 Run it from the repository root on a quiet machine (the full size takes about half an hour on two cores). Both sides
 make the choices of `config/published.yaml`. Every stage is a process of its own, timed from its start to its end,
 imports and loading of the model included; its peak memory is its maximum resident set, mapped files included.
 
 - Ours: `lensflow extract-hidden-states` for each language, `fit-subspaces`, `train`, with the dev texts that a user's
-  run has, too (an eighth of the pairs), which the other side is spared.
-- Published: `published_probe` and `published_train` below.
+  run has, too (an eighth of the pairs), which the other side is spared. The languages are extracted as the workflow
+  does it, one thread each and as many at a time as there are cores; their memory is added up.
+- Published: `published_probe` and `published_train` below, one process each with all cores.
 """
 
 import argparse
@@ -22,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensflow import cli, corpora
-from lensflow.config import Config, Lens, load
+from lensflow import corpora
+from lensflow.config import Config, Lens, read
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl, write_text
 
@@ -77,7 +79,7 @@ def published_probe(task: dict[str, Any]) -> dict[str, Any]:
             batches = range(0, task["pairs"], PROBING_BATCH)
             for start in tqdm(batches, desc=f"published: probing {language}", mininterval=1):
                 stop = min(start + PROBING_BATCH, task["pairs"])
-                output = model(**left_padded(sequences[language][start:stop]), output_hidden_states=True)
+                output = model(**left_padded(sequences[language].ids[start:stop]), output_hidden_states=True)
                 states.append(torch.stack([layer[:, -1] for layer in output.hidden_states[1:]]).float())
             means.append(torch.cat(states, dim=1).mean(dim=1))
     tensors: dict[str, torch.Tensor] = {}
@@ -97,7 +99,10 @@ def published_probe(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def published_train(task: dict[str, Any]) -> dict[str, Any]:
-    """Policy and reference whole, output layer included, at every step; one pair a step, eight accumulated."""
+    """Policy and reference whole, output layer included, for every text; one text a step, eight accumulated.
+
+    A text's languages run one after the other; the optimizer has float32 masters, as DeepSpeed's bfloat16 mode has.
+    """
     import torch
     from safetensors.torch import load_file
     from tqdm import tqdm
@@ -112,7 +117,7 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     central, *targets = task["languages"]
     sequences = read_sequences(task)
-    pairs = [(index, language) for language in targets for index in range(task["pairs"])]
+    texts = task["pairs"]
 
     subspaces = load_file(task["subspaces"])
     top = policy.config.num_hidden_layers - 1
@@ -124,45 +129,52 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
         for language, mean in zip(targets, subspaces["means"][1:], strict=True)
     }
 
-    decayed = [parameter for parameter in trained if parameter.ndim > 1]
-    kept = [parameter for parameter in trained if parameter.ndim <= 1]
+    masters = [torch.nn.Parameter(parameter.detach().float()) for parameter in trained]
+    decayed = [parameter for parameter in masters if parameter.ndim > 1]
+    kept = [parameter for parameter in masters if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": method.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=method.lr)
-    steps = method.epochs * math.ceil(len(pairs) / method.batch_size)
+    steps = method.epochs * math.ceil(texts / method.batch_size)
     schedule = get_scheduler(method.schedule, optimizer, math.ceil(method.warmup * steps), steps)
+
+    def top(model: Any, language: str, index: int) -> Any:
+        ids = torch.tensor([sequences[language].ids[index]])
+        return model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].float()  # (T, d)
+
     first_epoch = []
     for epoch in range(method.epochs):
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(epoch)).tolist()
+        order = torch.randperm(texts, generator=torch.Generator().manual_seed(epoch)).tolist()
         progress = tqdm(order, desc=f"published: epoch {epoch + 1} of {method.epochs}", mininterval=1)
-        for step, number in enumerate(progress, start=1):
-            index, language = pairs[number]
-            inputs = left_padded([sequences[central][index], sequences[language][index]])
-            states = policy(**inputs, output_hidden_states=True).hidden_states[-1].float()
+        for step, index in enumerate(progress, start=1):
+            states = {language: top(policy, language, index) for language in task["languages"]}
             with torch.no_grad():
-                untouched = reference(**inputs, output_hidden_states=True).hidden_states[-1].float()
-            pull = (states[1, -1] - states[0, -1]) @ project_agnostic
-            push = (states[1, -1] - untouched[1, -1]) @ project_specific - shifts[language]
-            retain = states[0].mean(dim=0) - untouched[0].mean(dim=0)
-            loss = (
-                method.weights.pull * pull.square().mean()
-                + method.weights.push * push.square().mean()
-                + method.weights.retain * retain.square().mean()
-            )
+                untouched = {language: top(reference, language, index) for language in task["languages"]}
+            retain = states[central].mean(dim=0) - untouched[central].mean(dim=0)
+            loss = method.weights.retain * retain.square().mean()
+            for language in targets:
+                push = (states[language][-1] - untouched[language][-1]) @ project_specific - shifts[language]
+                pull = (states[language][-1] - states[central][-1]) @ project_agnostic
+                loss = loss + method.weights.push * push.square().mean() + method.weights.pull * pull.square().mean()
             (loss / method.batch_size).backward()
             if epoch == 0:
                 first_epoch.append(loss.item())
             if step % method.batch_size == 0 or step == len(order):
+                for parameter, master in zip(trained, masters, strict=True):
+                    master.grad, parameter.grad = parameter.grad.float(), None
+                torch.nn.utils.clip_grad_norm_(masters, method.max_grad_norm)
                 optimizer.step()
                 schedule.step()
-                optimizer.zero_grad()
+                with torch.no_grad():
+                    for parameter, master in zip(trained, masters, strict=True):
+                        parameter.copy_(master)
     return {"loss": sum(first_epoch) / len(first_epoch)}
 
 
 # --- Other tasks, in processes of their own ---------------------------------------------------------------------------
 
 
-def read_sequences(task: dict[str, Any]) -> dict[str, list[list[int]]]:
-    """Token ids of every language's texts, as our stage makes them."""
+def read_sequences(task: dict[str, Any]) -> dict[str, Any]:
+    """Every language's `Sequences`, as our stage makes them."""
     from lensflow.config import Extraction, Prompt, parse
     from lensflow.hidden_states import tokenize
     from lensflow.prompts import PromptTokenizer
@@ -170,7 +182,7 @@ def read_sequences(task: dict[str, Any]) -> dict[str, list[list[int]]]:
     tokenizer = PromptTokenizer(Path(task["checkpoint"]), parse(Prompt, task["prompt"]))
     extraction = Extraction.model_validate(task["extraction"])
     return {
-        language: tokenize(tokenizer, corpora.read_texts(Path(path), ["train", "dev"]), extraction)
+        language: tokenize(tokenizer, language, corpora.read_texts(Path(path), ["train", "dev"]), extraction)
         for language, path in task["texts"].items()
     }
 
@@ -191,7 +203,7 @@ def convert(task: dict[str, Any]) -> dict[str, Any]:
             and not path.name.startswith(("manifest", "model"))
         ):
             shutil.copy(path, copy)
-    backbone = {"source": {"kind": "folder", "path": str(copy)}, "license": "", "disk_gb": 1.0}
+    backbone = {"source": {"kind": "folder", "path": str(copy)}, "license": ""}
     manifest = Path(task["manifest"])
     prepare_backbone(Backbone.model_validate(backbone | {"prompt": task["prompt"]}), Path(), manifest)
     return {}
@@ -215,39 +227,31 @@ def extraction_rate(task: dict[str, Any]) -> dict[str, Any]:
     """Texts/s of `extract`, model loaded, and FLOP/s beside the machine's peak, measured before and after."""
     import torch
 
+    from lensflow.config import Extraction
     from lensflow.decoders import load_decoder
-    from lensflow.hidden_states import extract
+    from lensflow.hidden_states import Sequences, extract
 
     dtype = getattr(torch, task["dtype"])
     peak = matmul_rate(dtype)
     decoder = load_decoder(Path(task["checkpoint"]))
     assert next(decoder.parameters()).dtype == dtype
     languages = read_sequences(task)
-    settings = task["extraction"]
+    extraction = Extraction.model_validate(task["extraction"])
 
-    def pass_over(sequences: list[list[int]], language: str) -> None:
-        names = [str(index) for index in range(len(sequences))]
+    def pass_over(texts: Sequences) -> None:
         with tempfile.TemporaryDirectory() as scratch:  # a new one a pass, or its finished batches would be taken over
-            extract(
-                decoder,
-                sequences,
-                settings["trainable_layers"],
-                settings["batch_tokens"],
-                names,
-                language,
-                Path(scratch),
-            )
+            extract(decoder, texts, extraction, Path(scratch))
 
-    for language, sequences in languages.items():
-        pass_over(sequences[:4], f"warm-up {language}")
+    for texts in languages.values():
+        pass_over(Sequences(f"warm-up {texts.language}", texts.names[:4], texts.ids[:4]))
     started = time.perf_counter()
-    for language, sequences in languages.items():
-        pass_over(sequences, language)
+    for texts in languages.values():
+        pass_over(texts)
     seconds = time.perf_counter() - started
     peak = max(peak, matmul_rate(dtype))
 
     shape: Any = decoder.config
-    lengths = [len(ids) for sequences in languages.values() for ids in sequences]
+    lengths = [len(ids) for texts in languages.values() for ids in texts.ids]
     embeddings = sum(p.numel() for name, p in decoder.named_parameters() if "embed" in name)
     weights = sum(p.numel() for p in decoder.parameters()) - embeddings
     width = shape.num_attention_heads * (
@@ -296,10 +300,11 @@ def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def spawn(arguments: Iterable[str | Path]) -> Measured:
+def spawn(arguments: Iterable[str | Path], threads: int | None = None) -> Measured:
     """Run a process to its end; what it prints on stdout is its result in JSON, or nothing."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     with process.stdout:
         printed = process.stdout.read()
@@ -317,13 +322,13 @@ def run_task(task: Any, **values: Any) -> Measured:
     return spawn([__file__, "--task", task.__name__, json.dumps(values, default=str)])
 
 
-def stage(name: str, config: dict[str, Any], **paths: Any) -> Measured:
+def stage(name: str, config: dict[str, Any], threads: int | None = None, **paths: Any) -> Measured:
     """Run one of our stages through the command line."""
     say(f"lensflow {name} {paths['output'].name}")
     arguments: list[str | Path] = ["-m", "lensflow.cli", name, "--config", json.dumps(config)]
     for key, value in paths.items():
         arguments += [f"--{key}", *(value if isinstance(value, list) else [value])]
-    return spawn(arguments)
+    return spawn(arguments, threads)
 
 
 def write_texts(config: Config, languages: tuple[str, ...], corpus: str, pairs: int, folder: Path) -> dict[str, Path]:
@@ -363,26 +368,33 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
 
     states = {language: work / dtype / "states" / f"{language}.safetensors" for language in languages}
     extract_config = {"extraction": extraction.canonical(), "prompt": prompt}
-    extracted = [
-        stage("extract-hidden-states", extract_config, backbone=manifest, texts=texts[code], output=states[code])
-        for code in languages
-    ]
+
+    def extract(code: str) -> Measured:
+        return stage(
+            "extract-hidden-states", extract_config, 1, backbone=manifest, texts=texts[code], output=states[code]
+        )
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(extract, languages))
+    at_once = sorted((part.megabytes for part in parts), reverse=True)[: os.cpu_count()]
+    extracted = Measured(time.perf_counter() - started, sum(at_once))
     files = {"states": list(states.values()), "texts": list(texts.values())}
     subspaces = work / dtype / "subspaces.safetensors"
     fitted = stage("fit-subspaces", {"setting": setting.canonical()}, output=subspaces, **files)
     published = shared | {"languages": languages, "pairs": args.pairs}
     probed = run_task(published_probe, output=work / dtype / "published.safetensors", **published)
 
-    ours_before = sum(part.seconds for part in [*extracted, fitted])
+    ours_before = extracted.seconds + fitted.seconds
     yield row(dtype, "states and subspaces", "s", ours_before, probed.seconds)
-    memory = [[*extracted, fitted], [probed]]
+    memory = [[extracted, fitted], [probed]]
     targets = {1: 5.0, 10: 20.0}
     for epochs in args.epochs:
         described = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         settings = method.model_copy(update={"epochs": epochs}).canonical()
         output = work / dtype / "run" / f"{epochs}-epochs" / "delta.safetensors"
         stage_config = {"method": settings, "setting": setting.canonical(), "seed": 0}
-        stage_config["cached_layers"] = extraction.trainable_layers
+        stage_config["extraction"] = extraction.canonical()
         ours = stage("train", stage_config, backbone=manifest, subspaces=subspaces, output=output, **files)
         theirs = run_task(
             published_train, subspaces=work / dtype / "published.safetensors", method=settings, **published
@@ -464,7 +476,7 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=160, help="texts of each language")
     options.add_argument("--epochs", type=int, nargs="+", default=[1, 10])
     options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    options.add_argument("--out", type=Path, default=Path("benchmarks/out"))
+    options.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     options.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.task:
@@ -472,7 +484,7 @@ def main() -> None:
         print(json.dumps(TASKS[name](json.loads(values))))
         return
     args.backbone = args.backbone.absolute()
-    config = load(cli._load_config([Path("config/published.yaml")]))
+    config = read([Path("config/published.yaml")], Path())
     heading = (
         f"{args.backbone.parent.parent.name}, {args.setting}, {args.pairs} pairs (train, dev and test texts together: "
         f"for timing only), {os.cpu_count()} cores. Ratios: published / ours. Every stage is a process of its own, "

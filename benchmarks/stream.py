@@ -97,8 +97,9 @@ def stages(folder: Path) -> list[tuple[str, list[str]]]:
     source = {"kind": "folder", "path": str((folder / "checkpoint").resolve())}
     prompt = {"format": "plain"}
     prepare = {"backbone": {"source": source, "license": "none", "prompt": prompt}}
-    extract = {"prompt": prompt, "extraction": {"memory": "stream", "trainable_layers": 2}}
-    train = {"method": {"kind": "lens", "layers": 2}, "setting": setting, "seed": 0, "cached_layers": 2}
+    extraction = {"memory": "stream", "trainable_layers": 2}
+    extract = {"prompt": prompt, "extraction": extraction}
+    train = {"method": {"kind": "lens", "layers": 2}, "setting": setting, "seed": 0, "extraction": extraction}
     subspaces = str(folder / "subspaces.safetensors")
     all_files = ["--states", *states.values(), "--texts", *texts.values()]
     backbone = ["--backbone", str(manifest)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tiny
+from lensflow.config import Extraction
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,8 @@ def stages(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     """Give what the stages before training write for a tiny checkpoint, run once."""
 
     @functools.cache
-    def run(family: str, dtype: torch.dtype = torch.float32) -> tiny.Stages:
-        return tiny.run_stages(checkpoint(family, dtype), tmp_path_factory.mktemp(f"{family}-stages"))
+    def run(family: str, dtype: torch.dtype = torch.float32, pooling: str = "last") -> tiny.Stages:
+        folder = tmp_path_factory.mktemp(f"{family}-stages")
+        return tiny.run_stages(checkpoint(family, dtype), folder, Extraction(pooling=pooling, batch_tokens=64))
 
     return run

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from lensflow import fitting, hidden_states
 from lensflow.backbones import prepare_backbone
-from lensflow.config import Backbone, Setting
+from lensflow.config import Backbone, Extraction, Setting
 from lensflow.decoders import load_decoder
 from lensflow.files import write_jsonl
 
@@ -74,7 +74,6 @@ def backbone(source: Path, output: Path) -> Path:
         "source": {"kind": "folder", "path": str(source)},
         "license": "none",
         "prompt": {"format": "plain"},
-        "disk_gb": 0.1,
     }
     prepare_backbone(Backbone.model_validate(config), Path(), output)
     return output
@@ -101,7 +100,7 @@ class Stages:
         return Setting.model_validate({"central": "en", "languages": list(LANGUAGES), "space": space})
 
 
-def run_stages(checkpoint: Path, folder: Path, train: int = 13, dev: int = 3, cached_layers: int = 2) -> Stages:
+def run_stages(checkpoint: Path, folder: Path, extraction: Extraction, train: int = 13, dev: int = 3) -> Stages:
     """Write texts, hidden states and, for both spaces, subspaces."""
     decoder = load_decoder(checkpoint)
     ids = [f"text-{index}" for index in range(train + dev)]
@@ -117,7 +116,9 @@ def run_stages(checkpoint: Path, folder: Path, train: int = 13, dev: int = 3, ca
         rows = [{"id": i, "split": split, "prompt": i} for i, split in zip(ids, splits, strict=True)]
         write_jsonl(stages.texts[language], rows)
         scratch = folder / "scratch" / language
-        states = hidden_states.extract(decoder, sequences, cached_layers, 64, ids, language, scratch)
+        scratch.mkdir(parents=True)
+        texts = hidden_states.Sequences(language, ids, sequences)
+        states = hidden_states.extract(decoder, texts, extraction, scratch)
         hidden_states.save(stages.states[language], states, ids)
     for space, path in stages.subspaces.items():
         fitting.fit(stages.setting(space), stages.states, stages.texts, path)

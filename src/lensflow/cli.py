@@ -46,8 +46,6 @@ def prepare_backbone(args: argparse.Namespace) -> None:
     from lensflow.config import Backbone
 
     config = _stage_config(args.config)
-    if isinstance(config.get("backbone"), dict):
-        config["backbone"] = {"disk_gb": 1.0} | config["backbone"]
     backbones.prepare_backbone(_section(config, "backbone", Backbone), args.root, args.output)
 
 
@@ -73,16 +71,16 @@ def extract_hidden_states(args: argparse.Namespace) -> None:
     prompt = _section(config, "prompt", Prompt)
     texts = corpora.read_texts(args.texts, ["train", "dev"])
     manifest = backbones.verify(args.backbone)
-    sequences = hidden_states.tokenize(PromptTokenizer(args.backbone.parent, prompt), texts, extraction)
-    names = [text.id for text in texts]
-    identity = [config, names, sequences, manifest["files"], code_digest("hidden_states")]
+    tokenizer = PromptTokenizer(args.backbone.parent, prompt)
+    sequences = hidden_states.tokenize(tokenizer, args.texts.stem, texts, extraction)
+    identity = [config, vars(sequences), manifest["files"], code_digest("hidden_states")]
     with scratch_folder(args.output, identity) as scratch:
-        arguments = (sequences, extraction.trainable_layers, extraction.batch_tokens, names, args.texts.stem, scratch)
         if extraction.memory == "stream":
-            states = hidden_states.stream(decoders.StreamedDecoder(args.backbone.parent, sequences), *arguments)
+            streamed = decoders.StreamedDecoder(args.backbone.parent, sequences.ids)
+            states = hidden_states.stream(streamed, sequences, extraction, scratch)
         else:
-            states = hidden_states.extract(decoders.load_decoder(args.backbone.parent), *arguments)
-        hidden_states.save(args.output, states, names)
+            states = hidden_states.extract(decoders.load_decoder(args.backbone.parent), sequences, extraction, scratch)
+        hidden_states.save(args.output, states, sequences.names)
 
 
 def fit_subspaces(args: argparse.Namespace) -> None:
@@ -97,17 +95,17 @@ def fit_subspaces(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train the top layers; goes on where a killed run stopped."""
     from lensflow import training
-    from lensflow.config import Lens, Setting
+    from lensflow.config import Extraction, Lens, Setting
 
     config = _stage_config(args.config)
     method, setting = _section(config, "method", Lens), _section(config, "setting", Setting)
-    seed, cached_layers = _section(config, "seed", int), _section(config, "cached_layers", int)
+    seed, extraction = _section(config, "seed", int), _section(config, "extraction", Extraction)
     write_json(args.output.parent / "config.json", config)
     training.train(
         method,
         setting,
         seed,
-        cached_layers,
+        extraction,
         args.backbone.parent,
         args.subspaces,
         _by_language(args.states),
@@ -183,36 +181,24 @@ def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
     import tempfile
 
-    from lensflow import deltas
+    from lensflow import backbones, deltas
+    from lensflow.files import write_text
+    from lensflow.model_card import model_card
 
+    card = model_card(backbones.verify(args.backbone), args.delta)
     with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
         manifest = Path(temporary) / "checkpoint" / "manifest.json"
         deltas.export(args.backbone, args.delta, manifest)
         deltas.copy_out(manifest.parent, args.folder)
+    write_text(args.folder / "README.md", card)
     print(f"{args.folder}: load it with transformers or vLLM")
 
 
-def _load_config(files: Sequence[Path]) -> Any:
-    """Merge what the Snakefile names and further files as Snakemake does: dictionaries deeply, lists replaced."""
-    import yaml
-    from snakemake.utils import update_config
-
-    merged: dict[str, Any] = {}
-    for path in [*sorted(Path("config/catalog").glob("*.yaml")), Path("config/demo.yaml"), *files]:
-        try:
-            update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise LensflowError(f"{path}: no such file") from None
-        except yaml.YAMLError as error:
-            raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return merged
-
-
 def _plan(files: Sequence[Path]) -> Any:
-    from lensflow.config import load
+    from lensflow.config import read
     from lensflow.workflow import Plan
 
-    return Plan(load(_load_config(files)), Path.cwd())
+    return Plan(read(files, Path()), Path.cwd())
 
 
 def check(args: argparse.Namespace) -> None:
@@ -230,7 +216,7 @@ def show_config(args: argparse.Namespace) -> None:
     checkpoints = {c.folder: c for c in plan.checkpoints}
     stages = {
         "prepare_backbone": lambda: plan.prepare_backbone(args.name),
-        "extract_hidden_states": lambda: plan.extract_hidden_states(args.name),
+        "extract_hidden_states": lambda: plan.extract_hidden_states(*args.name.split("/", 1)),
         "fit_subspaces": lambda: plan.fit_subspaces(args.name),
         "train": lambda: plan.train(_known(checkpoints, args.name)),
         "evaluate": lambda: plan.evaluate(_known(checkpoints, args.name)),
@@ -364,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("show-config", show_config)
     stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate")
     sub.add_argument("stage", choices=stages)
-    sub.add_argument("name", help="a backbone, a setting, or backbone/setting/method/seedN")
+    sub.add_argument("name", help="backbone, backbone/corpus, setting, or backbone/setting/method/seedN")
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("schema", schema)

@@ -113,9 +113,16 @@ class ChatPrompt(Strict):
     """A prompt in the tokenizer's own chat template (paper: the backbones are chat models)."""
 
     format: Literal["chat"]
+    system: str | None = None  # null: no system message; code: "" for training, "You are a helpful assistant." to probe
 
 
 Prompt = Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
+
+
+class Resources(Strict):
+    """What a backbone needs of the machine; never changes a result."""
+
+    disk_gb: Positive | None = None  # of the checkpoint that prepare_backbone writes; checked against the free space
 
 
 class Backbone(Strict):
@@ -124,7 +131,7 @@ class Backbone(Strict):
     source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
     license: str
     prompt: Prompt
-    disk_gb: Positive  # of the checkpoint that prepare_backbone writes; checked against the free space
+    resources: Resources = Resources()
 
 
 class Corpus(Strict):
@@ -132,6 +139,7 @@ class Corpus(Strict):
 
     path: str = "embedded"
     license: str
+    max_tokens: Annotated[int, Field(ge=2)] | None = None  # null: extraction.max_tokens; code: 64 to probe, 128 else
 
 
 class Setting(Strict):
@@ -190,9 +198,12 @@ class Lens(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps; code
     weight_decay: NonNegative = 0.1  # code
-    precision: Literal["float32", "backbone"] = "float32"  # of the trained layers; code: the backbone's (bfloat16)
+    max_grad_norm: Positive = 1.0  # code: the default of HF's Trainer
+    # Of the trained layers; mixed: the backbone's, with float32 masters (code: bfloat16 under DeepSpeed).
+    precision: Literal["float32", "mixed"] = "float32"
     epochs: Count = 1  # paper
     batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
+    batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
 
     def strength_of(self, language: str) -> float:
         """λ of one target language."""
@@ -230,13 +241,19 @@ class MultipleChoice(Strict):
 Benchmark = Annotated[Generation | Likelihood | MultipleChoice, Field(discriminator="kind")]
 
 
+# What stands for a text: the state of its last token (paper) or the mean over its tokens.
+Pooling = Literal["last", "mean"]
+
+
 class Extraction(Strict):
     """How texts are turned into hidden states, the same for every setting."""
 
     max_tokens: Annotated[int, Field(ge=2)] = 128  # code: 64 for probing, 128 for training
     truncation_side: Literal["left", "right"] = "left"  # left keeps the end of the prompt; code: right
-    trainable_layers: Count = 2  # token states entering the last so many layers are cached for training
-    batch_tokens: Count = 4096  # padded tokens a forward pass; does not change results beyond rounding
+    pooling: Pooling = "last"
+    # Token states entering the last so many layers are cached for training; 0 for none.
+    trainable_layers: Annotated[int, Field(ge=0)] = 2
+    batch_tokens: Count = 2048  # padded tokens a forward pass; does not change results beyond rounding
     # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
     memory: Literal["resident", "stream"] = "resident"
 
@@ -313,6 +330,8 @@ class Config(Strict):
                 f"methods.{name}.layers: {method.layers} is more than extraction.trainable_layers "
                 f"({self.extraction.trainable_layers}); raise that key"
             )
+        if self.extraction.pooling == "mean" and method.retain_on == "last":
+            raise ValueError(f"methods.{name}.retain_on: last needs extraction.pooling: last; set it to mean")
         if isinstance(method.strength, dict):
             for setting in settings:
                 missing = set(self.settings[setting].targets) - set(method.strength)
@@ -398,6 +417,30 @@ def load(data: Mapping[str, Any]) -> Config:
     config = parse(Config, data)
     assert isinstance(config, Config)
     return config
+
+
+def read(files: Iterable[Path], root: Path) -> Config:
+    """Read a configuration as the Snakefile does: dictionaries are merged deeply, lists replaced.
+
+    Args:
+        files: YAML files on top of the catalog and the demo.
+        root: folder that holds `config/`.
+
+    Raises:
+        LensflowError: a file is missing or not valid; names the key.
+    """
+    import yaml
+    from snakemake.utils import update_config  # takes half a second
+
+    merged: dict[str, Any] = {}
+    for path in [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]:
+        try:
+            update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise LensflowError(f"{path}: no such file") from None
+        except yaml.YAMLError as error:
+            raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    return load(merged)
 
 
 def resolve(path: str, root: Path) -> Path:

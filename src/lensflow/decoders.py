@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from lensflow.config import Pooling
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
 
@@ -314,23 +315,22 @@ class _KeysAndValues:
 
 
 @contextmanager
-def only_last_token(decoder: nn.Module, lengths: Tensor) -> Iterator[None]:
-    """Let the top layer compute only the last real token of right-padded texts, from all tokens' keys and values.
+def only_rows(decoder: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Let the top layer compute only some tokens of one packed sequence, from all tokens' keys and values.
 
-    The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the last ones.
-    States and gradients are those of a full pass, at half the cost of a layer or less.
+    The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the chosen ones.
+    States and gradients are those of a full pass, at a fraction of the layer's cost where few are chosen.
 
     Args:
-        decoder: its output in this context is (n, 1, d), not (n, T, d).
-        lengths: (n,) number of real tokens of each text.
+        decoder: its output in this context is (1, M, d), not (1, S, d).
+        rows: (M,) positions in the packed sequence.
     """
-    rows, last = torch.arange(len(lengths)), lengths - 1
 
     def pick(value: Any) -> Any:
-        """(1 or n, T, ...) -> (n, 1, ...), also in tuples such as the rotary embedding's."""
+        """(1, S, ...) -> (1, M, ...), also in tuples such as the rotary embedding's."""
         if isinstance(value, tuple):
             return tuple(map(pick, value))
-        return value.expand(len(rows), *value.shape[1:])[rows, last, None] if isinstance(value, Tensor) else value
+        return value[:, rows] if isinstance(value, Tensor) else value
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         kwargs["past_key_values"] = cache = _KeysAndValues()
@@ -339,10 +339,9 @@ def only_last_token(decoder: nn.Module, lengths: Tensor) -> Iterator[None]:
         if cache.kept is None:
             raise LensflowError("the top layer has no keys and values; this model family is not supported")
         mask, tokens = kwargs.pop("attention_mask"), cache.kept[0].shape[2]
-        if mask is None:  # plainly causal
-            mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
-        row_mask = mask.expand(len(rows), -1, -1, -1)[rows, :, last, None]  # (n, 1, 1, T)
-        return pick(args), {name: pick(value) for name, value in kwargs.items()} | {"attention_mask": row_mask}
+        if mask is None:  # a single text: plainly causal
+            mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=rows.device).tril()
+        return pick(args), {name: pick(value) for name, value in kwargs.items()} | {"attention_mask": mask[:, :, rows]}
 
     handle = layers_of(decoder)[-1].register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -370,6 +369,24 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def last_token(states: Tensor, lengths: Tensor) -> Tensor:
     """Pick the last real token of right-padded states: (n, T, d), (n,) -> (n, d)."""
     return states[torch.arange(len(states), device=states.device), lengths.to(states.device) - 1]
+
+
+def pool(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """The state of each of n right-padded texts: its last real token's, or the mean over its real tokens.
+
+    Args:
+        states: (n, T, d).
+        lengths: (n,).
+        pooling: `last` or `mean`; the mean is taken in float32.
+
+    Returns:
+        (n, d), in the dtype of `states`.
+    """
+    if pooling == "last":
+        return last_token(states, lengths)
+    pads = torch.arange(states.shape[1], device=states.device) >= lengths.to(states.device)[:, None]
+    sums = states.masked_fill(pads[..., None], 0).sum(dim=1, dtype=torch.float32)
+    return (sums / lengths.to(states.device)[:, None]).to(states.dtype)
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -55,11 +55,11 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
         if not used:
             raise LensflowError(f"{texts[language]}: no text in the train split to probe with")
         loaded = hidden_states.load(states[language])
-        last = loaded.last[:, :used].double()
+        layers = loaded.layers[:, :used].double()
         if setting.space == "post_norm":  # as HF's hidden_states, whose last entry is after the final norm
-            last = torch.cat([last[:-1], loaded.last_post_norm[None, :used].double()])
-        means.append(last.mean(dim=1))
-        norms.append(last.norm(dim=-1).mean(dim=1))
+            layers = torch.cat([layers[:-1], loaded.post_norm[None, :used].double()])
+        means.append(layers.mean(dim=1))
+        norms.append(layers.norm(dim=-1).mean(dim=1))
     stacked = torch.stack(means, dim=1)
     fitted = fit_subspaces(stacked, setting.rank)
     tensors = {

@@ -1,10 +1,10 @@
 """Hidden states of texts (stage `extract_hidden_states`).
 
-One pass over the backbone without its output layer gives both what probing needs (every layer's state of the last
-real token) and what training needs (all tokens' states where they enter the trained layers).
+One pass over the backbone without its output layer gives both what probing needs (every layer's state of each text) and
+what training needs (all tokens' states where they enter the trained layers).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,10 +14,25 @@ from tqdm import tqdm
 
 from lensflow.config import Extraction
 from lensflow.corpora import Text
-from lensflow.decoders import StreamedDecoder, batches_by_length, last_token, layers_of, pad, tap_layers
+from lensflow.decoders import StreamedDecoder, batches_by_length, layers_of, pad, pool, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json
 from lensflow.prompts import PromptTokenizer, truncate
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The tokenised texts of one language.
+
+    Attributes:
+        language: their code.
+        names: N ids, for messages.
+        ids: N lists of token ids.
+    """
+
+    language: str
+    names: list[str]
+    ids: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -25,142 +40,122 @@ class HiddenStates:
     """States of the texts of one language.
 
     Attributes:
-        last: (L, N, d) last real token's state after each layer, before the final norm.
-        last_post_norm: (N, d) the top layer's after the final norm (HF's last hidden state).
-        tokens: (sum of lengths, d) all tokens' states entering the first of the top `trainable` layers, text after
-            text; empty if nothing trains on this corpus.
+        layers: (L, N, d) each text's state after each layer, before the final norm.
+        post_norm: (N, d) the top layer's after the final norm (HF's last hidden state).
+        tokens: (sum of lengths, d) all tokens' states entering the first of the top `trainable_layers` layers, text
+            after text; empty if nothing trains on this corpus.
         lengths: (N,) number of tokens of each text.
     """
 
-    last: Tensor
-    last_post_norm: Tensor
+    layers: Tensor
+    post_norm: Tensor
     tokens: Tensor
     lengths: Tensor
 
 
 @torch.inference_mode()
-def extract(
-    decoder: nn.Module,
-    sequences: list[list[int]],
-    trainable: int,
-    batch_tokens: int,
-    names: list[str],
-    language: str,
-    scratch: Path,
-) -> HiddenStates:
+def extract(decoder: nn.Module, texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
     """Run texts through a frozen decoder.
 
-    Naive equivalent: `model(ids, output_hidden_states=True).hidden_states[1:]` of each text alone, at its last token.
+    Naive equivalent: `model(ids, output_hidden_states=True).hidden_states[1:]` of each text alone, at its last token
+    or, with `pooling: mean`, averaged over its tokens.
 
     Args:
         decoder: from `load_decoder`.
-        sequences: N lists of token ids.
-        trainable: number of top layers whose input is kept for all tokens; 0 for none.
-        batch_tokens: padded tokens a forward pass.
-        names: N ids of the texts, for messages.
-        language: of the texts, for messages and the progress bar.
+        texts: of one language.
+        extraction: pooling, number of trainable layers, size of a batch.
         scratch: folder that keeps the states of each batch; those that a killed run left there are not computed again.
 
     Raises:
         LensflowError: a state is NaN or infinite; names language, text and layer.
     """
-    depth = len(layers_of(decoder))
+    depth, trainable = len(layers_of(decoder)), extraction.trainable_layers
     parameter = next(decoder.parameters())
-    states = _empty(depth, sequences, int(decoder.config.hidden_size), trainable, parameter.dtype)  # type: ignore[union-attr, arg-type]
+    states = _empty(depth, texts, int(decoder.config.hidden_size), trainable, parameter.dtype)  # type: ignore[union-attr, arg-type]
     rows = _token_rows(states.lengths)
     first = depth - trainable
-    with tqdm(total=len(sequences), desc=f"{language} texts", unit="text", mininterval=1) as progress:
-        for number, batch in enumerate(batches_by_length(states.lengths.tolist(), batch_tokens)):
+    with tqdm(total=len(texts.ids), desc=f"{texts.language} texts", unit="text", mininterval=1) as progress:
+        for number, batch in enumerate(batches_by_length(states.lengths.tolist(), extraction.batch_tokens)):
             part = scratch / f"{number}.safetensors"
             if not part.is_file():
-                ids, lengths = pad([sequences[index] for index in batch])
+                ids, lengths = pad([texts.ids[index] for index in batch])
                 with tap_layers(decoder, [first] if trainable else [], range(depth)) as tapped:
                     output = decoder(input_ids=ids.to(parameter.device), use_cache=False).last_hidden_state
+                pooled = [pool(tapped["out", layer], lengths, extraction.pooling) for layer in range(depth)]
                 tensors = {
-                    "last": torch.stack([last_token(tapped["out", layer], lengths) for layer in range(depth)]).cpu(),
-                    "last_post_norm": last_token(output, lengths).cpu(),
+                    "layers": torch.stack(pooled).cpu(),
+                    "post_norm": pool(output, lengths, extraction.pooling).cpu(),
                 }
                 if trainable:
                     tensors["tokens"] = _real_tokens(tapped["in", first].cpu(), lengths)
                 with atomic_path(part) as temporary:
                     save_file(tensors, temporary)
             finished = _read(part)
-            states.last[:, batch] = finished["last"]
-            states.last_post_norm[batch] = finished["last_post_norm"]
+            states.layers[:, batch] = finished["layers"]
+            states.post_norm[batch] = finished["post_norm"]
             if trainable:
                 states.tokens[torch.cat([rows[index] for index in batch])] = finished["tokens"]
             progress.update(len(batch))
-    _check_finite(states.last, names, language)
+    _check_finite(states.layers, texts)
     return states
 
 
 @torch.inference_mode()
-def stream(
-    decoder: StreamedDecoder,
-    sequences: list[list[int]],
-    trainable: int,
-    batch_tokens: int,
-    names: list[str],
-    language: str,
-    scratch: Path,
-) -> HiddenStates:
+def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
     """Run texts through a frozen decoder, all of them through one layer before the next one is read.
 
     The result is that of `extract`, bit by bit; in memory are one layer, the states of all tokens and the result.
 
     Args:
         decoder: made for these texts.
-        sequences: as in `extract`, and so are the next four.
-        trainable: number of top layers whose input is kept for all tokens; 0 for none.
-        batch_tokens: padded tokens a forward pass.
-        names: N ids of the texts, for messages.
-        language: of the texts, for messages and the progress bar.
+        texts: as in `extract`.
+        extraction: as in `extract`.
         scratch: folder that keeps the states after the last finished layer, where a killed run is taken up again.
 
     Raises:
         LensflowError: a state is NaN or infinite; names language, text and layer.
     """
     depth, width = len(layers_of(decoder.module)), int(decoder.module.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    states = _empty(depth, sequences, width, trainable, decoder.dtype)
+    states = _empty(depth, texts, width, extraction.trainable_layers, decoder.dtype)
     rows = _token_rows(states.lengths)
     between = torch.empty(int(states.lengths.sum()), width, dtype=decoder.dtype)  # all tokens' states, as in `tokens`
-    kept = {"between": between, "last": states.last, "last_post_norm": states.last_post_norm, "tokens": states.tokens}
+    kept = {"between": between, "layers": states.layers, "post_norm": states.post_norm, "tokens": states.tokens}
     done, path = 0, scratch / "layers.safetensors"
     if path.is_file():
         finished = _read(path)
         done = int(finished["done"])
         for key, tensor in kept.items():
             tensor.copy_(finished[key])
-    batches = batches_by_length(states.lengths.tolist(), batch_tokens)
-    with tqdm(total=depth, initial=done, desc=f"{language} layers", unit="layer", mininterval=1) as progress:
+    batches = batches_by_length(states.lengths.tolist(), extraction.batch_tokens)
+    with tqdm(total=depth, initial=done, desc=f"{texts.language} layers", unit="layer", mininterval=1) as progress:
         for layer in range(done, depth):
             with decoder.only(layer):
                 for batch in batches:
-                    ids, lengths = pad([sequences[index] for index in batch])
+                    ids, lengths = pad([texts.ids[index] for index in batch])
                     here = torch.cat([rows[index] for index in batch])
                     before = nn.utils.rnn.pad_sequence([between[rows[index]] for index in batch], batch_first=True)
                     entering, leaving, output = decoder.run(layer, ids, before if layer else None)
-                    if layer == depth - trainable:
+                    if layer == depth - extraction.trainable_layers:
                         states.tokens[here] = _real_tokens(entering, lengths)
                     between[here] = _real_tokens(leaving, lengths)
+                    states.layers[layer, batch] = pool(leaving, lengths, extraction.pooling)
                     if layer == depth - 1:
-                        states.last_post_norm[batch] = last_token(output, lengths)
-            states.last[layer] = between[torch.stack([row[-1] for row in rows])]
+                        states.post_norm[batch] = pool(output, lengths, extraction.pooling)
             with atomic_path(path) as temporary:
                 save_file(kept | {"done": torch.tensor(layer + 1)}, temporary)
             progress.update(1)
-    _check_finite(states.last, names, language)
+    _check_finite(states.layers, texts)
     return states
 
 
-def _empty(depth: int, sequences: list[list[int]], width: int, trainable: int, dtype: torch.dtype) -> HiddenStates:
+def _empty(depth: int, texts: Sequences, width: int, trainable: int, dtype: torch.dtype) -> HiddenStates:
     """Room for the states of texts."""
     if trainable > depth:
         raise LensflowError(f"extraction.trainable_layers: {trainable} of a model that has {depth}; lower it")
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    lengths = torch.tensor([len(ids) for ids in texts.ids])
     return HiddenStates(
-        torch.zeros(depth, len(sequences), width, dtype=dtype),
-        torch.zeros(len(sequences), width, dtype=dtype),
+        torch.zeros(depth, len(texts.ids), width, dtype=dtype),
+        torch.zeros(len(texts.ids), width, dtype=dtype),
         torch.zeros(int(lengths.sum()) if trainable else 0, width, dtype=dtype),
         lengths,
     )
@@ -176,33 +171,26 @@ def _real_tokens(states: Tensor, lengths: Tensor) -> Tensor:
     return states[torch.arange(states.shape[1]) < lengths[:, None]]
 
 
-def _check_finite(last: Tensor, names: list[str], language: str) -> None:
-    bad = (~last.isfinite()).any(dim=2).nonzero()
+def _check_finite(layers: Tensor, texts: Sequences) -> None:
+    bad = (~layers.isfinite()).any(dim=2).nonzero()
     if len(bad):
         layer, text = bad[0].tolist()
         raise LensflowError(
-            f"{language}, text {names[text]}: the state after layer {layer + 1} is not finite; "
+            f"{texts.language}, text {texts.names[text]}: the state after layer {layer + 1} is not finite; "
             "use float32 or remove the text"
         )
 
 
-def tokenize(tokenizer: PromptTokenizer, texts: list[Text], extraction: Extraction) -> list[list[int]]:
-    """Return the token ids of prompts, shortened as the configuration says."""
-    return [
-        truncate(tokenizer.encode(text.prompt), extraction.max_tokens, extraction.truncation_side) for text in texts
-    ]
+def tokenize(tokenizer: PromptTokenizer, language: str, texts: list[Text], extraction: Extraction) -> Sequences:
+    """Return prompts as token ids, shortened as the configuration says."""
+    ids = [truncate(tokenizer.encode(text.prompt), extraction.max_tokens, extraction.truncation_side) for text in texts]
+    return Sequences(language, [text.id for text in texts], ids)
 
 
 def save(path: Path, states: HiddenStates, names: list[str]) -> None:
     """Write hidden states and the ids of their texts."""
-    tensors = {
-        "last": states.last,
-        "last_post_norm": states.last_post_norm,
-        "tokens": states.tokens,
-        "lengths": states.lengths,
-    }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"ids": canonical_json(names)})
+        save_file(vars(states), temporary, metadata={"ids": canonical_json(names)})
 
 
 def load(path: Path) -> HiddenStates:
@@ -212,7 +200,7 @@ def load(path: Path) -> HiddenStates:
         LensflowError: the file is missing or damaged.
     """
     tensors = _read(path)
-    return HiddenStates(*(tensors[key] for key in ("last", "last_post_norm", "tokens", "lengths")))
+    return HiddenStates(**{field.name: tensors[field.name] for field in fields(HiddenStates)})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

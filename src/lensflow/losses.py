@@ -51,25 +51,16 @@ def push(target: Tensor, reference: Tensor, shift: Tensor, specific: Tensor, red
     return _reduce(moved - wanted, target.shape[-1], reduction)
 
 
-def retain(central: Tensor, reference: Tensor, mask: Tensor | None = None, reduction: Reduction = "sum") -> Tensor:
+def retain(central: Tensor, reference: Tensor, reduction: Reduction = "sum") -> Tensor:
     """‖h_c − h⁰_c‖²: the central language stays where it was.
 
     Args:
-        central: (n, d) last-token states of the central language (the paper), or (n, T, d) states of all positions, of
-            which the difference between the *means* over positions is taken (the published code).
+        central: (n, d) states of the central language: last tokens' (the paper), or means over token positions, whose
+            difference is then the mean difference (the published code).
         reference: like `central`, from the untouched backbone.
-        mask: (n, T), nonzero at the real tokens, of which every text has one, for states of all positions. Without it
-            the mean runs over the padding too, as in the published code.
         reduction: see the module.
     """
-    difference = _difference(central, reference)
-    if mask is not None:
-        real = mask.bool().unsqueeze(-1)
-        # The mean is linear. Filling, not multiplying: a pad's state may be NaN.
-        difference = difference.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1)
-    elif difference.ndim == 3:
-        difference = difference.mean(dim=1)
-    return _reduce(difference, central.shape[-1], reduction)
+    return _reduce(_difference(central, reference), central.shape[-1], reduction)
 
 
 def _difference(states: Tensor, others: Tensor) -> Tensor:

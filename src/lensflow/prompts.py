@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from lensflow.config import ChatPrompt, PlainPrompt
 from lensflow.errors import LensflowError
@@ -48,8 +47,11 @@ class PromptTokenizer:
         """Return the prompt as the model sees it, up to where its answer begins."""
         if isinstance(self.prompt, PlainPrompt):
             return self.prompt.template.replace(PLACEHOLDER, text)
+        from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
+
+        system = [] if self.prompt.system is None else [{"role": "system", "content": self.prompt.system}]
         rendered, _ = render_jinja_template(
-            [[{"role": "user", "content": text}]],
+            [[*system, {"role": "user", "content": text}]],
             chat_template=self._chat_template,
             add_generation_prompt=True,
             **self._special,

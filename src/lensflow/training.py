@@ -1,8 +1,8 @@
 """Training of the top layers on cached states (stage `train`).
 
 The frozen layers ran once, in `extract_hidden_states`: here only the top layers exist, fed with the states that enter
-them. Weights, gradients and optimizer are float32 whatever the backbone's precision, because at lr 1e-5 an update of
-bfloat16 weights rounds away; `precision: backbone` lets it, as the published code does.
+them. The optimizer works on float32 weights whatever the backbone's precision, because at lr 1e-5 an update of bfloat16
+weights rounds away; with `precision: mixed` the layers compute with copies of these in the backbone's precision.
 """
 
 import json
@@ -20,16 +20,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensflow import fitting, hidden_states
-from lensflow.config import Lens, Setting
+from lensflow.config import Extraction, Lens, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import WeightFiles, batches_by_length, layers_of, load_top_layers, only_last_token, tap_layers
+from lensflow.decoders import (
+    WeightFiles,
+    batches_by_length,
+    layers_of,
+    load_top_layers,
+    only_rows,
+    tap_layers,
+)
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods.lens import LensObjective, objective
 
-LENGTH_WINDOW = 8  # batches that are sorted by length together, for little padding at little loss of randomness
 CHECKPOINT_SECONDS = 60.0
+BATCH_TOKENS = 2048  # of a forward pass without gradients
 Pair = tuple[int, str]  # index of the text, target language
+Unit = list[Pair]  # what a batch is counted in: one pair, or one text with all of its targets
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class CachedTexts:
         texts: N texts.
         tokens: (sum of lengths, d), memory-mapped.
         starts: N+1 offsets into `tokens`.
-        top: (N, d) last-token states of the untouched backbone at the top, in the setting's space.
+        top: (N, d) the texts' states at the top of the untouched backbone, in the setting's space.
     """
 
     texts: list[Text]
@@ -73,7 +81,7 @@ def read_cache(states: Path, texts: Path, space: str) -> CachedTexts:
         raise LensflowError(f"{states}: holds other texts than {texts}; delete it and run again")
     if not len(loaded.tokens):
         raise LensflowError(f"{states}: holds no token states to train on; raise extraction.trainable_layers")
-    top = loaded.last_post_norm if space == "post_norm" else loaded.last[-1]
+    top = loaded.post_norm if space == "post_norm" else loaded.layers[-1]
     return CachedTexts(kept, loaded.tokens, [0, *loaded.lengths.cumsum(0).tolist()], top.float())
 
 
@@ -93,67 +101,52 @@ class TopStack:
         for layer in layers_of(decoder)[: self.depth - trained]:
             layer.requires_grad_(False)
 
-    def states(self, entering: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Run n texts, padded on the right.
+    def states(self, entering: Sequence[Tensor], whole: Sequence[bool]) -> list[Tensor]:
+        """Run n texts, packed into one sequence so that no pad is computed.
 
         Args:
             entering: n tensors (T_i, d).
+            whole: n flags, whether all of a text's tokens are wanted or only its last one.
 
         Returns:
-            States (n, T, d) at the top and lengths (n,).
+            n tensors of states at the top, (T_i, d) or (1, d).
         """
-        padded, lengths = self._pad(entering)
-        return self._top(padded), lengths
-
-    def last(self, entering: Sequence[Tensor]) -> Tensor:
-        """Return the last-token states (n, d) at the top; like `last_token(*self.states(entering))`, but faster."""
-        padded, lengths = self._pad(entering)
-        with only_last_token(self.decoder, lengths):
-            return self._top(padded).squeeze(1)
+        lengths = [len(states) for states in entering]
+        places = torch.split(torch.arange(sum(lengths)), lengths)
+        wanted = [place if all_of_it else place[-1:] for place, all_of_it in zip(places, whole, strict=True)]
+        packed = torch.cat(list(entering))[None].to(next(self.decoder.parameters()).dtype)
+        # Positions that start again tell transformers where a text begins; it then masks the others (all families).
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        with only_rows(self.decoder, torch.cat(wanted)), tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
+            output: Tensor = self.decoder(
+                inputs_embeds=packed, position_ids=positions, use_cache=False
+            ).last_hidden_state
+        top = output if self.space == "post_norm" else tapped["out", self.depth - 1]
+        return list(torch.split(top[0], [len(rows) for rows in wanted]))
 
     @torch.no_grad()
-    def last_of(self, cache: CachedTexts, indices: Sequence[int], batch_tokens: int = 4096) -> Tensor:
-        """Return the last-token states (len(indices), d) of some texts, without gradients."""
+    def pooled(self, cache: CachedTexts, indices: Sequence[int], pooling: Pooling) -> Tensor:
+        """Return what stands for some texts at the top, (len(indices), d), without gradients."""
         result = torch.empty(len(indices), cache.tokens.shape[1])
-        for batch in batches_by_length([cache.length(index) for index in indices], batch_tokens):
-            result[batch] = self.last([cache.entering(indices[position]) for position in batch]).float()
+        for batch in batches_by_length([cache.length(index) for index in indices], BATCH_TOKENS):
+            entering = [cache.entering(indices[position]) for position in batch]
+            result[batch] = pool_each(self.states(entering, [pooling == "mean"] * len(batch)), pooling).float()
         return result
 
-    def _top(self, padded: Tensor) -> Tensor:
-        with tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
-            output: Tensor = self.decoder(inputs_embeds=padded, use_cache=False).last_hidden_state
-        return output if self.space == "post_norm" else tapped["out", self.depth - 1]
 
-    def _pad(self, entering: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(states) for states in entering])
-        padded = nn.utils.rnn.pad_sequence(list(entering), batch_first=True)
-        return padded.to(next(self.decoder.parameters()).dtype), lengths
+def pool_each(states: Sequence[Tensor], pooling: Pooling) -> Tensor:
+    """The last row or the mean of each of n tensors (T_i, d): (n, d)."""
+    return torch.stack([rows[-1] if pooling == "last" else rows.mean(dim=0) for rows in states])
 
 
-def epoch_batches(
-    pairs: list[Pair], lengths: list[int], batch_size: int, generator: torch.Generator
-) -> list[list[Pair]]:
-    """Shuffle pairs into batches whose members have like lengths.
-
-    Args:
-        pairs: what one epoch goes over.
-        lengths: tokens of each pair.
-        batch_size: pairs a batch; the last one may be smaller, none is dropped.
-        generator: source of randomness.
-    """
-    order = torch.randperm(len(pairs), generator=generator).tolist()
-    window = LENGTH_WINDOW * batch_size
-    batches = []
-    for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda index: lengths[index])
-        batches += [near[begin : begin + batch_size] for begin in range(0, len(near), batch_size)]
-    shuffled = torch.randperm(len(batches), generator=generator).tolist()
-    return [[pairs[index] for index in batches[number]] for number in shuffled]
+def epoch_batches(units: list[Unit], batch_size: int, generator: torch.Generator) -> list[list[Unit]]:
+    """Shuffle what one epoch goes over into batches; the last one may be smaller, none is dropped."""
+    order = torch.randperm(len(units), generator=generator).tolist()
+    return [[units[index] for index in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
 
-def optimizer_groups(decoder: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def optimizer_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Split trained parameters as HF's Trainer does: norms and biases are not decayed."""
-    trained = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -170,6 +163,7 @@ class LensTrainer:
         stack: the top layers.
         caches: cached texts of every language of the setting.
         target: the objective.
+        pooling: what stands for a text, the state of its last token or the mean over its tokens.
     """
 
     def __init__(
@@ -180,24 +174,27 @@ class LensTrainer:
         stack: TopStack,
         caches: dict[str, CachedTexts],
         target: LensObjective,
+        pooling: Pooling,
     ) -> None:
         from transformers import get_scheduler
 
         self.config, self.setting, self.seed = config, setting, seed
-        self.stack, self.caches, self.objective = stack, caches, target
+        self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
         central = caches[setting.central]
-        self.pairs = {
-            split: [(index, language) for language in setting.targets for index in central.of_split(split)]
-            for split in ("train", "dev")
-        }
-        if not self.pairs["train"]:
+        self.units = {split: self._units(central.of_split(split)) for split in ("train", "dev")}
+        if not self.units["train"]:
             raise LensflowError("the training corpus has no text in its train split")
-        self.steps_per_epoch = math.ceil(len(self.pairs["train"]) / config.batch_size)
+        self.steps_per_epoch = math.ceil(len(self.units["train"]) / config.batch_size)
         self.steps = self.steps_per_epoch * config.epochs
+        self.trained = {name: p for name, p in stack.decoder.named_parameters() if p.requires_grad}
+        # What the optimizer updates: the layers' own weights, or float32 masters of them.
+        self.masters = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
+            for name, p in self.trained.items()
+        }
         # fused: one call a step instead of several a tensor.
-        self.optimizer = torch.optim.AdamW(
-            optimizer_groups(stack.decoder, config.weight_decay), lr=config.lr, fused=True
-        )
+        groups = optimizer_groups(list(self.masters.values()), config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
         # HF's plain "constant" would ignore the warm-up.
         schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
         self.scheduler = get_scheduler(
@@ -208,59 +205,61 @@ class LensTrainer:
         )
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self._retained = self._token_references() if config.retain_on == "mean" else {}
+        # What the central texts are held to: (N, d) of the untouched backbone.
+        everything = range(len(central.texts))
+        self._retained = central.top if config.retain_on == pooling else stack.pooled(central, everything, "mean")
 
-    def _token_references(self) -> dict[int, Tensor]:
-        """States of all tokens of the central texts at the top of the untouched backbone."""
-        cache = self.caches[self.setting.central]
-        references = {}
-        with torch.no_grad():
-            for index in range(len(cache.texts)):
-                references[index] = self.stack.states([cache.entering(index)])[0][0]
-        return references
+    def _units(self, indices: list[int]) -> list[Unit]:
+        if self.config.batch_of == "texts":
+            return [[(index, language) for language in self.setting.targets] for index in indices]
+        return [[(index, language)] for language in self.setting.targets for index in indices]
 
-    def terms(self, batch: list[Pair]) -> dict[str, Tensor]:
-        """Return the unweighted loss terms of a batch of pairs."""
+    def terms(self, batch: list[Unit]) -> dict[str, Tensor]:
+        """Return the unweighted loss terms of a batch, averaged over its units and added up within each."""
         central = self.caches[self.setting.central]
-        indices = [index for index, _ in batch]
-        languages = [language for _, language in batch]
-        central_entering = [central.entering(index) for index in indices]
-        target_entering = [self.caches[language].entering(index) for index, language in batch]
-        target_reference = torch.stack([self.caches[language].top[index] for index, language in batch])
-        if self.config.retain_on == "last":
-            states = self.stack.last(central_entering + target_entering)
-            return self.objective.terms(
-                languages, states[len(batch) :], target_reference, states[: len(batch)], central.top[indices]
-            )
-        states, lengths = self.stack.states(central_entering)
-        reference = nn.utils.rnn.pad_sequence([self._retained[index] for index in indices], batch_first=True)
-        mask = (torch.arange(states.shape[1]) < lengths[:, None]).long()
-        target = self.stack.last(target_entering)
-        return self.objective.terms(languages, target, target_reference, states, reference, mask)
+        indices = [unit[0][0] for unit in batch]
+        pairs = [pair for unit in batch for pair in unit]
+        unit_of = [number for number, unit in enumerate(batch) for _ in unit]
+        entering = [central.entering(index) for index in indices]
+        entering += [self.caches[language].entering(index) for index, language in pairs]
+        pooling, retain_on = self.pooling, self.config.retain_on
+        all_targets, all_central = pooling == "mean", "mean" in (pooling, retain_on)
+        states = self.stack.states(entering, [all_central] * len(indices) + [all_targets] * len(pairs))
+        central_states, target_states = states[: len(indices)], states[len(indices) :]
+        terms = self.objective.terms(
+            [language for _, language in pairs],
+            pool_each(target_states, pooling),
+            torch.stack([self.caches[language].top[index] for index, language in pairs]),
+            pool_each(central_states, pooling)[unit_of],
+            pool_each(central_states, retain_on),
+            self._retained[indices],
+        )
+        targets = len(pairs) / len(batch)
+        return terms | {"pull": targets * terms["pull"], "push": targets * terms["push"]}
 
-    def record(self, split: str, terms: dict[str, float], lr: float) -> None:
+    def record(self, split: str, terms: dict[str, float], **more: float) -> None:
         """Append a line to the history."""
         loss = float(self.objective.loss({name: torch.tensor(value) for name, value in terms.items()}))
-        place = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), "split": split, "lr": lr}
-        self.history.append(place | {"loss": loss} | terms)
+        place = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), "split": split}
+        self.history.append(place | {"loss": loss} | terms | more)
 
     @torch.no_grad()
     def evaluate_dev(self) -> None:
-        """Record the terms over all dev pairs."""
-        pairs = self.pairs["dev"]
+        """Record the terms over all dev texts."""
+        units = self.units["dev"]
         sums = dict.fromkeys(("pull", "push", "retain"), 0.0)
-        for start in range(0, len(pairs), 16):
-            batch = pairs[start : start + 16]
+        for start in range(0, len(units), self.config.batch_size):
+            batch = units[start : start + self.config.batch_size]
             for name, value in self.terms(batch).items():
                 sums[name] += float(value) * len(batch)
-        if pairs:
-            self.record("dev", {name: value / len(pairs) for name, value in sums.items()}, 0.0)
+        if units:
+            self.record("dev", {name: value / len(units) for name, value in sums.items()})
 
     def run(self, scratch: Path, label: str) -> None:
         """Train to the end, from the checkpoint in `scratch` if one is there.
 
         Raises:
-            LensflowError: the loss is not finite; names the languages and texts of the batch.
+            LensflowError: the loss or its gradient is not finite; names the languages and texts of the batch.
         """
         self.load_checkpoint(scratch)
         if self.step == 0:
@@ -270,7 +269,7 @@ class LensTrainer:
             while self.step < self.steps:
                 epoch, offset = divmod(self.step, self.steps_per_epoch)
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                for batch in epoch_batches(*self._epoch(), self.config.batch_size, generator)[offset:]:
+                for batch in epoch_batches(self.units["train"], self.config.batch_size, generator)[offset:]:
                     self._train_step(batch)
                     progress.update(1)
                     if self.step % self.steps_per_epoch == 0:
@@ -279,24 +278,34 @@ class LensTrainer:
                         self.save_checkpoint(scratch)
                         saved = time.monotonic()
 
-    def _epoch(self) -> tuple[list[Pair], list[int]]:
-        central = self.caches[self.setting.central]
-        pairs = self.pairs["train"]
-        return pairs, [max(central.length(i), self.caches[language].length(i)) for i, language in pairs]
-
-    def _train_step(self, batch: list[Pair]) -> None:
+    def _train_step(self, batch: list[Unit]) -> None:
         terms = self.terms(batch)
         loss = self.objective.loss(terms)
-        if not loss.isfinite():
-            texts = ", ".join(f"{language} {self.caches[language].texts[index].id}" for index, language in batch)
-            raise LensflowError(f"step {self.step + 1}: the loss is not finite; lower lr or lambda (texts: {texts})")
         loss.backward()  # type: ignore[no-untyped-call]
+        for name, weight in self.trained.items():
+            if (master := self.masters[name]) is not weight and weight.grad is not None:
+                master.grad, weight.grad = weight.grad.float(), None
+        norm = nn.utils.clip_grad_norm_(self.masters.values(), self.config.max_grad_norm)
+        if not (loss.isfinite() and norm.isfinite()):
+            texts = ", ".join(f"{code} {self.caches[code].texts[index].id}" for unit in batch for index, code in unit)
+            raise LensflowError(
+                f"step {self.step + 1}: the loss or its gradient is not finite; lower lr or lambda (texts: {texts})"
+            )
         lr = self.scheduler.get_last_lr()[0]
         self.optimizer.step()
+        self._copy_masters()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.record("train", {name: float(value.detach()) for name, value in terms.items()}, lr)
+        self.record(
+            "train", {name: float(value.detach()) for name, value in terms.items()}, lr=lr, grad_norm=float(norm)
+        )
+
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for name, weight in self.trained.items():
+            if (master := self.masters[name]) is not weight:
+                weight.copy_(master)
 
     def _identity(self) -> str:
         """What a checkpoint must have been made with to go on from it."""
@@ -308,10 +317,10 @@ class LensTrainer:
     def save_checkpoint(self, scratch: Path) -> None:
         """Write parameters, optimizer state, step and history, atomically and without pickle."""
         tensors = {}
-        for index, parameter in enumerate(self._trained()):
-            tensors[f"{index}.value"] = parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{index}.{key}"] = value
+        for name, master in self.masters.items():
+            tensors[f"{name}:value"] = master.detach()
+            for key, value in self.optimizer.state[master].items():
+                tensors[f"{name}:{key}"] = value
         metadata = {
             "identity": self._identity(),
             "step": str(self.step),
@@ -330,25 +339,21 @@ class LensTrainer:
         if metadata["identity"] != self._identity():
             return
         tensors = load_file(scratch)
-        for index, parameter in enumerate(self._trained()):
-            parameter.data.copy_(tensors[f"{index}.value"])
-            prefix = f"{index}."
-            self.optimizer.state[parameter] = {
-                name.removeprefix(prefix): value
-                for name, value in tensors.items()
-                if name.startswith(prefix) and not name.endswith(".value")
-            }
+        for key, value in tensors.items():
+            name, _, part = key.partition(":")
+            if part == "value":
+                self.masters[name].data.copy_(value)
+            else:
+                self.optimizer.state[self.masters[name]][part] = value
+        self._copy_masters()
         self.step = int(metadata["step"])
         self.history = json.loads(metadata["history"])
         self.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-
-def check_stack(stack: TopStack, caches: dict[str, CachedTexts], tolerance: float) -> None:
+def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Pooling, tolerance: float) -> None:
     """Check on a few texts that the top layers alone give the whole backbone's states.
 
     Raises:
@@ -356,7 +361,7 @@ def check_stack(stack: TopStack, caches: dict[str, CachedTexts], tolerance: floa
     """
     for language, cache in caches.items():
         indices = list(range(min(2, len(cache.texts))))
-        states = stack.last_of(cache, indices)
+        states = stack.pooled(cache, indices, pooling)
         error = (states - cache.top[indices]).norm(dim=1) / cache.top[indices].norm(dim=1)
         if not (error < tolerance).all():
             raise LensflowError(
@@ -369,7 +374,7 @@ def train(
     config: Lens,
     setting: Setting,
     seed: int,
-    cached_layers: int,
+    extraction: Extraction,
     checkpoint: Path,
     subspaces: Path,
     states: dict[str, Path],
@@ -382,7 +387,7 @@ def train(
         config: the method.
         setting: languages and space.
         seed: of the order of batches.
-        cached_layers: number of top layers that the cached states enter (`extraction.trainable_layers`).
+        extraction: how the cached states were made.
         checkpoint: folder of the backbone.
         subspaces: what `fit_subspaces` wrote.
         states: for each language, what `extract_hidden_states` wrote.
@@ -393,24 +398,26 @@ def train(
     caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
-    dtype = backbone_dtype if config.precision == "backbone" else torch.float32
-    decoder, names = load_top_layers(checkpoint, cached_layers, dtype)
+    dtype = backbone_dtype if config.precision == "mixed" else torch.float32
+    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype)
     stack = TopStack(decoder, config.layers, setting.space)
-    check_stack(stack, caches, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
+    check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
     target = objective(config, fitting.load(subspaces, setting), setting.targets)
     dev = caches[setting.central].of_split("dev")
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
 
-    trainer = LensTrainer(config, setting, seed, stack, caches, target)
+    trainer = LensTrainer(config, setting, seed, stack, caches, target, extraction.pooling)
     scratch = output.parent / ".training.safetensors"
     trainer.run(scratch, output.parent.parent.name)
 
-    dev_states |= {f"after.{language}": stack.last_of(cache, dev) for language, cache in caches.items()}
+    dev_states |= {
+        f"after.{language}": stack.pooled(cache, dev, extraction.pooling) for language, cache in caches.items()
+    }
     backbone = WeightFiles(checkpoint)  # read again rather than kept: a copy of the layers is gigabytes
     delta = {
-        names[name]: value.detach().float().contiguous()
-        for name, value in decoder.named_parameters()
-        if value.requires_grad and not torch.equal(backbone.read(names[name]).to(value.dtype), value)
+        names[name]: master.detach().contiguous()
+        for name, master in trainer.masters.items()
+        if not torch.equal(backbone.read(names[name]).float(), master)
     }
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:

@@ -158,7 +158,7 @@ class Plan:
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
         entry = self.config.backbones[backbone].canonical()
-        return {"backbone": {key: value for key, value in entry.items() if key != "disk_gb"}}
+        return {"backbone": {key: value for key, value in entry.items() if key != "resources"}}
 
     def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `pair_data`."""
@@ -167,10 +167,12 @@ class Plan:
 
     def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
         """Return the configuration of stage `extract_hidden_states`."""
-        return {
-            "prompt": self.config.backbones[backbone].prompt.canonical(),
-            "extraction": self.config.extraction.canonical(),
-        }
+        extraction = self.config.extraction.canonical()
+        if (tokens := self.config.corpora[corpus].max_tokens) is not None:
+            extraction["max_tokens"] = tokens
+        if corpus not in {self.config.settings[name].training for run in self.config.runs for name in run.settings}:
+            extraction["trainable_layers"] = 0  # all tokens' states take far more room than the texts' own
+        return {"prompt": self.config.backbones[backbone].prompt.canonical(), "extraction": extraction}
 
     def fit_subspaces(self, setting: str) -> dict[str, Any]:
         """Return the configuration of stage `fit_subspaces`."""
@@ -181,7 +183,7 @@ class Plan:
         return {
             "method": self.config.methods[checkpoint.method].canonical(),
             "setting": self.config.settings[checkpoint.setting].canonical(),
-            "cached_layers": self.config.extraction.trainable_layers,
+            "extraction": self.config.extraction.canonical(),
             "seed": checkpoint.seed,
         }
 
@@ -224,7 +226,7 @@ class Plan:
         """
         # A checkpoint, the same again while it is written, and one exported copy of the trained shards.
         missing = [name for name in self.backbones if not (results / name / "backbone" / backbones.MANIFEST).is_file()]
-        needed = sum(2 * self.config.backbones[name].disk_gb for name in missing)
+        needed = sum(2 * (self.config.backbones[name].resources.disk_gb or 0) for name in missing)
         existing = next(path for path in (results, *results.resolve().parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e9
         if free < needed:

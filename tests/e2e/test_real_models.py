@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from lensflow import backbones, evaluation, harness
-from lensflow.cli import _load_config
-from lensflow.config import Evaluation, Generation, Likelihood, MultipleChoice, load
+from lensflow.config import Evaluation, Generation, Likelihood, MultipleChoice, read
 from lensflow.data import cldr
 from lensflow.evaluation import Cell, Evaluator
 from lensflow.files import read_json
@@ -17,14 +16,7 @@ NAME = "smollm2-135m-instruct"
 
 @pytest.fixture(scope="session")
 def config():
-    here = Path.cwd()
-    import os
-
-    os.chdir(ROOT)
-    try:
-        return load(_load_config([Path("config/demo.yaml")]))
-    finally:
-        os.chdir(here)
+    return read([], ROOT)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, scale: float = 1.0) -> Path:
 
 
 def backbone(source: dict, prompt: str = "plain", license_name: str = "none") -> Backbone:
-    entry = {"source": source, "license": license_name, "prompt": {"format": prompt}, "disk_gb": 1.0}
+    entry = {"source": source, "license": license_name, "prompt": {"format": prompt}}
     return parse(Backbone, entry)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
     setting = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})
     # A learning rate at which nothing moves: the mean over an epoch then does not depend on the order.
     lens = {"kind": "lens", "retain_on": "mean", "lr": 1e-12, "weights": {"pull": 0.7, "push": 1.3, "retain": 1.0}}
-    config = Lens.model_validate(lens | {"lambda": {"zh": 0.5, "sw": 0.9}, "batch_size": 4})
+    config = Lens.model_validate(lens | {"lambda": {"zh": 0.5, "sw": 0.9}, "batch_size": 4, "batch_of": "texts"})
     extraction = Extraction(max_tokens=24, truncation_side="right")
     prompt, tokenizer = PlainPrompt(format="plain"), PromptTokenizer(folder, PlainPrompt(format="plain"))
     texts, states = {}, {}
@@ -45,15 +46,14 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
         states[language] = tmp_path / "states" / f"{language}.safetensors"
         rows = [{"id": str(i), "split": "train", "prompt": f"{word * (i % 3 + 1)} {i}"} for i in range(PAIRS)]
         write_jsonl(texts[language], rows)
-        sequences = hidden_states.tokenize(tokenizer, read_texts(texts[language], ["train"]), extraction)
-        found = hidden_states.extract(
-            decoder, sequences, 2, 64, [row["id"] for row in rows], language, tmp_path / language
-        )
-        hidden_states.save(states[language], found, [row["id"] for row in rows])
+        sequences = hidden_states.tokenize(tokenizer, language, read_texts(texts[language], ["train"]), extraction)
+        with tempfile.TemporaryDirectory() as scratch:
+            found = hidden_states.extract(decoder, sequences, extraction, Path(scratch))
+        hidden_states.save(states[language], found, sequences.names)
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     fitting.fit(setting, states, texts, ours)
     delta = tmp_path / "run" / "seed0" / "delta.safetensors"
-    training.train(config, setting, 0, 2, folder, ours, states, texts, delta)
+    training.train(config, setting, 0, extraction, folder, ours, states, texts, delta)
     history = [json.loads(line) for line in (delta.parent / "history.jsonl").open()]
 
     task = {"checkpoint": folder, "dtype": "float32", "prompt": prompt.canonical(), "texts": texts, "pairs": PAIRS}

@@ -101,7 +101,7 @@ def test_a_refused_method(keys, message):
 
 
 PACKAGE = {"kind": "package", "package": "p", "parts": ["a"], "sha256": "0" * 64}
-BACKBONE = {"license": "x", "prompt": {"format": "plain"}, "disk_gb": 1.0}
+BACKBONE = {"license": "x", "prompt": {"format": "plain"}}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lensflow import cli, hidden_states
+from lensflow.config import Extraction
 from lensflow.decoders import StreamedDecoder, WeightFiles, batches_by_length, layers_of, load_decoder
 from lensflow.errors import LensflowError
 from lensflow.files import write_jsonl
@@ -24,10 +25,11 @@ SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
 NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]
 
 
-def extract(decoder, trainable=2, batch_tokens=40, sequences=SEQUENCES):
+def extract(decoder, trainable=2, batch_tokens=40, pooling="last"):
     run = hidden_states.stream if isinstance(decoder, StreamedDecoder) else hidden_states.extract
+    extraction = Extraction(trainable_layers=trainable, batch_tokens=batch_tokens, pooling=pooling)
     with tempfile.TemporaryDirectory() as scratch:
-        return run(decoder, sequences, trainable, batch_tokens, NAMES[: len(sequences)], "zh", Path(scratch))
+        return run(decoder, hidden_states.Sequences("zh", NAMES, SEQUENCES), extraction, Path(scratch))
 
 
 def alone(checkpoint, dtype=torch.float32):
@@ -41,26 +43,31 @@ def alone(checkpoint, dtype=torch.float32):
             yield torch.cat([*states[:-1], tops.pop()]), states[-1][0]
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_states_are_those_of_each_text_alone(checkpoint, family):
-    found = extract(load_decoder(checkpoint(family)))
+def test_states_are_those_of_each_text_alone(checkpoint, family, pooling):
+    found = extract(load_decoder(checkpoint(family)), pooling=pooling)
     start = 0
     for index, (layers, post_norm) in enumerate(alone(checkpoint(family))):
         stop = start + len(SEQUENCES[index])
-        torch.testing.assert_close(found.last[:, index], layers[1:, -1], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found.last_post_norm[index], post_norm[-1], rtol=1e-5, atol=1e-5)
+        of_text = layers[1:, -1] if pooling == "last" else layers[1:].mean(dim=1)
+        torch.testing.assert_close(found.layers[:, index], of_text, rtol=1e-5, atol=1e-5)
+        of_text = post_norm[-1] if pooling == "last" else post_norm.mean(dim=0)
+        torch.testing.assert_close(found.post_norm[index], of_text, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found.tokens[start:stop], layers[tiny.LAYERS - 2], rtol=1e-5, atol=1e-5)
         start = stop
     assert found.lengths.tolist() == [len(ids) for ids in SEQUENCES]
     assert len(found.tokens) == start
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_layer_by_layer_gives_the_same_bits(checkpoint, family, dtype):
+def test_layer_by_layer_gives_the_same_bits(checkpoint, family, dtype, pooling):
     folder = checkpoint(family, dtype)
-    whole, streamed = extract(load_decoder(folder)), extract(StreamedDecoder(folder, SEQUENCES))
-    for name in ("last", "last_post_norm", "tokens", "lengths"):
+    whole = extract(load_decoder(folder), pooling=pooling)
+    streamed = extract(StreamedDecoder(folder, SEQUENCES), pooling=pooling)
+    for name in ("layers", "post_norm", "tokens", "lengths"):
         assert torch.equal(getattr(streamed, name), getattr(whole, name)), name
 
 
@@ -113,7 +120,7 @@ def test_layers_that_return_tuples_cannot_be_streamed(checkpoint):
 def test_states_do_not_depend_on_the_batch(checkpoint, family):
     decoder = load_decoder(checkpoint(family))
     single, together = extract(decoder, batch_tokens=1), extract(decoder, batch_tokens=10_000)
-    for name in ("last", "last_post_norm", "tokens", "lengths"):
+    for name in ("layers", "post_norm", "tokens", "lengths"):
         torch.testing.assert_close(getattr(single, name), getattr(together, name), rtol=1e-5, atol=1e-5)
 
 
@@ -130,9 +137,9 @@ def test_without_trainable_layers_no_token_states_are_kept(checkpoint):
 
 def test_states_keep_the_precision_of_the_checkpoint(checkpoint):
     found = extract(load_decoder(checkpoint("llama", torch.bfloat16)))
-    assert {found.last.dtype, found.last_post_norm.dtype, found.tokens.dtype} == {torch.bfloat16}
+    assert {found.layers.dtype, found.post_norm.dtype, found.tokens.dtype} == {torch.bfloat16}
     wanted = torch.stack([post_norm[-1] for _, post_norm in alone(checkpoint("llama", torch.bfloat16), torch.bfloat16)])
-    error = (found.last_post_norm.float() - wanted.float()).norm(dim=1) / wanted.float().norm(dim=1)
+    error = (found.post_norm.float() - wanted.float()).norm(dim=1) / wanted.float().norm(dim=1)
     assert error.max() < 0.03
 
 
@@ -160,7 +167,7 @@ def test_saved_states_are_read_back(checkpoint, tmp_path):
     found = extract(load_decoder(checkpoint("llama", torch.bfloat16)))
     hidden_states.save(tmp_path / "zh.safetensors", found, NAMES)
     read = hidden_states.load(tmp_path / "zh.safetensors")
-    for name in ("last", "last_post_norm", "tokens", "lengths"):
+    for name in ("layers", "post_norm", "tokens", "lengths"):
         assert torch.equal(getattr(read, name), getattr(found, name))
 
 

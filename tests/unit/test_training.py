@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lensflow import cli, fitting, training
-from lensflow.config import Lens
-from lensflow.decoders import last_token, layers_of, load_top_layers
+from lensflow.config import Extraction, Lens
+from lensflow.decoders import layers_of, load_top_layers
 from lensflow.errors import LensflowError
 from lensflow.methods.lens import objective
 from lensflow.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
@@ -34,13 +34,18 @@ def caches_of(stages, space):
     return {code: read_cache(stages.states[code], stages.texts[code], space) for code in tiny.LANGUAGES}
 
 
-def make_trainer(stages, config, space="post_norm", seed=0):
+def make_trainer(stages, config, space="post_norm", seed=0, pooling="last", dtype=torch.float32):
     """Build what `train` builds; also return the checkpoint's name of every parameter."""
     setting = stages.setting(space)
-    decoder, names = load_top_layers(stages.checkpoint, CACHED, torch.float32)
+    decoder, names = load_top_layers(stages.checkpoint, CACHED, dtype)
     target = objective(config, fitting.load(stages.subspaces[space], setting), setting.targets)
     stack = TopStack(decoder, config.layers, space)
-    return LensTrainer(config, setting, seed, stack, caches_of(stages, space), target), names
+    return LensTrainer(config, setting, seed, stack, caches_of(stages, space), target, pooling), names
+
+
+def units_of(pairs):
+    """Batches of pairs count every pair for itself."""
+    return [[pair] for pair in pairs]
 
 
 def train(stages, folder, config, seed=0, space="post_norm"):
@@ -50,7 +55,7 @@ def train(stages, folder, config, seed=0, space="post_norm"):
         config,
         stages.setting(space),
         seed,
-        CACHED,
+        Extraction(trainable_layers=CACHED),
         stages.checkpoint,
         stages.subspaces[space],
         stages.states,
@@ -84,20 +89,23 @@ def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space):
     cache = caches_of(files, space)["zh"]
     stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32)[0], 2, space)
     entering = [cache.entering(index) for index in range(len(cache.texts))]
-    with torch.no_grad():
-        states, lengths = stack.states(entering)
-        for row, ids in enumerate(files.sequences["zh"]):
-            torch.testing.assert_close(states[row, : len(ids)], full_states(model, ids), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(stack.last(entering), last_token(states, lengths), rtol=1e-4, atol=1e-5)
-
+    whole = [index % 3 == 0 for index in range(len(entering))]
     widths = []
     layers_of(stack.decoder)[-1].mlp.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+    with torch.no_grad():
+        together = stack.states(entering, whole)
+        alone = [stack.states([states], [flag])[0] for states, flag in zip(entering, whole, strict=True)]
+        for states, single, ids, flag in zip(together, alone, files.sequences["zh"], whole, strict=True):
+            wanted = full_states(model, ids) if flag else full_states(model, ids)[-1:]
+            torch.testing.assert_close(states, wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(single, wanted, rtol=1e-4, atol=1e-5)
+    # Only the tokens that are wanted go through the top layer's MLP.
+    assert widths[0] == sum(len(states) if flag else 1 for states, flag in zip(entering, whole, strict=True))
     order = [5, 0, 11]
-    torch.testing.assert_close(stack.last_of(cache, order, 16), cache.top[order], rtol=1e-4, atol=1e-5)
-    assert widths and set(widths) == {1}  # only the last tokens go through the top layer's MLP
+    torch.testing.assert_close(stack.pooled(cache, order, "last"), cache.top[order], rtol=1e-4, atol=1e-5)
 
 
-def naive_loss(model, backbone, files, config, space, batch):
+def naive_loss(model, backbone, files, config, space, batch, pooling="last"):
     """The loss of a batch of pairs from whole models, text by text, with d×d projections."""
     subspaces = fitting.load(files.subspaces[space], files.setting(space))
     m_a, m_s = subspaces.agnostic[-1], subspaces.specific[-1]
@@ -108,8 +116,9 @@ def naive_loss(model, backbone, files, config, space, batch):
         central, target = (full_states(model, files.sequences[code][index]) for code in ("en", language))
         with torch.no_grad():
             central0, target0 = (full_states(backbone, files.sequences[code][index]) for code in ("en", language))
-        pull = p_a @ target[-1] - p_a @ central[-1]
-        push = p_s @ target[-1] - p_s @ target0[-1] - config.strength_of(language) * delta
+        text, text0, counterpart = (s[-1] if pooling == "last" else s.mean(0) for s in (target, target0, central))
+        pull = p_a @ text - p_a @ counterpart
+        push = p_s @ text - p_s @ text0 - config.strength_of(language) * delta
         retain = central[-1] - central0[-1] if config.retain_on == "last" else central.mean(0) - central0.mean(0)
         weights = config.weights
         terms = ((weights.pull, pull), (weights.push, push), (weights.retain, retain))
@@ -145,7 +154,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(stages, family, retain_
     for name in trained:
         whole[name].requires_grad_(True)
 
-    loss = trainer.objective.loss(trainer.terms(batch))
+    loss = trainer.objective.loss(trainer.terms(units_of(batch)))
     wanted = naive_loss(model, backbone, files, config, space, batch)
     loss.backward()
     wanted.backward()
@@ -157,18 +166,52 @@ def test_loss_and_gradients_are_those_of_the_whole_model(stages, family, retain_
         assert error < 1e-4, name
 
 
+def test_the_loss_on_means_over_tokens(stages):
+    files = stages("gemma3", pooling="mean")
+    config = lens(retain_on="mean", reduction="sum", **{"lambda": {"zh": 0.5, "sw": 0.8}})
+    trainer, names = make_trainer(files, config, pooling="mean")
+    model, backbone = full_model(files, "post_norm"), full_model(files, "post_norm")
+    whole = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in trainer.trained.items():
+            parameter *= 1.05
+            whole[names[name]].copy_(parameter)
+    batch = [(0, "zh"), (3, "sw"), (7, "zh")]
+    loss = trainer.objective.loss(trainer.terms(units_of(batch)))
+    wanted = naive_loss(model, backbone, files, config, "post_norm", batch, "mean")
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=0)
+
+
+def test_texts_with_all_their_targets_add_up_their_terms(stages):
+    """The published loss of a text: retain once, pull and push of every target (trainer_lens.py)."""
+    files, weights = stages("llama"), {"pull": 0.7, "push": 1.3, "retain": 2.0}
+    config = lens(batch_of="texts", retain_on="mean", weights=weights)
+    trainer, _ = make_trainer(files, config)
+    assert trainer.steps_per_epoch == math.ceil(13 / 4)
+    assert trainer.units["train"][5] == [(5, "zh"), (5, "sw")]
+    with torch.no_grad():
+        for parameter in trainer.trained.values():
+            parameter *= 1.05
+        batch = [trainer.units["train"][index] for index in (0, 4, 9)]
+        terms = trainer.terms(batch)
+        parts = [trainer.terms(units_of([(index, code) for index in (0, 4, 9)])) for code in ("zh", "sw")]
+    for name in ("pull", "push"):
+        torch.testing.assert_close(terms[name], parts[0][name] + parts[1][name])
+    torch.testing.assert_close(terms["retain"], parts[0]["retain"])
+
+
 def test_states_of_other_texts_are_refused(stages):
     files = stages("llama")
     caches = caches_of(files, "post_norm")
     stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32)[0], 2, "post_norm")
-    check_stack(stack, caches, 1e-3)
+    check_stack(stack, caches, "last", 1e-3)
     caches["sw"].top[1] *= 1.01
     with pytest.raises(LensflowError, match=r"^sw, text text-1: .*relative error 9\.9e-03.* not supported$"):
-        check_stack(stack, caches, 1e-3)
+        check_stack(stack, caches, "last", 1e-3)
 
 
 def test_a_cache_needs_token_states(stages, checkpoint, tmp_path):
-    files = tiny.run_stages(checkpoint("llama"), tmp_path, cached_layers=0)
+    files = tiny.run_stages(checkpoint("llama"), tmp_path, Extraction(trainable_layers=0))
     with pytest.raises(LensflowError, match=r"en\.safetensors: holds no token states .* extraction\.trainable_layers$"):
         read_cache(files.states["en"], files.texts["en"], "post_norm")
     shorter = stages("llama").texts["en"].read_text().splitlines()[1:]
@@ -180,23 +223,16 @@ def test_a_cache_needs_token_states(stages, checkpoint, tmp_path):
 # --- Batches, schedule, history ---------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 5))
-def test_an_epoch_uses_every_pair_once(lengths, batch_size, seed):
-    pairs = [(index, "zh") for index in range(len(lengths))]
-    batches = epoch_batches(pairs, lengths, batch_size, torch.Generator().manual_seed(seed))
-    assert sorted(pair for batch in batches for pair in batch) == pairs
-    assert len(batches) == math.ceil(len(pairs) / batch_size)
+@given(st.integers(1, 90), st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_uses_every_pair_once_in_an_order_of_its_own(count, batch_size, seed):
+    units = units_of((index, "zh") for index in range(count))
+    batches, others = (
+        epoch_batches(units, batch_size, torch.Generator().manual_seed(number)) for number in (seed, seed + 1)
+    )
+    assert sorted(unit for batch in batches for unit in batch) == units
+    assert len(batches) == math.ceil(count / batch_size)
     assert all(len(batch) <= batch_size for batch in batches)
-
-
-def test_batches_hold_like_lengths_in_random_order():
-    lengths = random.Random(0).sample(range(1, 65), 64)
-    pairs = [(index, "zh") for index in range(64)]
-    first, second = (epoch_batches(pairs, lengths, 8, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    members = [sorted(lengths[index] for index, _ in batch) for batch in first]
-    assert sorted(members) == [list(range(start, start + 8)) for start in range(1, 65, 8)]
-    assert members != sorted(members)
-    assert first != second
+    assert count < 9 or batches != others
 
 
 def test_every_epoch_uses_every_pair_in_an_order_of_its_own(stages, tmp_path, monkeypatch):
@@ -205,8 +241,8 @@ def test_every_epoch_uses_every_pair_in_an_order_of_its_own(stages, tmp_path, mo
     take_step = trainer._train_step
     monkeypatch.setattr(trainer, "_train_step", lambda batch: (seen.extend(batch), take_step(batch)))
     trainer.run(tmp_path / "none.safetensors", "epochs")
-    pairs = sorted(trainer.pairs["train"])
-    assert pairs == sorted((index, language) for index in range(13) for language in ("zh", "sw"))
+    pairs = sorted(trainer.units["train"])
+    assert pairs == sorted([(index, language)] for index in range(13) for language in ("zh", "sw"))
     first, second = seen[: len(pairs)], seen[len(pairs) :]
     assert sorted(first) == sorted(second) == pairs
     assert first != second
@@ -263,7 +299,9 @@ def test_dev_states_before_and_after(stages, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_named(stages, tmp_path):
-    with pytest.raises(LensflowError, match=r"^step \d+: the loss is not finite; lower lr or lambda \(texts: .*text-"):
+    with pytest.raises(
+        LensflowError, match=r"^step \d+: the loss or its gradient is not finite; lower lr or lambda \(texts: .*text-"
+    ):
         train(stages("llama"), tmp_path, lens(lr=1e30, warmup=0.0))
 
 
@@ -281,6 +319,24 @@ def test_the_delta_holds_the_top_layers_only(stages, tmp_path, layers):
     assert all(not torch.equal(delta[name], old[name]) for name in delta)
 
 
+def test_gradients_are_clipped(stages):
+    """One step against torch's own on a copy, at a norm that binds and at one that does not."""
+    files = stages("llama")
+    for limit, binds in ((1e-3, True), (1e3, False)):
+        trainer, _ = make_trainer(files, lens(max_grad_norm=limit, schedule="constant", warmup=0.0))
+        reference, _ = make_trainer(files, lens())
+        batch = trainer.units["train"][:4]
+        trainer._train_step(batch)
+        reference.objective.loss(reference.terms(batch)).backward()
+        norm = torch.cat([p.grad.flatten() for p in reference.trained.values()]).norm()
+        assert trainer.history[-1]["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+        assert (norm > limit) == binds
+        for name, parameter in reference.trained.items():
+            moment = trainer.optimizer.state[trainer.masters[name]]["exp_avg"]
+            expected = 0.1 * parameter.grad * (limit / norm if binds else 1)  # 1 - β₁ after one step
+            torch.testing.assert_close(moment, expected, rtol=1e-4, atol=1e-9)
+
+
 def test_norms_are_not_decayed(stages):
     trainer, _ = make_trainer(stages("llama"), lens(weight_decay=0.3))
     decayed, kept = trainer.optimizer.param_groups
@@ -290,36 +346,41 @@ def test_norms_are_not_decayed(stages):
     assert set(decayed["params"]) == set(layers_of(trainer.stack.decoder).parameters()) - norms
 
 
-def test_bf16_updates_round_away_and_float32_ones_do_not(stages, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_updates_that_bfloat16_rounds_away_are_kept(stages, tmp_path, precision):
     files = stages("llama", torch.bfloat16)
-    config = lens(lr=1e-5, warmup=0.0, weight_decay=0.0, schedule="constant")
+    config = lens(lr=1e-5, warmup=0.0, weight_decay=0.0, schedule="constant", precision=precision)
     delta = load_file(train(files, tmp_path, config))
     backbone = AutoModelForCausalLM.from_pretrained(files.checkpoint, dtype=torch.float32).state_dict()
     moved = torch.cat([(value - backbone[name]).flatten() for name, value in delta.items()])
     assert all(value.dtype == torch.float32 for value in delta.values())
     assert (moved != 0).float().mean() > 0.99
 
-    rounded = load_file(train(files, tmp_path / "rounded", config.model_copy(update={"precision": "backbone"})))
-    assert all(value.dtype == torch.float32 for value in rounded.values())
-    assert all(torch.equal(value, value.bfloat16().float()) for value in rounded.values())
-    top = {name: backbone[name] for name in delta}
-    still = torch.cat([(rounded.get(name, value) == value).flatten() for name, value in top.items()])
-    assert 0.95 < still.float().mean() < 1
+    # The same number of steps of the same size on bfloat16 weights, as a plain optimizer would take them.
+    weights = [torch.nn.Parameter(backbone[name].bfloat16()) for name in delta]
+    optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
+    for _ in range(14):
+        for weight, name in zip(weights, delta, strict=True):
+            weight.grad = (backbone[name] - delta[name]).bfloat16().sign()
+        optimizer.step()
+    still = torch.cat([(weight == backbone[name]).flatten() for weight, name in zip(weights, delta, strict=True)])
+    assert 0.9 < still.float().mean() < 1
 
 
-def test_the_precision_of_the_backbone_is_that_of_layers_gradients_and_optimizer(stages):
-    files, config = stages("gemma3", torch.bfloat16), lens(precision="backbone", retain_on="mean")
-    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.bfloat16)[0], 2, "post_norm")
-    setting, caches = files.setting("post_norm"), caches_of(files, "post_norm")
-    target = objective(config, fitting.load(files.subspaces["post_norm"], setting), setting.targets)
-    trainer = LensTrainer(config, setting, 0, stack, caches, target)
-    loss = trainer.objective.loss(trainer.terms(trainer.pairs["train"][:4]))
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert {p.grad.dtype for p in trainer._trained()} == {torch.bfloat16}
-    trainer.optimizer.step()
-    moments = [s["exp_avg"].dtype for s in trainer.optimizer.state.values()]
-    assert set(moments) == {torch.bfloat16}
+def test_mixed_precision_computes_in_the_backbones_and_updates_float32_masters(stages):
+    files, config = stages("gemma3", torch.bfloat16), lens(precision="mixed", retain_on="mean")
+    trainer, _ = make_trainer(files, config, dtype=torch.bfloat16)
+    batch = trainer.units["train"][:4]
+    assert trainer.objective.loss(trainer.terms(batch)).dtype == torch.float32
+    before = {name: master.detach().clone() for name, master in trainer.masters.items()}
+    for _ in range(2):  # the first step is a warm-up step of length 0
+        trainer._train_step(batch)
+    for name, weight in trainer.trained.items():
+        master = trainer.masters[name]
+        assert (weight.dtype, master.dtype) == (torch.bfloat16, torch.float32)
+        assert trainer.optimizer.state[master]["exp_avg"].dtype == torch.float32
+        assert not torch.equal(master, before[name])
+        assert torch.equal(weight, master.bfloat16())  # rounded once, never accumulated
 
 
 # --- The same again, and killed ---------------------------------------------------------------------------------------
@@ -342,7 +403,7 @@ def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
     def die(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def train_step(self: LensTrainer, batch: list[training.Pair]) -> None:
+    def train_step(self: LensTrainer, batch: list[training.Unit]) -> None:
         if self.step == step and not while_saving:
             die()
         take_step(self, batch)
@@ -363,7 +424,7 @@ def train_arguments(files, output, config, seed=0):
     folder = files.checkpoint / "manifest.json"
     return [
         "train",
-        *("--config", json.dumps(settings | {"seed": seed, "cached_layers": CACHED})),
+        *("--config", json.dumps(settings | {"seed": seed, "extraction": {"trainable_layers": CACHED}})),
         *("--backbone", str(folder), "--subspaces", str(files.subspaces["post_norm"]), "--output", str(output)),
         *("--states", *map(str, files.states.values())),
         *("--texts", *map(str, files.texts.values())),
@@ -406,7 +467,7 @@ def test_a_checkpoint_of_another_run_is_ignored(stages, tmp_path, changed):
     config = lens(**changed)
     undisturbed = train(files, tmp_path / "undisturbed", config, seed)
     other, _ = make_trainer(files, lens())
-    other._train_step(other.pairs["train"][:4])
+    other._train_step(other.units["train"][:4])
     output = tmp_path / "disturbed" / "method" / f"seed{seed}" / "delta.safetensors"
     other.save_checkpoint(output.parent / ".training.safetensors")
     assert train(files, tmp_path / "disturbed", config, seed) == output
@@ -415,7 +476,7 @@ def test_a_checkpoint_of_another_run_is_ignored(stages, tmp_path, changed):
 
 def test_a_checkpoint_for_another_backbone_is_ignored(stages, tmp_path):
     trainer, _ = make_trainer(stages("llama"), lens())
-    trainer._train_step(trainer.pairs["train"][:4])
+    trainer._train_step(trainer.units["train"][:4])
     trainer.save_checkpoint(tmp_path / "scratch.safetensors")
     same, _ = make_trainer(stages("llama"), lens())
     same.load_checkpoint(tmp_path / "scratch.safetensors")

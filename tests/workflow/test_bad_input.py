@@ -324,7 +324,7 @@ def test_a_chat_prompt_without_a_chat_template(config, error):
 
 
 def test_no_disk_space(config, error):
-    config["backbones"]["tiny"]["disk_gb"] = 1e9
+    config["backbones"]["tiny"]["resources"] = {"disk_gb": 1e9}
     message = error(config)
     assert "GB free, about 2000000000.0 GB needed for tiny; free some space" in message
 
@@ -360,7 +360,7 @@ def test_hf_needs_no_other_engine(project, config, monkeypatch):
     [
         ("methods/lens-a/lr", "fast", "config: methods.lens-a.lr: must be a number, 'fast' is text"),
         ("settings/en-zh/languages/1", "fr", "corpus 'embedded' has no language 'fr'"),
-        ("backbones/tiny/disk_gb", 1e9, "GB needed for tiny; free some space"),
+        ("backbones/tiny/resources/disk_gb", 1e9, "GB needed for tiny; free some space"),
     ],
 )
 def test_through_snakemake(workspace: Workspace, config, path, value, message):

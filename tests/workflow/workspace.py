@@ -81,7 +81,7 @@ def demo_config() -> dict:
                 "source": {"kind": "folder", "path": "model"},
                 "license": "CC0-1.0",
                 "prompt": {"format": "plain"},
-                "disk_gb": 1e-6,
+                "resources": {"disk_gb": 1e-6},
             }
         },
         "settings": {

@@ -31,27 +31,26 @@ class LensObjective:
         languages: list[str],
         target: Tensor,
         target_reference: Tensor,
+        counterpart: Tensor,
         central: Tensor,
         central_reference: Tensor,
-        mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the unweighted terms of a batch of n pairs, each averaged over the batch.
+        """Compute the unweighted terms of n pairs and the m central texts in them, averaged over pairs and texts.
 
         Args:
             languages: n target languages.
-            target: (n, d) last-token states of the target texts.
+            target: (n, d) states of the target texts.
             target_reference: the same from the untouched backbone.
-            central: (n, d) last-token states of the central texts, or (n, T, d) of all tokens with `retain_on: mean`.
+            counterpart: (n, d) states of the same texts in the central language.
+            central: what is retained, (m, d): states of the central texts' last tokens, or means over their tokens.
             central_reference: the same from the untouched backbone.
-            mask: (n, T), real tokens of the central texts; given exactly with `retain_on: mean`.
         """
         reduction = self.config.reduction
-        central_last = central if mask is None else central[torch.arange(len(central)), mask.sum(1) - 1]
         shift = torch.stack([self.shifts[language] for language in languages])
         return {
-            "pull": losses.pull(target, central_last, self.agnostic, reduction),
+            "pull": losses.pull(target, counterpart, self.agnostic, reduction),
             "push": losses.push(target, target_reference, shift, self.specific, reduction),
-            "retain": losses.retain(central, central_reference, mask, reduction),
+            "retain": losses.retain(central, central_reference, reduction),
         }
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:
