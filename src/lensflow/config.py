@@ -26,7 +26,10 @@ Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
 # Folders of the results that stand where those of backbones and of settings do.
-RESERVED = {"backbones": {"cells", "data", "figures", "tables"}, "settings": {"backbone", "hidden_states", "none"}}
+RESERVED = {
+    "backbones": {"benchmarks", "cells", "data", "figures", "tables"},
+    "settings": {"backbone", "hidden_states", "none"},
+}
 # How a message says what pydantic would say by a regular expression or a Python type.
 IN_WORDS = {
     LANGUAGE_PATTERN: "must be an ISO 639 code, such as 'sw' for Swahili",
@@ -213,14 +216,64 @@ class Lens(Strict):
 Method = Annotated[Base | Lens, Field(discriminator="kind")]
 
 
-class Generation(Strict):
-    """Greedy answers to held-out prompts, judged by language, repetition, copying and emptiness."""
+class Dataset(Strict):
+    """Where a benchmark's items come from: a data set of the hub, a local folder that opens like it, or a generator."""
+
+    path: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # name on the hub, or folder below datasets_root
+    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)  # of the hub's; not asked of a local folder
+    split: str = "test"
+    columns: tuple[str, ...] = Field(min_length=1, strict=False)  # that every item must have
+    id: str | None = None  # column that identifies an item; null: its place
+
+
+class LanguageEntry(Strict):
+    """What is particular to one language of a data set."""
+
+    config: str  # name of the data set's configuration
+    dataset: Dataset | None = None  # another data set with the same columns, such as an English original
+    task: str | None = None
+    variables: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+
+
+class FromDataset(Strict):
+    """A benchmark whose items come from a data set, with a configuration a language."""
+
+    dataset: Dataset
+    # language -> the data set's name for it (ja: jp), or what else is particular to it
+    languages: dict[Language, LanguageEntry] = Field(min_length=1)
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: {"config": entry} if isinstance(entry, str) else entry for key, entry in value.items()}
+        return value
+
+
+class Decoding(Strict):
+    """How answers are generated."""
+
+    max_new_tokens: Count = 32
+    stop: tuple[str, ...] = Field(default=(), strict=False)
+    temperature: NonNegative = 0.0  # 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0  # of sampling
+
+
+class Generation(Decoding):
+    """Answers to held-out prompts of a corpus, judged by language, repetition, copying and emptiness."""
 
     kind: Literal["generation"]
     corpus: Name = "embedded"
     split: Literal["dev", "test"] = "test"
-    max_new_tokens: Count = 32
-    stop: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class DatasetGeneration(FromDataset, Decoding):
+    """The same with the prompts of a data set (Language Confusion Benchmark: Marchisio et al., 2024)."""
+
+    kind: Literal["dataset_generation"]
+    prompt: str = "prompt"  # column
 
 
 class Likelihood(Strict):
@@ -231,14 +284,42 @@ class Likelihood(Strict):
     split: Literal["dev", "test"] = "test"
 
 
-class MultipleChoice(Strict):
-    """Questions whose choices are ranked by log-likelihood, run by lm-eval."""
+class Task(FromDataset):
+    """A task of lm-eval, or a task file of one's own in its format."""
 
-    kind: Literal["multiple_choice"]
-    source: Literal["cldr"] = "cldr"
+    kind: Literal["lm_eval"]
+    # folder/name, the folder below the project's or below lm-eval's own tasks; {code} is the language's configuration
+    task: str = Field(pattern=r"^[\w./{}-]+/[\w.{}-]+$")
+    chat: bool = False  # in the backbone's prompt format; False: the task's text as it is, as lm-eval does
+    variables: dict[str, Any] = {}  # constants that the task file's templates can name
+    overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
 
 
-Benchmark = Annotated[Generation | Likelihood | MultipleChoice, Field(discriminator="kind")]
+class Judge(Strict):
+    """An OpenAI-compatible endpoint that rates answers."""
+
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; unset: none is sent
+    temperature: NonNegative = 0.0  # Zheng et al. (2023)
+    max_tokens: Count = 2048  # of a verdict; the same
+    timeout: Positive = 120.0  # seconds a request
+    retries: Annotated[int, Field(ge=0)] = 4
+    requests_per_minute: Positive | None = None  # null: no limit
+    parallel: Count = 4  # requests at a time
+
+
+class MtBench(FromDataset, Decoding):
+    """Two-turn questions whose answers a judge rates from 1 to 10 (MT-Bench: Zheng et al., 2023)."""
+
+    kind: Literal["mt_bench"]
+    judge: Judge
+
+
+Benchmark = Annotated[
+    Generation | DatasetGeneration | Likelihood | Task | MtBench,
+    Field(discriminator="kind"),
+]
 
 
 # What stands for a text: the state of its last token (paper) or the mean over its tokens.
@@ -264,6 +345,7 @@ class Evaluation(Strict):
     engine: Literal["auto", "vllm", "hf"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     limit: Count | None = None  # items a cell; null: all
+    max_model_len: Count = 4096  # tokens of a prompt and its answer
 
 
 class Run(Strict):
@@ -272,8 +354,23 @@ class Run(Strict):
     backbones: tuple[Name, ...] = Field(min_length=1, strict=False)
     settings: tuple[Name, ...] = Field(min_length=1, strict=False)
     methods: tuple[Name, ...] = Field(min_length=1, strict=False)
-    benchmarks: tuple[Name, ...] = Field(min_length=1, strict=False)
+    # benchmark -> its languages; null for those of the setting, which is what a plain name in a list means
+    benchmarks: dict[Name, tuple[Language, ...] | None] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """`[generation, xcopa: [zh, sw]]` -> `{generation: null, xcopa: (zh, sw)}`."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        named: dict[str, Any] = {}
+        for entry in value:
+            for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
+                if name in named:
+                    raise ValueError(f"'{name}' stands there twice; remove one")
+                named[name] = tuple(languages) if isinstance(languages, list) else languages
+        return named
 
 
 class Config(Strict):
@@ -285,6 +382,9 @@ class Config(Strict):
     settings: dict[Name, Setting]
     methods: dict[Name, Method]
     benchmarks: dict[Name, Benchmark]
+    datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
+    # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
+    retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)

@@ -5,12 +5,13 @@ that the same weights, task and settings are never computed again, whatever the 
 its finished cells.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from lensflow import languages, likelihood, metrics, statistics
@@ -133,7 +134,7 @@ class Evaluator:
                 }
             )
         columns = {"fidelity": "faithful", "repetition": "repetitive", "copying": "copied", "empty": "empty"}
-        scores = [share(name, [bool(s[column]) for s in samples]) for name, column in columns.items()]
+        scores = [score(name, [int(s[column]) for s in samples]) for name, column in columns.items()]
         return {"scores": scores, "samples": samples}
 
     def _likelihood(self, cell: Cell) -> dict[str, Any]:
@@ -146,13 +147,9 @@ class Evaluator:
         samples: list[dict[str, Any]] = [
             {"id": text.id, "prompt": text.prompt, **row} for text, row in zip(texts, rows, strict=True)
         ]
-        nll = [sample["nll"] for sample in samples]
-        counts = [sample["tokens"] for sample in samples]
-        low, high = statistics.ratio_interval(nll, counts)
-        scores = [score("nll", len(samples), sum(nll) / sum(counts), low, high)]
+        scores = [score("nll", [sample["nll"] for sample in samples], [sample["tokens"] for sample in samples])]
         if not latin:
-            mass = [sample["script_mass"] for sample in samples]
-            scores.append(score("script_mass", len(mass), float(np.mean(mass)), *statistics.mean_interval(mass)))
+            scores.append(score("script_mass", [sample["script_mass"] for sample in samples]))
         return {"scores": scores, "samples": samples}
 
     def _multiple_choice(self, cell: Cell) -> dict[str, Any]:
@@ -160,18 +157,35 @@ class Evaluator:
 
         template = self.tokenizer.render("{prompt}")
         samples = harness.multiple_choice(self.scorer, self.tokenizer, self.questions(cell), template)
-        return {"scores": [share("accuracy", [sample["correct"] for sample in samples])], "samples": samples}
+        return {"scores": [score("accuracy", [int(sample["correct"]) for sample in samples])], "samples": samples}
 
 
-def score(metric: str, n: int, value: float, low: float, high: float) -> dict[str, Any]:
-    """One score with its 95 % interval over n items."""
-    return {"metric": metric, "n": n, "value": value, "low": low, "high": high}
+def score(metric: str, items: Sequence[float | None], weights: Sequence[float] | None = None) -> dict[str, Any]:
+    """Sum up the items of a cell.
 
+    Args:
+        metric: its name.
+        items: what every item of the cell scored, in their order; None where the metric is not defined for an item.
+        weights: what the sum of the items is divided by, such as tokens; by default one each.
 
-def share(metric: str, outcomes: list[bool]) -> dict[str, Any]:
-    """A share of items with its Wilson interval."""
-    k, n = sum(outcomes), len(outcomes)
-    return score(metric, n, k / n, *statistics.proportion_interval(k, n))
+    Returns:
+        The mean with its 95 % interval over the n items that it is defined for (Wilson where all are 0 or 1, else BCa
+        bootstrap; nan if there is none), and `items` and `weights` themselves, for tests on the same items.
+    """
+    kept = [index for index, item in enumerate(items) if item is not None]
+    values = [float(items[index] or 0) for index in kept]
+    counts = [1.0] * len(kept) if weights is None else [float(weights[index]) for index in kept]
+    n = len(kept)
+    if not n:
+        value = low = high = math.nan
+    else:
+        value = math.fsum(values) / math.fsum(counts)
+        if weights is None and set(values) <= {0.0, 1.0}:
+            low, high = statistics.proportion_interval(int(sum(values)), n)
+        else:
+            low, high = statistics.ratio_interval(values, counts)
+    result = {"metric": metric, "n": n, "value": value, "low": low, "high": high, "items": list(items)}
+    return result if weights is None else result | {"weights": list(weights)}
 
 
 def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, output: Path) -> None:
@@ -195,7 +209,8 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
                 write_json(path, {"identity": identity, **evaluator.run(cell)})
             result = read_json(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
-            rows.append({"benchmark": cell.name, "language": cell.language, "cell": key, "scores": result["scores"]})
+            place = {"benchmark": cell.name, "language": cell.language, "cell": key}
+            rows.append(place | {"ids": [sample["id"] for sample in result["samples"]], "scores": result["scores"]})
     write_json(
         output,
         {
