@@ -170,14 +170,14 @@ def score(metric: str, items: Sequence[float | None], weights: Sequence[float] |
 
     Returns:
         The mean with its 95 % interval over the n items that it is defined for (Wilson where all are 0 or 1, else BCa
-        bootstrap; nan if there is none), and `items` and `weights` themselves, for tests on the same items.
+        bootstrap; null if there is none), and `items` and `weights` themselves, for tests on the same items.
     """
     kept = [index for index, item in enumerate(items) if item is not None]
     values = [float(items[index] or 0) for index in kept]
     counts = [1.0] * len(kept) if weights is None else [float(weights[index]) for index in kept]
     n = len(kept)
     if not n:
-        value = low = high = math.nan
+        value = low = high = None
     else:
         value = math.fsum(values) / math.fsum(counts)
         if weights is None and set(values) <= {0.0, 1.0}:
