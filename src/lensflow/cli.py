@@ -121,10 +121,21 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     deltas.export(args.backbone, args.delta, args.output)
 
 
+def fetch_items(args: argparse.Namespace) -> None:
+    """Write one language's items of a benchmark."""
+    from lensflow import items
+    from lensflow.config import Dataset, LanguageEntry
+
+    config = _stage_config(args.config)
+    name, dataset = _section(config, "benchmark", str), _section(config, "dataset", Dataset)
+    entry = LanguageEntry(config=_section(config, "config", str))
+    items.fetch(name, dataset, args.language, entry, args.datasets_root, args.output)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint on all its cells."""
     from lensflow import evaluation
-    from lensflow.config import Benchmark, Evaluation, Prompt
+    from lensflow.config import Benchmark, Evaluation, Prompt, Resources
     from lensflow.workflow import check_engine, code_digest
 
     config = _stage_config(args.config)
@@ -136,7 +147,9 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in config["cells"]
         for language in entry["languages"]
     ]
-    evaluator = evaluation.Evaluator(args.checkpoint, prompt, settings, args.data)
+    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, args.root)
+    resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
+    evaluator = evaluation.Evaluator(inputs, prompt, settings, resources)
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
 
 
@@ -302,10 +315,20 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--delta", "delta.safetensors (train)")
     add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it, links where nothing changed")
 
+    sub = command("fetch-items", fetch_items)
+    add_config(sub)
+    sub.add_argument("--language", required=True, help="language code")
+    sub.add_argument("--datasets-root", type=Path, help="folder of local copies of the hub's data sets")
+    add(sub, "--output", "{language}.jsonl to write; {language}.source.json goes beside it")
+
     sub = command("evaluate", evaluate)
     add_config(sub)
+    add_root(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
-    add(sub, "--data", "folder of {corpus}/{language}.jsonl (pair-data)")
+    add(sub, "--corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
+    add(sub, "--items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
+    sub.add_argument("--gpus", type=int, default=0, help="GPUs to spread the model's tensors over")
+    sub.add_argument("--gpu-memory", type=float, default=0.9, help="share of a GPU's memory for vLLM")
     add(sub, "--cache", "folder of computed cells")
     add(sub, "--output", "scores.json to write; samples go beside it")
 
