@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lensflow import harness, languages, likelihood, metrics, statistics
+from lensflow import confusion, harness, languages, likelihood, metrics, statistics
 from lensflow.backbones import verify
 from lensflow.config import (
     Benchmark,
@@ -201,6 +201,7 @@ class Evaluator:
         prompts = {id_: str(item[column]) for id_, item in self._items(cell).items()}
         answers = self.generator.generate([self.tokenizer.encode(prompt) for prompt in prompts.values()], decoding)
         samples: list[dict[str, Any]] = []
+        detectable = confusion.is_detectable(cell.language)
         for (id_, prompt), answer in zip(prompts.items(), answers, strict=True):
             samples.append(
                 {
@@ -212,10 +213,23 @@ class Evaluator:
                     "repetitive": metrics.is_repetitive(answer),
                     "copied": metrics.copies_prompt(answer, prompt),
                     "empty": metrics.is_empty(answer),
+                    "lines_pass": confusion.line_passes(answer, cell.language) if detectable else None,
+                    "words_pass": confusion.words_pass(answer, cell.language) if detectable else None,
                 }
             )
-        columns = {"fidelity": "faithful", "repetition": "repetitive", "copying": "copied", "empty": "empty"}
-        scores = [score(name, [int(s[key]) for s in samples]) for name, key in columns.items()]
+        columns = {
+            "fidelity": "faithful",
+            "line_pass_rate": "lines_pass",
+            "word_pass_rate": "words_pass",
+            "repetition": "repetitive",
+            "copying": "copied",
+            "empty": "empty",
+        }
+        if not detectable:
+            del columns["line_pass_rate"], columns["word_pass_rate"]
+        elif languages.scripts(cell.language) == languages.LATIN:
+            del columns["word_pass_rate"]
+        scores = [score(name, [_number(s[key]) for s in samples]) for name, key in columns.items()]
         return {"scores": scores, "samples": samples}
 
     def _likelihood(self, cell: Cell) -> dict[str, Any]:
@@ -264,6 +278,10 @@ class Evaluator:
             kept = {key: item[key] for key in ("category", "turns", "reference")}
             samples.append({"id": id_, **kept, "answers": answers})
         return {"scores": [], "samples": samples}
+
+
+def _number(outcome: bool | None) -> int | None:
+    return None if outcome is None else int(outcome)
 
 
 def score(metric: str, items: Sequence[float | None], weights: Sequence[float] | None = None) -> dict[str, Any]:
