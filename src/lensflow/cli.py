@@ -100,7 +100,8 @@ def train(args: argparse.Namespace) -> None:
     config = _stage_config(args.config)
     method, setting = _section(config, "method", Lens), _section(config, "setting", Setting)
     seed, extraction = _section(config, "seed", int), _section(config, "extraction", Extraction)
-    write_json(args.output.parent / "config.json", config)
+    resolved = {"method": method.canonical(), "setting": setting.canonical(), "extraction": extraction.canonical()}
+    write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     training.train(
         method,
         setting,

@@ -5,30 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import backbones, corpora, evaluation, items
-from lensflow.config import Corpus, Evaluation, Generation, Likelihood, Resources, read
+from lensflow import corpora, evaluation, items
+from lensflow.config import Corpus, Evaluation, Generation, Likelihood, Resources
 from lensflow.evaluation import Cell, Evaluator, Inputs
 from lensflow.files import read_json
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
-
-
-@pytest.fixture(scope="session")
-def config():
-    return read([], ROOT)
-
-
-@pytest.fixture(scope="session")
-def manifest(config, tmp_path_factory):
-    """The prepared SmolLM2: the demo's if it ran here, else a fresh one."""
-    prepared = ROOT / "results" / NAME / "backbone" / "manifest.json"
-    if prepared.is_file():
-        backbones.verify(prepared)
-        return prepared
-    output = tmp_path_factory.mktemp("backbone") / "manifest.json"
-    backbones.prepare_backbone(config.backbones[NAME], ROOT, output)
-    return output
 
 
 @pytest.fixture(scope="session")
