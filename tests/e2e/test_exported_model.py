@@ -123,7 +123,7 @@ def test_the_model_card_has_the_scores_beside_the_backbones(run, manifest, tmp_p
         score = {"metric": "accuracy", "n": 40, "value": value, "low": value - 0.1, "high": value + 0.1}
         return json.dumps({"cells": [{"benchmark": "cldr", "language": "zh", "scores": [score]}]})
 
-    base = run.parents[2] / NAME / "none" / "base" / "seed0" / "scores.json"
+    base = run.parents[2] / "none" / "base" / "seed0" / "scores.json"
     base.parent.mkdir(parents=True)
     base.write_text(scores(0.5))
     (run / "scores.json").write_text(scores(0.75))
