@@ -154,6 +154,20 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
 
 
+def judge(args: argparse.Namespace) -> None:
+    """Have the answers to two-turn questions rated; goes on where a killed run stopped."""
+    from lensflow import judging
+    from lensflow.config import MtBench
+
+    cells = []
+    for entry in _stage_config(args.config)["benchmarks"]:
+        benchmark = _section(entry, "benchmark", MtBench)
+        for language in entry["languages"]:
+            samples = args.scores.parent / "samples" / f"{entry['name']}.{language}.jsonl"
+            cells.append(judging.read_answers(entry["name"], benchmark.judge, language, samples))
+    judging.judge(cells, args.scores, args.cache, args.output)
+
+
 def collect_scores(args: argparse.Namespace) -> None:
     """Collect all scores into one table."""
     from lensflow import scores
@@ -234,6 +248,7 @@ def show_config(args: argparse.Namespace) -> None:
         "fit_subspaces": lambda: plan.fit_subspaces(args.name),
         "train": lambda: plan.train(_known(checkpoints, args.name)),
         "evaluate": lambda: plan.evaluate(_known(checkpoints, args.name)),
+        "judge": lambda: plan.judge(_known(checkpoints, args.name)),
     }
 
     def _known(known: dict[str, Checkpoint], name: str) -> Checkpoint:
@@ -333,8 +348,14 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--cache", "folder of computed cells")
     add(sub, "--output", "scores.json to write; samples go beside it")
 
+    sub = command("judge", judge)
+    add_config(sub)
+    add(sub, "--scores", "scores.json (evaluate), with the samples beside it")
+    add(sub, "--cache", "folder of verdicts so far")
+    add(sub, "--output", "judged.json to write; verdicts go beside it")
+
     sub = command("collect-scores", collect_scores)
-    add(sub, "--scores", "scores.json of each checkpoint", many=True)
+    add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
     add(sub, "--output", "scores.csv to write")
 
     sub = command("make-table", make_table)
@@ -372,7 +393,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--results", type=Path, default=Path("results"))
 
     sub = command("show-config", show_config)
-    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate")
+    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate", "judge")
     sub.add_argument("stage", choices=stages)
     sub.add_argument("name", help="backbone, backbone/corpus, setting, or backbone/setting/method/seedN")
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)

@@ -27,7 +27,7 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
 # Folders of the results that stand where those of backbones and of settings do.
 RESERVED = {
-    "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings"},
+    "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
     "settings": {"backbone", "hidden_states", "none"},
 }
 # How a message says what pydantic would say by a regular expression or a Python type.

@@ -29,7 +29,7 @@ def collect(paths: list[Path], output: Path) -> None:
     """Write one row a score.
 
     Args:
-        paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint.
+        paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
         output: the CSV file.
     """
     rows = []

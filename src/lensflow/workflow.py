@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow import backbones, corpora
-from lensflow.config import Config, FromDataset, Generation, Likelihood, Task
+from lensflow.config import Config, FromDataset, Generation, Judge, Likelihood, MtBench, Task
 from lensflow.errors import LensflowError
 from lensflow.files import canonical_json
 
@@ -252,7 +252,27 @@ class Plan:
             for language in languages:
                 path = harness.task_file(harness.task_name(benchmark, benchmark.languages[language]), self.root)
                 tasks[language] = harness.file_digest(path)
+        if isinstance(benchmark, MtBench):
+            canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
         return {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+
+    def judge(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.
+
+        How the judge is reached is in it, too: another address or limit runs the stage again, but asks nothing again.
+        """
+        judged = []
+        for name, languages in self.checkpoints[checkpoint].items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, MtBench):
+                entries = {language: benchmark.languages[language].canonical() for language in languages}
+                canonical = benchmark.canonical() | {"languages": entries}
+                judged.append({"name": name, "benchmark": canonical, "languages": languages})
+        return {"benchmarks": judged}
+
+    def judged(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a judge rates answers of a checkpoint."""
+        return any(isinstance(self.config.benchmarks[name], MtBench) for name in self.checkpoints[checkpoint])
 
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""

@@ -53,6 +53,7 @@ rule evaluate:
 rule collect_scores:
     input:
         [f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
+        [f"results/{c.folder}/judged.json" for c in PLAN.checkpoints if PLAN.judged(c)],
     output:
         "results/scores.csv",
     log:
