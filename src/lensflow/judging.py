@@ -267,7 +267,10 @@ def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> 
                 "language": cell.language,
                 "cell": digest(keys),
                 "ids": [verdict["id"] for verdict in verdicts],
-                "scores": [score("rating", ratings), score("unparsed", [int(value is None) for value in ratings])],
+                "scores": [
+                    score("rating", ratings, [1.0] * len(ratings)),
+                    score("unparsed", [int(value is None) for value in ratings]),
+                ],
             }
         )
     write_json(output, {**{key: evaluated[key] for key in ("weights", "engine", "dtype")}, "cells": rows})
