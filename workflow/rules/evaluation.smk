@@ -40,13 +40,17 @@ rule evaluate:
     resources:
         mem_mb=8000,
         gpus=lambda wildcards: PLAN.config.backbones[wildcards.backbone].resources.gpus,
+        # A text: Snakemake knows no fractions.
+        gpu_memory=lambda wildcards: str(
+            PLAN.config.backbones[wildcards.backbone].resources.gpu_memory
+        ),
     params:
         config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
         code=code_digest("evaluation"),
         checkpoint=lambda wildcards: manifest_of(wildcards),
     shell:
         "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
-        " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus}"
+        " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
         " --output {output} 2> {log}"
 
 
