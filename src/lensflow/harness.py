@@ -37,7 +37,10 @@ def task_file(name: str, root: Path) -> Path:
         for path in sorted(place.glob("*.y*ml")):
             if defines.search(path.read_text(encoding="utf-8")):
                 return path
-    raise LensflowError(f"task {name}: no file in {existing[0]} defines a task of this name")
+    raise LensflowError(
+        f"task {name}: no file in {existing[0]} defines a task of this name; name another for the language "
+        "(languages.*.task), or write a task file"
+    )
 
 
 def file_digest(path: Path) -> str:

@@ -149,8 +149,8 @@ def test_every_task_of_the_catalog_exists():
     ("task", "message"),
     [
         ("nowhere/capitals", r"^task nowhere/capitals: no folder nowhere, neither here nor among lm-eval's tasks$"),
-        ("tasks/capitols", r"^task tasks/capitols: no file in .*tasks defines a task of this name$"),
-        ("xcopa/xcopa_fr", r"^task xcopa/xcopa_fr: no file in .*xcopa defines a task of this name$"),
+        ("tasks/capitols", r"^task tasks/capitols: no file in .*tasks defines a task of this name; name another"),
+        ("xcopa/xcopa_fr", r"^task xcopa/xcopa_fr: no file in .*xcopa defines a task of this name; name another"),
     ],
 )
 def test_a_task_that_is_not_there(project, task, message):

@@ -232,6 +232,43 @@ def test_a_benchmark_without_a_language(project, config, error):
     assert "benchmarks.generation: corpus 'embedded' has no language 'fr'; it has en, zh, ja, ko, ar, bn, sw" in message
 
 
+COPA = {
+    "kind": "lm_eval",
+    "task": "xcopa/xcopa_{code}",
+    "dataset": {"path": "my/copa", "columns": ["premise"]},
+    "languages": {"zh": "zh"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "benchmarks", "message"),
+    [
+        (
+            {},
+            ["copa"],
+            "benchmarks.copa: no language 'en' (setting en-zh); it has zh; add it there, or name in the run",
+        ),
+        ({}, [{"copa": ["sw"]}], "benchmarks.copa: no language 'sw' (setting en-zh); it has zh; add it there"),
+        ({}, [{"copa": []}], "runs[0].benchmarks: must not be empty"),
+        ({}, ["copa", {"copa": ["zh"]}], "runs[0].benchmarks: 'copa' stands there twice; remove one"),
+        (
+            {"languages": {"zh": {"config": "zh", "task": "xcopa/xcopa_zz"}}},
+            [{"copa": ["zh"]}],
+            "benchmarks.copa: task xcopa/xcopa_zz: no file in ",
+        ),
+        ({"task": "nowhere/copa"}, [{"copa": ["zh"]}], "benchmarks.copa: task nowhere/copa: no folder nowhere"),
+        ({"task": "copa"}, [{"copa": ["zh"]}], "benchmarks.copa.task: "),
+        ({"dataset": {"path": "../copa", "columns": ["a"]}}, [{"copa": ["zh"]}], "benchmarks.copa.dataset.path: "),
+        ({"dataset": {"path": "my/copa"}}, [{"copa": ["zh"]}], "benchmarks.copa.dataset.columns: is missing; add it"),
+        ({"languages": {}}, [{"copa": ["zh"]}], "benchmarks.copa.languages: "),
+    ],
+)
+def test_mistakes_in_a_benchmark_from_a_data_set(project, config, error, changes, benchmarks, message):
+    config["benchmarks"] = {"copa": COPA | changes}
+    config["runs"] = [config["runs"][0] | {"settings": ["en-zh"], "benchmarks": benchmarks}]
+    assert message in error(config)
+
+
 def test_a_multiple_choice_benchmark_without_a_language(project, config, error):
     own_corpus(config)
     rename_language(project, "zh", "yo")
