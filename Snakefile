@@ -19,6 +19,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/states.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/judging.smk"
 include: "workflow/rules/presentation.smk"
 
 

@@ -13,32 +13,28 @@ imports and loading of the model included; its peak memory is its maximum reside
 """
 
 import argparse
-import csv
-import io
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lensflow import corpora
 from lensflow.config import Config, Lens, read
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_jsonl, write_text
+from lensflow.files import read_jsonl, write_jsonl
+from measuring import Measured, markdown, row, say, spawn, verdict, write
 
 # The parent must not import torch: a child's maximum resident set begins with its parent's.
 DTYPES = ("float32", "bfloat16")
 DEV_SHARE = 8  # one dev text for so many pairs: 20 for 160
 PROBING_BATCH = 8  # texts; of the published procedure
 FIT_LAYERS, FIT_LANGUAGES, FIT_WIDTH = 33, 7, 4096
-COLUMNS = ("dtype", "measure", "unit", "ours", "published", "ratio", "target", "met")
 
 
 # --- The published procedure, in processes of its own -----------------------------------------------------------------
@@ -286,36 +282,6 @@ TASKS = {task.__name__: task for task in (published_probe, published_train, conv
 # --- The measurement --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one process took."""
-
-    seconds: float
-    megabytes: float
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-def say(text: str) -> None:
-    """Show progress."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-def spawn(arguments: Iterable[str | Path], threads: int | None = None) -> Measured:
-    """Run a process to its end; what it prints on stdout is its result in JSON, or nothing."""
-    started = time.perf_counter()
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    with process.stdout:
-        printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # the resources of this child alone
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise LensflowError(f"{' '.join(map(str, arguments))[:200]}: failed; its message stands above")
-    return Measured(seconds, usage.ru_maxrss / 1024, json.loads(printed or "{}"))
-
-
 def run_task(task: Any, **values: Any) -> Measured:
     """Run one of `TASKS`."""
     say(f"{task.__name__} {values.get('dtype', '')}")
@@ -427,47 +393,6 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
     yield row(dtype, "extraction, share of that peak", "%", share) | {"target": ">= 55 %", "met": verdict(share >= 55)}
 
 
-def row(
-    dtype: str, measure: str, unit: str, ours: float, published: float | None = None, at_least: float | None = None
-) -> dict[str, Any]:
-    """One row of the table; the ratio is published / ours, so that more is better."""
-    ratio = published / ours if published is not None and unit else None
-    result = {"dtype": dtype, "measure": measure, "unit": unit, "ours": ours, "published": published, "ratio": ratio}
-    met = "" if at_least is None or ratio is None else verdict(ratio >= at_least)
-    return result | {"target": "" if at_least is None else f">= {at_least:g}x", "met": met}
-
-
-def verdict(met: bool) -> str:
-    """Say whether a target is met."""
-    return "yes" if met else "NO"
-
-
-def cell(key: str, value: Any) -> str:
-    """Write a value of the table."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}" + ("x" if key == "ratio" else "") if value < 1000 else f"{value:.0f}"
-    return str(value)
-
-
-def markdown(rows: list[dict[str, Any]], heading: str) -> str:
-    """Write the table."""
-    lines = [heading, "", f"| {' | '.join(COLUMNS)} |", f"|{'|'.join('---' for _ in COLUMNS)}|"]
-    lines += [f"| {' | '.join(cell(key, entry[key]) for key in COLUMNS)} |" for entry in rows]
-    return "\n".join(lines) + "\n"
-
-
-def write(rows: list[dict[str, Any]], heading: str, out: Path) -> None:
-    """Write what there is as Markdown and CSV."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "method.csv", table.getvalue())
-    write_text(out / "method.md", markdown(rows, heading))
-
-
 def main() -> None:
     """Measure, print and write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -476,7 +401,7 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=160, help="texts of each language")
     options.add_argument("--epochs", type=int, nargs="+", default=[1, 10])
     options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    options.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    options.add_argument("--out", type=Path, default=Path("results/timings"))
     options.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.task:
@@ -495,11 +420,11 @@ def main() -> None:
         for dtype in args.dtypes:
             for entry in measure(args, config, dtype, Path(temporary)):
                 rows.append(entry)
-                write(rows, heading, args.out)  # after every row: an interrupted run leaves what it measured
+                write(rows, heading, args.out / "method")  # after every row: an interrupted run leaves what it measured
     seconds = run_task(fit_large).result["seconds"]
     problem = f"fit of all {FIT_LAYERS} layers, d={FIT_WIDTH}, K={FIT_LANGUAGES}"
     rows.append(row("float64", problem, "s", seconds) | {"target": "< 2 s", "met": verdict(seconds < 2)})
-    write(rows, heading, args.out)
+    write(rows, heading, args.out / "method")
     print(markdown(rows, heading), end="")
 
 

@@ -100,7 +100,8 @@ def train(args: argparse.Namespace) -> None:
     config = _stage_config(args.config)
     method, setting = _section(config, "method", Lens), _section(config, "setting", Setting)
     seed, extraction = _section(config, "seed", int), _section(config, "extraction", Extraction)
-    write_json(args.output.parent / "config.json", config)
+    resolved = {"method": method.canonical(), "setting": setting.canonical(), "extraction": extraction.canonical()}
+    write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     training.train(
         method,
         setting,
@@ -121,10 +122,21 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     deltas.export(args.backbone, args.delta, args.output)
 
 
+def fetch_items(args: argparse.Namespace) -> None:
+    """Write one language's items of a benchmark."""
+    from lensflow import items
+    from lensflow.config import Dataset, LanguageEntry
+
+    config = _stage_config(args.config)
+    name, dataset = _section(config, "benchmark", str), _section(config, "dataset", Dataset)
+    entry = LanguageEntry(config=_section(config, "config", str))
+    items.fetch(name, dataset, args.language, entry, args.datasets_root, args.output)
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint on all its cells."""
     from lensflow import evaluation
-    from lensflow.config import Benchmark, Evaluation, Prompt
+    from lensflow.config import Benchmark, Evaluation, Prompt, Resources
     from lensflow.workflow import check_engine, code_digest
 
     config = _stage_config(args.config)
@@ -136,8 +148,24 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in config["cells"]
         for language in entry["languages"]
     ]
-    evaluator = evaluation.Evaluator(args.checkpoint, prompt, settings, args.data)
+    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, args.root)
+    resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
+    evaluator = evaluation.Evaluator(inputs, prompt, settings, resources)
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Have the answers to two-turn questions rated; goes on where a killed run stopped."""
+    from lensflow import judging
+    from lensflow.config import MtBench
+
+    cells = []
+    for entry in _stage_config(args.config)["benchmarks"]:
+        benchmark = _section(entry, "benchmark", MtBench)
+        for language in entry["languages"]:
+            samples = args.scores.parent / "samples" / f"{entry['name']}.{language}.jsonl"
+            cells.append(judging.read_answers(entry["name"], benchmark.judge, language, samples))
+    judging.judge(cells, args.scores, args.cache, args.output)
 
 
 def collect_scores(args: argparse.Namespace) -> None:
@@ -227,6 +255,7 @@ def show_config(args: argparse.Namespace) -> None:
         "fit_subspaces": lambda: plan.fit_subspaces(args.name),
         "train": lambda: plan.train(_known(checkpoints, args.name)),
         "evaluate": lambda: plan.evaluate(_known(checkpoints, args.name)),
+        "judge": lambda: plan.judge(_known(checkpoints, args.name)),
     }
 
     def _known(known: dict[str, Checkpoint], name: str) -> Checkpoint:
@@ -310,16 +339,32 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--delta", "delta.safetensors (train)")
     add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it, links where nothing changed")
 
+    sub = command("fetch-items", fetch_items)
+    add_config(sub)
+    sub.add_argument("--language", required=True, help="language code")
+    sub.add_argument("--datasets-root", type=Path, help="folder of local copies of the hub's data sets")
+    add(sub, "--output", "{language}.jsonl to write; {language}.source.json goes beside it")
+
     sub = command("evaluate", evaluate)
     add_config(sub)
+    add_root(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
-    add(sub, "--data", "folder of {corpus}/{language}.jsonl (pair-data)")
+    add(sub, "--corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
+    add(sub, "--items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
+    sub.add_argument("--gpus", type=int, default=0, help="GPUs to spread the model's tensors over")
+    sub.add_argument("--gpu-memory", type=float, default=0.9, help="share of a GPU's memory for vLLM")
     add(sub, "--cache", "folder of computed cells")
     add(sub, "--output", "scores.json to write; samples go beside it")
 
+    sub = command("judge", judge)
+    add_config(sub)
+    add(sub, "--scores", "scores.json (evaluate), with the samples beside it")
+    add(sub, "--cache", "folder of verdicts so far")
+    add(sub, "--output", "judged.json to write; verdicts go beside it")
+
     sub = command("collect-scores", collect_scores)
     add_config(sub)
-    add(sub, "--scores", "scores.json of each checkpoint", many=True)
+    add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
     add(sub, "--output", "scores.csv to write; comparisons.csv goes beside it")
 
     sub = command("make-table", make_table)
@@ -358,7 +403,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--results", type=Path, default=Path("results"))
 
     sub = command("show-config", show_config)
-    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate")
+    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate", "judge")
     sub.add_argument("stage", choices=stages)
     sub.add_argument("name", help="backbone, backbone/corpus, setting, or backbone/setting/method/seedN")
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)

@@ -3,7 +3,7 @@
     cells = compare(runs, blocks, settings, margins)
 
 One row is one backbone × setting × method × benchmark × metric × language, the seeds of a method taken together; the
-language "targets" stands for the mean over the target languages. `runs` are the contents of the scores.json files.
+language "targets" stands for the mean over the target languages. `runs` are the cells of the scores.json files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +51,7 @@ class Answers:
     denominators: Floats
 
 
+Cells = Sequence[Mapping[str, Any]]  # benchmark, language, cell (digest), ids and scores each
 Bools = NDArray[np.bool_]
 Grid = Sequence[Sequence[Answers]]  # L languages × S seeds
 
@@ -65,7 +66,7 @@ class Test:
 
 
 def compare(
-    runs: Mapping[Place, Mapping[str, Any]],
+    runs: Mapping[Place, Cells],
     blocks: Iterable[tuple[str, str]],
     settings: Mapping[str, Setting],
     margins: Mapping[str, float],
@@ -76,7 +77,8 @@ def compare(
     targets. In the central language a metric with a margin also gets a test of non-inferiority, each by itself.
 
     Args:
-        runs: place -> content of its scores.json; base has the setting "none" and is compared in every setting.
+        runs: place -> its cells, as in scores.json and judged.json; base has the setting "none" and is compared in
+            every setting.
         blocks: (backbone, setting), one table each.
         settings: setting name -> its languages.
         margins: metric -> by how much it may get worse in the central language and still count as kept.
@@ -99,17 +101,15 @@ def compare(
     return pd.DataFrame(rows, columns=[*COLUMNS, *COMPARED])
 
 
-def _block(
-    places: Mapping[Place, Mapping[str, Any]], setting: Setting, margins: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def _block(places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str, float]) -> list[dict[str, Any]]:
     targets = [language for language in setting.languages if language != setting.central]
     # Base is evaluated once for all settings; this one has the languages that its methods are evaluated in.
-    evaluated = [cell["language"] for place, content in places.items() if place[2] != BASE for cell in content["cells"]]
+    evaluated = [cell["language"] for place, cells in places.items() if place[2] != BASE for cell in cells]
     languages = list(dict.fromkeys([setting.central, *targets, *evaluated]))
     scores = dict.fromkeys(
         (cell["benchmark"], score["metric"])
-        for content in places.values()
-        for cell in content["cells"]
+        for cells in places.values()
+        for cell in cells
         for score in cell["scores"]
         if cell["language"] in languages
     )
@@ -150,16 +150,9 @@ def _better(metric: str) -> str:
     return METRICS.get(metric, UNKNOWN_METRIC).better
 
 
-def _answers(
-    places: Mapping[Place, Mapping[str, Any]], benchmark: str, metric: str
-) -> dict[str, dict[str, dict[int, Answers]]]:
+def _answers(places: Mapping[Place, Cells], benchmark: str, metric: str) -> dict[str, dict[str, dict[int, Answers]]]:
     """Method -> language -> seed -> what it answered, on one axis of item ids; scores of no item are left out."""
-    cells = [
-        (place, cell)
-        for place, content in places.items()
-        for cell in content["cells"]
-        if cell["benchmark"] == benchmark
-    ]
+    cells = [(place, cell) for place, its in places.items() for cell in its if cell["benchmark"] == benchmark]
     axis = {key: index for index, key in enumerate(dict.fromkeys(chain(*(cell["ids"] for _, cell in cells))))}
     found: dict[str, dict[str, dict[int, Answers]]] = {}
     for (_, _, method, seed), cell in cells:

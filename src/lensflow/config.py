@@ -27,7 +27,7 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
 # Folders of the results that stand where those of backbones and of settings do.
 RESERVED = {
-    "backbones": {"benchmarks", "cells", "data", "figures", "tables"},
+    "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
     "settings": {"backbone", "hidden_states", "none"},
 }
 # How a message says what pydantic would say by a regular expression or a Python type.
@@ -126,6 +126,8 @@ class Resources(Strict):
     """What a backbone needs of the machine; never changes a result."""
 
     disk_gb: Positive | None = None  # of the checkpoint that prepare_backbone writes; checked against the free space
+    gpus: Annotated[int, Field(ge=0)] = 0  # that evaluation shares the model's tensors over
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of a GPU's memory that vLLM takes
 
 
 class Backbone(Strict):
@@ -219,9 +221,11 @@ Method = Annotated[Base | Lens, Field(discriminator="kind")]
 class Dataset(Strict):
     """Where a benchmark's items come from: a data set of the hub, a local folder that opens like it, or a generator."""
 
-    path: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # name on the hub, or folder below datasets_root
-    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)  # of the hub's; not asked of a local folder
+    path: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$")  # on the hub, or below datasets_root
+    # Commit of the hub's data set; null: its newest, which is then written down beside the items.
+    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
     split: str = "test"
+    fewshot_split: str | None = None  # where lm-eval takes examples from; null: there are none, or overrides holds them
     columns: tuple[str, ...] = Field(min_length=1, strict=False)  # that every item must have
     id: str | None = None  # column that identifies an item; null: its place
 
@@ -243,7 +247,7 @@ class FromDataset(Strict):
     # language -> the data set's name for it (ja: jp), or what else is particular to it
     languages: dict[Language, LanguageEntry] = Field(min_length=1)
 
-    @field_validator("languages", mode="before")
+    @field_validator("languages", mode="before", json_schema_input_type=dict[Language, str | LanguageEntry])
     @classmethod
     def _short(cls, value: Any) -> Any:
         if isinstance(value, dict):
@@ -293,6 +297,7 @@ class Task(FromDataset):
     chat: bool = False  # in the backbone's prompt format; False: the task's text as it is, as lm-eval does
     variables: dict[str, Any] = {}  # constants that the task file's templates can name
     overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
+    metrics: dict[Name, str] = {"accuracy": "acc"}  # name in the tables -> lm-eval's "metric" or "metric,filter"
 
 
 class Judge(Strict):
@@ -314,6 +319,13 @@ class MtBench(FromDataset, Decoding):
 
     kind: Literal["mt_bench"]
     judge: Judge
+    # Sampling temperature of some categories, `temperature` else; Zheng et al.'s own.
+    temperatures: dict[str, NonNegative] = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+
+    def decoding(self, category: str) -> Decoding:
+        """How answers to questions of a category are generated."""
+        settings = {name: getattr(self, name) for name in Decoding.model_fields}
+        return Decoding(**settings | {"temperature": self.temperatures.get(category, self.temperature)})
 
 
 Benchmark = Annotated[
@@ -355,10 +367,12 @@ class Run(Strict):
     settings: tuple[Name, ...] = Field(min_length=1, strict=False)
     methods: tuple[Name, ...] = Field(min_length=1, strict=False)
     # benchmark -> its languages; null for those of the setting, which is what a plain name in a list means
-    benchmarks: dict[Name, tuple[Language, ...] | None] = Field(min_length=1)
+    benchmarks: dict[Name, Annotated[tuple[Language, ...], Field(strict=False, min_length=1)] | None] = Field(
+        min_length=1
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
 
-    @field_validator("benchmarks", mode="before")
+    @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
     @classmethod
     def _named(cls, value: Any) -> Any:
         """`[generation, xcopa: [zh, sw]]` -> `{generation: null, xcopa: (zh, sw)}`."""
@@ -369,7 +383,7 @@ class Run(Strict):
             for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
                 if name in named:
                     raise ValueError(f"'{name}' stands there twice; remove one")
-                named[name] = tuple(languages) if isinstance(languages, list) else languages
+                named[name] = languages
         return named
 
 
@@ -403,7 +417,7 @@ class Config(Strict):
                 self._check_setting(name)
             for name in run.benchmarks:
                 benchmark = self.benchmarks[name]
-                if not isinstance(benchmark, MultipleChoice) and benchmark.corpus not in self.corpora:
+                if isinstance(benchmark, (Generation, Likelihood)) and benchmark.corpus not in self.corpora:
                     hint = did_you_mean(benchmark.corpus, self.corpora)
                     raise ValueError(f"benchmarks.{name}.corpus: no '{benchmark.corpus}'; {hint}")
             for name in run.methods:

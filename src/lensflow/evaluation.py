@@ -9,21 +9,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lensflow import languages, likelihood, metrics, statistics
+from lensflow import confusion, harness, languages, likelihood, metrics, statistics
 from lensflow.backbones import verify
-from lensflow.config import ChatPrompt, Evaluation, Generation, Likelihood, MultipleChoice, PlainPrompt
-from lensflow.corpora import Text, read_texts
-from lensflow.data import cldr
+from lensflow.config import (
+    Benchmark,
+    ChatPrompt,
+    DatasetGeneration,
+    Decoding,
+    Evaluation,
+    Generation,
+    Likelihood,
+    MtBench,
+    PlainPrompt,
+    Resources,
+    Task,
+)
+from lensflow.corpora import read_texts
 from lensflow.engines import Engine
+from lensflow.errors import LensflowError
 from lensflow.files import digest, read_json, write_json, write_jsonl
+from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
-
-MAX_MODEL_LEN = 512  # tokens of a prompt and its answer; the embedded prompts stay below 128
 
 
 @dataclass(frozen=True)
@@ -31,23 +43,53 @@ class Cell:
     """One benchmark in one language."""
 
     name: str
-    benchmark: Generation | Likelihood | MultipleChoice
+    benchmark: Benchmark
     language: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Benchmark and language, which name it."""
+        return self.name, self.language
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a checkpoint's evaluation reads from.
+
+    Attributes:
+        checkpoint: its manifest.
+        corpora: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
+        items: folder of what `fetch_items` wrote, `{benchmark}/{language}.jsonl`.
+        root: folder that task files of the project's own are named from.
+    """
+
+    checkpoint: Path
+    corpora: Path
+    items: Path
+    root: Path
 
 
 class Evaluator:
     """Evaluates one checkpoint; engines start when the first cell needs them.
 
     Args:
-        checkpoint: manifest of the checkpoint.
+        inputs: what it reads.
         prompt: the backbone's prompt format.
         evaluation: engine, precision, limit.
-        data: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
+        resources: GPUs and their memory.
     """
 
-    def __init__(self, checkpoint: Path, prompt: PlainPrompt | ChatPrompt, evaluation: Evaluation, data: Path) -> None:
-        self.manifest = verify(checkpoint)
-        self.folder, self.prompt, self.evaluation, self.data = checkpoint.parent, prompt, evaluation, data
+    def __init__(
+        self,
+        inputs: Inputs,
+        prompt: PlainPrompt | ChatPrompt,
+        evaluation: Evaluation,
+        resources: Resources,
+    ) -> None:
+        self.manifest = verify(inputs.checkpoint)
+        self.folder = inputs.checkpoint.parent
+        self.inputs, self.prompt, self.evaluation, self.resources = inputs, prompt, evaluation, resources
+        self._runs: dict[tuple[str, str], harness.TaskRun] = {}
 
     @cached_property
     def tokenizer(self) -> PromptTokenizer:
@@ -66,7 +108,9 @@ class Evaluator:
         """The vLLM engine."""
         from lensflow.engines.vllm import VllmEngine
 
-        return VllmEngine(self.folder, self.evaluation.dtype, self.tokenizer, MAX_MODEL_LEN)
+        return VllmEngine(
+            self.folder, self.evaluation.dtype, self.tokenizer, self.evaluation.max_model_len, self.resources
+        )
 
     @property
     def generator(self) -> Engine:
@@ -80,84 +124,164 @@ class Evaluator:
         engine: Engine = self.vllm_engine if self.evaluation.engine == "vllm" else self.transformers_engine
         return engine
 
-    def texts(self, cell: Cell) -> list[Text]:
-        """Return the prompts of a cell."""
-        assert not isinstance(cell.benchmark, MultipleChoice)
-        path = self.data / cell.benchmark.corpus / f"{cell.language}.jsonl"
-        return read_texts(path, [cell.benchmark.split])[: self.evaluation.limit]
+    def _items(self, cell: Cell, split: str = "items") -> dict[str, dict[str, Any]]:
+        """Return a cell's items by id: those of its data set, or a corpus' texts as `{"prompt": ...}`."""
+        if isinstance(cell.benchmark, (Generation, Likelihood)):
+            path = self.inputs.corpora / cell.benchmark.corpus / f"{cell.language}.jsonl"
+            found = {text.id: {"prompt": text.prompt} for text in read_texts(path, [cell.benchmark.split])}
+        else:
+            found = read_items(self.inputs.items / cell.name / f"{cell.language}.jsonl", split)
+        return dict(list(found.items())[: self.evaluation.limit]) if split == "items" else found
 
-    def questions(self, cell: Cell) -> list[cldr.Question]:
-        """Return the questions of a cell."""
-        return cldr.questions([cell.language])[cell.language][: self.evaluation.limit]
+    def _task_file(self, cell: Cell) -> Path:
+        assert isinstance(cell.benchmark, Task)
+        entry = cell.benchmark.languages[cell.language]
+        return harness.task_file(harness.task_name(cell.benchmark, entry), self.inputs.root)
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Return everything that a cell's result depends on, but for the code."""
-        if isinstance(cell.benchmark, MultipleChoice):
-            task: list[Any] = [[q.question, list(q.choices), q.answer] for q in self.questions(cell)]
-        else:
-            task = [[text.id, text.prompt] for text in self.texts(cell)]
         benchmark = cell.benchmark.canonical()
-        return {
+        identity = {
             "weights": self.manifest["weights"],
             "prompt": self.prompt.canonical(),
-            "benchmark": benchmark,
             "language": cell.language,
-            "task": digest(task),
+            "items": digest(self._items(cell)),
             "engine": self.evaluation.engine,
             "dtype": self.evaluation.dtype,
         }
+        if "languages" in benchmark:  # of the others nothing depends
+            benchmark["languages"] = benchmark["languages"][cell.language]
+        if isinstance(cell.benchmark, Task):
+            task = {"file": harness.file_digest(self._task_file(cell)), "fewshot": digest(self._items(cell, "fewshot"))}
+            identity |= {"task": task, "lm_eval": version("lm_eval")}
+        benchmark.pop("judge", None)  # rates the answers later
+        return identity | {"benchmark": benchmark}
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Build the tasks of cells, so that a mistake in one is reported before an engine starts.
+
+        Raises:
+            LensflowError: a task's file is not valid, or does not fit its items.
+        """
+        for cell in cells:
+            if isinstance(cell.benchmark, Task):
+                entry = cell.benchmark.languages[cell.language]
+                variables = {"language_name": languages.english_name(cell.language)}
+                self._runs[cell.name, cell.language] = harness.TaskRun(
+                    cell.benchmark,
+                    entry,
+                    self._task_file(cell),
+                    self._items(cell),
+                    self._items(cell, "fewshot"),
+                    variables,
+                )
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Compute one cell: its scores and its samples."""
-        if isinstance(cell.benchmark, Generation):
-            return self._generation(cell, cell.benchmark)
-        if isinstance(cell.benchmark, Likelihood):
-            return self._likelihood(cell)
-        return self._multiple_choice(cell)
+        """Compute one cell: its scores and its samples.
 
-    def _generation(self, cell: Cell, benchmark: Generation) -> dict[str, Any]:
-        texts = self.texts(cell)
-        prompts = [self.tokenizer.encode(text.prompt) for text in texts]
-        answers = self.generator.generate(prompts, benchmark.max_new_tokens, list(benchmark.stop))
-        samples = []
-        for text, answer in zip(texts, answers, strict=True):
+        Raises:
+            LensflowError: names the benchmark and the language.
+        """
+        try:
+            match cell.benchmark:
+                case Task():
+                    return self._task(cell, cell.benchmark)
+                case Likelihood():
+                    return self._likelihood(cell)
+                case MtBench():
+                    return self._conversations(cell, cell.benchmark)
+                case Generation():
+                    return self._generation(cell, cell.benchmark, "prompt")
+                case DatasetGeneration():
+                    return self._generation(cell, cell.benchmark, cell.benchmark.prompt)
+        except LensflowError as error:
+            raise LensflowError(f"{cell.name}, {cell.language}: {error}") from error
+
+    def _generation(self, cell: Cell, decoding: Decoding, column: str) -> dict[str, Any]:
+        prompts = {id_: str(item[column]) for id_, item in self._items(cell).items()}
+        answers = self.generator.generate([self.tokenizer.encode(prompt) for prompt in prompts.values()], decoding)
+        samples: list[dict[str, Any]] = []
+        detectable = confusion.is_detectable(cell.language)
+        for (id_, prompt), answer in zip(prompts.items(), answers, strict=True):
             samples.append(
                 {
-                    "id": text.id,
-                    "prompt": text.prompt,
+                    "id": id_,
+                    "prompt": prompt,
                     "answer": answer,
                     "identified": languages.identify(answer),
                     "faithful": metrics.is_faithful(answer, cell.language),
                     "repetitive": metrics.is_repetitive(answer),
-                    "copied": metrics.copies_prompt(answer, text.prompt),
+                    "copied": metrics.copies_prompt(answer, prompt),
                     "empty": metrics.is_empty(answer),
+                    "lines_pass": confusion.line_passes(answer, cell.language) if detectable else None,
+                    "words_pass": confusion.words_pass(answer, cell.language) if detectable else None,
                 }
             )
-        columns = {"fidelity": "faithful", "repetition": "repetitive", "copying": "copied", "empty": "empty"}
-        scores = [score(name, [int(s[column]) for s in samples]) for name, column in columns.items()]
+        columns = {
+            "fidelity": "faithful",
+            "line_pass_rate": "lines_pass",
+            "word_pass_rate": "words_pass",
+            "repetition": "repetitive",
+            "copying": "copied",
+            "empty": "empty",
+        }
+        if not detectable:
+            del columns["line_pass_rate"], columns["word_pass_rate"]
+        elif languages.scripts(cell.language) == languages.LATIN:
+            del columns["word_pass_rate"]
+        scores = [score(name, [_number(s[key]) for s in samples]) for name, key in columns.items()]
         return {"scores": scores, "samples": samples}
 
     def _likelihood(self, cell: Cell) -> dict[str, Any]:
-        texts = self.texts(cell)
+        prompts = {id_: item["prompt"] for id_, item in self._items(cell).items()}
         latin = languages.scripts(cell.language) == languages.LATIN
         masks = None if latin else languages.script_masks(self.tokenizer.vocabulary, cell.language)
-        encoded = [self.tokenizer.encode_with_span(text.prompt) for text in texts]
+        encoded = [self.tokenizer.encode_with_span(prompt) for prompt in prompts.values()]
         sequences, counted = [ids for ids, _ in encoded], [inside for _, inside in encoded]
         rows = likelihood.read_prompts(self.transformers_engine.model, sequences, counted, masks)
         samples: list[dict[str, Any]] = [
-            {"id": text.id, "prompt": text.prompt, **row} for text, row in zip(texts, rows, strict=True)
+            {"id": id_, "prompt": prompt, **row} for (id_, prompt), row in zip(prompts.items(), rows, strict=True)
         ]
         scores = [score("nll", [sample["nll"] for sample in samples], [sample["tokens"] for sample in samples])]
         if not latin:
             scores.append(score("script_mass", [sample["script_mass"] for sample in samples]))
         return {"scores": scores, "samples": samples}
 
-    def _multiple_choice(self, cell: Cell) -> dict[str, Any]:
-        from lensflow import harness
+    def _task(self, cell: Cell, task: Task) -> dict[str, Any]:
+        lm = harness.engine_lm(
+            self.tokenizer,
+            lambda requests: self.scorer.loglikelihoods(requests),
+            lambda prompts, decoding: self.generator.generate(prompts, decoding),
+            task.chat,
+        )
+        samples = self._runs[cell.name, cell.language].run(lm)
+        scores = [score(name, [sample[name] for sample in samples]) for name in task.metrics]
+        return {"scores": scores, "samples": samples}
 
-        template = self.tokenizer.render("{prompt}")
-        samples = harness.multiple_choice(self.scorer, self.tokenizer, self.questions(cell), template)
-        return {"scores": [score("accuracy", [int(sample["correct"]) for sample in samples])], "samples": samples}
+    def _conversations(self, cell: Cell, benchmark: MtBench) -> dict[str, Any]:
+        """Answer every turn of every question; stage `judge` rates the answers."""
+        items = self._items(cell)
+        messages: dict[str, list[dict[str, str]]] = {id_: [] for id_ in items}
+        for turn in range(max(len(item["turns"]) for item in items.values())):
+            asked = [id_ for id_, item in items.items() if turn < len(item["turns"])]
+            for id_ in asked:
+                messages[id_].append({"role": "user", "content": items[id_]["turns"][turn]})
+            for category in dict.fromkeys(items[id_]["category"] for id_ in asked):
+                here = [id_ for id_ in asked if items[id_]["category"] == category]
+                prompts = [self.tokenizer.encode_rendered(self.tokenizer.conversation(messages[id_])) for id_ in here]
+                decoding = benchmark.decoding(category)
+                for id_, answer in zip(here, self.generator.generate(prompts, decoding), strict=True):
+                    messages[id_].append({"role": "assistant", "content": answer.strip()})
+        samples = []
+        for id_, item in items.items():
+            answers = [message["content"] for message in messages[id_] if message["role"] == "assistant"]
+            kept = {key: item[key] for key in ("category", "turns", "reference")}
+            samples.append({"id": id_, **kept, "answers": answers})
+        return {"scores": [], "samples": samples}
+
+
+def _number(outcome: bool | None) -> int | None:
+    return None if outcome is None else int(outcome)
 
 
 def score(metric: str, items: Sequence[float | None], weights: Sequence[float] | None = None) -> dict[str, Any]:
@@ -198,15 +322,17 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
         cache: folder of cells computed so far, by digest.
         output: `scores.json`; samples are written to `samples/{benchmark}.{language}.jsonl` beside it.
     """
+    identities = {cell.place: evaluator.identity(cell) for cell in cells}
+    keys = {place: digest({"code": code, **identity}) for place, identity in identities.items()}
+    paths = {place: cache / key[:2] / f"{key}.json" for place, key in keys.items()}
+    evaluator.prepare([cell for cell in cells if not paths[cell.place].is_file()])
     rows = []
     with tqdm(cells, desc="cells", unit="cell") as progress:
         for cell in progress:
             progress.set_postfix_str(f"{cell.name} {cell.language}")
-            identity = evaluator.identity(cell)
-            key = digest({"code": code, **identity})
-            path = cache / key[:2] / f"{key}.json"
+            key, path = keys[cell.place], paths[cell.place]
             if not path.is_file():
-                write_json(path, {"identity": identity, **evaluator.run(cell)})
+                write_json(path, {"identity": identities[cell.place], **evaluator.run(cell)})
             result = read_json(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
             place = {"benchmark": cell.name, "language": cell.language, "cell": key}

@@ -1,97 +1,252 @@
-"""Multiple-choice benchmarks, run by lm-eval on whichever engine is at hand."""
+"""lm-eval's tasks on whichever engine is at hand."""
 
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import datasets
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.evaluator import evaluate
-from lm_eval.tasks import TaskManager
-
-from lensflow.data.cldr import Question
-from lensflow.engines import Engine
+from lensflow.config import Decoding, LanguageEntry, PlainPrompt, Task
+from lensflow.errors import LensflowError
 from lensflow.prompts import PromptTokenizer
 
+_INCLUDE = re.compile(r"^include:\s*[\"']?([^\"'\s]+)", re.MULTILINE)
+_FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 
-class EngineLM(TemplateLM):  # type: ignore[misc]
-    """An lm-eval model on top of an engine: lm-eval builds the requests, the engine answers them.
+
+def task_name(task: Task, entry: LanguageEntry) -> str:
+    """Return the folder and name of a language's task, such as `xcopa/xcopa_zh`."""
+    return (entry.task or task.task).replace("{code}", entry.config)
+
+
+def task_file(name: str, root: Path) -> Path:
+    """Find the file of a task `folder/name`: below the project's folder, else below lm-eval's own tasks.
+
+    Raises:
+        LensflowError: there is no such folder, or no file in it defines the task.
+    """
+    folder, _, wanted = name.rpartition("/")
+    spec = importlib.util.find_spec("lm_eval")  # found, not imported: that takes seconds
+    own = Path(spec.origin).parent / "tasks" if spec and spec.origin else Path()
+    existing = [place for place in (root / folder, own / folder) if place.is_dir()]
+    if not existing:
+        raise LensflowError(f"task {name}: no folder {folder}, neither here nor among lm-eval's tasks")
+    defines = re.compile(rf"^task:\s*[\"']?{re.escape(wanted)}[\"']?\s*$", re.MULTILINE)
+    for place in existing:
+        for path in sorted(place.glob("*.y*ml")):
+            if defines.search(path.read_text(encoding="utf-8")):
+                return path
+    raise LensflowError(f"task {name}: no file in {existing[0]} defines a task of this name")
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a task file, the files that it includes and the modules whose functions it names."""
+    pending, seen = [path], dict[Path, str]()
+    while pending:
+        here = pending.pop().resolve()
+        if here in seen:
+            continue
+        seen[here] = text = here.read_text(encoding="utf-8")
+        pending += [here.parent / name for name in _INCLUDE.findall(text)]
+        pending += [here.parent / f"{name.replace('.', '/')}.py" for name in _FUNCTION.findall(text)]
+    checksum = hashlib.sha256()
+    for _, text in sorted((found.name, text) for found, text in seen.items()):
+        checksum.update(text.encode())
+    return checksum.hexdigest()
+
+
+class TaskRun:
+    """One task on one language's items.
 
     Args:
-        engine: computes log-likelihoods.
+        task: the benchmark.
+        entry: what is particular to the language.
+        path: the task's file.
+        items: id -> item of the data set, in order.
+        fewshot: the same of the split that examples are taken from.
+        variables: what every item carries beside its own columns.
+
+    Raises:
+        LensflowError: the task's file is not valid, or does not fit the items.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        entry: LanguageEntry,
+        path: Path,
+        items: Mapping[str, Mapping[str, Any]],
+        fewshot: Mapping[str, Mapping[str, Any]],
+        variables: Mapping[str, Any],
+    ) -> None:
+        import logging
+
+        import datasets
+        from lm_eval.api.task import ConfigurableTask
+        from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval has no public way to read a file without its data
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every data set that is not the hub's
+        self.task, self.ids, self.path = task, list(items), path
+        constants = {**variables, **task.variables, **entry.variables}
+
+        def data(rows: Iterable[Mapping[str, Any]]) -> Any:
+            return datasets.Dataset.from_list([{**row, **constants} for row in rows])
+
+        splits = {"items": data(items.values())}
+        if fewshot:
+            splits["fewshot"] = data(fewshot.values())
+        config = load_yaml(path) | {
+            "custom_dataset": lambda **_: splits,
+            "test_split": "items",
+            "validation_split": None,
+            "training_split": None,
+            "fewshot_split": "fewshot" if fewshot else None,
+            "num_fewshot": 0,
+        }
+        config = config | task.overrides | entry.overrides
+        for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
+            config.pop(key, None)
+        self.name: str = config["task"]
+        try:
+            self.loaded = ConfigurableTask(config=config)
+        except Exception as error:  # templates and functions of task files fail in ways of their own
+            raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
+
+    def run(self, lm: Any) -> list[dict[str, Any]]:
+        """Evaluate; return one sample an item: id, prompt, answers, target and, for each metric, its value.
+
+        Raises:
+            LensflowError: the task fails on an item, or does not give a metric that the benchmark names.
+        """
+        from lm_eval.evaluator import evaluate
+
+        try:
+            results = evaluate(
+                lm,
+                {"tasks": {self.name: self.loaded}},
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=self.task.chat,
+            )
+        except LensflowError:
+            raise
+        except Exception as error:
+            raise LensflowError(f"task {self.path.name}: {_cause(error)}; check its columns and templates") from error
+        rows: dict[int, dict[str, Any]] = {}
+        for logged in results["samples"][self.name]:
+            row = rows.setdefault(
+                logged["doc_id"],
+                {
+                    "id": self.ids[logged["doc_id"]],
+                    "prompt": [arguments[0] for arguments in _arguments(logged)],
+                    "responses": logged["resps"],
+                    "target": logged["target"],
+                },
+            )
+            for name, wanted in self.task.metrics.items():
+                metric, _, named = wanted.partition(",")
+                if named in ("", logged["filter"]):
+                    if metric not in logged:
+                        known = ", ".join(key for key in logged["metrics"])
+                        raise LensflowError(f"task {self.path.name}: no metric '{metric}'; it gives {known}")
+                    row[name] = float(logged[metric])
+        for name, wanted in self.task.metrics.items():
+            if any(name not in row for row in rows.values()):
+                raise LensflowError(f"task {self.path.name}: no filter gives '{wanted}'; correct metrics.{name}")
+        return [rows[index] for index in sorted(rows)]
+
+
+def _arguments(logged: Mapping[str, Any]) -> list[Any]:
+    """The arguments of a sample's requests, one context where all share it."""
+    arguments = logged["arguments"]
+    pairs = list(arguments.values()) if isinstance(arguments, dict) else list(arguments)
+    pairs = [list(pair.values()) if isinstance(pair, dict) else pair for pair in pairs]
+    return pairs if len({str(pair[0]) for pair in pairs}) > 1 else pairs[:1]
+
+
+def _cause(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__} {text}"[:200].strip()
+
+
+def engine_lm(
+    tokenizer: PromptTokenizer,
+    score: Callable[[list[tuple[list[int], list[int]]]], list[tuple[float, bool]]],
+    generate: Callable[[list[list[int]], Decoding], list[str]],
+    chat: bool,
+) -> Any:
+    """Return an lm-eval model on top of engines: lm-eval builds the requests, they answer them.
+
+    Args:
         tokenizer: of the backbone.
+        score: `Engine.loglikelihoods` of the engine that scores.
+        generate: `Engine.generate` of the engine that generates.
+        chat: whether contexts are rendered in the backbone's prompt format, which brings its own special tokens.
     """
+    from lm_eval.api.model import TemplateLM
 
-    def __init__(self, engine: Engine, tokenizer: PromptTokenizer) -> None:
-        super().__init__()
-        self._engine, self._tokenizer = engine, tokenizer
+    plain = isinstance(tokenizer.prompt, PlainPrompt)
 
-    @property
-    def eot_token_id(self) -> int:
-        """Return the token that stands for an empty context; no task here has one."""
-        raise ValueError("a task with an empty context is not supported")
+    class EngineLM(TemplateLM):  # type: ignore[misc]
+        """Token ids as lm-eval's own `hf` model makes them."""
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the token ids of a text, with BOS if the backbone's tokenizer adds it."""
-        return list(self._tokenizer.tokenizer.encode(string, add_special_tokens=add_special_tokens is not False).ids)
+        tokenizer_name = "lensflow"
 
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        return self._engine.loglikelihoods([(context, continuation) for _, context, continuation in requests])
+        @property
+        def eot_token_id(self) -> int:
+            """Return the token that stands for an empty context; no task here has one."""
+            raise LensflowError("a task with an empty context is not supported; give it a prompt")
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Refuse: no task here asks for it."""
-        raise ValueError("tasks of type loglikelihood_rolling are not supported")
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            """Return a text's token ids, with special tokens where no chat template has written them."""
+            wanted = (plain or not chat) if add_special_tokens is None else add_special_tokens
+            return list(tokenizer.tokenizer.encode(string, add_special_tokens=wanted).ids)
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Refuse: answers are generated outside lm-eval."""
-        raise ValueError("tasks of type generate_until are not supported")
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """Render a conversation in the backbone's prompt format."""
+            rendered = tokenizer.conversation(chat_history)
+            # lm-eval puts nothing between a rendered prompt and an answer; a plain template's wants a space there.
+            return rendered if not plain or rendered[-1:].isspace() else f"{rendered} "
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            """Name the template, for lm-eval's records."""
+            return tokenizer.prompt.format
+
+        def _loglikelihood_tokens(
+            self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+        ) -> list[tuple[float, bool]]:
+            return score([(context, continuation) for _, context, continuation in requests])
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            """Refuse: held-out likelihood is a benchmark kind of its own."""
+            raise LensflowError("tasks of type loglikelihood_rolling are not supported; use kind likelihood")
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+            """Generate answers; requests with the same settings go to the engine together."""
+            answers = [""] * len(requests)
+            groups: dict[Decoding, list[int]] = {}
+            for index, request in enumerate(requests):
+                groups.setdefault(decoding(request.args[1]), []).append(index)
+            for settings, indices in groups.items():
+                contexts = [requests[index].args[0] for index in indices]
+                if plain and chat:
+                    contexts = [context.removesuffix(" ") for context in contexts]  # what apply_chat_template added
+                prompts = [self.tok_encode(context) for context in contexts]
+                for index, answer in zip(indices, generate(prompts, settings), strict=True):
+                    answers[index] = answer
+            return answers
+
+    return EngineLM()
 
 
-def task_config(questions: list[Question], template: str) -> dict[str, Any]:
-    """Return lm-eval's task for a list of questions.
-
-    Args:
-        questions: of one language.
-        template: of the prompt, with `{prompt}` where the question goes; the choices are scored behind it, after one
-            space, as in lm-eval's own multiple-choice tasks.
-    """
-    rows = [{"id": q.id, "question": q.question, "choices": list(q.choices), "answer": q.answer} for q in questions]
-    return {
-        "task": "lensflow_multiple_choice",
-        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": template.replace("{prompt}", "{{question}}"),
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "target_delimiter": " ",
-        "metric_list": [{"metric": "acc"}],
-    }
-
-
-def multiple_choice(engine: Engine, tokenizer: PromptTokenizer, questions: list[Question], template: str) -> list[Any]:
-    """Rank the choices of questions by log-likelihood.
-
-    Returns:
-        One sample a question: id, question, choices, log-likelihoods, chosen and right answer.
-    """
-    loaded = TaskManager(include_defaults=False).load([task_config(questions, template)])
-    results = evaluate(EngineLM(engine, tokenizer), loaded, bootstrap_iters=0, log_samples=True)
-    samples = []
-    for sample in sorted(results["samples"]["lensflow_multiple_choice"], key=lambda s: s["doc_id"]):
-        doc = sample["doc"]
-        scores = [float(response[0]) for response in sample["filtered_resps"]]
-        chosen = max(range(len(scores)), key=scores.__getitem__)
-        samples.append(
-            {
-                "id": doc["id"],
-                "question": doc["question"],
-                "choices": doc["choices"],
-                "loglikelihoods": scores,
-                "chosen": chosen,
-                "answer": doc["answer"],
-                "correct": bool(sample["acc"]),
-            }
-        )
-    return samples
+def decoding(settings: Mapping[str, Any]) -> Decoding:
+    """Read lm-eval's generation settings, `until`, `max_gen_toks` (256 by default), `do_sample` and the like."""
+    until = settings.get("until") or []
+    sampled = settings.get("do_sample", False) and settings.get("temperature", 1.0) > 0
+    return Decoding(
+        max_new_tokens=settings.get("max_gen_toks", settings.get("max_new_tokens", 256)),
+        stop=tuple([until] if isinstance(until, str) else until),
+        temperature=float(settings.get("temperature", 1.0)) if sampled else 0.0,
+        top_p=float(settings.get("top_p", 1.0)),
+    )

@@ -3,6 +3,7 @@
 The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds a process.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -45,13 +46,31 @@ class PromptTokenizer:
 
     def render(self, text: str) -> str:
         """Return the prompt as the model sees it, up to where its answer begins."""
+        return self.conversation([{"role": "user", "content": text}])
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return a conversation as the model sees it, up to where its next answer begins.
+
+        A plain template is filled once for every user message, with the answers behind it and empty lines between.
+
+        Args:
+            messages: dictionaries with `role` (`system`, `user`, `assistant`) and `content`; the last one is a user's.
+        """
         if isinstance(self.prompt, PlainPrompt):
-            return self.prompt.template.replace(PLACEHOLDER, text)
+            rendered = ""
+            for message in messages:
+                content = message["content"]
+                if message["role"] == "user":
+                    rendered += self.prompt.template.replace(PLACEHOLDER, content)
+                else:
+                    rendered += f"{' ' if message['role'] == 'assistant' else ''}{content}\n\n"
+            return rendered
         from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
 
-        system = [] if self.prompt.system is None else [{"role": "system", "content": self.prompt.system}]
+        given = any(message["role"] == "system" for message in messages)
+        system = [] if given or self.prompt.system is None else [{"role": "system", "content": self.prompt.system}]
         rendered, _ = render_jinja_template(
-            [[*system, {"role": "user", "content": text}]],
+            [[*system, *messages]],
             chat_template=self._chat_template,
             add_generation_prompt=True,
             **self._special,
@@ -64,7 +83,11 @@ class PromptTokenizer:
         A chat template writes its own beginning-of-sequence token, so none is added to it (the published code adds
         a second one).
         """
-        return list(self._encoding(self.render(text)).ids)
+        return self.encode_rendered(self.render(text))
+
+    def encode_rendered(self, rendered: str) -> list[int]:
+        """Return the token ids of what `render` or `conversation` gave."""
+        return list(self._encoding(rendered).ids)
 
     def encode_with_span(self, text: str) -> tuple[list[int], list[bool]]:
         """Return token ids and, for each, whether it covers characters of `text` itself rather than the template."""

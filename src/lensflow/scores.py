@@ -34,15 +34,16 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
 
     Args:
         config: blocks, settings and retention margins (`Plan.collect_scores`).
-        paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint.
+        paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
         output: the CSV file of the scores; `comparisons.csv` goes beside it.
     """
-    rows, runs = [], {}
+    rows: list[dict[str, Any]] = []
+    runs: dict[comparisons.Place, list[Any]] = {}
     for path in paths:
         content = read_json(path)
         backbone, setting, method, folder = path.parts[-5:-1]
         seed = int(folder.removeprefix("seed"))
-        runs[backbone, setting, method, seed] = content
+        runs.setdefault((backbone, setting, method, seed), []).extend(content["cells"])
         place = {"backbone": backbone, "setting": setting, "method": method, "seed": seed}
         shared = {key: content[key] for key in ("engine", "dtype", "weights")}
         for cell in content["cells"]:

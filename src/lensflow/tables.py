@@ -38,14 +38,17 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "fidelity": Metric("generation", "↑", 2, "share of answers identified as the language of the prompt"),
     "line_pass_rate": Metric(
-        "generation", "↑", 2, "share of answers whose every line is identified as the language of the prompt"
+        "generation",
+        "↑",
+        2,
+        "share of answers whose every line of five or more tokens is in the language of the prompt",
     ),
     "word_pass_rate": Metric(
         "generation",
         "↑",
         2,
-        "share of answers without an English word, of those whose every line passes; not defined for languages written "
-        "in Latin script",
+        "share of answers without an English word, of those whose lines pass; not defined for languages written in "
+        "Latin script",
     ),
     "script_mass": Metric(
         "likelihood",

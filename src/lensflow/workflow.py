@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow import backbones, corpora
-from lensflow.config import Config, Generation, MultipleChoice
+from lensflow.config import Config, FromDataset, Generation, Judge, Likelihood, MtBench, Task
 from lensflow.errors import LensflowError
 from lensflow.files import canonical_json
 
@@ -66,6 +66,7 @@ class Plan:
             name: corpora.language_digests(corpora.folder(config.corpora[name], root)) for name in self.used_corpora
         }
         self._check_languages()
+        self._check_tasks()
         for name in self.backbones:
             backbones.check_source(name, config.backbones[name], root)
         check_engine(config.evaluation.engine)
@@ -81,9 +82,9 @@ class Plan:
                         for seed in seeds:
                             place = BASE[0] if method == "base" else setting
                             cells = self.checkpoints.setdefault(Checkpoint(backbone, place, method, seed), {})
-                            for benchmark in run.benchmarks:
+                            for benchmark, named in run.benchmarks.items():
                                 kept = cells.setdefault(benchmark, [])
-                                kept += [language for language in languages if language not in kept]
+                                kept += [language for language in named or languages if language not in kept]
 
     def _used_corpora(self) -> list[str]:
         names: dict[str, None] = {}
@@ -92,38 +93,50 @@ class Plan:
                 names[self.config.settings[setting].probing] = None
                 names[self.config.settings[setting].training] = None
             for benchmark in (self.config.benchmarks[name] for name in run.benchmarks):
-                if not isinstance(benchmark, MultipleChoice):
+                if isinstance(benchmark, (Generation, Likelihood)):
                     names[benchmark.corpus] = None
         return list(names)
 
     def _check_languages(self) -> None:
         from lensflow import languages
-        from lensflow.data import cldr
 
         for run in self.config.runs:
             for name in run.settings:
                 setting = self.config.settings[name]
                 for role in ("probing", "training"):
-                    corpus = getattr(setting, role)
                     for language in setting.languages:
-                        self._require(corpus, language, f"settings.{name}")
-                for benchmark_name in run.benchmarks:
-                    benchmark = self.config.benchmarks[benchmark_name]
-                    if isinstance(benchmark, MultipleChoice):
-                        for language in setting.languages:
-                            if language not in cldr.LANGUAGES:
+                        self._require(getattr(setting, role), language, f"settings.{name}")
+                for benchmark_name, named in run.benchmarks.items():
+                    benchmark, where = self.config.benchmarks[benchmark_name], f"benchmarks.{benchmark_name}"
+                    for language in named or setting.languages:
+                        if isinstance(benchmark, FromDataset):
+                            if language not in benchmark.languages:
                                 raise LensflowError(
-                                    f"benchmarks.{benchmark_name}: no language '{language}' (setting {name}); "
-                                    f"it has {', '.join(cldr.LANGUAGES)}"
+                                    f"{where}: no language '{language}' (setting {name}); it has "
+                                    f"{', '.join(benchmark.languages)}; add it there, or name in the run which to "
+                                    f"evaluate: {benchmark_name}: [...]"
                                 )
-                        continue
-                    for language in setting.languages:
-                        self._require(benchmark.corpus, language, f"benchmarks.{benchmark_name}")
-                        if isinstance(benchmark, Generation) and not languages.is_identifiable(language):
+                        else:
+                            self._require(benchmark.corpus, language, where)
+                        generates = benchmark.kind in ("generation", "dataset_generation")
+                        if generates and not languages.is_identifiable(language):
                             raise LensflowError(
-                                f"benchmarks.{benchmark_name}: answers in '{language}' (setting {name}) cannot be told "
-                                "from those in other languages; use another benchmark"
+                                f"{where}: answers in '{language}' (setting {name}) cannot be told from those in other "
+                                "languages; use another benchmark"
                             )
+
+    def _check_tasks(self) -> None:
+        from lensflow import harness
+
+        for name in self.benchmarks:
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, Task):
+                for language in self.benchmarks[name]:
+                    task = harness.task_name(benchmark, benchmark.languages[language])
+                    try:
+                        harness.task_file(task, self.root)
+                    except LensflowError as error:
+                        raise LensflowError(f"benchmarks.{name}: {error}") from None
 
     def _require(self, corpus: str, language: str, where: str) -> None:
         if language not in self.corpus_digests[corpus]:
@@ -148,10 +161,33 @@ class Plan:
         """Return the languages that a checkpoint is evaluated in."""
         return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))
 
-    def evaluation_corpora(self, checkpoint: Checkpoint) -> list[str]:
-        """Return the corpora that a checkpoint's benchmarks take their prompts from."""
-        kinds = (self.config.benchmarks[name] for name in self.checkpoints[checkpoint])
-        return list(dict.fromkeys(kind.corpus for kind in kinds if not isinstance(kind, MultipleChoice)))
+    def evaluation_corpora(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+        """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
+        found: dict[str, list[str]] = {}
+        for name, languages in self.checkpoints[checkpoint].items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, (Generation, Likelihood)):
+                kept = found.setdefault(benchmark.corpus, [])
+                kept += [language for language in languages if language not in kept]
+        return found
+
+    def evaluation_items(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+        """Return the benchmarks of a checkpoint that come from data sets, with the languages of each."""
+        return {
+            name: languages
+            for name, languages in self.checkpoints[checkpoint].items()
+            if isinstance(self.config.benchmarks[name], FromDataset)
+        }
+
+    @property
+    def benchmarks(self) -> dict[str, list[str]]:
+        """Return the benchmarks that are used, with their languages."""
+        found: dict[str, list[str]] = {}
+        for cells in self.checkpoints.values():
+            for name, languages in cells.items():
+                kept = found.setdefault(name, [])
+                kept += [language for language in languages if language not in kept]
+        return found
 
     # Stage configurations: everything that changes a stage's result, and nothing else.
 
@@ -174,6 +210,14 @@ class Plan:
             extraction["trainable_layers"] = 0  # all tokens' states take far more room than the texts' own
         return {"prompt": self.config.backbones[backbone].prompt.canonical(), "extraction": extraction}
 
+    def fetch_items(self, benchmark: str, language: str) -> dict[str, Any]:
+        """Return the configuration of stage `fetch_items`."""
+        entry = self.config.benchmarks[benchmark]
+        assert isinstance(entry, FromDataset)
+        of_language = entry.languages[language]
+        source = of_language.dataset or entry.dataset
+        return {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}
+
     def fit_subspaces(self, setting: str) -> dict[str, Any]:
         """Return the configuration of stage `fit_subspaces`."""
         return {"setting": self.config.settings[setting].canonical()}
@@ -192,11 +236,43 @@ class Plan:
         return {
             "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
             "evaluation": self.config.evaluation.canonical(),
-            "cells": [
-                {"name": name, "benchmark": self.config.benchmarks[name].canonical(), "languages": languages}
-                for name, languages in self.checkpoints[checkpoint].items()
-            ],
+            "cells": [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()],
         }
+
+    def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
+        """Return a benchmark with what it has of these languages, and the digests of the task files behind it."""
+        from lensflow import harness
+
+        benchmark = self.config.benchmarks[name]
+        canonical = benchmark.canonical()
+        tasks = {}
+        if isinstance(benchmark, FromDataset):
+            canonical["languages"] = {language: canonical["languages"][language] for language in languages}
+        if isinstance(benchmark, Task):
+            for language in languages:
+                path = harness.task_file(harness.task_name(benchmark, benchmark.languages[language]), self.root)
+                tasks[language] = harness.file_digest(path)
+        if isinstance(benchmark, MtBench):
+            canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
+        return {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+
+    def judge(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.
+
+        How the judge is reached is in it, too: another address or limit runs the stage again, but asks nothing again.
+        """
+        judged = []
+        for name, languages in self.checkpoints[checkpoint].items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, MtBench):
+                entries = {language: benchmark.languages[language].canonical() for language in languages}
+                canonical = benchmark.canonical() | {"languages": entries}
+                judged.append({"name": name, "benchmark": canonical, "languages": languages})
+        return {"benchmarks": judged}
+
+    def judged(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a judge rates answers of a checkpoint."""
+        return any(isinstance(self.config.benchmarks[name], MtBench) for name in self.checkpoints[checkpoint])
 
     def collect_scores(self) -> dict[str, Any]:
         """Return the configuration of stage `collect_scores`."""

@@ -1,13 +1,13 @@
 """The embedded models themselves: engines against each other, and the cache of computed cells."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from lensflow import backbones, evaluation, harness
-from lensflow.config import Evaluation, Generation, Likelihood, MultipleChoice, read
-from lensflow.data import cldr
-from lensflow.evaluation import Cell, Evaluator
+from lensflow import corpora, evaluation, items
+from lensflow.config import Corpus, Evaluation, Generation, Likelihood, Resources
+from lensflow.evaluation import Cell, Evaluator, Inputs
 from lensflow.files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -15,88 +15,108 @@ NAME = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="session")
-def config():
-    return read([], ROOT)
-
-
-@pytest.fixture(scope="session")
-def manifest(config, tmp_path_factory):
-    """The prepared SmolLM2: the demo's if it ran here, else a fresh one."""
-    prepared = ROOT / "results" / NAME / "backbone" / "manifest.json"
-    if prepared.is_file():
-        backbones.verify(prepared)
-        return prepared
-    output = tmp_path_factory.mktemp("backbone") / "manifest.json"
-    backbones.prepare_backbone(config.backbones[NAME], ROOT, output)
-    return output
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    from lensflow import corpora
-    from lensflow.config import Corpus
-
+def inputs(config, manifest, tmp_path_factory):
+    """The embedded corpus and questions in two languages."""
     folder = tmp_path_factory.mktemp("data")
+    source = corpora.folder(Corpus(license="CC0-1.0"), ROOT)
+    cldr = config.benchmarks["cldr"]
     for language in ("en", "zh"):
-        source = corpora.folder(Corpus(license="CC0-1.0"), ROOT)
-        corpora.pair_data(source, language, folder / "embedded" / f"{language}.jsonl")
-    return folder
+        corpora.pair_data(source, language, folder / "corpora" / "embedded" / f"{language}.jsonl")
+        output = folder / "items" / "cldr" / f"{language}.jsonl"
+        items.fetch("cldr", cldr.dataset, language, cldr.languages[language], None, output)
+    return Inputs(manifest, folder / "corpora", folder / "items", ROOT)
 
 
-def test_vllm_and_transformers_agree_on_every_choice_in_float32(config, manifest, data):
-    evaluator = Evaluator(manifest, config.backbones[NAME].prompt, Evaluation(dtype="float32"), data)
-    template = evaluator.tokenizer.render("{prompt}")
+def evaluator(config, inputs, **settings):
+    return Evaluator(inputs, config.backbones[NAME].prompt, Evaluation(**settings), Resources())
+
+
+def test_vllm_and_transformers_agree_on_every_choice_in_float32(config, inputs):
+    engines = [evaluator(config, inputs, engine=engine) for engine in ("vllm", "hf")]
     for language in ("en", "zh"):
-        questions = cldr.questions([language])[language]
-        rows = {
-            engine: harness.multiple_choice(getattr(evaluator, engine), evaluator.tokenizer, questions, template)
-            for engine in ("vllm_engine", "transformers_engine")
-        }
-        assert len(rows["vllm_engine"]) == len(questions) >= 100
-        for ours, reference in zip(rows["vllm_engine"], rows["transformers_engine"], strict=True):
+        cell = Cell("cldr", config.benchmarks["cldr"], language)
+        for engine in engines:
+            engine.prepare([cell])
+        by_vllm, by_transformers = (engine.run(cell)["samples"] for engine in engines)
+        assert len(by_vllm) == len(by_transformers) >= 100
+        for ours, reference in zip(by_vllm, by_transformers, strict=True):
             assert ours["id"] == reference["id"]
-            assert ours["loglikelihoods"] == pytest.approx(reference["loglikelihoods"], abs=2e-3)
-            assert ours["chosen"] == reference["chosen"], ours["id"]
+            scores, wanted = ([logp for ((logp, _),) in row["responses"]] for row in (ours, reference))
+            assert scores == pytest.approx(wanted, abs=2e-3)
+            assert ours["accuracy"] == reference["accuracy"], ours["id"]
 
 
-def test_a_computed_cell_is_never_computed_again(config, manifest, data, tmp_path, monkeypatch):
-    settings = Evaluation(engine="hf", limit=3)
-    prompt = config.backbones[NAME].prompt
+HUB = os.environ.get("LENSFLOW_DATASETS_ROOT", ROOT.parent / "shared" / "hub")
+needs_hub = pytest.mark.skipif(not Path(HUB).is_dir(), reason="no local copies of the hub's data sets")
+
+
+@needs_hub
+@pytest.mark.parametrize(("benchmark", "language"), [("xcopa", "sw"), ("xwinograd", "ja"), ("mgsm", "zh")])
+def test_answers_are_those_of_lm_evals_own_hf_model(config, manifest, tmp_path, benchmark, language):
+    """To the item, on the tasks as lm-eval defines them; generated answers too."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    task, limit = config.benchmarks[benchmark], 2 if benchmark == "mgsm" else 30
+    items.fetch(
+        benchmark, task.dataset, language, task.languages[language], HUB, tmp_path / f"{benchmark}/{language}.jsonl"
+    )
+    cell = Cell(benchmark, task, language)
+    one = evaluator(config, Inputs(manifest, tmp_path, tmp_path, ROOT), engine="hf", limit=limit)
+    one.prepare([cell])
+    ours = one.run(cell)["samples"]
+    assert len(ours) == limit
+
+    lm = HFLM(pretrained=str(manifest.parent), dtype="float32", device="cpu", batch_size=4)
+    loaded = one._runs[cell.place].loaded
+    results = evaluate(lm, {"tasks": {loaded.config.task: loaded}}, bootstrap_iters=0, log_samples=True)
+    metric, _, name = task.metrics["accuracy"].partition(",")
+    logged = results["samples"][loaded.config.task]
+    reference = {row["doc_id"]: row for row in logged if name in ("", row["filter"])}
+    for number, row in enumerate(ours):
+        assert row["accuracy"] == reference[number][metric], row["id"]
+        for mine, theirs in zip(row["responses"], reference[number]["resps"], strict=True):
+            if benchmark == "mgsm":
+                assert mine[0] == theirs[0]
+            else:
+                assert mine[0][0] == pytest.approx(theirs[0][0], abs=2e-3)
+
+
+def test_a_computed_cell_is_never_computed_again(config, inputs, tmp_path, monkeypatch):
+    settings = {"engine": "hf", "limit": 3}
     cells = [
         Cell("generation", Generation(kind="generation", max_new_tokens=8), "zh"),
         Cell("likelihood", Likelihood(kind="likelihood"), "zh"),
     ]
     first = tmp_path / "first" / "scores.json"
-    evaluation.evaluate(Evaluator(manifest, prompt, settings, data), cells, "code", tmp_path / "cache", first)
+    evaluation.evaluate(evaluator(config, inputs, **settings), cells, "code", tmp_path / "cache", first)
 
     computed = []
-    run = Evaluator.run
-    monkeypatch.setattr(Evaluator, "run", lambda self, cell: (computed.append(cell.name), run(self, cell))[1])
+    compute = Evaluator.run
+    monkeypatch.setattr(Evaluator, "run", lambda self, cell: (computed.append(cell.name), compute(self, cell))[1])
     again = tmp_path / "renamed" / "scores.json"
-    more = [*cells, Cell("cldr", MultipleChoice(kind="multiple_choice"), "zh")]
-    evaluation.evaluate(Evaluator(manifest, prompt, settings, data), more, "code", tmp_path / "cache", again)
+    more = [*cells, Cell("cldr", config.benchmarks["cldr"], "zh")]
+    evaluation.evaluate(evaluator(config, inputs, **settings), more, "code", tmp_path / "cache", again)
     assert computed == ["cldr"]  # a new benchmark costs only its own cells
     assert read_json(again)["cells"][:2] == read_json(first)["cells"]
     samples = (tmp_path / "renamed" / "samples" / "generation.zh.jsonl").read_bytes()
     assert samples == (tmp_path / "first" / "samples" / "generation.zh.jsonl").read_bytes()
 
     computed.clear()
-    evaluation.evaluate(Evaluator(manifest, prompt, settings, data), cells, "other code", tmp_path / "cache", again)
+    evaluation.evaluate(evaluator(config, inputs, **settings), cells, "other code", tmp_path / "cache", again)
     assert computed == ["generation", "likelihood"]
 
 
-def test_likelihood_equals_the_naive_computation(config, manifest, data):
+def test_likelihood_equals_the_naive_computation(config, manifest, inputs):
     import torch
     from transformers import AutoModelForCausalLM
 
-    prompt = config.backbones[NAME].prompt
-    evaluator = Evaluator(manifest, prompt, Evaluation(engine="hf", limit=4), data)
-    cell = Cell("likelihood", Likelihood(kind="likelihood"), "zh")
-    rows = evaluator.run(cell)["samples"]
+    one = evaluator(config, inputs, engine="hf", limit=4)
+    rows = one.run(Cell("likelihood", Likelihood(kind="likelihood"), "zh"))["samples"]
     model = AutoModelForCausalLM.from_pretrained(manifest.parent, dtype=torch.float32).eval()
-    vocabulary = evaluator.tokenizer.vocabulary
-    for text, row in zip(evaluator.texts(cell), rows, strict=True):
-        ids, inside = evaluator.tokenizer.encode_with_span(text.prompt)
+    vocabulary = one.tokenizer.vocabulary
+    for row in rows:
+        ids, inside = one.tokenizer.encode_with_span(row["prompt"])
         with torch.inference_mode():
             logp = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         counted = [i for i in range(1, len(ids)) if inside[i]]

@@ -1,6 +1,6 @@
 """The published procedure of benchmarks/method.py computes what our stages compute, or the race means nothing."""
 
-import importlib.util
+import importlib
 import json
 import tempfile
 from pathlib import Path
@@ -23,11 +23,10 @@ WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}
 
 @pytest.fixture(scope="module")
 def method():
-    path = Path(__file__).parents[2] / "benchmarks" / "method.py"
-    spec = importlib.util.spec_from_file_location("benchmark_method", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = Path(__file__).parents[2] / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        return importlib.import_module("method")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -44,11 +44,11 @@ def cell(language, *of_metrics, ids=None, digest=None, benchmark="generation"):
 
 
 def content(*cells):
-    return {"weights": "w", "engine": "hf", "dtype": "float32", "cells": list(cells)}
+    return list(cells)
 
 
 def table(base, methods, blocks=(("b", "duo"),), margins=MARGINS):
-    """method or (method, seed) -> content; rows by (method, metric, language), None where a column is empty."""
+    """Of method or (method, seed) -> cells, the rows by (method, metric, language), None where a column is empty."""
     runs = {("b", "none", "base", 0): base} if base else {}
     for key, value in methods.items():
         method, seed = key if isinstance(key, tuple) else (key, 0)
@@ -301,8 +301,11 @@ def results(tmp_path):
         path = tmp_path / "b" / setting / method / f"seed{seed}" / "scores.json"
         path.parent.mkdir(parents=True)
         cells = (cell(language, score("fidelity", bits(rng, 80, share))) for language in ("en", "zh", "sw", "fr"))
-        path.write_text(json.dumps(content(*cells)))
-        paths.append(path)
+        path.write_text(json.dumps({"weights": "w", "engine": "hf", "dtype": "float32", "cells": list(cells)}))
+        rated = cell("en", score("rating", rng.integers(1, 5, size=8).tolist()), benchmark="mt-bench")
+        judged = path.with_name("judged.json")
+        judged.write_text(json.dumps({"weights": "w", "engine": "hf", "dtype": "float32", "cells": [rated]}))
+        paths += [path, judged]
     return paths
 
 
@@ -324,14 +327,14 @@ def test_collect_scores_writes_both_tables_from_which_the_tables_are_made(result
     ]
     assert cli.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
-    assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * 4
+    assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
     shown = {**CONFIG, "methods": {"base": {}, "lens": {}}}
     presentation.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "main.md")
     text = (tmp_path / "main.md").read_text()
     assert "| metric | method | en (central) | zh | sw | targets | fr (other) |" in text
-    (row,) = (line for line in text.splitlines() if "lens" in line)
+    (row,) = (line for line in text.splitlines() if "lens" in line and "fidelity" in line)
     assert row.startswith("| fidelity ↑ | lens (2 seeds) | 0.") and row.count(" + ") == 4 and row.count(" +✓ ") == 1
-    assert "margins: fidelity 0.05" in text and "over all 5 tests" in text
+    assert "margins: fidelity 0.05" in text and "over all 6 tests" in text
     assert "lens (2 seeds)" in presentation.terminal_table(shown, tmp_path / "comparisons.csv")
 
 

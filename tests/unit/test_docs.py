@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.config import Evaluation, Extraction, Lens, Run, Setting
+from lensflow.config import Evaluation, Extraction, Judge, Lens, Run, Setting
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def test_the_readmes_table_was_printed_by_the_demo():
     assert [line for line in lines if line not in printed] == []
 
 
-@pytest.mark.parametrize("section", [Evaluation, Extraction, Lens, Run, Setting])
+@pytest.mark.parametrize("section", [Evaluation, Extraction, Judge, Lens, Run, Setting])
 def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()
     names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}

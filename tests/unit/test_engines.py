@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lensflow.config import PlainPrompt
+from lensflow.config import Decoding, PlainPrompt, Resources
 from lensflow.engines import Engine, end_token_ids, eos_token_ids, finish
 from lensflow.engines.transformers import TransformersEngine
 from lensflow.engines.vllm import VllmEngine
@@ -20,6 +20,10 @@ from lensflow.prompts import PromptTokenizer
 
 SIZE = 40
 EOS = 1
+
+
+def decoding(max_new_tokens: int, stop: list[str] | None = None, **sampling: float) -> Decoding:
+    return Decoding(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), **sampling)
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +120,12 @@ def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: flo
     assert [best for _, best in actual] == [best for _, best in expected]
     prompts = prompts_of(seed=1, n=30)
     plain = [naive_answer(model, tokenizer, p, 10, []) for p in prompts]
-    assert engine.generate(prompts, 10, []) == plain
+    assert engine.generate(prompts, decoding(10)) == plain
     letters = [text[3] for text in plain if len(text) > 5]
     stop = ["\n", max(letters, key=letters.count), plain[0][1:3]]  # the last one is spread over two tokens
     stopped = [naive_answer(model, tokenizer, p, 10, stop) for p in prompts]
     assert stopped != plain
-    assert engine.generate(prompts, 10, stop) == stopped
+    assert engine.generate(prompts, decoding(10, stop)) == stopped
 
 
 def test_transformers_engine_against_naive_loops(
@@ -132,9 +136,9 @@ def test_transformers_engine_against_naive_loops(
 
 def test_batches_do_not_matter(engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     requests, prompts = requests_of(model, seed=2), prompts_of(seed=3, n=9)
-    scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, 6, [])
-    assert engine.generate(prompts[::-1], 6, [])[::-1] == answers
-    assert [engine.generate([p], 6, [])[0] for p in prompts] == answers
+    scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, decoding(6))
+    assert engine.generate(prompts[::-1], decoding(6))[::-1] == answers
+    assert [engine.generate([p], decoding(6))[0] for p in prompts] == answers
     for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1)):
         monkeypatch.setattr(f"lensflow.engines.transformers.{name}", value)
         again = engine.loglikelihoods(requests)
@@ -143,7 +147,7 @@ def test_batches_do_not_matter(engine: TransformersEngine, model: Any, monkeypat
 
 
 def test_nothing_to_do(engine: TransformersEngine) -> None:
-    assert engine.generate([], 4, ["\n"]) == []
+    assert engine.generate([], decoding(4, ["\n"])) == []
     assert engine.loglikelihoods([]) == []
 
 
@@ -184,17 +188,17 @@ def test_vllm_is_not_installed(checkpoint: Path, tokenizer: PromptTokenizer, mon
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_vllm)
     with pytest.raises(LensflowError, match=r"^engine: vllm is not installed; run make setup or set engine: hf$"):
-        VllmEngine(checkpoint, "float32", tokenizer, 64)
+        VllmEngine(checkpoint, "float32", tokenizer, 64, Resources())
 
 
 @pytest.mark.slow
 def test_vllm_engine_against_naive_loops(checkpoint: Path, model: Any, tokenizer: PromptTokenizer) -> None:
-    engine = VllmEngine(checkpoint, "float32", tokenizer, 64)
+    engine = VllmEngine(checkpoint, "float32", tokenizer, 64, Resources())
     try:
         check(engine, model, tokenizer, 1e-4)
-        with pytest.raises(LensflowError, match=r"^max_model_len: 64 is too short for 70 tokens; raise it$"):
-            engine.generate([[0] * 60], 10, [])
+        with pytest.raises(LensflowError, match=r"^evaluation\.max_model_len: 64 .* of 70 tokens; raise it$"):
+            engine.generate([[0] * 60], decoding(10))
     finally:
         engine.close()
     with pytest.raises(LensflowError, match=rf"^{checkpoint}: vllm does not start \(.+\)$"):
-        VllmEngine(checkpoint, "float32", tokenizer, 100_000)
+        VllmEngine(checkpoint, "float32", tokenizer, 100_000, Resources())

@@ -32,6 +32,8 @@ def job(rule: str, output: str) -> str:
     path = Path(output).relative_to("results")
     if rule in ("pair_data", "extract_hidden_states"):
         return f"{rule} {path.stem}"
+    if rule == "fetch_items":
+        return f"{rule} {path.parts[1]} {path.name.split('.')[0]}"
     if rule == "make_figures":
         return f"{rule} {path.name.removeprefix('tiny.')}"
     if rule == "fit_subspaces":
@@ -47,7 +49,7 @@ def planned(workspace: Workspace, config: dict) -> set[str]:
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout), delimiter="\t"))
     assert {row["plan"] for row in rows} <= {"no update", "update pending"}, "another format of --summary"
-    assert len({row["rule"] for row in rows}) == 12, "not every rule is in the plan"
+    assert len({row["rule"] for row in rows}) == 13, "not every rule is in the plan"
     return {job(row["rule"], row["output_file"]) for row in rows if row["plan"] == "update pending"}
 
 
@@ -106,6 +108,7 @@ def change_what_no_result_depends_on(config: dict) -> None:
     config["backbones"]["tiny"]["resources"] = {"disk_gb": 2e-6}
     config["methods"]["lens-unused"] = {"kind": "lens"}
     config["runs"].append(config["runs"][0] | {"settings": ["en-sw"], "methods": ["lens-a"]})
+    config["benchmarks"] = {"cldr": {"languages": {"yo": "yo"}}}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,8 @@ def change_what_no_result_depends_on(config: dict) -> None:
         (swap_two_weights, trained("en-zh/lens-b", "en-sw/lens-b") | SCORES_AND_LATER | {"resolve_config"}),
         (
             add_a_language,
-            {"pair_data ja", "extract_hidden_states ja", "fit_subspaces en-zh", "evaluate none/base", "resolve_config"}
+            {"pair_data ja", "extract_hidden_states ja", "fetch_items cldr ja", "fit_subspaces en-zh"}
+            | {"evaluate none/base", "resolve_config"}
             | trained("en-zh/lens-a", "en-zh/lens-b")
             | SCORES_AND_LATER,
         ),
@@ -158,6 +162,31 @@ def test_a_text_of_the_corpus(finished, config):
             | trained("en-zh/lens-a", "en-zh/lens-b")
             | SCORES_AND_LATER
         )
+
+
+def test_a_task_file(finished, config):
+    with edited(finished.root, ("config/tasks/cldr.yaml", "{{question}}", "Q: {{question}}")):
+        assert planned(finished, config) == {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER
+
+
+def test_a_local_data_set(finished, config):
+    """Its files are inputs: a change in one fetches again what comes from it."""
+    folder = finished.root / "hub" / "my" / "prompts"
+    (folder / "zh").mkdir(parents=True)
+    (folder / "zh" / "test.jsonl").write_text('{"prompt": "x"}')
+    config["datasets_root"] = "hub"
+    entry = {"dataset": {"path": "my/prompts", "columns": ["prompt"]}, "languages": {"zh": "zh"}}
+    config["benchmarks"] = {"mine": {"kind": "dataset_generation"} | entry}
+    config["runs"][0]["benchmarks"].append({"mine": ["zh"]})
+    try:
+        assert finished.snakemake(config).returncode == 0
+        assert planned(finished, config) == set()
+        (folder / "zh" / "test.jsonl").write_text('{"prompt": "another"}')
+        after = planned(finished, config)
+        assert "fetch_items mine zh" in after
+        assert "fetch_items cldr zh" not in after
+    finally:
+        assert finished.snakemake(demo_config()).returncode == 0
 
 
 def test_the_template_of_the_report(finished, config):

@@ -19,6 +19,7 @@ command=$1
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in
+  fetch-items) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta.safetensors config.json history.jsonl dev_states.safetensors; do : > "$folder/$file"; done ;;

@@ -7,6 +7,7 @@ from pathlib import Path
 from lensflow.config import load
 from lensflow.errors import LensflowError
 from lensflow.files import file_digest
+from lensflow.items import datasets_root
 from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
 
 try:
@@ -16,11 +17,14 @@ except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
 
+ROOT = datasets_root(PLAN.config.datasets_root)
+DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
 RUN = "results/{backbone}/{setting}/{method}/seed{seed}"
 
 
 wildcard_constraints:
     backbone=pattern(PLAN.backbones),
+    benchmark=pattern(PLAN.benchmarks),
     corpus=pattern(PLAN.corpus_digests),
     language="[a-z]{2,3}",
     setting=pattern([*PLAN.config.settings, BASE[0]]),
@@ -64,13 +68,37 @@ def evaluated_checkpoint(wildcards):
 
 
 def evaluated_texts(wildcards):
-    """The texts that a checkpoint is evaluated on."""
-    evaluated = checkpoint_of(wildcards)
-    return expand(
-        "results/data/{corpus}/{language}.jsonl",
-        corpus=PLAN.evaluation_corpora(evaluated),
-        language=PLAN.languages(evaluated),
+    """The texts of corpora that a checkpoint is evaluated on."""
+    return [
+        f"results/data/{corpus}/{language}.jsonl"
+        for corpus, languages in PLAN.evaluation_corpora(
+            checkpoint_of(wildcards)
+        ).items()
+        for language in languages
+    ]
+
+
+def local_files(wildcards):
+    """The files of a data set's local copy; a change in one fetches its items again."""
+    source = PLAN.fetch_items(wildcards.benchmark, wildcards.language)["dataset"][
+        "path"
+    ]
+    return (
+        sorted(str(path) for path in (ROOT / source).rglob("*") if path.is_file())
+        if ROOT
+        else []
     )
+
+
+def evaluated_items(wildcards):
+    """The items of data sets that a checkpoint is evaluated on."""
+    return [
+        f"results/benchmarks/{benchmark}/{language}.jsonl"
+        for benchmark, languages in PLAN.evaluation_items(
+            checkpoint_of(wildcards)
+        ).items()
+        for language in languages
+    ]
 
 
 def trained_pairs():

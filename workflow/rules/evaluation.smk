@@ -1,7 +1,32 @@
+rule fetch_items:
+    input:
+        local_files,
+    output:
+        rows="results/benchmarks/{benchmark}/{language}.jsonl",
+        source="results/benchmarks/{benchmark}/{language}.source.json",
+    log:
+        "logs/benchmarks/{benchmark}/{language}.log",
+    # First, so that a data set that cannot be had or is not as expected is reported before anything is trained.
+    priority: 100
+    conda:
+        "../../envs/cpu.yaml"
+    params:
+        config=lambda wildcards: as_parameter(
+            PLAN.fetch_items(wildcards.benchmark, wildcards.language)
+        ),
+        code=code_digest("items"),
+        # A list: what is unset is left out of the command.
+        root=lambda wildcards: DATASETS_ROOT_OPTION,
+    shell:
+        "lensflow fetch-items --config {params.config:q} --language {wildcards.language} {params.root:q}"
+        " --output {output.rows} 2> {log}"
+
+
 rule evaluate:
     input:
         checkpoint=evaluated_checkpoint,
         texts=evaluated_texts,
+        benchmarks=evaluated_items,
     output:
         f"{RUN}/scores.json",
     log:
@@ -14,18 +39,25 @@ rule evaluate:
     threads: workflow.cores
     resources:
         mem_mb=8000,
+        gpus=lambda wildcards: PLAN.config.backbones[wildcards.backbone].resources.gpus,
+        # A text: Snakemake knows no fractions.
+        gpu_memory=lambda wildcards: str(
+            PLAN.config.backbones[wildcards.backbone].resources.gpu_memory
+        ),
     params:
         config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
         code=code_digest("evaluation"),
         checkpoint=lambda wildcards: manifest_of(wildcards),
     shell:
         "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
-        " --data results/data --cache results/cells --output {output} 2> {log}"
+        " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
+        " --output {output} 2> {log}"
 
 
 rule collect_scores:
     input:
         [f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
+        [f"results/{c.folder}/judged.json" for c in PLAN.checkpoints if PLAN.judged(c)],
     output:
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",

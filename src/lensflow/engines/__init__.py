@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lensflow.config import Decoding
 from lensflow.files import read_json
 
 _ENVIRONMENT = {
@@ -30,13 +31,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 class Engine(Protocol):
     """A causal language model that is ready to run."""
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str]) -> list[str]:
-        """Continue each prompt greedily.
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+        """Continue each prompt.
 
         Args:
             prompts: token ids, with BOS where the model wants one; none may be empty.
-            max_new_tokens: the most tokens to add to a prompt.
-            stop: an answer ends before the first of these strings (and at the end-of-sequence token).
+            decoding: how. An answer ends before the first stop string, and at the end-of-sequence token. Sampling with
+                the same seed gives the same answers from one engine, not from both.
 
         Returns:
             The answers as text, without special tokens, in the order of `prompts`.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lensflow.config import Decoding
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
 from lensflow.prompts import PromptTokenizer
@@ -48,25 +49,29 @@ class TransformersEngine:
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str]) -> list[str]:
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
         """See `Engine.generate`. Left-padded batches of prompts of similar length."""
         from transformers import GenerationConfig
 
+        stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
+        sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
         # A fresh configuration: a checkpoint's own may sample or penalise repetition.
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
+        settings = GenerationConfig(
+            do_sample=decoding.temperature > 0,
+            max_new_tokens=decoding.max_new_tokens,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
+            **(sampling if decoding.temperature > 0 else {}),
         )
+        torch.manual_seed(decoding.seed)
         answers, last = [""] * len(prompts), set(ends)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
             for start in range(0, len(order), self._batch_size):
                 batch = order[start : start + self._batch_size]
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
-                output = self.model.generate(ids, attention_mask=mask, generation_config=greedy)
+                output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     length = next((n for n, token in enumerate(tokens) if token in last), len(tokens))
                     answers[i] = finish(self._tokenizer.decode(tokens[: length + 1]), stop)

@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from lensflow.config import Decoding, Resources
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
@@ -23,6 +24,7 @@ class VllmEngine:
         dtype: "float32" or "bfloat16".
         tokenizer: of the checkpoint.
         max_model_len: most tokens of a prompt and its answer together.
+        resources: GPUs that the tensors are spread over, and the share of their memory to take.
         max_num_seqs: most sequences that run at a time.
 
     Raises:
@@ -30,7 +32,13 @@ class VllmEngine:
     """
 
     def __init__(
-        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, max_model_len: int, max_num_seqs: int = 128
+        self,
+        checkpoint: Path,
+        dtype: str,
+        tokenizer: PromptTokenizer,
+        max_model_len: int,
+        resources: Resources,
+        max_num_seqs: int = 128,
     ) -> None:
         prepare_process()
         import torch
@@ -65,6 +73,7 @@ class VllmEngine:
 
                 return force if tokens else None
 
+        on_devices = {"tensor_parallel_size": max(1, resources.gpus), "gpu_memory_utilization": resources.gpu_memory}
         on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
         try:
@@ -78,30 +87,33 @@ class VllmEngine:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 skip_tokenizer_init=True,
-                distributed_executor_backend="uni",
-                enable_prefix_caching=False,
+                distributed_executor_backend="uni" if resources.gpus < 2 else "mp",
+                enable_prefix_caching=True,  # examples before a question are read once
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 logits_processors=[ForceTokens],
-                **({} if on_gpu else on_cpu),
+                **(on_devices if on_gpu else on_cpu),
             )
         except Exception as error:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
         self._max_model_len = max_model_len
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, stop: list[str]) -> list[str]:
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
         """See `Engine.generate`.
 
         Raises:
-            LensflowError: a prompt and `max_new_tokens` exceed `max_model_len`.
+            LensflowError: a prompt and its answer exceed `max_model_len`.
         """
         from vllm import SamplingParams
 
+        stop = decoding.stop
         size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         params = SamplingParams(
-            temperature=0,
-            max_tokens=max_new_tokens,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=decoding.seed,
+            max_tokens=decoding.max_new_tokens,
             stop_token_ids=end_token_ids(self._eos, vocabulary, stop),
             detokenize=False,
         )
@@ -150,7 +162,10 @@ class VllmEngine:
     def _run(self, prompts: list[list[int]], params: list[Any]) -> list[Any]:
         longest = max((len(p) + s.max_tokens for p, s in zip(prompts, params, strict=True)), default=0)
         if longest > self._max_model_len:
-            raise LensflowError(f"max_model_len: {self._max_model_len} is too short for {longest} tokens; raise it")
+            raise LensflowError(
+                f"evaluation.max_model_len: {self._max_model_len} is too short for a prompt and answer of {longest} "
+                "tokens; raise it"
+            )
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
             params,

@@ -1,0 +1,90 @@
+"""What the benchmarks share: processes with their time and peak memory, and the table of ratios."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lensflow.errors import LensflowError
+from lensflow.files import write_text
+
+# No torch here: a child's maximum resident set begins with its parent's.
+COLUMNS = ("dtype", "measure", "unit", "ours", "reference", "ratio", "target", "met")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process took."""
+
+    seconds: float
+    megabytes: float
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+def say(text: str) -> None:
+    """Show progress."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def spawn(arguments: Iterable[str | Path], threads: int | None = None, quiet: bool = False) -> Measured:
+    """Run a process to its end; what it prints on stdout is its result in JSON, or nothing, or not wanted (`quiet`)."""
+    started = time.perf_counter()
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    with process.stdout:
+        printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # the resources of this child alone
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise LensflowError(f"{' '.join(map(str, arguments))[:200]}: failed; its message stands above")
+    return Measured(seconds, usage.ru_maxrss / 1024, {} if quiet else json.loads(printed or "{}"))
+
+
+def row(
+    dtype: str, measure: str, unit: str, ours: float, reference: float | None = None, at_least: float | None = None
+) -> dict[str, Any]:
+    """One row of the table; the ratio is reference / ours, so that more is better."""
+    ratio = reference / ours if reference is not None and unit else None
+    result = {"dtype": dtype, "measure": measure, "unit": unit, "ours": ours, "reference": reference, "ratio": ratio}
+    met = "" if at_least is None or ratio is None else verdict(ratio >= at_least)
+    return result | {"target": "" if at_least is None else f">= {at_least:g}x", "met": met}
+
+
+def verdict(met: bool) -> str:
+    """Say whether a target is met."""
+    return "yes" if met else "NO"
+
+
+def cell(key: str, value: Any) -> str:
+    """Write a value of the table."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" + ("x" if key == "ratio" else "") if value < 1000 else f"{value:.0f}"
+    return str(value)
+
+
+def markdown(rows: list[dict[str, Any]], heading: str) -> str:
+    """Write the table."""
+    lines = [heading, "", f"| {' | '.join(COLUMNS)} |", f"|{'|'.join('---' for _ in COLUMNS)}|"]
+    lines += [f"| {' | '.join(cell(key, entry[key]) for key in COLUMNS)} |" for entry in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: list[dict[str, Any]], heading: str, stem: Path) -> None:
+    """Write what there is as Markdown and CSV."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(stem.with_suffix(".csv"), table.getvalue())
+    write_text(stem.with_suffix(".md"), markdown(rows, heading))

@@ -1,0 +1,141 @@
+"""The items of benchmarks, fetched and checked before any model runs (stage `fetch_items`).
+
+A stage of its own, so that a wrong column or an unreachable hub is reported at once and not after a training, so that
+evaluation needs no network, and so that a cell's identity is the text of its items and not where they came from.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lensflow.config import Dataset, LanguageEntry
+from lensflow.errors import LensflowError
+from lensflow.files import read_jsonl, write_json, write_jsonl
+
+EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
+ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
+
+
+def datasets_root(configured: str | None) -> Path | None:
+    """Return the folder of local copies of the hub's data sets: the configured one, else the environment's."""
+    value = configured or os.environ.get(ROOT_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root: Path | None, output: Path) -> None:
+    """Write one language's items of a benchmark as JSON lines `{"split": ..., "id": ..., "item": {...}}`.
+
+    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave.
+
+    Args:
+        name: of the benchmark, for messages.
+        dataset: where its items come from.
+        language: their code.
+        entry: what is particular to the language.
+        root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
+        output: the file.
+
+    Raises:
+        LensflowError: the data set or its split cannot be had or is empty, lacks a column, or holds an id twice.
+    """
+    source = entry.dataset or dataset
+    local = root / source.path if root and (root / source.path).is_dir() else None
+    rows, revision = [], source.revision
+    for role, split in (("items", source.split), ("fewshot", source.fewshot_split)):
+        if split is None:
+            continue
+        where = f"benchmarks.{name}: data set {source.path} ({entry.config}, {split})"
+        if source.path.startswith(EMBEDDED):
+            items = _generate(source.path.removeprefix(EMBEDDED), language, where)
+        else:
+            items, revision = _load(source, entry.config, split, local, revision, where)
+        rows += [{"split": role, "id": id_, "item": item} for id_, item in _checked(source, items, where).items()]
+    write_jsonl(output, rows)
+    origin = {"path": source.path, "config": entry.config, "split": source.split, "fewshot_split": source.fewshot_split}
+    write_json(output.with_suffix(".source.json"), origin | {"local": local is not None, "revision": revision})
+
+
+def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
+    """Read what `fetch` wrote of one split: id -> item, in order."""
+    return {row["id"]: row["item"] for row in read_jsonl(path) if row["split"] == split}
+
+
+def _load(
+    source: Dataset, config: str, split: str, local: Path | None, revision: str | None, where: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a split's items, and the revision of the hub's data set."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    datasets.disable_progress_bars()
+    try:
+        if local:
+            # A cache of its own: the local files may have changed under the same name.
+            with tempfile.TemporaryDirectory() as cache:
+                loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
+                return [dict(row) for row in loaded], None
+        revision = revision or HfApi().dataset_info(source.path).sha
+        loaded = datasets.load_dataset(source.path, config, split=split, revision=revision)
+        return [dict(row) for row in loaded], revision
+    except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
+        raise LensflowError(f"{where}: {_reason(error, local)}") from None
+
+
+def _reason(error: Exception, local: Path | None) -> str:
+    """Say in one line why a data set cannot be loaded, and what to do."""
+    text = " ".join(str(error).split())
+    if match := re.search(r"BuilderConfig '?([^']+?)'? not found\. Available: \[(.*?)\]", text):
+        return f"no configuration '{match[1]}'; it has {match[2]}"
+    if match := re.search(r"Unknown split [\"']?([^\"']+?)[\"']?\. Should be one of \[(.*?)\]", text):
+        return f"no split '{match[1]}'; it has {match[2]}"
+    if local:
+        return f"cannot be read ({text[:200]}); mend the files in {local}"
+    if "gated" in text.lower():
+        return "the hub wants its terms accepted; do that on its page and set HF_TOKEN"
+    hint = f"check name, revision and network, or set {ROOT_VARIABLE} to a folder that holds a copy"
+    return f"cannot be fetched from the hub ({text[:160]}); {hint}"
+
+
+def _generate(what: str, language: str, where: str) -> list[dict[str, Any]]:
+    from lensflow.data import cldr
+
+    if what != "cldr":
+        raise LensflowError(f"{where}: the package generates no data set of this name; it has embedded/cldr")
+    if language not in cldr.LANGUAGES:
+        raise LensflowError(f"{where}: no language '{language}'; it has {', '.join(cldr.LANGUAGES)}")
+    return [vars(question) | {"choices": list(question.choices)} for question in cldr.questions([language])[language]]
+
+
+def _checked(source: Dataset, items: list[dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
+    """Map ids to items, every one of which has the columns that are asked for."""
+    if not items:
+        raise LensflowError(f"{where}: the split is empty; choose another or fill it")
+    wanted = (*source.columns, *([source.id] if source.id else []))
+    checked: dict[str, dict[str, Any]] = {}
+    places: dict[str, int] = {}
+    for number, item in enumerate(items, start=1):
+        for column in wanted:
+            if column not in item:
+                raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(item)}")
+            if item[column] is None:
+                raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
+        id_ = str(item[source.id]) if source.id else str(number - 1)
+        if id_ in checked:
+            raise LensflowError(
+                f"{where}: id '{id_}' ({source.id}) stands at items {places[id_]} and {number}; rename or remove one"
+            )
+        checked[id_], places[id_] = _plain(item, where, number), number
+    return checked
+
+
+def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
+    for column, value in item.items():
+        if not isinstance(value, str | int | float | bool | list | dict | None):
+            raise LensflowError(
+                f"{where}, item {number}: column '{column}' holds {type(value).__name__}, not text or numbers; "
+                "choose a data set of texts"
+            )
+    return dict(item)

@@ -1,0 +1,149 @@
+"""Items of local data sets, and every way in which they can be wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lensflow.config import Dataset, LanguageEntry
+from lensflow.data import cldr
+from lensflow.errors import LensflowError
+from lensflow.files import read_json, write_jsonl
+from lensflow.items import datasets_root, fetch, read_items
+
+ROWS = [{"n": index, "question": f"q{index}?", "label": index % 2} for index in range(4)]
+
+
+def write_dataset(root: Path, rows: list[dict[str, Any]], name: str = "my/set", config: str = "zz") -> None:
+    folder = root / name
+    write_jsonl(folder / config / "test.jsonl", rows)
+    write_jsonl(folder / config / "train.jsonl", [{"n": 9, "question": "example?", "label": 1}])
+    files = "".join(f"  - split: {split}\n    path: {config}/{split}.jsonl\n" for split in ("test", "train"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n")
+
+
+def fetched(root: Path | None, language: str = "sw", config: str = "zz", **changes: Any) -> Path:
+    dataset = Dataset.model_validate({"path": "my/set", "columns": ["question"], "id": "n"} | changes)
+    output = (root or Path()) / "out" / f"{language}.jsonl"
+    fetch("mine", dataset, language, LanguageEntry(config=config), root, output)
+    return output
+
+
+def test_a_local_copy_is_opened_like_the_hubs_data_set(tmp_path):
+    write_dataset(tmp_path, ROWS)
+    output = fetched(tmp_path)
+    assert read_items(output) == {str(row["n"]): row for row in ROWS}
+    assert read_json(output.with_suffix(".source.json")) == {
+        "path": "my/set",
+        "config": "zz",
+        "split": "test",
+        "fewshot_split": None,
+        "local": True,
+        "revision": None,
+    }
+
+
+def test_examples_come_from_their_own_split(tmp_path):
+    write_dataset(tmp_path, ROWS)
+    output = fetched(tmp_path, fewshot_split="train")
+    assert [item["question"] for item in read_items(output, "fewshot").values()] == ["example?"]
+    assert len(read_items(output)) == 4
+
+
+def test_changed_files_under_the_same_name_are_read_again(tmp_path):
+    write_dataset(tmp_path, ROWS)
+    fetched(tmp_path)
+    write_dataset(tmp_path, ROWS[:1])
+    assert list(read_items(fetched(tmp_path))) == ["0"]
+
+
+def test_without_an_id_column_the_place_is_the_id(tmp_path):
+    write_dataset(tmp_path, ROWS[2:])
+    assert list(read_items(fetched(tmp_path, id=None))) == ["0", "1"]
+
+
+def test_one_language_may_have_another_data_set(tmp_path):
+    write_dataset(tmp_path, ROWS, "english/original")
+    dataset = Dataset(path="my/set", columns=("question",))
+    other = Dataset(path="english/original", columns=("question",), id="n")
+    fetch("mine", dataset, "en", LanguageEntry(config="zz", dataset=other), tmp_path, tmp_path / "en.jsonl")
+    assert len(read_items(tmp_path / "en.jsonl")) == 4
+
+
+def test_generated_questions(tmp_path):
+    output = fetched(tmp_path, "ja", "ja", path="embedded/cldr", columns=["question", "choices", "answer"], id="id")
+    wanted = cldr.questions(["ja"])["ja"]
+    assert [item["question"] for item in read_items(output).values()] == [question.question for question in wanted]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (ROWS, {"config": "yy"}, r"\(yy, test\): no configuration 'yy'; it has 'zz'$"),
+        (ROWS, {"split": "dev"}, r"\(zz, dev\): no split 'dev'; it has 'test', 'train'$"),
+        (ROWS, {"columns": ["answer"]}, r": no column 'answer'; it has label, n, question$"),
+        (ROWS, {"id": "key"}, r": no column 'key'; it has label, n, question$"),
+        ([*ROWS, ROWS[1]], {}, r": id '1' \(n\) stands at items 2 and 5; rename or remove one$"),
+        ([ROWS[0], ROWS[1] | {"question": None}], {}, r", item 2: column 'question' is empty; fill it or remove"),
+        (ROWS, {"path": "not/there"}, r": cannot be fetched from the hub \(.+\); check name, .*LENSFLOW_DATASETS_ROOT"),
+        (ROWS, {"path": "embedded/xcopa"}, r": the package generates no data set .* it has embedded/cldr$"),
+        (ROWS, {"path": "embedded/cldr", "language": "yo"}, r": no language 'yo'; it has en, zh, ja, "),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, rows, changes, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_dataset(tmp_path, rows)
+    with pytest.raises(LensflowError, match=rf"^benchmarks\.mine: data set .*{message}") as caught:
+        fetched(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_split(tmp_path):
+    write_dataset(tmp_path, ROWS)
+    (tmp_path / "my/set/zz/test.jsonl").write_text("")
+    with pytest.raises(LensflowError, match=r"^benchmarks\.mine: data set my/set \(zz, test\): .+"):
+        fetched(tmp_path)
+
+
+def test_damaged_files(tmp_path):
+    write_dataset(tmp_path, ROWS)
+    (tmp_path / "my/set/zz/test.jsonl").write_text('{"n": 1, "question": ')
+    with pytest.raises(LensflowError, match=r": cannot be read \(.+\); mend the files in .*my/set$"):
+        fetched(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../set", "a/../b", "/etc", "a/b/c", "a/.hidden", ".."])
+def test_a_data_sets_name_cannot_leave_its_folder(path):
+    with pytest.raises(ValidationError):
+        Dataset(path=path, columns=("question",))
+
+
+def test_the_root_is_the_configured_one_or_the_environments(monkeypatch):
+    monkeypatch.setenv("LENSFLOW_DATASETS_ROOT", "/environment")
+    assert datasets_root(None) == Path("/environment")
+    assert datasets_root("/configured") == Path("/configured")
+    monkeypatch.delenv("LENSFLOW_DATASETS_ROOT")
+    assert datasets_root(None) is None
+
+
+def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tmp_path, monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    def load(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        asked.append((args, kwargs))
+        return ROWS
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: type("Info", (), {"sha": "c" * 40}))
+    output = fetched(tmp_path, revision="a" * 40)
+    assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40})]
+    assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "a" * 40
+    output = fetched(tmp_path)
+    assert asked[-1][1]["revision"] == "c" * 40  # the newest, which is written down
+    assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "c" * 40

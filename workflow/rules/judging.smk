@@ -1,0 +1,23 @@
+rule judge:
+    input:
+        f"{RUN}/scores.json",
+    output:
+        f"{RUN}/judged.json",
+    log:
+        "logs/{backbone}/{setting}/{method}/seed{seed}/judge.log",
+    benchmark:
+        "logs/{backbone}/{setting}/{method}/seed{seed}/judge.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        # One at a time (profiles/default), or the limits of requests would hold for each job and not for the endpoint.
+        judge=1,
+    params:
+        config=lambda wildcards: as_parameter(PLAN.judge(checkpoint_of(wildcards))),
+        code=code_digest("judging"),
+        prompts=file_digest(files("lensflow") / "data/judge_prompts.yaml"),
+    shell:
+        "lensflow judge --config {params.config:q} --scores {input} --cache results/verdicts"
+        " --output {output} 2> {log}"
