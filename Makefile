@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@snakemake --cores $(CORES) $(addprefix --configfile ,$(CONFIG))
-	@lensflow show-table --config results/config.json --scores results/scores.csv
+	@lensflow show-table --config results/config.json --comparisons results/comparisons.csv
 	@echo
 	@echo "tables   results/tables/main.{md,tex,csv}"
 	@echo "figures  results/figures/"

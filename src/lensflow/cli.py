@@ -169,17 +169,17 @@ def judge(args: argparse.Namespace) -> None:
 
 
 def collect_scores(args: argparse.Namespace) -> None:
-    """Collect all scores into one table."""
+    """Collect all scores into one table and compare every method with base."""
     from lensflow import scores
 
-    scores.collect(args.scores, args.output)
+    scores.collect(_stage_config(args.config), args.scores, args.output)
 
 
 def make_table(args: argparse.Namespace) -> None:
     """Write the main table as Markdown, LaTeX and CSV."""
     from lensflow import presentation
 
-    presentation.write_tables(_stage_config(args.config), args.scores, args.output)
+    presentation.write_tables(_stage_config(args.config), args.comparisons, args.output)
 
 
 def make_figures(args: argparse.Namespace) -> None:
@@ -187,7 +187,13 @@ def make_figures(args: argparse.Namespace) -> None:
     from lensflow import presentation
 
     presentation.write_figures(
-        _stage_config(args.config), args.backbone, args.setting, args.scores, args.subspaces, args.runs, args.output
+        _stage_config(args.config),
+        args.backbone,
+        args.setting,
+        args.comparisons,
+        args.subspaces,
+        args.runs,
+        args.output,
     )
 
 
@@ -195,14 +201,15 @@ def report(args: argparse.Namespace) -> None:
     """Write the self-contained report."""
     from lensflow import presentation
 
-    presentation.write_report(_stage_config(args.config), args.scores, args.figures, args.results, args.output)
+    config = _stage_config(args.config)
+    presentation.write_report(config, args.scores, args.comparisons, args.figures, args.results, args.output)
 
 
 def show_table(args: argparse.Namespace) -> None:
     """Print the main table for the terminal."""
     from lensflow import presentation
 
-    print(presentation.terminal_table(_stage_config(args.config), args.scores))
+    print(presentation.terminal_table(_stage_config(args.config), args.comparisons))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -293,6 +300,7 @@ def parser() -> argparse.ArgumentParser:
     backbone_help = "manifest.json of the backbone's checkpoint (prepare-backbone)"
     texts_help = "{language}.jsonl of each language (pair-data)"
     configfile_help = "YAML files on top of config/demo.yaml, as for snakemake"
+    comparisons_help = "comparisons.csv (collect-scores)"
     states_help = "{language}.safetensors of each language (extract-hidden-states)"
 
     sub = command("prepare-backbone", prepare_backbone)
@@ -355,19 +363,20 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--output", "judged.json to write; verdicts go beside it")
 
     sub = command("collect-scores", collect_scores)
+    add_config(sub)
     add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
-    add(sub, "--output", "scores.csv to write")
+    add(sub, "--output", "scores.csv to write; comparisons.csv goes beside it")
 
     sub = command("make-table", make_table)
     add_config(sub)
-    add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--comparisons", comparisons_help)
     add(sub, "--output", "main.md to write; main.tex and main.csv go beside it")
 
     sub = command("make-figures", make_figures)
     add_config(sub)
     sub.add_argument("--backbone", required=True, help="name of the backbone")
     sub.add_argument("--setting", required=True, help="name of the setting")
-    add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--comparisons", comparisons_help)
     add(sub, "--subspaces", "subspaces.safetensors (fit-subspaces)")
     sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
     add(sub, "--output", "folder for the figures")
@@ -375,13 +384,14 @@ def parser() -> argparse.ArgumentParser:
     sub = command("report", report)
     add_config(sub)
     add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--comparisons", comparisons_help)
     sub.add_argument("--figures", type=Path, nargs="*", default=[], help="SVG files, in order")
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 
     sub = command("show-table", show_table)
     add_config(sub)
-    add(sub, "--scores", "scores.csv (collect-scores)")
+    add(sub, "--comparisons", comparisons_help)
 
     sub = command("export", export)
     add(sub, "--backbone", backbone_help)

@@ -68,7 +68,7 @@ def fidelity_bars(block: Block) -> Figure:
     """Share of answers in the prompt's language for each language × method, with 95 % error bars.
 
     Fidelity can be gamed by repeating a few words, so repetition stands below it where it was measured. The central
-    language is set apart on the left, the mean over the targets on the right.
+    language is set apart on the left, the mean over the targets, and languages of neither kind, on the right.
 
     Args:
         block: one block of `tables.main_table`.
@@ -84,8 +84,10 @@ def fidelity_bars(block: Block) -> Figure:
     panels = {metric: [row for row in mine if row.metric == metric] for metric in ("fidelity", "repetition")}
     panels = {metric: rows for metric, rows in panels.items() if rows}
     keys = list(block.columns)
-    # Half a place of air after the central language and before the mean.
-    places = np.array([i + 0.5 * (key != block.central) + 0.5 * (key == TARGETS) for i, key in enumerate(keys)])
+    # Half a place of air after the central language, before the mean and before the languages of neither kind.
+    parts = [[block.central], block.targets, [TARGETS], block.others]
+    parted = [next(part for part, of_part in enumerate(parts) if key in of_part) for key in keys]
+    places = np.arange(len(keys)) + 0.5 * np.unique(parted, return_inverse=True)[1]
     methods = len(panels["fidelity"])
     width = 0.8 / methods
     with matplotlib.rc_context(STYLE):

@@ -29,41 +29,41 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Setting]:
     return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
 
 
-def _blocks(config: Mapping[str, Any], scores: Path) -> list[tables.Block]:
+def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     try:
-        frame = pd.read_csv(scores)
+        frame = pd.read_csv(comparisons, dtype={"seeds": str})
     except FileNotFoundError:
-        raise LensflowError(f"{scores}: no such file; run collect-scores") from None
+        raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
     blocks = tables.main_table(frame, _settings(config), list(config["methods"]))
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
-def write_tables(config: Mapping[str, Any], scores: Path, output: Path) -> None:
+def write_tables(config: Mapping[str, Any], comparisons: Path, output: Path) -> None:
     """Write the main table as Markdown (`output`), LaTeX and CSV."""
-    blocks = _blocks(config, scores)
+    blocks = _blocks(config, comparisons)
     write_text(output, tables.to_markdown(blocks))
     write_text(output.with_suffix(".tex"), tables.to_latex(blocks))
     write_text(output.with_suffix(".csv"), tables.to_csv(blocks))
 
 
-def terminal_table(config: Mapping[str, Any], scores: Path) -> str:
+def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
     """Return the main table for the terminal."""
-    return tables.to_text(_blocks(config, scores))
+    return tables.to_text(_blocks(config, comparisons))
 
 
 def write_figures(
     config: Mapping[str, Any],
     backbone: str,
     setting_name: str,
-    scores: Path,
+    comparisons: Path,
     subspaces: Path,
     histories: list[Path],
     folder: Path,
 ) -> None:
     """Draw the figures of one backbone and setting into `folder`: fidelity, training, states.{method}.seed{seed}."""
     setting = _settings(config)[setting_name]
-    block = next(b for b in _blocks(config, scores) if (b.backbone, b.setting) == (backbone, setting_name))
+    block = next(b for b in _blocks(config, comparisons) if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
         figures.save(figures.fidelity_bars(block), folder / "fidelity")
@@ -100,9 +100,9 @@ def _figure_files(folders: list[Path]) -> list[tuple[str, Path]]:
 def _samples(config: Mapping[str, Any], blocks: list[tables.Block], results: Path) -> list[report.Samples]:
     groups = []
     for block in blocks:
-        for language in (block.central, *block.targets):
+        for language in (block.central, *block.targets, *block.others):
             by_method = {}
-            for method, seed in dict.fromkeys((row.method, row.seed) for row in block.rows):
+            for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
                 place = "none" if method == "base" else block.setting
                 run = results / block.backbone / place / method / f"seed{seed}"
                 for path in sorted((run / "samples").glob(f"generation*.{language}.jsonl")):
@@ -111,9 +111,11 @@ def _samples(config: Mapping[str, Any], blocks: list[tables.Block], results: Pat
     return groups
 
 
-def write_report(config: Mapping[str, Any], scores: Path, folders: list[Path], results: Path, output: Path) -> None:
+def write_report(
+    config: Mapping[str, Any], scores: Path, comparisons: Path, folders: list[Path], results: Path, output: Path
+) -> None:
     """Write the self-contained report."""
-    blocks = _blocks(config, scores)
+    blocks = _blocks(config, comparisons)
     frame = pd.read_csv(scores)
     keys = ["backbone", "setting", "method", "seed", "weights"]
     runs: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""The result tables: from the tidy scores to blocks, and from blocks to Markdown, LaTeX, CSV, HTML and terminal text.
+"""The result tables: from cells (`comparisons.compare`) to blocks, and from blocks to text in several formats.
 
-    blocks = main_table(scores, settings, methods)
+    blocks = main_table(cells, settings, methods)
     files.write_text(path, to_markdown(blocks))
 
 A block is one backbone × setting. All writers are pure: they take the blocks and return text.
@@ -37,6 +37,19 @@ class Metric:
 # In the order of the table.
 METRICS: Mapping[str, Metric] = {
     "fidelity": Metric("generation", "↑", 2, "share of answers identified as the language of the prompt"),
+    "line_pass_rate": Metric(
+        "generation",
+        "↑",
+        2,
+        "share of answers whose every line of five or more tokens is in the language of the prompt",
+    ),
+    "word_pass_rate": Metric(
+        "generation",
+        "↑",
+        2,
+        "share of answers without an English word, of those whose lines pass; not defined for languages written in "
+        "Latin script",
+    ),
     "script_mass": Metric(
         "likelihood",
         "↑",
@@ -48,17 +61,38 @@ METRICS: Mapping[str, Metric] = {
     "copying": Metric("generation", "↓", 2, "share of answers that copy the prompt"),
     "empty": Metric("generation", "↓", 2, "share of answers without text"),
     "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
+    "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
+    "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
+    "unparsed": Metric("", "↓", 2, "share of the judge's verdicts that hold no rating"),
     "nll": Metric("likelihood", "↓", 3, "mean negative log-likelihood of held-out prompts, nats a token"),
 }
 UNKNOWN_METRIC = Metric("", "", 3, "")
-COLUMNS = ("backbone", "setting", "method", "seed", "benchmark", "metric", "language", "n", "value", "low", "high")
+# The columns of comparisons.csv: a cell of the table, and what came of comparing it with base.
+COLUMNS = ("backbone", "setting", "method", "seeds", "benchmark", "metric", "language", "n", "value", "low", "high")
+COMPARED = (
+    "base",
+    "paired",
+    "left_out",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "test",
+    "p",
+    "p_holm",
+    "mark",
+    "margin",
+    "retention",
+)
+SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
+MARKS = {"better": "+", "worse": "−", "differs": "≠"}
+RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
-    "95 % intervals: Wilson for shares, bootstrap over items for script_mass and nll; an added benchmark brings its own"
+    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
+    "for shares Wilson with the number of items that has the same variance"
 )
 TARGETS_NOTE = (
-    "targets: unweighted mean over the target languages that the metric is defined for, n added up; its interval is "
-    "√(Σ half-width²)/k on either side, as for independent items (parallel prompts are not quite that, so read it as "
-    "a lower bound of the width)"
+    "targets: unweighted mean over the target languages that the metric is defined for, n added up; for its interval "
+    "and its test a question in all of its languages is one item"
 )
 
 
@@ -76,23 +110,31 @@ class Setting(Protocol):
 
 @dataclass(frozen=True)
 class Cell:
-    """One score with its 95 % interval [low, high] (nan where there is none) over n items."""
+    """One score with its 95 % interval [low, high] (nan where there is none) over n items.
+
+    `compared` maps those of `COMPARED` that are known to their values; it is empty for base.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    compared: Mapping[str, Any]
+
+    @property
+    def marks(self) -> str:
+        """How the cell stands to base, in the legend's signs."""
+        return MARKS.get(self.compared.get("mark", ""), "") + RETENTION.get(self.compared.get("retention", ""), "")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one method and seed on one metric; `cells` maps language (and "targets") to what is known."""
+    """The scores of one method on one metric; `cells` maps language (and "targets") to what is known."""
 
     benchmark: str
     metric: str
     method: str
-    seed: int
-    label: str
+    seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
 
     @property
@@ -110,6 +152,11 @@ class Row:
         """The metric's name and an arrow towards better."""
         return f"{self.name} {self.spec.better}".strip()
 
+    @property
+    def label(self) -> str:
+        """The method, with the number of its seeds if they are several."""
+        return f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+
 
 @dataclass(frozen=True)
 class Block:
@@ -119,13 +166,15 @@ class Block:
     setting: str
     central: str
     targets: tuple[str, ...]
+    others: tuple[str, ...]  # evaluated, but neither kept nor made better
     rows: tuple[Row, ...]
 
     @property
     def columns(self) -> dict[str, str]:
         """Column key -> heading. With a single target the mean over targets would only repeat it, and is left out."""
         names = {self.central: f"{self.central} (central)"} | {target: target for target in self.targets}
-        return names | ({TARGETS: TARGETS} if len(self.targets) > 1 else {})
+        names |= {TARGETS: TARGETS} if len(self.targets) > 1 else {}
+        return names | {other: f"{other} (other)" for other in self.others}
 
     @property
     def caption(self) -> str:
@@ -133,89 +182,100 @@ class Block:
         return f"{self.backbone}, setting {self.setting} (central language {self.central})"
 
 
-def main_table(scores: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str]) -> list[Block]:
-    """Arrange the scores into one block for each backbone × setting.
+def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str]) -> list[Block]:
+    """Arrange the cells into one block for each backbone × setting.
 
     Args:
-        scores: rows of scores.csv (at least the columns in `COLUMNS`); one row a score.
-        settings: setting name -> its languages; scores of other settings are not shown.
+        cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), seeds as text.
+        settings: setting name -> its languages; cells of other settings are not shown.
         methods: the methods in order, base not needed; methods that are not listed come last.
 
     Raises:
-        LensflowError: a column is missing, a score occurs twice, or no score belongs to the settings.
+        LensflowError: a column is missing, a cell occurs twice, or no cell belongs to the settings.
     """
-    if absent := [column for column in COLUMNS if column not in scores.columns]:
-        raise LensflowError(f"scores: no column {absent[0]!r}; collect the scores again")
-    key = ["backbone", "setting", "method", "seed", "benchmark", "metric", "language"]
-    if (twice := scores.duplicated(key)).any():
-        name = "/".join(str(part) for part in scores.loc[twice, key].iloc[0])
-        raise LensflowError(f"scores: {name} occurs twice; keep one engine and dtype a table")
-    backbones = list(dict.fromkeys(scores["backbone"]))
-    blocks = [_block(scores, backbone, name, settings[name], methods) for backbone in backbones for name in settings]
+    if absent := [column for column in (*COLUMNS, *COMPARED) if column not in cells.columns]:
+        raise LensflowError(f"comparisons: no column {absent[0]!r}; collect the scores again")
+    key = ["backbone", "setting", "method", "benchmark", "metric", "language"]
+    if (twice := cells.duplicated(key)).any():
+        name = "/".join(str(part) for part in cells.loc[twice, key].iloc[0])
+        raise LensflowError(f"comparisons: {name} occurs twice; collect the scores again")
+    backbones = list(dict.fromkeys(cells["backbone"]))
+    blocks = [_block(cells, backbone, name, settings[name], methods) for backbone in backbones for name in settings]
     if not (blocks := [block for block in blocks if block.rows]):
-        raise LensflowError(f"scores: no score for the settings {', '.join(settings) or '(none)'}; evaluate first")
+        raise LensflowError(f"comparisons: no score for the settings {', '.join(settings) or '(none)'}; evaluate first")
     return blocks
 
 
-def _block(scores: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str]) -> Block:
+def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str]) -> Block:
     targets = tuple(language for language in setting.languages if language != setting.central)
-    is_base = (scores["setting"] == NO_SETTING) & (scores["method"] == BASE)
-    is_own = (scores["setting"] == name) & (scores["method"] != BASE)
-    is_shown = scores["language"].isin([setting.central, *targets]) & scores["value"].notna()
-    chosen = scores[(scores["backbone"] == backbone) & (is_base | is_own) & is_shown]
-    cells: dict[tuple[str, str], dict[tuple[str, int], dict[str, Cell]]] = {}
-    score: Any  # a named tuple with the columns as its fields
-    for score in chosen.itertuples(index=False):
-        of_metric = cells.setdefault((score.benchmark, score.metric), {})
-        of_method = of_metric.setdefault((score.method, int(score.seed)), {})
-        of_method[score.language] = Cell(float(score.value), float(score.low), float(score.high), int(score.n))
+    chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]
+    others = [key for key in dict.fromkeys(chosen["language"]) if key not in (setting.central, *targets, TARGETS)]
+    cells: dict[tuple[str, str], dict[str, dict[str, Cell]]] = {}
+    seeds: dict[tuple[str, str, str], dict[int, None]] = {}
+    for cell in chosen.to_dict("records"):
+        of_metric = cells.setdefault((cell["benchmark"], cell["metric"]), {})
+        compared = {key: cell[key] for key in COMPARED if pd.notna(cell[key])}
+        of_metric.setdefault(cell["method"], {})[cell["language"]] = Cell(
+            float(cell["value"]), float(cell["low"]), float(cell["high"]), int(cell["n"]), compared
+        )
+        trained = seeds.setdefault((cell["benchmark"], cell["metric"], cell["method"]), {})
+        trained |= dict.fromkeys(map(int, cell["seeds"].split()))
     order = list(dict.fromkeys([BASE, *methods, *chosen["method"]]))
-    runs = sorted(
-        {run for of_metric in cells.values() for run in of_metric}, key=lambda run: (order.index(run[0]), run[1])
-    )
-    trained = [method for method, _ in runs]
+    shown = sorted({method for of_metric in cells.values() for method in of_metric}, key=order.index)
     known = list(METRICS)
-    rows = []
     # Stable: metrics of added benchmarks stay in their order of appearance, behind the known ones.
-    for benchmark, metric in sorted(cells, key=lambda pair: known.index(pair[1]) if pair[1] in known else len(known)):
-        of_metric = cells[benchmark, metric]
-        defined = [target for target in targets if any(target in languages for languages in of_metric.values())]
-        for method, seed in runs:
-            languages = of_metric.get((method, seed), {})
-            # A mean over fewer languages than the other rows' would not compare with them: better none.
-            if defined and all(target in languages for target in defined):
-                languages = languages | {TARGETS: mean_cell([languages[target] for target in defined])}
-            label = f"{method} (seed {seed})" if trained.count(method) > 1 else method
-            rows.append(Row(benchmark, metric, method, seed, label, languages))
-    return Block(backbone, name, setting.central, targets, tuple(rows))
-
-
-def mean_cell(cells: Sequence[Cell]) -> Cell:
-    """Unweighted mean of independent scores, n added up.
-
-    Each side of the interval is propagated by itself: mean - √Σ(value - low)²/k and mean + √Σ(high - value)²/k
-    (square-and-add: Zou and Donner, Statistics in Medicine 27, 2008).
-    """
-    k = len(cells)
-    value = math.fsum(cell.value for cell in cells) / k
-    return Cell(
-        value,
-        value - math.hypot(*(cell.value - cell.low for cell in cells)) / k,
-        value + math.hypot(*(cell.high - cell.value for cell in cells)) / k,
-        sum(cell.n for cell in cells),
-    )
+    scores = sorted(cells, key=lambda pair: known.index(pair[1]) if pair[1] in known else len(known))
+    rows = [
+        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}))
+        for score in scores
+        for method in shown
+    ]
+    return Block(backbone, name, setting.central, targets, tuple(others), tuple(rows))
 
 
 def legend(blocks: Iterable[Block]) -> list[str]:
-    """The lines below a table: n of each benchmark, the intervals, the mean over targets, each metric's definition."""
+    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, each metric's definition."""
     blocks = list(blocks)
     rows = [row for block in blocks for row in block.rows]
     lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
     if any(TARGETS in block.columns for block in blocks):
         lines.append(TARGETS_NOTE)
+    lines += _tests(blocks) + _margins(rows)
     lines.append(f"↑ higher is better, ↓ lower is better; {MISSING} not measured")
     return lines + [
         f"{name}: {METRICS[name].definition}" for name in METRICS if any(row.metric == name for row in rows)
+    ]
+
+
+def _tests(blocks: Sequence[Block]) -> list[str]:
+    rows = [row for block in blocks for row in block.rows]
+    sizes = [sum("p" in cell.compared for row in block.rows for cell in row.cells.values()) for block in blocks]
+    if not sum(sizes):
+        return []
+    signs = f"{MARKS['better']} better, {MARKS['worse']} worse than base on the same items"
+    if not all(row.spec.better for row in rows):
+        signs += f", {MARKS['differs']} differs where neither direction is known to be better"
+    family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
+    lines = [
+        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}; exact McNemar for shares of one "
+        "seed, else paired permutation, for several seeds also Student's t over seeds and items (the larger p counts)"
+    ]
+    left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
+    if sum(left_out):
+        lines.append(f"{sum(left_out):.0f} items are left out of these comparisons, being scored on one side only")
+    return lines
+
+
+def _margins(rows: Sequence[Row]) -> list[str]:
+    margins = {
+        row.metric: cell.compared["margin"] for row in rows for cell in row.cells.values() if "margin" in cell.compared
+    }
+    if not margins:
+        return []
+    named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
+    return [
+        f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
+        f"non-inferiority to base, one-sided at 2.5 %, each by itself; margins: {named}"
     ]
 
 
@@ -234,11 +294,12 @@ def _interval(cell: Cell, decimals: int) -> str:
     return f"{bounds}n={cell.n}"
 
 
-def _cell(row: Row, key: str) -> str:
-    """ "value [low, high] n=…" of one cell."""
+def _cell(row: Row, key: str) -> tuple[str, str]:
+    """ "value", with its marks behind it, and "[low, high] n=…" of one cell."""
     if (cell := row.cells.get(key)) is None:
-        return MISSING
-    return f"{cell.value:.{row.spec.decimals}f} {_interval(cell, row.spec.decimals)}"
+        return MISSING, ""
+    value = f"{cell.value:.{row.spec.decimals}f} {cell.marks}".rstrip()
+    return value, _interval(cell, row.spec.decimals)
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -248,7 +309,11 @@ def to_markdown(blocks: Sequence[Block]) -> str:
         header = ["metric", "method", *block.columns.values()]
         lines = [header, ["---", "---", *["---:"] * len(block.columns)]]
         lines += [
-            [_markdown(row.heading), _markdown(row.label), *(_cell(row, key) for key in block.columns)]
+            [
+                _markdown(row.heading),
+                _markdown(row.label),
+                *(" ".join(_cell(row, key)).rstrip() for key in block.columns),
+            ]
             for row in block.rows
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -281,9 +346,9 @@ def _latex_block(block: Block) -> str:
         lines.append(r"\midrule")
         for first, row in zip([heading] + [""] * len(block.rows), rows, strict=False):
             # The intervals stand small under the values: beside them, seven languages would be too wide to read.
-            texts = [_cell(row, key).partition(" ") for key in block.columns]
-            lines.append(" & ".join(map(_latex, [first, row.label, *(value for value, _, _ in texts)])) + r" \\")
-            bounds = [rf"{{\tiny {_latex(interval)}}}" for _, _, interval in texts]
+            texts = [_cell(row, key) for key in block.columns]
+            lines.append(" & ".join(map(_latex, [first, row.label, *(value for value, _ in texts)])) + r" \\")
+            bounds = [rf"{{\tiny {_latex(interval)}}}" for _, interval in texts]
             lines.append(" & ".join(["", "", *bounds]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", "", r"\raggedright\footnotesize"]
     lines += [rf"{_latex(line)}.\par" for line in legend([block])]
@@ -303,9 +368,10 @@ _LATEX = str.maketrans(
         "–": "--",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
-        "√": r"$\surd$",
-        "Σ": r"$\Sigma$",
-        "²": "$^2$",
+        "−": "$-$",
+        "≠": r"$\neq$",
+        "≤": r"$\leq$",
+        "✓": r"$\surd$",
     }
 )
 
@@ -316,7 +382,7 @@ def _latex(text: str) -> str:
 
 
 def to_csv(blocks: Sequence[Block]) -> str:
-    """Long form, one cell a line: backbone,setting,method,seed,benchmark,metric,language,value,low,high,n.
+    """Long form, one cell a line: place, value, low, high, n, and the comparison with base (`COMPARED`).
 
     The base rows stand under the setting they are compared in. Text that a spreadsheet would run as a formula gets a
     leading apostrophe (OWASP, "CSV injection"); numbers have six significant digits.
@@ -326,7 +392,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "backbone": _csv(block.backbone),
             "setting": _csv(block.setting),
             "method": _csv(row.method),
-            "seed": row.seed,
+            "seeds": " ".join(map(str, row.seeds)),
             "benchmark": _csv(row.benchmark),
             "metric": _csv(row.metric),
             "language": _csv(key),
@@ -335,6 +401,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "high": cell.high,
             "n": cell.n,
         }
+        | {key: cell.compared.get(key) for key in COMPARED}
         for block in blocks
         for row in block.rows
         for key in block.columns
@@ -375,8 +442,21 @@ def _html_block(block: Block) -> Markup:
 def _html_cell(row: Row, key: str) -> Markup:
     if (cell := row.cells.get(key)) is None:
         return Markup("<td>{}</td>").format(MISSING)
-    value = f"{cell.value:.{row.spec.decimals}f}"
-    return Markup("<td><b>{}</b> <small>{}</small></td>").format(value, _interval(cell, row.spec.decimals))
+    decimals, compared = row.spec.decimals, cell.compared
+    marks = Markup("")
+    if cell.marks:
+        words = [f"{compared['mark']} than base"] if compared.get("mark") in ("better", "worse") else []
+        interval = f"[{compared['difference_low']:z.{decimals}f}, {compared['difference_high']:z.{decimals}f}]"
+        words.append(f"difference {compared['difference']:+z.{decimals}f} {interval}")
+        if "p_holm" in compared:
+            words.append(f"adjusted p {compared['p_holm']:.2g}")
+        if "retention" in compared:
+            verdict = {"not shown": "not shown to be kept"}.get(compared["retention"], compared["retention"])
+            words.append(f"{verdict} within {compared['margin']:g}")
+        title = ", ".join(words)
+        marks = Markup('<span class="{}" title="{}">{}</span> ').format(compared.get("mark", ""), title, cell.marks)
+    value = f"{cell.value:.{decimals}f}"
+    return Markup("<td><b>{}</b> {}<small>{}</small></td>").format(value, marks, _interval(cell, decimals))
 
 
 def to_text(blocks: Sequence[Block]) -> str:
@@ -387,8 +467,24 @@ def to_text(blocks: Sequence[Block]) -> str:
     lines = []
     for block in blocks:
         lines += [_shorten(block.caption, TERMINAL_WIDTH), *_text_lines(block), ""]
-    sizes = _sizes([row for block in blocks for row in block.rows])
+    rows = [row for block in blocks for row in block.rows]
+    if signs := _signs(rows):
+        lines.append(signs)
+    sizes = _sizes(rows)
     return "\n".join([*lines, _shorten(f"± half of the 95 % interval; {sizes}", TERMINAL_WIDTH)]) + "\n"
+
+
+def _signs(rows: Sequence[Row]) -> str:
+    """The marks that stand in the rows, in a few words."""
+    said = {word: f"{word} than base" for word in ("better", "worse")}
+    said |= {"differs": "differs from base", "not shown": "not shown to be kept"}
+    marked = [row.cells[key].compared for row in rows for key in row.cells]
+    return ", ".join(
+        f"{sign} {said.get(word, word)}"
+        for column, signs in (("mark", MARKS), ("retention", RETENTION))
+        for word, sign in signs.items()
+        if any(compared.get(column) == word for compared in marked)
+    )
 
 
 def _text_lines(block: Block) -> list[str]:
@@ -411,7 +507,8 @@ def _text_cell(row: Row, key: str) -> str:
     if (cell := row.cells.get(key)) is None:
         return MISSING
     decimals, half = row.spec.decimals, (cell.high - cell.low) / 2
-    return f"{cell.value:.{decimals}f}" + ("" if math.isnan(half) else f"±{half:.{decimals}f}")
+    interval = "" if math.isnan(half) else f"±{half:.{decimals}f}"
+    return f"{cell.value:.{decimals}f}{interval} {cell.marks}".rstrip()
 
 
 def _padded(texts: Sequence[str]) -> list[str]:

@@ -274,6 +274,15 @@ class Plan:
         """Say whether a judge rates answers of a checkpoint."""
         return any(isinstance(self.config.benchmarks[name], MtBench) for name in self.checkpoints[checkpoint])
 
+    def collect_scores(self) -> dict[str, Any]:
+        """Return the configuration of stage `collect_scores`."""
+        settings = {name: self.config.settings[name] for _, name in self.blocks}
+        return {
+            "blocks": [list(pair) for pair in self.blocks],
+            "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
+            "retention_margins": self.config.retention_margins,
+        }
+
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""
         used = {c.setting for c in self.trained()} | {s for run in self.config.runs for s in run.settings}

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import math
 from types import SimpleNamespace
@@ -8,20 +9,21 @@ import pytest
 
 from lensflow import figures
 from lensflow.errors import LensflowError
-from lensflow.tables import COLUMNS, main_table
+from lensflow.tables import COLUMNS, COMPARED, main_table
 
 
 @pytest.fixture
 def block():
     rows = [
-        ("tiny", setting, method, 0, "generation", metric, language, 40, value, value - 0.1, value + 0.05)
-        for setting, method, value in (("none", "base", 0.4), ("trio", "lens", 0.8))
+        ("tiny", "trio", method, "0", "generation", metric, language, 40, value, value - 0.1, value + 0.05)
+        for method, value in (("base", 0.4), ("lens", 0.8))
         for metric in ("fidelity", "repetition")
-        for language in ("en", "zh", "sw")
-        if (method, language) != ("lens", "sw")
+        for language in ("en", "zh", "sw", "targets")
+        if (method, language) not in (("lens", "sw"), ("lens", "targets"))
     ]
+    cells = pd.DataFrame(rows, columns=list(COLUMNS)).reindex(columns=[*COLUMNS, *COMPARED])
     setting = SimpleNamespace(central="en", languages=("en", "zh", "sw"))
-    return main_table(pd.DataFrame(rows, columns=list(COLUMNS)), {"trio": setting}, ["lens"])[0]
+    return main_table(cells, {"trio": setting}, ["lens"])[0]
 
 
 def history(factor):
@@ -74,6 +76,16 @@ def test_bars_have_the_values_and_intervals_of_the_block(block):
     assert lefts[1] - lefts[0] > lefts[2] - lefts[1]  # the central language stands apart
 
 
+def test_bars_set_apart_what_is_neither_central_nor_target(block):
+    cells = {key: next(iter(block.rows[0].cells.values())) for key in ("en", "zh", "sw", "targets", "fr", "de")}
+    rows = (dataclasses.replace(block.rows[0], cells=cells),)
+    (ax,) = figures.fidelity_bars(dataclasses.replace(block, others=("fr", "de"), rows=rows)).axes
+    (bars,) = (bars for bars in ax.containers if hasattr(bars, "patches"))
+    lefts = np.array([bar.get_x() for bar in bars])
+    assert np.diff(lefts) == pytest.approx([1.5, 1, 1.5, 1.5, 1])
+    assert [label.get_text() for label in ax.get_xticklabels()][-2:] == ["fr\n(other)", "de\n(other)"]
+
+
 def test_curves_draw_each_split_and_scale_wide_terms_logarithmically():
     loss, pull, push, retain = figures.training_curves({"lens": history(1.0)}).axes
     train, dev = loss.get_lines()
@@ -124,4 +136,4 @@ def test_mistakes_are_named(block):
         figures.state_map(before, after, specific[:7], languages)
     rows = tuple(row for row in block.rows if row.metric != "fidelity")
     with pytest.raises(LensflowError, match="no fidelity scores"):
-        figures.fidelity_bars(type(block)(block.backbone, block.setting, block.central, block.targets, rows))
+        figures.fidelity_bars(dataclasses.replace(block, rows=rows))

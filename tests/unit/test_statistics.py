@@ -1,23 +1,55 @@
+import math
+from collections.abc import Callable
 from itertools import combinations, product
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, norm
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from scipy.stats import binom, binomtest, multinomial, norm, permutation_test, t, ttest_1samp
+from statsmodels.stats.power import TTestPower
 
 from lensflow import statistics
 from lensflow.statistics import (
+    Sample,
+    difference_interval,
     holm,
+    interval,
+    is_kept,
     mcnemar,
     mean_interval,
+    null_deviations,
     paired_permutation,
+    paired_shares_interval,
     proportion_interval,
     ratio_interval,
+    seeds_test,
+    variance,
 )
+
+
+def at_most(level: float, runs: int) -> float:
+    """What a true rate of `level` stays below in 999 of 1000 simulations of so many runs."""
+    return level + 3.1 * math.sqrt(level * (1 - level) / runs)
+
+
+def sample(numerators, denominators=None) -> Sample:
+    """Of (L, S, n), (S, n) or (n,) numbers."""
+    shape = (1, 1, 1, *np.shape(numerators))[-3:]
+    numerators = np.reshape(numerators, shape).astype(float)
+    return Sample(numerators, np.ones(shape) if denominators is None else np.reshape(denominators, shape).astype(float))
+
+
+def coverage(interval: Callable, draw: Callable, truth: float, runs: int) -> float:
+    """Share of the draws whose interval holds the truth."""
+    limits = np.array([interval(*draw()) for _ in range(runs)])
+    return float(np.mean((limits[:, 0] <= truth) & (truth <= limits[:, 1])))
 
 
 @pytest.fixture
 def few_resamples(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    monkeypatch.setattr(statistics, "SWAPS", 999)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (7, 20), (20, 20), (55, 100)])
@@ -79,6 +111,249 @@ def test_bootstrap_of_nearly_constant_data_is_finite():
     assert 0 <= low < 0.01 < high < 0.1
 
 
+def test_variance_against_a_table_of_variance_by_hand():
+    rng = np.random.default_rng(0)
+    for seeds, n in ((2, 5), (3, 20), (5, 8)):
+        x = rng.normal(size=(seeds, n)) + 2 * rng.normal(size=n) + 3 * rng.normal(size=(seeds, 1))
+        mean = sum(map(sum, x)) / (seeds * n)
+        rows, columns = [sum(row) / n for row in x], [sum(column) / seeds for column in x.T]
+        by_seed = n * sum((row - mean) ** 2 for row in rows) / (seeds - 1)
+        by_item = seeds * sum((column - mean) ** 2 for column in columns) / (n - 1)
+        mixed = sum((x[s, i] - rows[s] - columns[i] + mean) ** 2 for s in range(seeds) for i in range(n))
+        mixed /= (seeds - 1) * (n - 1)
+        expected = (by_seed + by_item - mixed) / (seeds * n)
+        mine = sample(x)
+        assert mine.value == pytest.approx(mean)
+        found, freedom = variance(mine.deviations, mine.weights)
+        assert found == pytest.approx(expected) and found > by_item / (seeds * n)
+        fourth = sum((column - mean) ** 4 for column in columns)
+        second = sum((column - mean) ** 2 for column in columns) * n / (n - 1)
+        heavy = fourth - second**2 / n
+        of_items = min(n - 1, 2 * second**2 / heavy) if heavy > 0 else n - 1
+        parts = by_seed**2 / (seeds - 1) + by_item**2 / of_items + mixed**2 / ((seeds - 1) * (n - 1))
+        assert freedom == pytest.approx((by_seed + by_item - mixed) ** 2 / parts)
+
+
+def test_variance_is_at_least_that_of_the_items():
+    x = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1], [2, 3, 3, 2]])  # seeds alike in the mean, at odds in every item
+    mine = sample(x)
+    assert variance(mine.deviations, mine.weights)[0] == pytest.approx(x.mean(0).var(ddof=1) / 4)
+    assert all(math.isnan(number) for number in variance(np.zeros((3, 1)), np.ones(1)))
+
+
+def test_variance_of_one_seed_is_the_t_test_s():
+    x = np.random.default_rng(0).uniform(size=30)  # light tails: n - 1 degrees of freedom
+    expected = ttest_1samp(x, 0).confidence_interval(0.95)
+    assert interval(sample(x)) == pytest.approx((expected.low, expected.high))
+
+
+def test_variance_of_a_ratio_and_of_missing_items():
+    """The delete-one jackknife knows no formula; items that are not defined change nothing."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(20, 60, size=400)
+    nats = tokens * 3.0 + rng.normal(size=400) * tokens**0.5
+    without = [(nats.sum() - nats[i]) / (tokens.sum() - tokens[i]) for i in range(400)]
+    jackknife = 399 / 400 * np.sum((without - np.mean(without)) ** 2)
+    mine = sample(nats, tokens)
+    assert variance(mine.deviations, mine.weights)[0] == pytest.approx(jackknife, rel=0.02)
+    padded = sample(np.append(nats, [0, 0]), np.append(tokens, [0, 0]))
+    assert interval(padded) == pytest.approx(interval(mine)) and padded.sizes == [400]
+
+
+@pytest.mark.parametrize(("of_seed", "of_item"), [(0.0, 1.0), (0.05, 1.0), (0.1, 0.5), (0.3, 1.0)])
+def test_interval_over_three_seeds_covers(of_seed, of_item):
+    rng = np.random.default_rng(1)
+
+    def draw():
+        return (sample(of_seed * rng.normal(size=(3, 1)) + of_item * rng.normal(size=100) + rng.normal(size=(3, 100))),)
+
+    assert 0.93 <= coverage(interval, draw, 0, 2000) <= 0.97
+
+
+def test_the_hierarchical_bootstrap_would_not_cover_with_three_seeds():
+    """Why `variance` does not resample: drawing seeds, then items, on the same data."""
+    rng = np.random.default_rng(1)
+    for of_seed, of_item, ends in ((0.3, 0.3, (0, 0.9)), (0.0, 0.3, (0.98, 1))):
+        hits = 0
+        for _ in range(400):
+            x = of_seed * rng.normal(size=(3, 1)) + of_item * rng.normal(size=100) + rng.normal(size=(3, 100))
+            seeds = rng.multinomial(3, [1 / 3] * 3, size=400) / 3
+            items = rng.multinomial(100, [1 / 100] * 100, size=400) / 100
+            low, high = np.quantile(np.einsum("bs,sn,bn->b", seeds, x, items, optimize=True), [0.025, 0.975])
+            hits += low <= 0 <= high
+        assert ends[0] <= hits / 400 <= ends[1]
+
+
+SHARES = np.array([0, 0.5, 1, 1.5, 2, 3])  # of six languages, in logits
+
+
+def answers(rng, shape, logits, shared, of_seed=0.0):
+    """(L, S, n) answers, right or wrong: questions as hard in all languages (shared: 1) or not (0), and seeds."""
+    languages, seeds, n = shape
+    hard = math.sqrt(shared) * rng.normal(size=n) + math.sqrt(1 - shared) * rng.normal(size=(languages, 1, n))
+    logit = np.reshape(logits, (-1, 1, 1)) + 2 * hard + of_seed * rng.normal(size=(seeds, 1))
+    return (rng.random(shape) < expit(logit)).astype(float)
+
+
+def expected_share(logits, of_seed=0.0) -> float:
+    draws = np.random.default_rng(99).normal(size=400_000) * math.hypot(2, of_seed)
+    return float(np.mean([expit(logit + draws).mean() for logit in np.ravel(logits)]))
+
+
+@pytest.mark.parametrize(("seeds", "n", "logit", "of_seed"), [(3, 100, 1, 0.2), (3, 100, 3, 0.3), (5, 60, 2, 0.1)])
+def test_interval_of_a_share_over_seeds_covers(seeds, n, logit, of_seed):
+    rng = np.random.default_rng(2)
+    truth = expected_share(logit, of_seed)
+    covered = coverage(interval, lambda: (sample(answers(rng, (1, seeds, n), logit, 0, of_seed)),), truth, 1500)
+    assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize("shared", [0, 0.5, 0.9])
+def test_interval_of_the_mean_over_languages_covers(shared):
+    rng = np.random.default_rng(3)
+    truth = expected_share(SHARES)
+    drawn = [sample(answers(rng, (6, 1, 100), SHARES, shared)) for _ in range(1500)]
+    covered = np.mean([low <= truth <= high for low, high in map(interval, drawn)])
+    assert 0.93 <= covered <= 0.97
+    # As if languages were independent, which parallel prompts are not.
+    alone = [math.sqrt(sum(p * (1 - p) / 100 for p in mine.scores)) / 6 for mine in drawn]
+    naive = np.mean([abs(mine.value - truth) <= 1.96 * half for mine, half in zip(drawn, alone, strict=True)])
+    assert (naive < 0.9) == (shared > 0)
+
+
+def test_interval_of_the_mean_over_languages_of_a_ratio_covers():
+    rng = np.random.default_rng(4)
+
+    def draw():
+        tokens = rng.integers(5, 60, size=(4, 1, 60))
+        nats = tokens * (3 + rng.normal(size=60) + 0.5 * rng.normal(size=(4, 1, 60)))
+        return (sample(nats, tokens),)
+
+    assert 0.93 <= coverage(interval, draw, 3, 1500) <= 0.97
+
+
+def test_interval_of_what_is_all_right_is_that_of_one_language_and_seed():
+    assert interval(sample(np.ones((5, 3, 40)))) == pytest.approx(proportion_interval(40, 40), abs=0.01)
+    assert interval(sample(np.zeros((1, 3, 40)))) == pytest.approx(proportion_interval(0, 40), abs=0.01)
+    low, high = interval(sample([np.ones((1, 100)), np.zeros((1, 100))]))  # none varies, and yet all could
+    assert 0.47 < low < 0.49 and 0.51 < high < 0.53
+
+
+def naive_score(lost, gained, n, delta):
+    """Tango's statistic, with the likelihood maximised by search: cells (p + delta, p, rest)."""
+
+    def loss(p):
+        up, rest = p + delta, 1 - 2 * p - delta
+        parts = ((gained, up), (lost, p), (n - gained - lost, rest))
+        return -sum(count * math.log(max(prob, 1e-300)) for count, prob in parts if count)
+
+    p = minimize_scalar(loss, bounds=(max(0, -delta), (1 - delta) / 2), options={"xatol": 1e-12}, method="bounded").x
+    return (gained - lost - n * delta) / math.sqrt(n * (2 * p + delta - delta**2))
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(3, 9, 50), (1, 0, 40), (12, 5, 200), (0, 7, 60), (20, 20, 45)])
+def test_paired_shares_interval_has_the_score_test_at_its_limits(lost, gained, n):
+    low, high = paired_shares_interval(lost, gained, n)
+    assert naive_score(lost, gained, n, low) == pytest.approx(norm.ppf(0.975), abs=1e-3)
+    assert naive_score(lost, gained, n, high) == pytest.approx(norm.ppf(0.025), abs=1e-3)
+    assert paired_shares_interval(gained, lost, n) == pytest.approx((-high, -low))
+
+
+def test_paired_shares_interval_at_its_ends():
+    assert paired_shares_interval(0, 30, 30)[1] == 1 and paired_shares_interval(30, 0, 30)[0] == -1
+    low, high = paired_shares_interval(0, 0, 100)
+    assert high == pytest.approx(-low) and 0.03 < high < 0.04  # no change in a hundred: not surely none
+
+
+@pytest.mark.parametrize("n", [50, 100, 200])
+@pytest.mark.parametrize("gained", [0.0, 0.01, 0.05])
+def test_non_inferiority_of_shares_keeps_its_size_and_a_t_test_would_not(n, gained):
+    """Exact probabilities of each table, where the method is worse than base by just the margin."""
+    margin, size, of_t = 0.05, 0.0, 0.0
+    for lost_items, gained_items in product(range(n // 3), range(n // 3)):
+        counts = [lost_items, gained_items, n - lost_items - gained_items]
+        probability = multinomial.pmf(counts, n, [gained + margin, gained, 1 - 2 * gained - margin])
+        if probability < 1e-8:
+            continue
+        size += probability * is_kept(*paired_shares_interval(lost_items, gained_items, n), margin, "↑")
+        difference = (gained_items - lost_items) / n
+        spread = ((gained_items + lost_items) / n - difference**2) / (n - 1)
+        of_t += probability * (difference - t.ppf(0.975, n - 1) * math.sqrt(spread) > -margin)
+    assert size <= 0.025
+    assert of_t > 0.05 or gained > 0.005
+
+
+def test_power_of_non_inferiority_is_as_computed():
+    """Simulated answers against the sum over all tables: 2 % of 200 items lost, 2 % gained, margin 5 %."""
+    cells, n, runs = [0.02, 0.02, 0.96], 200, 1000
+    power = 0.0
+    for lost, gained in product(range(16), range(16)):
+        kept = is_kept(*paired_shares_interval(lost, gained, n), 0.05, "↑")
+        power += kept * multinomial.pmf([lost, gained, n - lost - gained], n, cells)
+    rng = np.random.default_rng(5)
+    found = 0
+    for _ in range(runs):
+        change = rng.choice([-1, 1, 0], p=cells, size=n)
+        base = np.where(change == 0, rng.random(n) < 0.9, change < 0).astype(float)
+        found += is_kept(*difference_interval(sample(base), sample(base + change)), 0.05, "↑")
+    assert 0.8 < power < 0.99
+    assert abs(found / runs - power) <= 3.1 * math.sqrt(power * (1 - power) / runs)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "kept"),
+    [
+        (-0.04, 0.2, "↑", True),
+        (-0.05, 0.2, "↑", False),
+        (-0.2, 0.04, "↓", True),
+        (-0.2, 0.05, "↓", False),
+        (-0.04, 0.2, "", False),
+        (-0.04, 0.04, "", True),
+        (math.nan, math.nan, "↑", False),
+    ],
+)
+def test_is_kept_looks_to_the_worse_side(low, high, better, kept):
+    assert is_kept(low, high, 0.05, better) is kept
+
+
+def paired_answers(rng, seeds, n, changed, of_seed, shift=0.0):
+    """Base (n,) and a method's seeds (S, n), which answer a share of the items anew."""
+    logit = 1 + 2 * rng.normal(size=n)
+    luck = np.where(rng.random((seeds + 1, n)) < changed, rng.random((seeds + 1, n)), rng.random(n))
+    method = expit(logit + shift + of_seed * rng.normal(size=(seeds, 1)))
+    return sample((luck[0] < expit(logit)).astype(float)), sample((luck[1:] < method).astype(float))
+
+
+@pytest.mark.parametrize(("seeds", "of_seed"), [(1, 0), (3, 0.1), (3, 0.3), (5, 0.2)])
+def test_difference_interval_of_shares_covers(seeds, of_seed):
+    rng = np.random.default_rng(6)
+    covered = coverage(difference_interval, lambda: paired_answers(rng, seeds, 100, 0.3, of_seed), 0, 1000)
+    assert 0.93 <= covered <= 0.97
+
+
+def test_non_inferiority_over_seeds_keeps_its_size():
+    """Of a hundred right answers each seed loses five, mostly the same ones: just the margin."""
+    rng, runs, kept = np.random.default_rng(7), 1500, 0
+    for _ in range(runs):
+        latent = norm.cdf(0.8 * rng.normal(size=100) + 0.6 * rng.normal(size=(3, 100)))
+        kept += is_kept(*difference_interval(sample(np.ones(100)), sample(latent > 0.05)), 0.05, "↑")
+    assert kept / runs <= at_most(0.025, runs)
+
+
+def test_difference_interval_of_ratios_is_that_of_the_pairs():
+    rng = np.random.default_rng(8)
+    tokens = rng.integers(10, 50, size=(1, 1, 80))
+
+    def draw():
+        shared = tokens * (3 + rng.normal(size=(1, 1, 80)))
+        base, other = (shared + tokens * 0.1 * rng.normal(size=(1, 1, 80)) for _ in range(2))
+        return sample(base, tokens), sample(other + 0.2 * tokens, tokens)
+
+    assert 0.93 <= coverage(difference_interval, draw, 0.2, 1000) <= 0.97
+    low, high = difference_interval(*draw())
+    assert high - low < 0.1  # while the scores themselves are known to 0.4
+
+
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (0, 6), (3, 12), (7, 7), (20, 41)])
 def test_mcnemar_is_the_binomial_test_of_the_changed(lost, gained):
     base = np.array([True] * (lost + 30) + [False] * (gained + 20))
@@ -111,6 +386,96 @@ def test_paired_permutation_keeps_its_level_and_finds_a_difference(few_resamples
     p_values = np.array([paired_permutation(*pair, seed) for seed, pair in enumerate(pairs)])
     assert 0.03 <= np.mean(p_values <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
     assert paired_permutation(pairs[0, 0], pairs[0, 1] + 2) < 0.01  # small beside the spread of the items
+
+
+def test_paired_permutation_is_scipy_s():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(60, 3))
+    other = base + rng.normal(size=(60, 3)) + [0, 0.2, 0.4]
+    expected = permutation_test(
+        (base, other),
+        lambda first, second, axis: (second - first).mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9999,
+        rng=rng,
+    ).pvalue
+    assert paired_permutation(base, other) == pytest.approx(expected, abs=0.02)
+    alone = [float(paired_permutation(base[:, column], other[:, column])) for column in range(3)]
+    assert paired_permutation(base, other) == pytest.approx(alone)
+    assert paired_permutation(base, base + 1).max() == 1 / (statistics.SWAPS + 1)
+
+
+@pytest.mark.parametrize("same_tokens", [True, False])
+def test_paired_permutation_of_ratios_against_all_swaps(same_tokens):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, size=(2, 7))
+    if same_tokens:
+        tokens[1] = tokens[0]
+    nats = tokens * (2 + rng.normal(size=(2, 7)))
+    swaps = []
+    for swap in product([False, True], repeat=7):
+        above, below = (np.where(swap, both[::-1], both) for both in (nats, tokens))
+        deviations = null_deviations(sample(above[0], below[0]), sample(above[1], below[1]))
+        swaps.append(float(np.sum(deviations[1] - deviations[0])))
+        tokens_of = below.sum(1)
+        ratio = above[1].sum() / tokens_of[1] - above[0].sum() / tokens_of[0]
+        assert swaps[-1] == pytest.approx(ratio * 4 * tokens_of[0] * tokens_of[1] / tokens_of.sum() ** 2)
+    expected = np.mean(np.abs(swaps) >= abs(swaps[0]) - 1e-12)
+    p = paired_permutation(*null_deviations(sample(nats[0], tokens[0]), sample(nats[1], tokens[1])))
+    assert p == pytest.approx(expected)
+
+
+def test_paired_permutation_swaps_the_languages_of_a_question_together(few_resamples):
+    """Answers to one question rise or fall in all languages alike: as many tests as languages, not as many items."""
+    rng, runs = np.random.default_rng(9), 600
+    p_values = []
+    for _ in range(runs):
+        base, other = (rng.normal(size=40) + 0.3 * rng.normal(size=(6, 1, 40)) for _ in range(2))
+        p_values.append(float(paired_permutation(*null_deviations(sample(base), sample(other)))))
+    assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= at_most(0.05, runs)
+
+
+def test_several_seeds_against_base_keep_the_level_and_swapping_alone_would_not(few_resamples):
+    rng, runs = np.random.default_rng(10), 500
+    alone, both = 0, 0
+    for _ in range(runs):
+        pair = paired_answers(rng, 3, 200, 0.3, 0.3)
+        p = float(paired_permutation(*null_deviations(*pair)))
+        alone += p <= 0.05
+        both += max(p, seeds_test(*pair)) <= 0.05
+    assert both / runs <= at_most(0.05, runs) < alone / runs
+
+
+def test_power_is_as_computed(few_resamples):
+    """Of the permutation and of the t test over seeds without seed effects, against the noncentral t distribution."""
+    rng, runs, effect = np.random.default_rng(11), 600, 0.3
+    power = TTestPower().power(effect, 100, 0.05)
+    found = np.zeros(2)
+    for _ in range(runs):
+        base = rng.normal(size=100)
+        other = sample(base + effect + rng.normal(size=100))
+        found[0] += paired_permutation(*null_deviations(sample(base), other)) <= 0.05
+        found[1] += seeds_test(sample(base), other) <= 0.05
+    assert np.abs(found / runs - power).max() <= 3.1 * math.sqrt(power * (1 - power) / runs)
+
+
+def test_power_of_mcnemar_is_as_computed():
+    cells, n, runs = [0.05, 0.15, 0.8], 100, 2000
+    power = 0.0
+    for lost, gained in product(range(25), range(45)):
+        p = binomtest(lost, lost + gained).pvalue if lost + gained else 1
+        power += (p <= 0.05) * multinomial.pmf([lost, gained, n - lost - gained], n, cells)
+    rng = np.random.default_rng(12)
+    changes = rng.choice([-1, 1, 0], p=cells, size=(runs, n))
+    found = np.mean([mcnemar(change < 0, change > 0) <= 0.05 for change in changes])
+    assert abs(found - power) <= 3.1 * math.sqrt(power * (1 - power) / runs)
+
+
+def test_seeds_test_of_what_does_not_vary():
+    same = sample(np.ones((3, 5)))
+    assert seeds_test(sample(np.ones(5)), same) == 1
+    assert seeds_test(sample([0.0]), sample(np.ones((3, 1)))) == 1  # a single item tells nothing
 
 
 def test_paired_permutation_of_equal_scores():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import re
 from itertools import pairwise
@@ -16,13 +17,27 @@ UGLY = "a_b%&"
 SETTINGS = {"duo": SimpleNamespace(central="en", languages=("zh", "en", "sw"))}
 
 
-def row(method, metric, language, value, *, seed=0, benchmark="generation", half=0.1, n=40, setting="duo"):
-    setting = "none" if method == "base" else setting
-    return {
+COMPARED = {
+    "base": 0.5,
+    "paired": 40,
+    "left_out": 0,
+    "difference": 0.1,
+    "difference_low": 0.02,
+    "difference_high": 0.18,
+    "test": "mcnemar",
+    "p": 0.001,
+    "p_holm": 0.012,
+}
+
+
+def row(
+    method, metric, language, value, *, seeds="0", benchmark="generation", half=0.1, n=40, setting="duo", **compared
+):
+    return dict.fromkeys(tables.COMPARED) | {
         "backbone": "tiny",
         "setting": setting,
         "method": method,
-        "seed": seed,
+        "seeds": seeds,
         "benchmark": benchmark,
         "metric": metric,
         "language": language,
@@ -30,6 +45,7 @@ def row(method, metric, language, value, *, seed=0, benchmark="generation", half
         "value": value,
         "low": value - half,
         "high": value + 2 * half,
+        **compared,
     }
 
 
@@ -37,17 +53,22 @@ def row(method, metric, language, value, *, seed=0, benchmark="generation", half
 def scores():
     rows = [
         row(method, "fidelity", language, value)
-        for method, values in {EVIL: (0.9, 0.8, 0.7), "base": (1.0, 0.5, 0.25), UGLY: (0.6, 0.5, 0.4)}.items()
-        for language, value in zip(("en", "zh", "sw"), values, strict=True)
+        for method, values in {
+            EVIL: (0.9, 0.8, 0.7, 0.75),
+            "base": (1.0, 0.5, 0.25, 0.375),
+            UGLY: (0.6, 0.5, 0.4, 0.45),
+        }.items()
+        for language, value in zip(("en", "zh", "sw", "targets"), values, strict=True)
     ]
     rows += [
         row("base", "nll", "en", 3.08349, benchmark="likelihood", half=0.0004),
         row(UGLY, "nll", "en", 3.08351, benchmark="likelihood", half=0.0004),
-        row("base", "fidelity", "fr", 0.123),  # a language of no setting here
         row(EVIL, "fidelity", "en", 0.111, setting="other"),
         # script_mass is not defined for sw, which is written in Latin script
         row("base", "script_mass", "zh", 0.4, benchmark="likelihood"),
         row(UGLY, "script_mass", "zh", 0.6, benchmark="likelihood"),
+        row("base", "script_mass", "targets", 0.4, benchmark="likelihood"),
+        row(UGLY, "script_mass", "targets", 0.6, benchmark="likelihood"),
     ]
     return pd.DataFrame(rows)
 
@@ -65,51 +86,38 @@ def test_order_of_columns_and_rows(blocks):
     ]
 
 
-def test_every_score_of_the_setting_is_in_its_cell_and_base_comes_from_none(scores, blocks):
+def test_every_cell_of_the_setting_is_shown(scores, blocks):
     shown = {
         (row.method, row.metric, language): (cell.value, cell.low, cell.high, cell.n)
         for row in blocks[0].rows
         for language, cell in row.cells.items()
-        if language != "targets"
     }
-    kept = scores[scores.setting.isin(["none", "duo"]) & (scores.language != "fr")]
+    kept = scores[scores.setting == "duo"]
     expected = {(s.method, s.metric, s.language): (s.value, s.low, s.high, s.n) for s in kept.itertuples()}
     assert shown == expected
     assert shown["base", "fidelity", "zh"][0] == 0.5
 
 
-def test_mean_over_targets_leaves_out_the_central_language(blocks):
-    mean = blocks[0].rows[0].cells["targets"]
-    assert mean.value == pytest.approx((0.5 + 0.25) / 2)
-    assert (mean.low, mean.high) == pytest.approx((0.375 - 0.1 * 2**0.5 / 2, 0.375 + 0.2 * 2**0.5 / 2))
-    assert mean.n == 80
-
-
-def test_mean_is_over_the_languages_that_have_the_metric_and_missing_without_one_of_them(scores):
-    (block,) = tables.main_table(scores[~((scores.method == EVIL) & (scores.language == "sw"))], SETTINGS, [])
-    by_name = {(row.metric, row.method): row.cells for row in block.rows}
-    assert by_name["script_mass", "base"]["targets"].value == 0.4
-    assert "targets" not in by_name["fidelity", EVIL]
-
-
-def test_mean_interval_covers_as_simulated():
-    rng = np.random.default_rng(0)
-    deviations = np.array([0.02, 0.05, 0.03])
-    means = (rng.normal(size=(200_000, 3)) * deviations).mean(axis=1)
-    mean = tables.mean_cell([tables.Cell(0.0, -1.96 * s, 1.96 * s, 10) for s in deviations])
-    assert np.mean((means > mean.low) & (means < mean.high)) == pytest.approx(0.95, abs=0.003)
+def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
+    more = pd.DataFrame([row(UGLY, "fidelity", language, 0.5) for language in ("fr", "de")])
+    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [])
+    assert list(block.columns.values()) == ["en (central)", "zh", "sw", "targets", "fr (other)", "de (other)"]
+    assert block.others == ("fr", "de")
+    assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in tables.to_markdown([block])
 
 
 def test_one_target_needs_no_mean(scores):
+    scores = scores[~scores.language.isin(["sw", "targets"])]
     (block,) = tables.main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
     assert list(block.columns) == ["en", "zh"]
 
 
-def test_several_seeds_are_several_rows(scores):
-    more = pd.DataFrame([row(UGLY, "fidelity", "zh", 0.55, seed=1)])
-    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [UGLY])
-    labels = [row.label for row in block.rows if row.metric == "fidelity"]
-    assert labels == ["base", f"{UGLY} (seed 0)", f"{UGLY} (seed 1)", EVIL]
+def test_several_seeds_are_one_row(scores):
+    scores.loc[(scores.method == UGLY) & (scores.metric == "fidelity"), "seeds"] = "0 1 5"
+    (block,) = tables.main_table(scores, SETTINGS, [UGLY])
+    assert [row.label for row in block.rows if row.metric == "fidelity"] == ["base", f"{UGLY} (3 seeds)", EVIL]
+    assert [row.seeds for row in block.rows if row.metric == "fidelity"] == [(0,), (0, 1, 5), (0,)]
+    assert [row.label for row in block.rows if row.metric == "nll"] == ["base", UGLY, EVIL]
 
 
 def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
@@ -121,9 +129,10 @@ def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
 
 
 def test_mistakes_are_named(scores):
-    with pytest.raises(LensflowError, match="'low'"):
-        tables.main_table(scores.drop(columns="low"), SETTINGS, [])
-    with pytest.raises(LensflowError, match="tiny/none/base/0/generation/fidelity/en occurs twice"):
+    for column in ("low", "p_holm"):
+        with pytest.raises(LensflowError, match=f"'{column}'"):
+            tables.main_table(scores.drop(columns=column), SETTINGS, [])
+    with pytest.raises(LensflowError, match="tiny/duo/base/generation/fidelity/en occurs twice"):
         tables.main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
     with pytest.raises(LensflowError, match="no score for the settings trio"):
         tables.main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
@@ -159,7 +168,7 @@ def test_latex(blocks):
 
 def test_csv(scores, blocks):
     records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
-    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n"]
+    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", *tables.COMPARED]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
     assert {record["setting"] for record in records} == {"duo"}
@@ -201,3 +210,85 @@ def test_score_without_interval_is_shown_without(scores):
     blocks = tables.main_table(scores, SETTINGS, [])
     assert "| nll ↓ | base | 3.083 n=40 |" in tables.to_markdown(blocks)
     assert "nan" not in tables.to_text(blocks) + tables.to_latex(blocks) + tables.to_csv(blocks)
+
+
+@pytest.fixture
+def marked():
+    """One cell better, one worse and kept, one of unknown direction that differs and is not shown to be kept."""
+    rows = [row("base", metric, language, 0.5) for metric in ("fidelity", "bleu") for language in ("en", "zh")]
+    rows += [
+        row("lens", "fidelity", "zh", 0.6, mark="better", **COMPARED),
+        row("lens", "fidelity", "en", 0.46, mark="worse", margin=0.05, retention="kept", **COMPARED),
+        row("lens", "bleu", "en", 0.7, mark="differs", margin=0.2, retention="not shown", **COMPARED),
+        row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_holm": 1.0, "left_out": 3}),
+    ]
+    return tables.main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+
+
+def test_marks_in_markdown(marked):
+    text = tables.to_markdown(marked)
+    assert "| fidelity ↑ | lens | 0.46 −✓ [0.36, 0.66] n=40 | 0.60 + [0.50, 0.80] n=40 |" in text
+    assert "| lens | 0.700 ≠? [0.600, 0.900] n=40 | 0.510 [0.410, 0.710] n=40 |" in text
+
+
+def test_marks_in_latex(marked):
+    text = tables.to_latex(marked)
+    assert r" & lens & 0.46 $-$$\surd$ & 0.60 + \\" in text and r" & lens & 0.700 $\neq$? & 0.510 \\" in text
+    assert r"p $\leq$ 0.05" in text and text.isascii()
+
+
+def test_marks_in_html(marked):
+    ((_, html),) = tables.to_html(marked)
+    better = "better than base, difference +0.10 [0.02, 0.18], adjusted p 0.012"
+    assert f'<td><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
+    worse = "worse than base, difference +0.10 [0.02, 0.18], adjusted p 0.012, kept within 0.05"
+    assert f'<span class="worse" title="{worse}">−✓</span>' in html
+    differs = "difference +0.100 [0.020, 0.180], adjusted p 0.012, not shown to be kept within 0.2"
+    assert f'<span class="differs" title="{differs}">≠?</span>' in html
+    assert html.count("<span") == 3
+
+
+def test_marks_in_the_terminal(marked):
+    lines = tables.to_text(marked).splitlines()
+    assert lines[3].split() == ["lens", "0.46±0.15", "−✓", "0.60±0.15", "+"]
+    assert lines[5].split() == ["lens", "0.700±0.150", "≠?", "0.510±0.150"]
+    assert lines[-2] == "+ better than base, − worse than base, ≠ differs from base, ✓ kept, ? not shown to be kept"
+
+
+def test_marks_in_csv(marked):
+    records = {
+        (record["method"], record["metric"], record["language"]): record
+        for record in csv.DictReader(io.StringIO(tables.to_csv(marked)))
+    }
+    mine = records["lens", "fidelity", "en"]
+    assert (mine["mark"], mine["margin"], mine["retention"]) == ("worse", "0.05", "kept")
+    assert (mine["difference"], mine["p"], mine["p_holm"], mine["test"]) == ("0.1", "0.001", "0.012", "mcnemar")
+    assert records["lens", "bleu", "zh"]["mark"] == records["base", "bleu", "zh"]["p"] == ""
+
+
+def test_legend_says_test_correction_family_and_margins(marked):
+    lines = tables.legend(marked)
+    (tests,) = (line for line in lines if "Holm" in line)
+    assert tests.startswith("+ better, − worse than base on the same items, ≠ differs where neither direction")
+    assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests; exact McNemar" in tests
+    assert "3 items are left out of these comparisons, being scored on one side only" in lines
+    (margins,) = (line for line in lines if "non-inferiority" in line)
+    assert margins.startswith("✓ kept, ? not shown to be kept in the central language")
+    assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
+    (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
+    assert "over all tests of a block (4, 4)" in tests
+
+
+def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):
+    (block,) = marked
+    fidelity = dataclasses.replace(block, rows=tuple(row for row in block.rows if row.metric == "fidelity"))
+    assert "≠" not in "".join(tables.legend([fidelity]))
+    assert not any("Holm" in line or "margins" in line for line in tables.legend(blocks))
+
+
+def test_metrics_to_come_have_a_direction():
+    better = {
+        name: tables.METRICS[name].better for name in ("line_pass_rate", "word_pass_rate", "exact_match", "rating")
+    }
+    assert set(better.values()) == {"↑"}
+    assert tables.METRICS["unparsed"].better == "↓"

@@ -23,6 +23,7 @@ case $command in
   make-figures) mkdir -p "$2" ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta.safetensors config.json history.jsonl dev_states.safetensors; do : > "$folder/$file"; done ;;
+  collect-scores) : > "$2"; : > "$folder/comparisons.csv" ;;
   make-table) for suffix in md tex csv; do : > "${2%.md}.$suffix"; done ;;
   *) : > "$2" ;;
 esac

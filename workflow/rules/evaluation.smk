@@ -59,12 +59,14 @@ rule collect_scores:
         [f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
         [f"results/{c.folder}/judged.json" for c in PLAN.checkpoints if PLAN.judged(c)],
     output:
-        "results/scores.csv",
+        scores="results/scores.csv",
+        comparisons="results/comparisons.csv",
     log:
         "logs/collect_scores.log",
     conda:
         "../../envs/cpu.yaml"
     params:
+        config=lambda wildcards: as_parameter(PLAN.collect_scores()),
         code=code_digest("scores"),
     shell:
-        "lensflow collect-scores --scores {input} --output {output} 2> {log}"
+        "lensflow collect-scores --config {params.config:q} --scores {input} --output {output.scores} 2> {log}"

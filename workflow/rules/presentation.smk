@@ -15,7 +15,7 @@ rule resolve_config:
 rule make_table:
     input:
         config="results/config.json",
-        scores="results/scores.csv",
+        comparisons="results/comparisons.csv",
     output:
         markdown="results/tables/main.md",
         latex="results/tables/main.tex",
@@ -27,13 +27,14 @@ rule make_table:
     params:
         code=code_digest("presentation"),
     shell:
-        "lensflow make-table --config {input.config} --scores {input.scores} --output {output.markdown} 2> {log}"
+        "lensflow make-table --config {input.config} --comparisons {input.comparisons} --output {output.markdown}"
+        " 2> {log}"
 
 
 rule make_figures:
     input:
         config="results/config.json",
-        scores="results/scores.csv",
+        comparisons="results/comparisons.csv",
         subspaces="results/{backbone}/{setting}/subspaces.safetensors",
         runs=lambda wildcards: [
             f"results/{c.folder}/history.jsonl"
@@ -50,13 +51,14 @@ rule make_figures:
         code=code_digest("presentation"),
     shell:
         "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
-        " --scores {input.scores} --subspaces {input.subspaces} --runs {input.runs} --output {output} 2> {log}"
+        " --comparisons {input.comparisons} --subspaces {input.subspaces} --runs {input.runs} --output {output} 2> {log}"
 
 
 rule report:
     input:
         config="results/config.json",
         scores="results/scores.csv",
+        comparisons="results/comparisons.csv",
         figures=[
             f"results/figures/{backbone}.{setting}"
             for backbone, setting in trained_pairs()
@@ -71,5 +73,5 @@ rule report:
         code=code_digest("presentation"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
     shell:
-        "lensflow report --config {input.config} --scores {input.scores} --figures {input.figures}"
-        " --results results --output {output} 2> {log}"
+        "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
+        " --figures {input.figures} --results results --output {output} 2> {log}"
