@@ -1,5 +1,6 @@
 """Tables, figures and the report from a results folder (stages `make_table`, `make_figures`, `report`)."""
 
+import itertools
 import os
 import platform
 from collections.abc import Mapping
@@ -100,14 +101,18 @@ def _figure_files(folders: list[Path]) -> list[tuple[str, Path]]:
 def _samples(config: Mapping[str, Any], blocks: list[tables.Block], results: Path) -> list[report.Samples]:
     groups = []
     for block in blocks:
-        for language in (block.central, *block.targets, *block.others):
+        generated = dict.fromkeys(row.benchmark for row in block.rows if row.metric == "fidelity")
+        for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):
             by_method = {}
             for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
                 place = "none" if method == "base" else block.setting
                 run = results / block.backbone / place / method / f"seed{seed}"
-                for path in sorted((run / "samples").glob(f"generation*.{language}.jsonl")):
+                path = run / "samples" / f"{benchmark}.{language}.jsonl"
+                if path.is_file():
                     by_method[method if seed == 0 else f"{method} (seed {seed})"] = read_jsonl(path)
-            groups.append(report.Samples(block.backbone, block.setting, language, report.join_samples(by_method)))
+            if by_method:
+                rows = report.join_samples(by_method)
+                groups.append(report.Samples(block.backbone, block.setting, benchmark, language, rows))
     return groups
 
 

@@ -19,7 +19,7 @@ MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 class Samples(NamedTuple):
-    """The answers of all methods to the prompts of one backbone × setting × language.
+    """The answers of all methods to the prompts of one backbone × setting × benchmark × language.
 
     Each row is {"prompt": text, "answers": {method: answer}}, base first; an answer is {"answer": text, "identified":
     language code or "unknown", "faithful": bool} and, where known, the flags "repetitive", "copied" and "empty".
@@ -27,6 +27,7 @@ class Samples(NamedTuple):
 
     backbone: str
     setting: str
+    benchmark: str
     language: str
     rows: Sequence[Mapping[str, Any]]
 
@@ -72,7 +73,7 @@ def build_report(
         runs: one mapping a run; the columns are their keys in order of first appearance.
         tables: (caption, HTML) as `tables.to_html` gives them; the HTML is inserted as it is.
         figures: (caption, path of an .svg or .png file); the caption is the text alternative too.
-        samples: for the sample browser; a (backbone, setting, language, rows) tuple will do.
+        samples: for the sample browser; a (backbone, setting, benchmark, language, rows) tuple will do.
         versions: package or tool -> version.
         commands: shell lines that make the results again.
 

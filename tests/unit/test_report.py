@@ -51,7 +51,7 @@ def content(tmp_path):
         "runs": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
         "tables": [("caption <b>", "<table><tr><td>1</td></tr></table>")],
         "figures": [('states "before" & after', figure)],
-        "samples": [("tiny", "duo", "ar", rows), Samples("tiny", "duo", "zh", rows)],
+        "samples": [("tiny", "duo", "generation", "ar", rows), Samples("tiny", "duo", "generation", "zh", rows)],
         "versions": {"torch": "2.13.0+cpu", "evil": EVIL},
         "commands": ["lensflow report > out && echo '<done>'"],
     }
