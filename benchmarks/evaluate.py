@@ -124,7 +124,7 @@ def ours(
     say("lensflow evaluate")
     measured = spawn(
         [
-            *("-m", "lensflow.cli", "evaluate", "--config", json.dumps(stage), "--root", folder),
+            *("-m", "lensflow.cli", "evaluate", "--config", json.dumps(stage), "--tasks", folder),
             *("--checkpoint", backbone, "--corpora", folder, "--items", folder / "items"),
             *("--cache", folder / "cells", "--output", output),
         ]

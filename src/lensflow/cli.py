@@ -148,7 +148,7 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in config["cells"]
         for language in entry["languages"]
     ]
-    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, args.root)
+    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks))
     resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
     evaluator = evaluation.Evaluator(inputs, prompt, settings, resources)
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
@@ -233,7 +233,7 @@ def _plan(files: Sequence[Path]) -> Any:
     from lensflow.config import read
     from lensflow.workflow import Plan
 
-    return Plan(read(files, Path()), Path.cwd())
+    return Plan(read(files, Path()), Path.cwd(), Path.cwd())
 
 
 def check(args: argparse.Namespace) -> None:
@@ -347,10 +347,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", evaluate)
     add_config(sub)
-    add_root(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
     add(sub, "--corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
     add(sub, "--items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
+    sub.add_argument("--tasks", type=Path, nargs="+", default=[Path()], help="folders that task files are named from")
     sub.add_argument("--gpus", type=int, default=0, help="GPUs to spread the model's tensors over")
     sub.add_argument("--gpu-memory", type=float, default=0.9, help="share of a GPU's memory for vLLM")
     add(sub, "--cache", "folder of computed cells")

@@ -60,13 +60,13 @@ class Inputs:
         checkpoint: its manifest.
         corpora: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
         items: folder of what `fetch_items` wrote, `{benchmark}/{language}.jsonl`.
-        root: folder that task files of the project's own are named from.
+        tasks: folders that task files of one's own are named from, in the order in which they are searched.
     """
 
     checkpoint: Path
     corpora: Path
     items: Path
-    root: Path
+    tasks: tuple[Path, ...]
 
 
 class Evaluator:
@@ -136,7 +136,7 @@ class Evaluator:
     def _task_file(self, cell: Cell) -> Path:
         assert isinstance(cell.benchmark, Task)
         entry = cell.benchmark.languages[cell.language]
-        return harness.task_file(harness.task_name(cell.benchmark, entry), self.inputs.root)
+        return harness.task_file(harness.task_name(cell.benchmark, entry), self.inputs.tasks)
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Return everything that a cell's result depends on, but for the code."""

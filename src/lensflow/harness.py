@@ -20,8 +20,8 @@ def task_name(task: Task, entry: LanguageEntry) -> str:
     return (entry.task or task.task).replace("{code}", entry.config)
 
 
-def task_file(name: str, root: Path) -> Path:
-    """Find the file of a task `folder/name`: below the project's folder, else below lm-eval's own tasks.
+def task_file(name: str, roots: Sequence[Path]) -> Path:
+    """Find the file of a task `folder/name`: below one of the folders, in their order, else below lm-eval's own tasks.
 
     Raises:
         LensflowError: there is no such folder, or no file in it defines the task.
@@ -29,7 +29,7 @@ def task_file(name: str, root: Path) -> Path:
     folder, _, wanted = name.rpartition("/")
     spec = importlib.util.find_spec("lm_eval")  # found, not imported: that takes seconds
     own = Path(spec.origin).parent / "tasks" if spec and spec.origin else Path()
-    existing = [place for place in (root / folder, own / folder) if place.is_dir()]
+    existing = [root / folder for root in (*roots, own) if (root / folder).is_dir()]
     if not existing:
         raise LensflowError(f"task {name}: no folder {folder}, neither here nor among lm-eval's tasks")
     defines = re.compile(rf"^task:\s*[\"']?{re.escape(wanted)}[\"']?\s*$", re.MULTILINE)

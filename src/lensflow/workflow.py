@@ -51,14 +51,16 @@ class Plan:
     Args:
         config: the validated configuration.
         root: folder that relative paths of the configuration start from.
+        repository: folder of the workflow, where task files are looked for after `root`.
 
     Raises:
         LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
             an engine is not installed.
     """
 
-    def __init__(self, config: Config, root: Path) -> None:
+    def __init__(self, config: Config, root: Path, repository: Path) -> None:
         self.config, self.root = config, root
+        self.task_roots = (root, repository)
         self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
         self._collect()
         self.used_corpora = self._used_corpora()
@@ -134,7 +136,7 @@ class Plan:
                 for language in self.benchmarks[name]:
                     task = harness.task_name(benchmark, benchmark.languages[language])
                     try:
-                        harness.task_file(task, self.root)
+                        harness.task_file(task, self.task_roots)
                     except LensflowError as error:
                         raise LensflowError(f"benchmarks.{name}: {error}") from None
 
@@ -250,7 +252,7 @@ class Plan:
             canonical["languages"] = {language: canonical["languages"][language] for language in languages}
         if isinstance(benchmark, Task):
             for language in languages:
-                path = harness.task_file(harness.task_name(benchmark, benchmark.languages[language]), self.root)
+                path = harness.task_file(harness.task_name(benchmark, benchmark.languages[language]), self.task_roots)
                 tasks[language] = harness.file_digest(path)
         if isinstance(benchmark, MtBench):
             canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later

@@ -24,7 +24,7 @@ def inputs(config, manifest, tmp_path_factory):
         corpora.pair_data(source, language, folder / "corpora" / "embedded" / f"{language}.jsonl")
         output = folder / "items" / "cldr" / f"{language}.jsonl"
         items.fetch("cldr", cldr.dataset, language, cldr.languages[language], None, output)
-    return Inputs(manifest, folder / "corpora", folder / "items", ROOT)
+    return Inputs(manifest, folder / "corpora", folder / "items", (ROOT,))
 
 
 def evaluator(config, inputs, **settings):
@@ -62,7 +62,7 @@ def test_answers_are_those_of_lm_evals_own_hf_model(config, manifest, tmp_path, 
         benchmark, task.dataset, language, task.languages[language], HUB, tmp_path / f"{benchmark}/{language}.jsonl"
     )
     cell = Cell(benchmark, task, language)
-    one = evaluator(config, Inputs(manifest, tmp_path, tmp_path, ROOT), engine="hf", limit=limit)
+    one = evaluator(config, Inputs(manifest, tmp_path, tmp_path, (ROOT,)), engine="hf", limit=limit)
     one.prepare([cell])
     ours = one.run(cell)["samples"]
     assert len(ours) == limit

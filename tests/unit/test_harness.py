@@ -48,7 +48,7 @@ def project(tmp_path):
 
 
 def run_of(task: Task, project: Path, items: Any = None, fewshot: Any = None) -> harness.TaskRun:
-    path = harness.task_file(harness.task_name(task, task.languages["en"]), project)
+    path = harness.task_file(harness.task_name(task, task.languages["en"]), [project])
     entry = task.languages["en"]
     return harness.TaskRun(task, entry, path, items or ITEMS, fewshot or {}, {"language_name": "English"})
 
@@ -130,10 +130,10 @@ def test_a_chat_template_brings_its_own_special_tokens(checkpoint, tmp_path):
 
 
 def test_the_projects_task_files_come_before_lm_evals_own(project):
-    assert harness.task_file("xcopa/xcopa_zh", project).parts[-3:] == ("tasks", "xcopa", "default_zh.yaml")
+    assert harness.task_file("xcopa/xcopa_zh", [project, ROOT]).parts[-3:] == ("tasks", "xcopa", "default_zh.yaml")
     (project / "xcopa").mkdir()
     (project / "xcopa" / "mine.yaml").write_text("task: 'xcopa_zh'\n")
-    assert harness.task_file("xcopa/xcopa_zh", project) == project / "xcopa" / "mine.yaml"
+    assert harness.task_file("xcopa/xcopa_zh", [project, ROOT]) == project / "xcopa" / "mine.yaml"
 
 
 def test_every_task_of_the_catalog_exists():
@@ -142,7 +142,7 @@ def test_every_task_of_the_catalog_exists():
     for name, benchmark in read([], ROOT).benchmarks.items():
         if isinstance(benchmark, Task):
             for language, entry in benchmark.languages.items():
-                assert harness.task_file(harness.task_name(benchmark, entry), ROOT).is_file(), (name, language)
+                assert harness.task_file(harness.task_name(benchmark, entry), [ROOT]).is_file(), (name, language)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_every_task_of_the_catalog_exists():
 )
 def test_a_task_that_is_not_there(project, task, message):
     with pytest.raises(LensflowError, match=message):
-        harness.task_file(task, project)
+        harness.task_file(task, [project])
 
 
 def test_the_digest_covers_included_files_and_functions(project):

@@ -11,7 +11,7 @@ from lensflow.items import datasets_root
 from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
 
 try:
-    PLAN = Plan(load(config), Path.cwd())
+    PLAN = Plan(load(config), Path.cwd(), Path(str(workflow.basedir)))
     PLAN.check_disk(Path("results"))
 except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.

@@ -51,7 +51,7 @@ rule evaluate:
     shell:
         "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
         " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
-        " --output {output} 2> {log}"
+        " --tasks . {workflow.basedir} --output {output} 2> {log}"
 
 
 rule collect_scores:
