@@ -302,7 +302,7 @@ def write_texts(config: Config, languages: tuple[str, ...], corpus: str, pairs: 
 
     The embedded corpus has 120 train texts; dev and test ones fill up. That is right for timing, and for nothing else.
     """
-    content = corpora.read_corpus(corpora.folder(config.corpora[corpus], Path()))
+    content = corpora.read_corpus(corpora.folder(config.corpora[corpus].path or "", Path()))
     paths = {}
     for language in languages:
         rows = corpora.in_language(content, language)

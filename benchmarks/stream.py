@@ -107,7 +107,7 @@ def stages(folder: Path) -> list[tuple[str, list[str]]]:
     return [
         ("prepare_backbone", ["--config", json.dumps(prepare), "--output", str(manifest)]),
         *(
-            ("pair_data", ["--corpus", "embedded", "--language", language, "--output", path])
+            ("pair_data", ["--config", json.dumps({"path": "embedded", "language": language}), "--output", path])
             for language, path in texts.items()
         ),
         *(

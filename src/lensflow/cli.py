@@ -52,10 +52,15 @@ def prepare_backbone(args: argparse.Namespace) -> None:
 def pair_data(args: argparse.Namespace) -> None:
     """Write one language of a corpus."""
     from lensflow import corpora
-    from lensflow.config import Corpus
+    from lensflow.config import CorpusDataset
 
-    folder = corpora.folder(Corpus(path=args.corpus, license=""), args.root)
-    corpora.pair_data(folder, args.language, args.output)
+    config = _stage_config(args.config)
+    language = _section(config, "language", str)
+    if "dataset" in config:
+        dataset = _section(config, "dataset", CorpusDataset)
+        corpora.pair_dataset(dataset, language, args.datasets_root, args.output)
+    else:
+        corpora.pair_data(corpora.folder(_section(config, "path", str), args.root), language, args.output)
 
 
 def extract_hidden_states(args: argparse.Namespace) -> None:
@@ -251,6 +256,8 @@ def show_config(args: argparse.Namespace) -> None:
     checkpoints = {c.folder: c for c in plan.checkpoints}
     stages = {
         "prepare_backbone": lambda: plan.prepare_backbone(args.name),
+        "pair_data": lambda: plan.pair_data(*args.name.split("/", 1)),
+        "fetch_items": lambda: plan.fetch_items(*args.name.split("/", 1)),
         "extract_hidden_states": lambda: plan.extract_hidden_states(*args.name.split("/", 1)),
         "fit_subspaces": lambda: plan.fit_subspaces(args.name),
         "train": lambda: plan.train(_known(checkpoints, args.name)),
@@ -297,6 +304,9 @@ def parser() -> argparse.ArgumentParser:
     def add_root(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--root", type=Path, default=Path(), help="where relative paths start (default: here)")
 
+    def add_datasets_root(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--datasets-root", type=Path, help="folder of local copies of the hub's data sets")
+
     backbone_help = "manifest.json of the backbone's checkpoint (prepare-backbone)"
     texts_help = "{language}.jsonl of each language (pair-data)"
     configfile_help = "YAML files on top of config/demo.yaml, as for snakemake"
@@ -309,9 +319,9 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it")
 
     sub = command("pair-data", pair_data)
-    sub.add_argument("--corpus", required=True, help="folder with train, dev and test.jsonl, or 'embedded'")
-    sub.add_argument("--language", required=True, help="language code")
+    add_config(sub)
     add_root(sub)
+    add_datasets_root(sub)
     add(sub, "--output", "{language}.jsonl to write")
 
     sub = command("extract-hidden-states", extract_hidden_states)
@@ -342,7 +352,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("fetch-items", fetch_items)
     add_config(sub)
     sub.add_argument("--language", required=True, help="language code")
-    sub.add_argument("--datasets-root", type=Path, help="folder of local copies of the hub's data sets")
+    add_datasets_root(sub)
     add(sub, "--output", "{language}.jsonl to write; {language}.source.json goes beside it")
 
     sub = command("evaluate", evaluate)
@@ -403,9 +413,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--results", type=Path, default=Path("results"))
 
     sub = command("show-config", show_config)
-    stages = ("prepare_backbone", "extract_hidden_states", "fit_subspaces", "train", "evaluate", "judge")
+    stages = (
+        *("prepare_backbone", "pair_data", "fetch_items", "extract_hidden_states", "fit_subspaces"),
+        *("train", "evaluate", "judge"),
+    )
     sub.add_argument("stage", choices=stages)
-    sub.add_argument("name", help="backbone, backbone/corpus, setting, or backbone/setting/method/seedN")
+    sub.add_argument(
+        "name",
+        help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, or B/S/M/seed0",
+    )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("schema", schema)

@@ -139,12 +139,50 @@ class Backbone(Strict):
     resources: Resources = Resources()
 
 
-class Corpus(Strict):
-    """Parallel prompts: `train.jsonl`, `dev.jsonl` and `test.jsonl` in a folder, or the embedded ones."""
+HUB_NAME_PATTERN = r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$"
 
-    path: str = "embedded"
+
+class CorpusDataset(Strict):
+    """A data set of the hub, or a local folder that opens like it, as a corpus."""
+
+    path: str = Field(pattern=HUB_NAME_PATTERN)  # on the hub, or below datasets_root
+    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)  # null: its newest
+    config: str | None = None  # its configuration; not with layout `configs`
+    split: str = "train"
+    # columns: a column a language; configs: a configuration a language; rows: a column says each row's language
+    layout: Literal["columns", "configs", "rows"]
+    languages: dict[Language, str] = Field(min_length=1)  # language -> name of its column, configuration or value
+    language: str | None = None  # layout rows: the column with the language
+    prompt: str = "{prompt}"  # layouts configs and rows: text with {column} for what stands in a column
+    answer: str | None = None  # the same for the answer
+    id: str | None = None  # column that identifies an item in every language; null: its place
+    aligned: bool = True  # whether items of one id are translations of each other; others serve only for probing
+    train: Count  # so many items, then so many of dev and of test
+    dev: Annotated[int, Field(ge=0)] = 0
+    test: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _fits_its_layout(self) -> Self:
+        if (self.layout == "rows") != (self.language is not None):
+            raise ValueError("language: the column with the language; it belongs to layout rows, and only there")
+        if self.layout == "configs" and self.config is not None:
+            raise ValueError("config: with layout configs every language has its own; remove it")
+        return self
+
+
+class Corpus(Strict):
+    """Parallel prompts: the embedded ones, `train.jsonl`, `dev.jsonl` and `test.jsonl` in a folder, or a data set."""
+
+    path: str | None = None  # folder, or `embedded`
+    dataset: CorpusDataset | None = None
     license: str
     max_tokens: Annotated[int, Field(ge=2)] | None = None  # null: extraction.max_tokens; code: 64 to probe, 128 else
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("needs either path or dataset")
+        return self
 
 
 class Setting(Strict):
@@ -221,7 +259,7 @@ Method = Annotated[Base | Lens, Field(discriminator="kind")]
 class Dataset(Strict):
     """Where a benchmark's items come from: a data set of the hub, a local folder that opens like it, or a generator."""
 
-    path: str = Field(pattern=r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$")  # on the hub, or below datasets_root
+    path: str = Field(pattern=HUB_NAME_PATTERN)  # on the hub, or below datasets_root
     # Commit of the hub's data set; null: its newest, which is then written down beside the items.
     revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
     split: str = "test"
@@ -430,6 +468,11 @@ class Config(Strict):
             corpus = getattr(setting, key)
             if corpus not in self.corpora:
                 raise ValueError(f"settings.{name}.{key}: no corpus '{corpus}'; {did_you_mean(corpus, self.corpora)}")
+        source = self.corpora[setting.training].dataset
+        if source is not None and not source.aligned:
+            raise ValueError(
+                f"settings.{name}.training: corpus '{setting.training}' is not parallel; use it for probing"
+            )
 
     def _check_method(self, name: str, settings: Iterable[str]) -> None:
         method = self.methods[name]

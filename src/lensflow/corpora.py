@@ -1,14 +1,16 @@
 """Parallel corpora: one JSON line an item, the same item in every language."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from lensflow.config import Corpus, resolve
+from lensflow.config import CorpusDataset, resolve
 from lensflow.errors import LensflowError
 from lensflow.files import digest, read_jsonl, write_jsonl
+from lensflow.items import load_split, local_copy
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -23,11 +25,9 @@ class Text:
     prompt: str
 
 
-def folder(corpus: Corpus, root: Path) -> Path:
-    """Return where a corpus lies: in the package (`path: embedded`) or below `root`."""
-    if corpus.path == "embedded":
-        return Path(str(files("lensflow.data"))) / "corpus"
-    return resolve(corpus.path, root)
+def folder(path: str, root: Path) -> Path:
+    """Return where a corpus' files lie: in the package (`embedded`) or below `root`."""
+    return Path(str(files("lensflow.data"))) / "corpus" if path == "embedded" else resolve(path, root)
 
 
 def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
@@ -114,6 +114,53 @@ def pair_data(path: Path, language: str, output: Path) -> None:
     if language not in languages_of(corpus):
         raise LensflowError(f"corpus {path}: no language '{language}'; it has {', '.join(languages_of(corpus))}")
     write_jsonl(output, in_language(corpus, language))
+
+
+def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output: Path) -> None:
+    """Write one language of a data set as JSON lines (stage `pair_data`); the first items are train, dev is next.
+
+    Args:
+        source: the data set.
+        language: one of its languages.
+        root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
+        output: the file.
+
+    Raises:
+        LensflowError: the data set cannot be had, lacks a column, has too few items or an empty prompt.
+    """
+    name = source.languages[language]
+    config = name if source.layout == "configs" else source.config
+    where = f"corpus {source.path} ({config or 'default'}, {source.split}), language '{language}'"
+    items, _ = load_split(source.path, config, source.split, local_copy(source.path, root), source.revision, where)
+    if source.layout == "rows":
+        items = [item for item in items if item.get(str(source.language)) == name]
+    wanted = source.train + source.dev + source.test
+    if len(items) < wanted:
+        raise LensflowError(f"{where}: {len(items)} items, {wanted} are asked for; lower train, dev or test")
+    splits = ["train"] * source.train + ["dev"] * source.dev + ["test"] * source.test
+    prompt = f"{{{name}}}" if source.layout == "columns" else source.prompt
+    rows = []
+    for number, (split, item) in enumerate(zip(splits, items, strict=False), start=1):
+        here = f"{where}, item {number}"
+        row = {"id": str(_filled("{" + source.id + "}", item, here)) if source.id else str(number - 1), "split": split}
+        row["prompt"] = _filled(prompt, item, here)
+        if not row["prompt"]:
+            raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items")
+        if source.answer is not None:
+            row["answer"] = _filled(source.answer, item, here)
+        rows.append(row)
+    write_jsonl(output, rows)
+
+
+def _filled(template: str, item: dict[str, Any], where: str) -> str:
+    """Fill `{column}` in a template from an item, without spaces at the ends."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in item:
+            raise LensflowError(f"{where}: no column '{match[1]}'; it has {', '.join(item)}")
+        return str(item[match[1]] if item[match[1]] is not None else "")
+
+    return re.sub(r"\{([^{}]+)\}", value, template).strip()
 
 
 def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:

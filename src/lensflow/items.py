@@ -42,7 +42,7 @@ def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root
         LensflowError: the data set or its split cannot be had or is empty, lacks a column, or holds an id twice.
     """
     source = entry.dataset or dataset
-    local = root / source.path if root and (root / source.path).is_dir() else None
+    local = local_copy(source.path, root)
     rows, revision = [], source.revision
     for role, split in (("items", source.split), ("fewshot", source.fewshot_split)):
         if split is None:
@@ -51,7 +51,7 @@ def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root
         if source.path.startswith(EMBEDDED):
             items = _generate(source.path.removeprefix(EMBEDDED), language, where)
         else:
-            items, revision = _load(source, entry.config, split, local, revision, where)
+            items, revision = load_split(source.path, entry.config, split, local, revision, where)
         rows += [{"split": role, "id": id_, "item": item} for id_, item in _checked(source, items, where).items()]
     write_jsonl(output, rows)
     origin = {"path": source.path, "config": entry.config, "split": source.split, "fewshot_split": source.fewshot_split}
@@ -63,10 +63,30 @@ def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
     return {row["id"]: row["item"] for row in read_jsonl(path) if row["split"] == split}
 
 
-def _load(
-    source: Dataset, config: str, split: str, local: Path | None, revision: str | None, where: str
+def local_copy(name: str, root: Path | None) -> Path | None:
+    """Return the folder of a data set's local copy, if there is one."""
+    return root / name if root and (root / name).is_dir() else None
+
+
+def load_split(
+    name: str, config: str | None, split: str, local: Path | None, revision: str | None, where: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a split's items, and the revision of the hub's data set."""
+    """Read a split of a data set, of its local copy if there is one, else of the hub's.
+
+    Args:
+        name: on the hub.
+        config: the data set's configuration; None for its only one.
+        split: of the data set.
+        local: folder of a copy.
+        revision: commit of the hub's data set; None for the newest.
+        where: what a message begins with.
+
+    Returns:
+        The items, and the revision of the hub's data set that they come from.
+
+    Raises:
+        LensflowError: one line that says why it cannot be had and what to do.
+    """
     import datasets
     from huggingface_hub import HfApi
 
@@ -77,8 +97,8 @@ def _load(
             with tempfile.TemporaryDirectory() as cache:
                 loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
                 return [dict(row) for row in loaded], None
-        revision = revision or HfApi().dataset_info(source.path).sha
-        loaded = datasets.load_dataset(source.path, config, split=split, revision=revision)
+        revision = revision or HfApi().dataset_info(name).sha
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
         return [dict(row) for row in loaded], revision
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None

@@ -64,9 +64,7 @@ class Plan:
         self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
         self._collect()
         self.used_corpora = self._used_corpora()
-        self.corpus_digests = {
-            name: corpora.language_digests(corpora.folder(config.corpora[name], root)) for name in self.used_corpora
-        }
+        self.corpus_digests = {name: self._digests(name) for name in self.used_corpora}
         self._check_languages()
         self._check_tasks()
         for name in self.backbones:
@@ -98,6 +96,14 @@ class Plan:
                 if isinstance(benchmark, (Generation, Likelihood)):
                     names[benchmark.corpus] = None
         return list(names)
+
+    def _digests(self, name: str) -> dict[str, str]:
+        """Map a corpus' languages to what tells that their texts have changed, as far as that is known beforehand."""
+        corpus = self.config.corpora[name]
+        if corpus.dataset is not None:
+            return dict.fromkeys(corpus.dataset.languages, "")
+        assert corpus.path is not None
+        return corpora.language_digests(corpora.folder(corpus.path, self.root))
 
     def _check_languages(self) -> None:
         from lensflow import languages
@@ -201,7 +207,11 @@ class Plan:
     def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `pair_data`."""
         entry = self.config.corpora[corpus]
-        return {"path": entry.path, "language": language, "texts": self.corpus_digests[corpus][language]}
+        if entry.dataset is not None:
+            dataset = entry.dataset.canonical()
+            dataset["languages"] = {language: dataset["languages"][language]}
+            return {"language": language, "dataset": dataset}
+        return {"language": language, "path": entry.path, "texts": self.corpus_digests[corpus][language]}
 
     def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
         """Return the configuration of stage `extract_hidden_states`."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lensflow import cli, corpora
-from lensflow.config import Corpus, Resources
+from lensflow.config import Resources
 from lensflow.engines.transformers import TransformersEngine
 from lensflow.engines.vllm import VllmEngine
 from lensflow.files import read_jsonl, write_jsonl
@@ -30,7 +30,7 @@ def run(config, manifest, tmp_path_factory) -> Path:
     extraction, setting = {"trainable_layers": 2}, {"central": "en", "languages": list(LANGUAGES)}
     texts = {language: folder / "texts" / f"{language}.jsonl" for language in LANGUAGES}
     states = {language: folder / "states" / f"{language}.safetensors" for language in LANGUAGES}
-    source = corpora.folder(Corpus(license="CC0-1.0"), ROOT)
+    source = corpora.folder("embedded", ROOT)
     for language in LANGUAGES:
         corpora.pair_data(source, language, texts[language])
         rows = read_jsonl(texts[language])

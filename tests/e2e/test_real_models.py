@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lensflow import corpora, evaluation, items
-from lensflow.config import Corpus, Evaluation, Generation, Likelihood, Resources
+from lensflow.config import Evaluation, Generation, Likelihood, Resources
 from lensflow.evaluation import Cell, Evaluator, Inputs
 from lensflow.files import read_json
 
@@ -18,7 +18,7 @@ NAME = "smollm2-135m-instruct"
 def inputs(config, manifest, tmp_path_factory):
     """The embedded corpus and questions in two languages."""
     folder = tmp_path_factory.mktemp("data")
-    source = corpora.folder(Corpus(license="CC0-1.0"), ROOT)
+    source = corpora.folder("embedded", ROOT)
     cldr = config.benchmarks["cldr"]
     for language in ("en", "zh"):
         corpora.pair_data(source, language, folder / "corpora" / "embedded" / f"{language}.jsonl")

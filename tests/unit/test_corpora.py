@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.config import Corpus
+from lensflow.config import CorpusDataset
 from lensflow.corpora import (
     SPLITS,
     Text,
@@ -14,10 +14,12 @@ from lensflow.corpora import (
     in_language,
     language_digests,
     pair_data,
+    pair_dataset,
     read_corpus,
     read_texts,
 )
 from lensflow.errors import LensflowError
+from lensflow.files import read_jsonl, write_jsonl
 
 
 def rows(split: str, count: int, languages: tuple[str, ...] = ("en", "zh")) -> list[dict]:
@@ -113,5 +115,85 @@ def test_aligned_languages_hold_the_same_items_in_one_order():
 
 
 def test_a_corpus_lies_in_the_package_or_below_the_root(tmp_path):
-    assert (folder(Corpus(path="embedded", license="CC0-1.0"), tmp_path) / "train.jsonl").is_file()
-    assert folder(Corpus(path="mine", license="none"), tmp_path) == tmp_path / "mine"
+    assert (folder("embedded", tmp_path) / "train.jsonl").is_file()
+    assert folder("mine", tmp_path) == tmp_path / "mine"
+
+
+# --- Data sets as corpora ---------------------------------------------------------------------------------------------
+
+
+def write_dataset(root: Path, configs: dict[str, list[dict]]) -> None:
+    card = "---\nconfigs:\n"
+    for name, items in configs.items():
+        write_jsonl(root / "my/set" / name / "train.jsonl", items)
+        card += f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train.jsonl\n"
+    (root / "my/set/README.md").write_text(card + "---\n")
+
+
+def paired(root: Path, of: str, **changes: object) -> list[dict]:
+    source = CorpusDataset.model_validate({"path": "my/set", "train": 2, "dev": 1} | changes)
+    output = root / "out" / f"{of}.jsonl"
+    pair_dataset(source, of, root, output)
+    return read_jsonl(output)
+
+
+COLUMNS = [{"key": f"k{n}", "en": f"hello {n}", "zh": f"你好 {n} "} for n in range(4)]
+
+
+def test_a_column_a_language(tmp_path):
+    write_dataset(tmp_path, {"all": COLUMNS})
+    languages = {"en": "en", "zh": "zh"}
+    assert paired(tmp_path, "zh", layout="columns", config="all", languages=languages, id="key") == [
+        {"id": "k0", "split": "train", "prompt": "你好 0"},
+        {"id": "k1", "split": "train", "prompt": "你好 1"},
+        {"id": "k2", "split": "dev", "prompt": "你好 2"},
+    ]
+
+
+def test_a_configuration_a_language(tmp_path):
+    items = [{"instruction": f"Say {n}", "input": "" if n else "now", "output": f"said {n}"} for n in range(3)]
+    write_dataset(tmp_path, {"swa": items})
+    rows = paired(
+        tmp_path,
+        "sw",
+        layout="configs",
+        languages={"sw": "swa"},
+        prompt="{instruction}\n{input}",
+        answer="{output}",
+    )
+    assert [row["prompt"] for row in rows] == ["Say 0\nnow", "Say 1", "Say 2"]
+    assert [(row["id"], row["answer"]) for row in rows] == [("0", "said 0"), ("1", "said 1"), ("2", "said 2")]
+
+
+def test_a_column_that_says_each_rows_language(tmp_path):
+    items = [{"inputs": f"{code} {n}", "code": code} for n in range(3) for code in ("eng", "zho")]
+    write_dataset(tmp_path, {"all": items})
+    rows = paired(
+        tmp_path,
+        "zh",
+        layout="rows",
+        config="all",
+        language="code",
+        languages={"zh": "zho"},
+        prompt="{inputs}",
+        aligned=False,
+    )
+    assert [row["prompt"] for row in rows] == ["zho 0", "zho 1", "zho 2"]
+
+
+@pytest.mark.parametrize(
+    ("items", "changes", "message"),
+    [
+        (COLUMNS, {"train": 9}, r": 4 items, 10 are asked for; lower train, dev or test$"),
+        (COLUMNS, {"languages": {"zh": "chi"}}, r", item 1: no column 'chi'; it has en, key, zh$"),
+        (COLUMNS, {"id": "name"}, r", item 1: no column 'name'; it has "),
+        ([*COLUMNS[:1], {"key": "x", "zh": " "}, *COLUMNS], {}, r", item 2: the prompt is empty; choose other columns"),
+        (COLUMNS, {"config": "other"}, r": no configuration 'other'; it has 'all'$"),
+        (COLUMNS, {"split": "test"}, r": no split 'test'; it has 'train'$"),
+    ],
+)
+def test_mistakes_in_a_data_set(tmp_path, items, changes, message):
+    write_dataset(tmp_path, {"all": items})
+    with pytest.raises(LensflowError, match=rf"^corpus my/set \(.+\), language 'zh'{message}"):
+        paired(tmp_path, "zh", **{"layout": "columns", "config": "all", "languages": {"zh": "zh"}} | changes)
+    assert not (tmp_path / "out").exists()

@@ -78,16 +78,12 @@ def evaluated_texts(wildcards):
     ]
 
 
-def local_files(wildcards):
-    """The files of a data set's local copy; a change in one fetches its items again."""
-    source = PLAN.fetch_items(wildcards.benchmark, wildcards.language)["dataset"][
-        "path"
-    ]
-    return (
-        sorted(str(path) for path in (ROOT / source).rglob("*") if path.is_file())
-        if ROOT
-        else []
-    )
+def local_files(stage_config):
+    """The files of a data set's local copy; a change in one reads it again."""
+    if ROOT is None or "dataset" not in stage_config:
+        return []
+    folder = ROOT / stage_config["dataset"]["path"]
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
 
 def evaluated_items(wildcards):

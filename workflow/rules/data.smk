@@ -17,6 +17,10 @@ rule prepare_backbone:
 
 
 rule pair_data:
+    input:
+        lambda wildcards: local_files(
+            PLAN.pair_data(wildcards.corpus, wildcards.language)
+        ),
     output:
         "results/data/{corpus}/{language}.jsonl",
     log:
@@ -27,7 +31,7 @@ rule pair_data:
         config=lambda wildcards: as_parameter(
             PLAN.pair_data(wildcards.corpus, wildcards.language)
         ),
-        corpus=lambda wildcards: PLAN.config.corpora[wildcards.corpus].path,
         code=code_digest("corpora"),
+        root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
-        "lensflow pair-data --corpus {params.corpus:q} --language {wildcards.language} --output {output} 2> {log}"
+        "lensflow pair-data --config {params.config:q} {params.root:q} --output {output} 2> {log}"

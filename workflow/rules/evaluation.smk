@@ -1,6 +1,8 @@
 rule fetch_items:
     input:
-        local_files,
+        lambda wildcards: local_files(
+            PLAN.fetch_items(wildcards.benchmark, wildcards.language)
+        ),
     output:
         rows="results/benchmarks/{benchmark}/{language}.jsonl",
         source="results/benchmarks/{benchmark}/{language}.source.json",
