@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from lensflow import corpora
-from lensflow.config import Config, Lens, read
+from lensflow.config import Config, read
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl
+from lensflow.methods.lens import Lens
 from measuring import Measured, markdown, row, say, spawn, verdict, write
 
 # The parent must not import torch: a child's maximum resident set begins with its parent's.
@@ -360,7 +361,7 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
         settings = method.model_copy(update={"epochs": epochs}).canonical()
         output = work / dtype / "run" / f"{epochs}-epochs" / "delta.safetensors"
         stage_config = {"method": settings, "setting": setting.canonical(), "seed": 0}
-        stage_config["extraction"] = extraction.canonical()
+        stage_config |= extract_config
         ours = stage("train", stage_config, backbone=manifest, subspaces=subspaces, output=output, **files)
         theirs = run_task(
             published_train, subspaces=work / dtype / "published.safetensors", method=settings, **published

@@ -99,7 +99,7 @@ def stages(folder: Path) -> list[tuple[str, list[str]]]:
     prepare = {"backbone": {"source": source, "license": "none", "prompt": prompt}}
     extraction = {"memory": "stream", "trainable_layers": 2}
     extract = {"prompt": prompt, "extraction": extraction}
-    train = {"method": {"kind": "lens", "layers": 2}, "setting": setting, "seed": 0, "extraction": extraction}
+    train = extract | {"method": {"kind": "lens", "layers": 2}, "setting": setting, "seed": 0}
     subspaces = str(folder / "subspaces.safetensors")
     all_files = ["--states", *states.values(), "--texts", *texts.values()]
     backbone = ["--backbone", str(manifest)]

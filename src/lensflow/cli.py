@@ -98,26 +98,24 @@ def fit_subspaces(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train the top layers; goes on where a killed run stopped."""
-    from lensflow import training
-    from lensflow.config import Extraction, Lens, Setting
+    """Train one method on one setting."""
+    from lensflow import cost, methods
+    from lensflow.config import AnyMethod, Extraction, Prompt, Setting
 
     config = _stage_config(args.config)
-    method, setting = _section(config, "method", Lens), _section(config, "setting", Setting)
-    seed, extraction = _section(config, "seed", int), _section(config, "extraction", Extraction)
-    resolved = {"method": method.canonical(), "setting": setting.canonical(), "extraction": extraction.canonical()}
+    method, setting = _section(config, "method", AnyMethod), _section(config, "setting", Setting)
+    prompt, seed = _section(config, "prompt", Prompt), _section(config, "seed", int)
+    resolved = {"method": method.canonical(), "setting": setting.canonical(), "prompt": prompt.canonical()}
+    hidden = None
+    if method.needs_states:
+        if args.subspaces is None or not args.states:
+            raise LensflowError(f"kind {method.kind} needs --subspaces and --states")
+        extraction = _section(config, "extraction", Extraction)
+        hidden = methods.HiddenStates(extraction, args.subspaces, _by_language(args.states))
+        resolved["extraction"] = extraction.canonical()
     write_json(args.output.parent / "config.json", resolved | {"seed": seed})
-    training.train(
-        method,
-        setting,
-        seed,
-        extraction,
-        args.backbone.parent,
-        args.subspaces,
-        _by_language(args.states),
-        _by_language(args.texts),
-        args.output,
-    )
+    texts = _by_language(args.texts)
+    cost.train_measured(methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden))
 
 
 def export_checkpoint(args: argparse.Namespace) -> None:
@@ -339,10 +337,11 @@ def parser() -> argparse.ArgumentParser:
     sub = command("train", train)
     add_config(sub)
     add(sub, "--backbone", backbone_help)
-    add(sub, "--subspaces", "subspaces.safetensors (fit-subspaces)")
-    add(sub, "--states", states_help, many=True)
+    sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), for lens")
+    sub.add_argument("--states", type=Path, nargs="*", default=[], help=f"{states_help}, for lens")
     add(sub, "--texts", texts_help, many=True)
-    add(sub, "--output", "delta.safetensors to write; history.jsonl and dev_states.safetensors go beside it")
+    beside = "config.json, history.jsonl, dev_states.safetensors and cost.json"
+    add(sub, "--output", f"delta.safetensors to write; {beside} go beside it")
 
     sub = command("export-checkpoint", export_checkpoint)
     add(sub, "--backbone", backbone_help)
@@ -387,7 +386,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--backbone", required=True, help="name of the backbone")
     sub.add_argument("--setting", required=True, help="name of the setting")
     add(sub, "--comparisons", comparisons_help)
-    add(sub, "--subspaces", "subspaces.safetensors (fit-subspaces)")
+    sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), if any")
     sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
     add(sub, "--output", "folder for the figures")
 

@@ -6,12 +6,15 @@ arXiv 2410.04407, `code` its published code.
 """
 
 import difflib
+import functools
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import core_schema
 
 from lensflow.errors import LensflowError
 
@@ -213,47 +216,113 @@ class Setting(Strict):
         return tuple(language for language in self.languages if language != self.central)
 
 
-class Base(Strict):
-    """The untouched backbone."""
+class Method(Strict):
+    """What is done to a backbone.
 
-    kind: Literal["base"]
+    A kind is a module of `lensflow.methods`, or one of the user's own by its path. It has a subclass of this class,
+    called `Config`, whose keys are the method's, and a function `train`, which gets a `lensflow.methods.Run`.
+    """
 
+    kind: str
+    needs_states: ClassVar[bool] = False  # whether it works on the setting's hidden states and subspaces
 
-class LensWeights(Strict):
-    """Weights of the three terms of the loss."""
+    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+        """Check what depends on other sections, for the settings that the method runs in.
 
-    pull: NonNegative = 1.0
-    push: NonNegative = 1.0
-    retain: NonNegative = 1.0
+        Raises:
+            ValueError: with a text that begins with the key of the method that is wrong.
+        """
 
+    def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
+        """Check the items of the setting's training corpus, dictionaries with `id`, `prompt` and perhaps `answer`.
 
-class Lens(Strict):
-    """Language subspace manipulation (paper, section 3.2)."""
-
-    kind: Literal["lens"]
-    layers: Count = 2  # top decoder layers that train; code: the last 1-2 of 32
-    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
-    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
-    weights: LensWeights = LensWeights()
-    retain_on: Literal["last", "mean"] = "last"  # code: mean over token positions
-    reduction: Literal["sum", "mean"] = "mean"  # over d; paper: the squared norm (sum); code: mean
-    lr: Positive = 1e-5  # code
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps; code
-    weight_decay: NonNegative = 0.1  # code
-    max_grad_norm: Positive = 1.0  # code: the default of HF's Trainer
-    # Of the trained layers; mixed: the backbone's, with float32 masters (code: bfloat16 under DeepSpeed).
-    precision: Literal["float32", "mixed"] = "float32"
-    epochs: Count = 1  # paper
-    batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
-    batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
-
-    def strength_of(self, language: str) -> float:
-        """λ of one target language."""
-        return self.strength[language] if isinstance(self.strength, dict) else self.strength
+        Raises:
+            ValueError: as `check`.
+        """
 
 
-Method = Annotated[Base | Lens, Field(discriminator="kind")]
+class _ByKind:
+    """Has pydantic validate a method by the class of its kind, of which this module knows none."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        as_plain_values = core_schema.plain_serializer_function_ser_schema(Method.canonical)
+        return core_schema.no_info_plain_validator_function(self._validate, serialization=as_plain_values)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        from lensflow import methods
+
+        any_class: Any = functools.reduce(operator.or_, map(methods.config_of, methods.builtin()))
+        known: Any = TypeAdapter(Annotated[any_class, Field(discriminator="kind")])
+        of_a_module = {"type": "object", "properties": {"kind": {"pattern": r"\."}}, "required": ["kind"]}
+        return {"anyOf": [handler(known.core_schema), of_a_module]}
+
+    @staticmethod
+    def _validate(value: Any) -> Method:
+        from lensflow import methods
+
+        if isinstance(value, Method):
+            return value
+        kind = _OfKind.model_validate(value).kind
+        if "." not in kind and kind not in methods.builtin():
+            raise ValueError(f"no kind '{kind}'; {did_you_mean(kind, methods.builtin())}")
+        return methods.config_of(kind).model_validate(value)
+
+
+class _OfKind(BaseModel):
+    """The one key that all methods have."""
+
+    model_config = ConfigDict(strict=True)
+    kind: str
+
+    @field_validator("kind")
+    @classmethod
+    def _is_usable(cls, value: str) -> str:
+        from lensflow import methods
+
+        if "." in value:
+            try:
+                methods.config_of(value)
+            except LensflowError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+AnyMethod = Annotated[Method, _ByKind()]
+
+
+class Lora(Strict):
+    """Low-rank adapters of every linear layer but the output layer, merged into the weights at the end (peft)."""
+
+    rank: Count = 8  # peft
+    alpha: Positive = 16.0  # Alpaca-LoRA
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # Alpaca-LoRA
+
+
+class FineTuning(Method):
+    """What methods have in common that train the whole network on texts; HF's Trainer does the training.
+
+    `alpaca` is Stanford Alpaca, whose values the published code of QAlign (Zhu et al., 2024) has, too.
+    """
+
+    examples: Count | None = None  # a language, the first ones of the train split; null: all
+    max_tokens: Annotated[int, Field(ge=2)] = 512  # of an example, of which the end is cut off; alpaca
+    lora: Lora | None = Lora()  # null: all weights train
+    lr: Positive = 2e-4  # of adapters: QLoRA (Dettmers et al., 2023); for all weights: 2e-5 (alpaca)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # alpaca
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03  # share of the steps; alpaca
+    weight_decay: NonNegative = 0.0  # alpaca; HF's Trainer
+    max_grad_norm: Positive = 1.0  # HF's Trainer
+    epochs: Count = 3  # alpaca; HF's Trainer
+    batch_size: Count = 8  # examples; HF's Trainer
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; the weights are float32 either way
+
+    def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
+        """Check that there are as many examples as asked for."""
+        if self.examples is not None and self.examples > len(items):
+            raise ValueError(
+                f"examples: {self.examples} is more than the {len(items)} items to train on in corpus "
+                f"'{setting.training}'; lower it"
+            )
 
 
 class Dataset(Strict):
@@ -432,7 +501,7 @@ class Config(Strict):
     backbones: dict[Name, Backbone]
     corpora: dict[Name, Corpus]
     settings: dict[Name, Setting]
-    methods: dict[Name, Method]
+    methods: dict[Name, AnyMethod]
     benchmarks: dict[Name, Benchmark]
     datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
     # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
@@ -476,24 +545,14 @@ class Config(Strict):
 
     def _check_method(self, name: str, settings: Iterable[str]) -> None:
         method = self.methods[name]
-        if isinstance(method, Base):
-            if name != "base":
-                raise ValueError(f"methods.{name}: only the method called 'base' may be of kind base")
-            return
-        if name == "base":
+        if method.kind == "base" and name != "base":
+            raise ValueError(f"methods.{name}: only the method called 'base' may be of kind base")
+        if method.kind != "base" and name == "base":
             raise ValueError("methods.base: must be of kind base; give the method another name")
-        if method.layers > self.extraction.trainable_layers:
-            raise ValueError(
-                f"methods.{name}.layers: {method.layers} is more than extraction.trainable_layers "
-                f"({self.extraction.trainable_layers}); raise that key"
-            )
-        if self.extraction.pooling == "mean" and method.retain_on == "last":
-            raise ValueError(f"methods.{name}.retain_on: last needs extraction.pooling: last; set it to mean")
-        if isinstance(method.strength, dict):
-            for setting in settings:
-                missing = set(self.settings[setting].targets) - set(method.strength)
-                if missing:
-                    raise ValueError(f"methods.{name}.lambda: no value for {sorted(missing)[0]} of setting {setting}")
+        try:
+            method.check(self.extraction, {setting: self.settings[setting] for setting in settings})
+        except ValueError as error:
+            raise ValueError(f"methods.{name}.{error}") from None
 
 
 def parse(section: Any, data: Any, where: str = "config") -> Any:

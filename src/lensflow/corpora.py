@@ -14,6 +14,7 @@ from lensflow.items import load_split, local_copy
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+Items = dict[Split, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def folder(path: str, root: Path) -> Path:
     return Path(str(files("lensflow.data"))) / "corpus" if path == "embedded" else resolve(path, root)
 
 
-def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
+def read_corpus(path: Path) -> Items:
     """Read and check the three splits of a corpus.
 
     A line is `{"id": ..., "prompt": {language: text, ...}, "answer": {...}}`; `answer` is optional.
@@ -41,7 +42,7 @@ def read_corpus(path: Path) -> dict[Split, list[dict[str, Any]]]:
     """
     if not path.is_dir():
         raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
-    corpus: dict[Split, list[dict[str, Any]]] = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
+    corpus: Items = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
     languages: set[str] | None = None
     seen_ids: dict[str, str] = {}
     seen_texts: dict[tuple[str, str], str] = {}
@@ -81,12 +82,12 @@ def _check_shape(row: Any, where: str) -> None:
                 raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
 
 
-def languages_of(corpus: dict[Split, list[dict[str, Any]]]) -> list[str]:
+def languages_of(corpus: Items) -> list[str]:
     """Return the languages of a checked corpus, in the order of its first line."""
     return list(corpus["train"][0]["prompt"])
 
 
-def in_language(corpus: dict[Split, list[dict[str, Any]]], language: str) -> list[dict[str, Any]]:
+def in_language(corpus: Items, language: str) -> list[dict[str, Any]]:
     """Return one language of a checked corpus: rows of id, split, prompt and, where there is one, answer."""
     rows = []
     for split, items in corpus.items():
@@ -98,9 +99,8 @@ def in_language(corpus: dict[Split, list[dict[str, Any]]], language: str) -> lis
     return rows
 
 
-def language_digests(path: Path) -> dict[str, str]:
-    """Return the digest of each language's texts, so that a new language leaves the others' stages alone."""
-    corpus = read_corpus(path)
+def language_digests(corpus: Items) -> dict[str, str]:
+    """Return the digest of each language's texts in a checked corpus: a new one leaves the others' stages alone."""
     return {language: digest(in_language(corpus, language)) for language in languages_of(corpus)}
 
 

@@ -1,15 +1,39 @@
-"""Checkpoints from a backbone and a delta (stage `export_checkpoint`, and `lensflow export` for users)."""
+"""Deltas, the tensors that a training changed, and checkpoints from a backbone and a delta.
+
+The latter are the stage `export_checkpoint`, and `lensflow export` for users.
+"""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lensflow.backbones import MANIFEST, verify
 from lensflow.decoders import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.files import digest, file_digest, write_json
+from lensflow.files import atomic_path, digest, file_digest, write_json
+
+
+def write(tensors: Mapping[str, Tensor], checkpoint: Path, output: Path) -> None:
+    """Write the tensors that differ from the backbone's, in float32.
+
+    Args:
+        tensors: trained tensors in float32, under the checkpoint's names.
+        checkpoint: folder of the backbone.
+        output: `delta.safetensors`.
+    """
+    backbone = WeightFiles(checkpoint)  # read again, one at a time: a copy of what was trained is gigabytes
+    changed = {}
+    for name, tensor in tensors.items():
+        trained = tensor.detach().cpu().contiguous()
+        if not torch.equal(backbone.read(name).float(), trained):
+            changed[name] = trained
+    with atomic_path(output) as temporary:
+        save_file(changed, temporary)
 
 
 def export(backbone: Path, delta: Path, output: Path) -> None:

@@ -58,7 +58,7 @@ def write_figures(
     backbone: str,
     setting_name: str,
     comparisons: Path,
-    subspaces: Path,
+    subspaces: Path | None,
     histories: list[Path],
     folder: Path,
 ) -> None:
@@ -69,10 +69,16 @@ def write_figures(
     if any(row.metric == "fidelity" for row in block.rows):
         figures.save(figures.fidelity_bars(block), folder / "fidelity")
     labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in histories}
-    figures.save(figures.training_curves({labels[path]: read_jsonl(path) for path in histories}), folder / "training")
+    rows = {labels[path]: read_jsonl(path) for path in histories}
+    if any(rows.values()):
+        figures.save(figures.training_curves(rows), folder / "training")
+    if subspaces is None:
+        return
     specific = fitting.load(subspaces, setting).specific[-1].numpy()
     for path in histories:
         states = load_file(path.parent / "dev_states.safetensors")
+        if not states:  # a method that trains without hidden states
+            continue
         before, after = (
             {key: states[f"{side}.{key}"].numpy() for key in setting.languages} for side in ("before", "after")
         )

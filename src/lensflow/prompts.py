@@ -32,6 +32,7 @@ class PromptTokenizer:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.prompt = prompt
+        self._checkpoint = checkpoint
         self._special = {
             key: value
             for key, value in read_json(checkpoint / "tokenizer_config.json").items()
@@ -98,6 +99,33 @@ class PromptTokenizer:
         encoding = self._encoding(rendered)
         inside = [begin < start + len(text) and end > max(start, begin) for begin, end in encoding.offsets]
         return list(encoding.ids), inside
+
+    def encode_answered(self, text: str, answer: str) -> tuple[list[int], list[bool]]:
+        """Return the token ids of the rendered prompt with its answer and EOS behind it, and which are of the answer.
+
+        The whole is tokenised at once; a token that covers characters of both belongs to the answer. As in
+        `conversation`, a space stands between a plain template and the answer.
+        """
+        rendered = self.render(text)
+        separator = " " if isinstance(self.prompt, PlainPrompt) else ""
+        encoding = self._encoding(rendered + separator + answer)
+        return [*encoding.ids, self.eos], [*(end > len(rendered) for _, end in encoding.offsets), True]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the token ids of a text outside of any prompt, as the tokenizer begins one, with EOS behind it."""
+        return [*self.tokenizer.encode(text).ids, self.eos]
+
+    @property
+    def eos(self) -> int:
+        """The id of the token that ends an answer.
+
+        Raises:
+            LensflowError: the tokenizer has none.
+        """
+        index = self.tokenizer.token_to_id(self._special.get("eos_token", ""))
+        if index is None:
+            raise LensflowError(f"{self._checkpoint}: no eos_token in tokenizer_config.json that the tokenizer knows")
+        return int(index)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of generated tokens, without special ones."""

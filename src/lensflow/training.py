@@ -8,7 +8,7 @@ weights rounds away; with `precision: mixed` the layers compute with copies of t
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensflow import fitting, hidden_states
-from lensflow.config import Extraction, Lens, Pooling, Setting
+from lensflow import deltas, fitting, hidden_states
+from lensflow.config import Extraction, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import (
-    WeightFiles,
-    batches_by_length,
-    layers_of,
-    load_top_layers,
-    only_rows,
-    tap_layers,
-)
+from lensflow.decoders import batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
-from lensflow.methods.lens import LensObjective, objective
+from lensflow.methods import Trained
+from lensflow.methods.lens import Lens
+from lensflow.objective import LensObjective, objective
 
 CHECKPOINT_SECONDS = 60.0
 BATCH_TOKENS = 2048  # of a forward pass without gradients
@@ -204,6 +199,7 @@ class LensTrainer:
             num_training_steps=self.steps,
         )
         self.step = 0
+        self.started, self.earlier_seconds = time.monotonic(), 0.0
         self.history: list[dict[str, Any]] = []
         # What the central texts are held to: (N, d) of the untouched backbone.
         everything = range(len(central.texts))
@@ -213,6 +209,14 @@ class LensTrainer:
         if self.config.batch_of == "texts":
             return [[(index, language) for language in self.setting.targets] for index in indices]
         return [[(index, language)] for language in self.setting.targets for index in indices]
+
+    def tokens_per_epoch(self) -> int:
+        """Count the tokens that one epoch runs: those of a unit's central text and of its target texts."""
+        central = self.caches[self.setting.central]
+        return sum(
+            central.length(unit[0][0]) + sum(self.caches[language].length(index) for index, language in unit)
+            for unit in self.units["train"]
+        )
 
     def terms(self, batch: list[Unit]) -> dict[str, Tensor]:
         """Return the unweighted loss terms of a batch, averaged over its units and added up within each."""
@@ -324,6 +328,7 @@ class LensTrainer:
         metadata = {
             "identity": self._identity(),
             "step": str(self.step),
+            "seconds": str(self.earlier_seconds + time.monotonic() - self.started),
             "history": canonical_json(self.history),
             "scheduler": canonical_json(self.scheduler.state_dict()),
         }
@@ -347,6 +352,7 @@ class LensTrainer:
                 self.optimizer.state[self.masters[name]][part] = value
         self._copy_masters()
         self.step = int(metadata["step"])
+        self.earlier_seconds = float(metadata["seconds"])
         self.history = json.loads(metadata["history"])
         self.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -377,16 +383,16 @@ def train(
     extraction: Extraction,
     checkpoint: Path,
     subspaces: Path,
-    states: dict[str, Path],
-    texts: dict[str, Path],
+    states: Mapping[str, Path],
+    texts: Mapping[str, Path],
     output: Path,
-) -> None:
+) -> Trained:
     """Train one method on one setting.
 
     Args:
         config: the method.
         setting: languages and space.
-        seed: of the order of batches.
+        seed: of the order of batches, and of a random direction.
         extraction: how the cached states were made.
         checkpoint: folder of the backbone.
         subspaces: what `fit_subspaces` wrote.
@@ -402,7 +408,7 @@ def train(
     decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype)
     stack = TopStack(decoder, config.layers, setting.space)
     check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
-    target = objective(config, fitting.load(subspaces, setting), setting.targets)
+    target = objective(config, fitting.load(subspaces, setting), setting.targets, seed)
     dev = caches[setting.central].of_split("dev")
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
 
@@ -413,15 +419,10 @@ def train(
     dev_states |= {
         f"after.{language}": stack.pooled(cache, dev, extraction.pooling) for language, cache in caches.items()
     }
-    backbone = WeightFiles(checkpoint)  # read again rather than kept: a copy of the layers is gigabytes
-    delta = {
-        names[name]: master.detach().contiguous()
-        for name, master in trainer.masters.items()
-        if not torch.equal(backbone.read(names[name]).float(), master)
-    }
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:
         save_file(dev_states, temporary)
-    with atomic_path(output) as temporary:
-        save_file(delta, temporary)
+    deltas.write({names[name]: master for name, master in trainer.masters.items()}, checkpoint, output)
     scratch.unlink(missing_ok=True)
+    parameters = sum(master.numel() for master in trainer.masters.values())
+    return Trained(trainer.tokens_per_epoch() * config.epochs, parameters, trainer.earlier_seconds)

@@ -11,16 +11,16 @@ import hashlib
 import importlib.util
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lensflow import backbones, corpora
+from lensflow import backbones, corpora, methods
 from lensflow.config import Config, FromDataset, Generation, Judge, Likelihood, MtBench, Task
 from lensflow.errors import LensflowError
-from lensflow.files import canonical_json
+from lensflow.files import canonical_json, digest
 
 BASE = ("none", "base", 0)  # setting, method and seed of the untouched backbone
 
@@ -55,7 +55,7 @@ class Plan:
 
     Raises:
         LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
-            an engine is not installed.
+            an engine is not installed, a corpus has not what a method trains on.
     """
 
     def __init__(self, config: Config, root: Path, repository: Path) -> None:
@@ -64,9 +64,11 @@ class Plan:
         self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
         self._collect()
         self.used_corpora = self._used_corpora()
-        self.corpus_digests = {name: self._digests(name) for name in self.used_corpora}
+        read = {name: self._read(name) for name in self.used_corpora}
+        self.corpus_digests = {name: digests for name, (_, digests) in read.items()}
         self._check_languages()
         self._check_tasks()
+        self._check_items({name: items for name, (items, _) in read.items()})
         for name in self.backbones:
             backbones.check_source(name, config.backbones[name], root)
         check_engine(config.evaluation.engine)
@@ -97,13 +99,19 @@ class Plan:
                     names[benchmark.corpus] = None
         return list(names)
 
-    def _digests(self, name: str) -> dict[str, str]:
-        """Map a corpus' languages to what tells that their texts have changed, as far as that is known beforehand."""
+    def _read(self, name: str) -> tuple[Sequence[Mapping[str, Any]], dict[str, str]]:
+        """Return a corpus' train items, and what tells for each language that its texts have changed.
+
+        A data set is not fetched to plan: its items are known by number alone, and Snakemake watches a local copy.
+        """
         corpus = self.config.corpora[name]
-        if corpus.dataset is not None:
-            return dict.fromkeys(corpus.dataset.languages, "")
+        if (source := corpus.dataset) is not None:
+            texts = dict.fromkeys(source.languages, "")
+            item = {"prompt": texts} | ({"answer": texts} if source.answer is not None else {})
+            return [item] * source.train, texts
         assert corpus.path is not None
-        return corpora.language_digests(corpora.folder(corpus.path, self.root))
+        content = corpora.read_corpus(corpora.folder(corpus.path, self.root))
+        return content["train"], corpora.language_digests(content)
 
     def _check_languages(self) -> None:
         from lensflow import languages
@@ -146,6 +154,14 @@ class Plan:
                     except LensflowError as error:
                         raise LensflowError(f"benchmarks.{name}: {error}") from None
 
+    def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
+            method, of_setting = self.config.methods[name], self.config.settings[setting]
+            try:
+                method.check_items(read[of_setting.training], of_setting)
+            except ValueError as error:
+                raise LensflowError(f"methods.{name}.{error}") from None
+
     def _require(self, corpus: str, language: str, where: str) -> None:
         if language not in self.corpus_digests[corpus]:
             has = ", ".join(self.corpus_digests[corpus])
@@ -164,6 +180,14 @@ class Plan:
     def trained(self, backbone: str | None = None) -> list[Checkpoint]:
         """Return the checkpoints that are trained, of one backbone or of all."""
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
+
+    def on_states(self, backbone: str, setting: str) -> bool:
+        """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
+        return any(self.needs_states(c.method) for c in self.trained(backbone) if c.setting == setting)
+
+    def needs_states(self, method: str) -> bool:
+        """Say whether a method needs the hidden states and subspaces of its setting."""
+        return self.config.methods[method].needs_states
 
     def languages(self, checkpoint: Checkpoint) -> list[str]:
         """Return the languages that a checkpoint is evaluated in."""
@@ -236,12 +260,19 @@ class Plan:
 
     def train(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the configuration of stage `train`."""
-        return {
+        stage = {
             "method": self.config.methods[checkpoint.method].canonical(),
             "setting": self.config.settings[checkpoint.setting].canonical(),
-            "extraction": self.config.extraction.canonical(),
+            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
             "seed": checkpoint.seed,
         }
+        if self.needs_states(checkpoint.method):
+            stage["extraction"] = self.config.extraction.canonical()
+        return stage
+
+    def training_code(self, method: str) -> str:
+        """Return the digest of the code that trains a method: its own module and what that imports."""
+        return method_digest(self.config.methods[method].kind)
 
     def evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the configuration of stage `evaluate`."""
@@ -370,6 +401,14 @@ def code_digest(*modules: str) -> str:
     for name in sorted(seen):
         checksum.update(_code(_module_file(package, name)).encode())
     return checksum.hexdigest()[:16]
+
+
+def method_digest(kind: str) -> str:
+    """Digest of the code behind a kind of method; of a module of the user's, its file and what it imports from here."""
+    if "." not in kind:
+        return code_digest(f"methods.{kind}")
+    file = Path(str(methods.module_of(kind).__file__))
+    return digest([_code(file), code_digest(*_imports(file))])[:16]
 
 
 def _module_file(package: Path, name: str) -> Path:

@@ -53,7 +53,8 @@ def run(config, manifest, tmp_path_factory) -> Path:
     arguments = ["--config", json.dumps({"setting": setting}), *files, "--output", subspaces]
     assert cli.main(["fit-subspaces", *map(str, arguments)]) == 0
     method = {"kind": "lens", "lr": 1e-3, "lambda_unit": "state_norm", "lambda": 0.5, "batch_size": 4, "epochs": 3}
-    stage = json.dumps({"method": method, "setting": setting, "extraction": extraction, "seed": 0})
+    sections = {"method": method, "setting": setting, "prompt": prompt, "extraction": extraction, "seed": 0}
+    stage = json.dumps(sections)
     output = folder / NAME / "en-zh" / "lens" / "seed0" / "delta.safetensors"
     arguments = ["--config", stage, "--backbone", manifest, "--subspaces", subspaces, *files, "--output", output]
     assert cli.main(["train", *map(str, arguments)]) == 0

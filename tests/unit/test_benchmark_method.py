@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 import tiny
 from lensflow import fitting, hidden_states, training
-from lensflow.config import Extraction, Lens, PlainPrompt, Setting
+from lensflow.config import Extraction, PlainPrompt, Setting
 from lensflow.corpora import read_texts
 from lensflow.decoders import load_decoder
 from lensflow.files import write_jsonl
+from lensflow.methods.lens import Lens
 from lensflow.prompts import PromptTokenizer
 
 PAIRS = 12  # not a multiple of the published probing batch, nor of the training batch

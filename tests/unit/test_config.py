@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from snakemake.utils import update_config
 
 from lensflow import cli
-from lensflow.config import Config, Lens, Setting, did_you_mean, load, parse, resolve
+from lensflow.config import Config, Setting, did_you_mean, load, parse, resolve
 from lensflow.errors import LensflowError
+from lensflow.methods.lens import Lens
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = Path("workflow/schemas/config.schema.yaml")

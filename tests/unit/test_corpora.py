@@ -69,23 +69,23 @@ def test_a_language_that_is_not_there(tmp_path):
 
 
 def test_a_digest_changes_with_its_language_alone(tmp_path):
-    before = language_digests(write(tmp_path / "before"))
+    before = language_digests(read_corpus(write(tmp_path / "before")))
     assert list(before) == ["en", "zh"]
 
     more = {split: rows(split, 2, ("en", "zh", "sw")) for split in SPLITS}
-    assert language_digests(write(tmp_path / "more", **more)).items() > before.items()
+    assert language_digests(read_corpus(write(tmp_path / "more", **more))).items() > before.items()
 
     changed = rows("test", 2)
     changed[1]["prompt"]["zh"] += "!"
-    after = language_digests(write(tmp_path / "changed", test=changed))
+    after = language_digests(read_corpus(write(tmp_path / "changed", test=changed)))
     assert after["en"] == before["en"]
     assert after["zh"] != before["zh"]
 
 
 def test_a_digest_knows_the_split(tmp_path):
     """The same texts, the other way round: train and dev are not used for the same."""
-    swapped = language_digests(write(tmp_path / "b", train=rows("dev", 2), dev=rows("train", 2)))
-    assert swapped["zh"] != language_digests(write(tmp_path / "a"))["zh"]
+    swapped = language_digests(read_corpus(write(tmp_path / "b", train=rows("dev", 2), dev=rows("train", 2))))
+    assert swapped["zh"] != language_digests(read_corpus(write(tmp_path / "a")))["zh"]
 
 
 def test_one_text_may_stand_in_two_languages(tmp_path):

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.config import Evaluation, Extraction, Judge, Lens, Run, Setting
+from lensflow.config import Evaluation, Extraction, Judge, Lora, Run, Setting
+from lensflow.methods.cpt import Cpt
+from lensflow.methods.lens import Lens
+from lensflow.methods.qalign import Qalign
+from lensflow.methods.sft import Sft
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +23,7 @@ def test_the_readmes_table_was_printed_by_the_demo():
     assert [line for line in lines if line not in printed] == []
 
 
-@pytest.mark.parametrize("section", [Evaluation, Extraction, Judge, Lens, Run, Setting])
+@pytest.mark.parametrize("section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Qalign, Run, Setting, Sft])
 def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()
     names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from lensflow import cli, fitting, training
-from lensflow.config import Extraction, Lens
+from lensflow.config import Extraction
 from lensflow.decoders import layers_of, load_top_layers
 from lensflow.errors import LensflowError
-from lensflow.methods.lens import objective
+from lensflow.methods.lens import Lens
+from lensflow.objective import objective
 from lensflow.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
 
 CACHED = 2
@@ -421,6 +422,7 @@ def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
 
 def train_arguments(files, output, config, seed=0):
     settings = {"method": config.canonical(), "setting": files.setting("post_norm").canonical()}
+    settings["prompt"] = {"format": "plain"}
     folder = files.checkpoint / "manifest.json"
     return [
         "train",

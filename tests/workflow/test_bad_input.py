@@ -211,6 +211,42 @@ def test_a_corpus_without_a_folder(project, config, error):
     assert "corpus: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl" in error(config)
 
 
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"kind": "no_such.thing"}, "config: methods.own.kind: module 'no_such.thing' cannot be imported (ModuleNotF"),
+        ({"kind": "os.path"}, "config: methods.own.kind: module 'os.path' has no class Config, a subclass of"),
+        ({"lr": 1.0}, "config: methods.own.kind: is missing; add it"),
+        ({"kind": "lens", "direction": "permuted"}, "methods.own.direction: permuted needs at least two target lang"),
+        ({"kind": "sft", "lora": {"rank": 0}}, "config: methods.own.lora.rank: must be greater than or equal to 1"),
+        ({"kind": "sft", "examples": 121}, "methods.own.examples: 121 is more than the 120 items to train on in corp"),
+        ({"kind": "qalign", "examples": 121}, "methods.own.examples: 121 is more than the 120 items to train on in"),
+    ],
+)
+def test_a_method(config, error, entry, message):
+    config["methods"]["own"] = entry
+    config["runs"][0]["methods"] = ["own"]
+    assert message in error(config)
+
+
+def test_fine_tuning_without_answers(project, config, error):
+    own_corpus(config)
+    for setting in config["settings"].values():
+        setting["training"] = "own"
+    path = project / "corpus" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        del row["answer"]["sw"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config["methods"]["sft"] = {"kind": "sft"}
+    config["runs"][0]["methods"] = ["sft"]
+    message = "methods.sft.kind: sft trains on answers, and corpus 'own' has none in 'sw'; add them to its train.jsonl"
+    assert message in error(config)
+
+
 # Benchmarks
 
 
@@ -371,7 +407,7 @@ def test_no_disk_space_in_the_middle_of_a_job(monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lensflow.scores.collect", write)
-    message = refused(["collect-scores", "--scores", "a", "--output", "b"], capsys)
+    message = refused(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"], capsys)
     assert message == "error: no space left on the disk; free some and run again"
 
 

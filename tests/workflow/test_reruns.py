@@ -6,6 +6,7 @@ records are real. Each test then asks for the plan after one change (`snakemake 
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,8 +148,8 @@ def test_what_no_result_depends_on(finished, config):
     comment = ("src/lensflow/subspaces.py", "\ndef ", "\n# A comment.\ndef ")
     docstring = ("src/lensflow/subspaces.py", '"""Language-agnostic', '"""In other words: language-agnostic')
     new_docstring = ("src/lensflow/corpora.py", "where: str) -> None:\n", 'where: str) -> None:\n    """Check."""\n')
-    memory = ("workflow/rules/training.smk", "mem_mb=4000", "mem_mb=4001")
-    threads = ("workflow/rules/training.smk", "threads: 1", "threads: 2")
+    memory = ("workflow/rules/training.smk", "4000 if", "4001 if")
+    threads = ("workflow/rules/training.smk", "1 if", "2 if")
     with edited(finished.root, comment, docstring, new_docstring, memory, threads):
         assert planned(finished, config) == set()
 
@@ -186,6 +187,48 @@ def test_a_local_data_set(finished, config):
         assert "fetch_items mine zh" in after
         assert "fetch_items cldr zh" not in after
     finally:
+        assert finished.snakemake(demo_config()).returncode == 0
+
+
+METHOD = """
+from lensflow import deltas
+from lensflow.config import Method
+
+class Config(Method):
+    pass
+
+def train(run):
+    deltas.write({}, run.backbone.parent, run.output)
+"""
+
+
+def test_the_code_of_one_method(finished, config):
+    """Fine-tuning and a method of one's own, beside Lens: each depends on its own code and inputs."""
+    (finished.root / "own").mkdir()
+    (finished.root / "own" / "mine.py").write_text(METHOD)
+    config["methods"] |= {"sft": {"kind": "sft"}, "mine": {"kind": "own.mine"}}
+    config["runs"][0]["methods"] = ["base", "lens-a", "lens-b", "sft", "mine"]
+    lens, sft, mine = RUNS, ["en-zh/sft", "en-sw/sft"], ["en-zh/mine", "en-sw/mine"]
+    unused = "\nUNUSED = 1\n"
+    try:
+        assert finished.snakemake(config).returncode == 0
+        assert planned(finished, config) == set()
+        for file, text, expected in (
+            ("src/lensflow/methods/sft.py", "\nConfig = Sft\n", sft),
+            ("src/lensflow/objective.py", "\ndef objective(", lens),
+            ("own/mine.py", "\ndef train(", mine),
+        ):
+            with edited(finished.root, (file, text, unused + text)):
+                assert planned(finished, config) == trained(*expected) | SCORES_AND_LATER, file
+        with edited(finished.root, ("own/mine.py", "\ndef train(", "\n# A comment.\ndef train(")):
+            assert planned(finished, config) == set()
+        # An extraction that is another one changes what Lens is trained on, and nothing else.
+        config["extraction"] = {"max_tokens": 64}
+        after = planned(finished, config)
+        assert {f"train {run}" for run in lens} <= after
+        assert not after & (trained(*sft) | trained(*mine))
+    finally:
+        shutil.rmtree(finished.root / "own")
         assert finished.snakemake(demo_config()).returncode == 0
 
 

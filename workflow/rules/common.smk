@@ -54,6 +54,13 @@ def of_languages(pattern, corpus):
     return paths
 
 
+def with_states(paths):
+    """An input function: `paths` for a method that needs hidden states, nothing for the others."""
+    return lambda wildcards: (
+        paths(wildcards) if PLAN.needs_states(wildcards.method) else []
+    )
+
+
 def manifest_of(wildcards):
     """The manifest of the checkpoint that is evaluated: the backbone itself or an exported one."""
     if wildcards.method == "base":

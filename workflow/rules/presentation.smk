@@ -35,7 +35,11 @@ rule make_figures:
     input:
         config="results/config.json",
         comparisons="results/comparisons.csv",
-        subspaces="results/{backbone}/{setting}/subspaces.safetensors",
+        subspaces=lambda wildcards: (
+            "results/{backbone}/{setting}/subspaces.safetensors"
+            if PLAN.on_states(wildcards.backbone, wildcards.setting)
+            else []
+        ),
         runs=lambda wildcards: [
             f"results/{c.folder}/history.jsonl"
             for c in PLAN.trained(wildcards.backbone)

@@ -1,10 +1,14 @@
 rule train:
     input:
         backbone="results/{backbone}/backbone/manifest.json",
-        subspaces="results/{backbone}/{setting}/subspaces.safetensors",
-        states=of_languages(
-            "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
-            "training",
+        subspaces=with_states(
+            lambda wildcards: "results/{backbone}/{setting}/subspaces.safetensors"
+        ),
+        states=with_states(
+            of_languages(
+                "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
+                "training",
+            )
         ),
         texts=of_languages("results/data/{corpus}/{language}.jsonl", "training"),
     output:
@@ -12,18 +16,20 @@ rule train:
         config=f"{RUN}/config.json",
         history=f"{RUN}/history.jsonl",
         states=f"{RUN}/dev_states.safetensors",
+        cost=f"{RUN}/cost.json",
     log:
         "logs/{backbone}/{setting}/{method}/seed{seed}/train.log",
     benchmark:
         "logs/{backbone}/{setting}/{method}/seed{seed}/train.tsv"
     conda:
         "../../envs/cpu.yaml"
-    threads: 1
+    # The top layers alone fill no more than a thread; the whole network uses all, and memory for its logits.
+    threads: lambda wildcards: 1 if PLAN.needs_states(wildcards.method) else workflow.cores
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards: 4000 if PLAN.needs_states(wildcards.method) else 10000,
     params:
         config=lambda wildcards: as_parameter(PLAN.train(checkpoint_of(wildcards))),
-        code=code_digest("training"),
+        code=lambda wildcards: PLAN.training_code(wildcards.method),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
         " --states {input.states} --texts {input.texts} --output {output.delta} 2> {log}"

@@ -1,75 +1,89 @@
-"""Lens: language subspace manipulation (arXiv 2410.04407, section 3.2)."""
+"""Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), its ablations and its controls.
 
-from dataclasses import dataclass
+The objective stands in `lensflow.objective`, the training loop in `lensflow.training`.
+"""
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from lensflow import losses
-from lensflow.config import Lens
-from lensflow.fitting import LanguageSubspaces
+from pydantic import Field
 
-
-@dataclass(frozen=True)
-class LensObjective:
-    """The three terms of the loss for batches of pairs (central text, target text).
-
-    Attributes:
-        config: weights, reduction, where to retain.
-        agnostic: (d,) M_a of the top layer.
-        specific: (d, r) M_s of the top layer.
-        shifts: λ_t δ_t of each target, (d,).
-    """
-
-    config: Lens
-    agnostic: Tensor
-    specific: Tensor
-    shifts: dict[str, Tensor]
-
-    def terms(
-        self,
-        languages: list[str],
-        target: Tensor,
-        target_reference: Tensor,
-        counterpart: Tensor,
-        central: Tensor,
-        central_reference: Tensor,
-    ) -> dict[str, Tensor]:
-        """Compute the unweighted terms of n pairs and the m central texts in them, averaged over pairs and texts.
-
-        Args:
-            languages: n target languages.
-            target: (n, d) states of the target texts.
-            target_reference: the same from the untouched backbone.
-            counterpart: (n, d) states of the same texts in the central language.
-            central: what is retained, (m, d): states of the central texts' last tokens, or means over their tokens.
-            central_reference: the same from the untouched backbone.
-        """
-        reduction = self.config.reduction
-        shift = torch.stack([self.shifts[language] for language in languages])
-        return {
-            "pull": losses.pull(target, counterpart, self.agnostic, reduction),
-            "push": losses.push(target, target_reference, shift, self.specific, reduction),
-            "retain": losses.retain(central, central_reference, reduction),
-        }
-
-    def loss(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weigh the terms: w_pull·pull + w_push·push + w_retain·retain."""
-        weights = self.config.weights
-        return weights.pull * terms["pull"] + weights.push * terms["push"] + weights.retain * terms["retain"]
+from lensflow.config import Count, Extraction, Language, Method, NonNegative, Positive, Setting, Strict
+from lensflow.methods import Run, Trained
 
 
-def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...]) -> LensObjective:
-    """Build the objective at the top layer.
+class LensWeights(Strict):
+    """Weights of the three terms of the loss; a term of weight 0 is ablated."""
 
-    With `lambda_unit: absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its
-    own states along δ, which makes λ comparable between languages and backbones.
-    """
-    shifts = {}
-    for language in targets:
-        index = subspaces.languages.index(language)
-        shift = subspaces.directions[-1, index]
-        if config.lambda_unit == "state_norm":
-            shift = shift / shift.norm() * subspaces.norms[-1, index]
-        shifts[language] = config.strength_of(language) * shift
-    return LensObjective(config, subspaces.agnostic[-1], subspaces.specific[-1], shifts)
+    pull: NonNegative = 1.0
+    push: NonNegative = 1.0
+    retain: NonNegative = 1.0
+
+
+class Lens(Method):
+    """Language subspace manipulation (paper, section 3.2)."""
+
+    needs_states: ClassVar[bool] = True
+
+    kind: Literal["lens"]
+    layers: Count = 2  # top decoder layers that train; code: the last 1-2 of 32
+    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
+    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
+    # Where a target is pushed: along its own δ (paper), or, as controls, along a random direction or another target's.
+    direction: Literal["own", "random", "permuted"] = "own"
+    weights: LensWeights = LensWeights()
+    retain_on: Literal["last", "mean"] = "last"  # code: mean over token positions
+    reduction: Literal["sum", "mean"] = "mean"  # over d; paper: the squared norm (sum); code: mean
+    lr: Positive = 1e-5  # code
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps; code
+    weight_decay: NonNegative = 0.1  # code
+    max_grad_norm: Positive = 1.0  # code: the default of HF's Trainer
+    # Of the trained layers; mixed: the backbone's, with float32 masters (code: bfloat16 under DeepSpeed).
+    precision: Literal["float32", "mixed"] = "float32"
+    epochs: Count = 1  # paper
+    batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
+    batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
+
+    def strength_of(self, language: str) -> float:
+        """λ of one target language."""
+        return self.strength[language] if isinstance(self.strength, dict) else self.strength
+
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
+        """Check that the states which training needs are kept, and that every target has a λ and a direction."""
+        if self.layers > extraction.trainable_layers:
+            raise ValueError(
+                f"layers: {self.layers} is more than extraction.trainable_layers ({extraction.trainable_layers}); "
+                "raise that key"
+            )
+        if extraction.pooling == "mean" and self.retain_on == "last":
+            raise ValueError("retain_on: last needs extraction.pooling: last; set it to mean")
+        for name, setting in settings.items():
+            if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
+                raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
+            if self.direction == "permuted" and len(setting.targets) < 2:
+                raise ValueError(
+                    f"direction: permuted needs at least two target languages, setting {name} has one; "
+                    "use another setting or direction"
+                )
+
+
+Config = Lens
+
+
+def train(run: Run[Lens]) -> Trained:
+    """Train the top layers on cached states."""
+    from lensflow import training
+
+    assert run.hidden is not None
+    return training.train(
+        run.method,
+        run.setting,
+        run.seed,
+        run.hidden.extraction,
+        run.backbone.parent,
+        run.hidden.subspaces,
+        run.hidden.states,
+        run.texts,
+        run.output,
+    )

@@ -1,0 +1,48 @@
+"""What a training takes: time, memory, tokens, parameters (stage `train`)."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lensflow.files import atomic_path, write_json, write_jsonl
+from lensflow.methods import Run, module_of
+
+
+def train_measured(run: Run[Any]) -> None:
+    """Train by the method's own `train` and write `cost.json` beside the delta.
+
+    It holds `seconds` (loading and writing included; what killed processes spent on what was gone on from is added),
+    `device` (`cpu` or `cuda`), `peak_memory` (bytes: the process's largest resident set, or the most that was allocated
+    on the GPU), `tokens` (that were trained on, each as often as it was) and `trained_parameters`. It is of this stage
+    alone, not of those that extract hidden states before it.
+
+    History and dev states that a method does not write are left empty, so that all methods have the same files.
+    """
+    history, dev_states = run.output.with_name("history.jsonl"), run.output.with_name("dev_states.safetensors")
+    for path in (history, dev_states):
+        path.unlink(missing_ok=True)  # of another method that had this name
+    on_gpu = torch.cuda.is_available()
+    started = time.monotonic()
+    trained = module_of(run.method.kind).train(run)
+    seconds = time.monotonic() - started
+    if not history.exists():
+        write_jsonl(history, [])
+    if not dev_states.exists():
+        with atomic_path(dev_states) as temporary:
+            save_file({}, temporary)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    allocated = torch.cuda.max_memory_allocated() if on_gpu else 0
+    write_json(
+        run.output.with_name("cost.json"),
+        {
+            "seconds": round(trained.earlier_seconds + seconds, 3),
+            "device": "cuda" if allocated else "cpu",
+            "peak_memory": allocated or resident,
+            "tokens": trained.tokens,
+            "trained_parameters": trained.parameters,
+        },
+    )

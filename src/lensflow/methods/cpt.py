@@ -1,0 +1,38 @@
+"""Continual pre-training on the training corpus's texts, outside of any prompt format."""
+
+from typing import Literal
+
+from lensflow.config import FineTuning, Setting
+from lensflow.methods import Run, Trained
+
+TEXTS = ("prompt", "answer")
+
+
+class Cpt(FineTuning):
+    """Continual pre-training on plain text: a prompt and, where it has one, its answer; every token counts."""
+
+    kind: Literal["cpt"]
+    languages: Literal["targets", "all"] = "targets"
+
+    def languages_in(self, setting: Setting) -> tuple[str, ...]:
+        """Return the languages that are trained on."""
+        return setting.targets if self.languages == "targets" else setting.languages
+
+
+Config = Cpt
+
+
+def train(run: Run[Cpt]) -> Trained:
+    """Train on all text of the train split."""
+    from lensflow import finetuning
+
+    tokenizer = finetuning.tokenizer_of(run)
+
+    def examples(split: str) -> list[finetuning.Example]:
+        return [
+            finetuning.plain(tokenizer, f"{language} {row['id']}", "\n".join(row[key] for key in TEXTS if key in row))
+            for language in run.method.languages_in(run.setting)
+            for row in finetuning.rows_of(run, language, split)
+        ]
+
+    return finetuning.fine_tune(run, examples("train"), examples("dev"))

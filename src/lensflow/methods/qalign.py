@@ -1,0 +1,48 @@
+"""Question alignment (QAlign: Zhu et al., 2024, arXiv 2401.07817), its first stage.
+
+The model learns to translate a question of a target language into the central language, which needs parallel questions
+and no answers. QAlign's second stage, instruction tuning in the central language, is not part of it, so that the method
+sees the same data as Lens.
+"""
+
+from typing import Literal
+
+from lensflow.config import FineTuning
+from lensflow.methods import Run, Trained
+
+
+class Qalign(FineTuning):
+    """Translation of target-language prompts into the central language; the loss is of the translations' tokens."""
+
+    kind: Literal["qalign"]
+
+
+Config = Qalign
+
+
+def instruction(source: str, target: str, text: str) -> str:
+    """Return what the model is asked, with languages by their English names."""
+    return f"Translate this question from {source} into {target}: {text}"
+
+
+def train(run: Run[Qalign]) -> Trained:
+    """Train on the train split's pairs of every target language with the central one."""
+    from lensflow import finetuning
+    from lensflow.languages import english_name
+
+    tokenizer, central = finetuning.tokenizer_of(run), run.setting.central
+
+    def examples(split: str) -> list[finetuning.Example]:
+        translations = {row["id"]: row["prompt"] for row in finetuning.rows_of(run, central, split)}
+        return [
+            finetuning.answered(
+                tokenizer,
+                f"{language} {row['id']}",
+                instruction(english_name(language), english_name(central), row["prompt"]),
+                translations[row["id"]],
+            )
+            for language in run.setting.targets
+            for row in finetuning.rows_of(run, language, split)
+        ]
+
+    return finetuning.fine_tune(run, examples("train"), examples("dev"))

@@ -1,0 +1,317 @@
+"""Fine-tuning on texts: what is learnt from, what comes out, and that it is the same again."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Trainer
+
+import tiny
+from lensflow import deltas, finetuning
+from lensflow.config import AnyMethod, ChatPrompt, PlainPrompt, Setting, parse
+from lensflow.errors import LensflowError
+from lensflow.files import write_jsonl
+from lensflow.finetuning import IGNORED, Example, answered, collate, cut, plain
+from lensflow.methods import Run, module_of
+from lensflow.prompts import PromptTokenizer
+
+PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
+SETTING = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})
+BOS, EOS = 1, 2
+IDS = torch.arange(3, 40).reshape(1, -1)
+TRAIN, DEV = 9, 3
+FAST = {"lr": 1e-2, "batch_size": 4, "epochs": 2, "warmup": 0.0}
+
+
+def item(language: str, index: int, split: str, answers: bool) -> dict:
+    row = {"id": f"{split}-{index}", "split": split, "prompt": f"{language} {split} {index}?"}
+    return row | {"answer": f"{language} says {index * 7}."} if answers else row
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> dict[str, Path]:
+    """Texts as the embedded corpus has them: answers in the train split alone."""
+    folder = tmp_path_factory.mktemp("texts")
+    for language in tiny.LANGUAGES:
+        rows = [item(language, index, "train", True) for index in range(TRAIN)]
+        rows += [item(language, index, split, False) for split in ("dev", "test") for index in range(DEV)]
+        write_jsonl(folder / f"{language}.jsonl", rows)
+    return {language: folder / f"{language}.jsonl" for language in tiny.LANGUAGES}
+
+
+@pytest.fixture
+def run(checkpoint, texts, tmp_path):
+    """Build a run of a method on a tiny backbone."""
+
+    def build(kind="sft", family="llama", seed=0, folder="first", dtype=torch.float32, texts=texts, **keys):
+        manifest = tmp_path / family / str(dtype) / "manifest.json"
+        if not manifest.exists():
+            tiny.backbone(checkpoint(family, dtype), manifest)
+        method = parse(AnyMethod, {"kind": kind} | FAST | keys)
+        output = tmp_path / folder / kind / f"seed{seed}" / "delta.safetensors"
+        return Run(method, SETTING, seed, PROMPT, manifest, texts, output)
+
+    return build
+
+
+def train(run):
+    return module_of(run.method.kind).train(run)
+
+
+def history(run):
+    return [json.loads(line) for line in run.output.with_name("history.jsonl").open()]
+
+
+def learnt_from(run, monkeypatch) -> dict[str, list[Example]]:
+    """The examples that a method trains on and those that it records the loss of."""
+    found = {}
+    monkeypatch.setattr(finetuning, "fine_tune", lambda run, train, dev: found.update(train=train, dev=dev))
+    train(run)
+    return found
+
+
+def tokenizer_of(checkpoint, prompt=PROMPT):
+    return PromptTokenizer(checkpoint("llama"), prompt)
+
+
+# --- What is learnt from ----------------------------------------------------------------------------------------------
+
+
+def test_the_answer_counts_and_the_prompt_does_not(checkpoint):
+    """By hand: the tokenizer has one token a byte."""
+    tokenizer = tokenizer_of(checkpoint)
+    example = answered(tokenizer, "zh 1", "Hi", "好")
+    before, after = "Q: Hi\nA:", " 好"
+    prompt, answer = (tokenizer.tokenizer.encode(part, add_special_tokens=False).ids for part in (before, after))
+    assert (len(prompt), len(answer)) == (8, 4)
+    assert example.ids == [BOS, *prompt, *answer, EOS]
+    assert example.counted == [False] * 9 + [True] * 5
+    assert example.ids[:9] == tokenizer.encode("Hi")  # what the model is asked with when it is evaluated
+
+
+def test_a_chats_answer_follows_its_template(checkpoint, tmp_path):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((checkpoint("llama") / file).read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}[{{ messages[0]['content'] }}]")
+    tokenizer = PromptTokenizer(tmp_path, ChatPrompt(format="chat"))
+    example = answered(tokenizer, "zh 1", "Hi", "yes")
+    assert example.ids == [
+        *tokenizer.encode("Hi"),
+        *tokenizer.tokenizer.encode("yes", add_special_tokens=False).ids,
+        EOS,
+    ]
+    assert example.counted == [False] * (len(example.ids) - 4) + [True] * 4
+
+
+def test_a_tokenizer_without_an_end(checkpoint, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((checkpoint("llama") / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(LensflowError, match=r"no eos_token in tokenizer_config\.json that the tokenizer knows$"):
+        plain(PromptTokenizer(tmp_path, PROMPT), "zh 1", "Hi")
+
+
+def test_a_batch_is_padded_and_masked():
+    short, long = Example("a", [1, 7, 2], [False, False, True]), Example("b", [1, 8, 9, 2], [True] * 4)
+    batch = collate([short, long])
+    assert batch["input_ids"].tolist() == [[1, 7, 2, 0], [1, 8, 9, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 2, IGNORED], [IGNORED, 8, 9, 2]]
+
+
+def test_the_loss_is_the_mean_over_the_answers_tokens(run):
+    """The Trainer's first loss against whole distributions, text by text."""
+    first = run(batch_size=64, epochs=1)
+    train(first)
+    model = AutoModelForCausalLM.from_pretrained(first.backbone.parent, dtype=torch.float32).eval()
+    tokenizer, losses = finetuning.tokenizer_of(first), []
+    for language in ("zh", "sw"):
+        for index in range(TRAIN):
+            row = item(language, index, "train", True)
+            ids = tokenizer.encode(row["prompt"])
+            start = len(ids)
+            ids = [*ids, *tokenizer.tokenizer.encode(f" {row['answer']}", add_special_tokens=False).ids, EOS]
+            with torch.no_grad():
+                scores = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+            losses += [-float(scores[place - 1, ids[place]]) for place in range(start, len(ids))]
+    assert history(first)[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_sft_learns_from_the_targets_answers(run, monkeypatch):
+    found = learnt_from(run(), monkeypatch)
+    assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in ("zh", "sw") for i in range(TRAIN)]
+    assert found["dev"] == []  # no answers there
+    found = learnt_from(run(languages="all", examples=2), monkeypatch)
+    assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in tiny.LANGUAGES for i in range(2)]
+
+
+def test_cpt_learns_from_plain_text(run, monkeypatch):
+    this = run("cpt", examples=3)
+    found, tokenizer = learnt_from(this, monkeypatch), finetuning.tokenizer_of(this)
+    assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in ("zh", "sw") for i in range(3)]
+    assert [e.name for e in found["dev"]] == [f"{code} dev-{i}" for code in ("zh", "sw") for i in range(DEV)]
+    assert [tokenizer.decode(e.ids) for e in found["train"][:2]] == [
+        "zh train 0?\nzh says 0.",
+        "zh train 1?\nzh says 7.",
+    ]
+    assert tokenizer.decode(found["dev"][0].ids) == "zh dev 0?"
+    assert all(e.ids[0] == BOS and e.ids[-1] == EOS and all(e.counted) for e in found["train"])
+
+
+def test_qalign_learns_to_translate_into_the_central_language(run, monkeypatch):
+    this = run("qalign", examples=3)
+    found, tokenizer = learnt_from(this, monkeypatch), finetuning.tokenizer_of(this)
+    assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in ("zh", "sw") for i in range(3)]
+    assert len(found["dev"]) == 2 * DEV
+    example = found["train"][4]
+    asked = "Q: Translate this question from Swahili into English: sw train 1?\nA:"
+    assert tokenizer.decode(example.ids) == f"{asked} en train 1?"
+    counted = [token for token, flag in zip(example.ids, example.counted, strict=True) if flag]
+    assert tokenizer.decode(counted) == " en train 1?"
+    assert counted[-1] == EOS
+
+
+def test_a_long_example_is_cut():
+    example = Example("zh train-1", [1, 5, 6, 7], [False, False, True, True])
+    assert cut([example], 3) == [Example("zh train-1", [1, 5, 6], [False, False, True])]
+    with pytest.raises(LensflowError, match=r"^zh train-1: nothing to learn within max_tokens \(2\); raise it$"):
+        cut([example], 2)
+
+
+def test_too_few_items(run, texts, tmp_path):
+    with pytest.raises(LensflowError, match=r"zh\.jsonl: 9 items with answer in the train split, 10 needed; lower"):
+        train(run(examples=10))
+    unanswered = dict(texts, sw=tmp_path / "sw.jsonl")
+    write_jsonl(unanswered["sw"], [item("sw", index, "train", False) for index in range(TRAIN)])
+    with pytest.raises(LensflowError, match=r"sw\.jsonl: 0 items with answer in the train split, 1 needed"):
+        train(run(texts=unanswered))
+
+
+# --- What comes out ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained_logits(monkeypatch):
+    """The logits of every model as the Trainer left it, adapters still beside the weights."""
+    found = []
+    original = Trainer.train
+
+    def train_and_look(self):
+        original(self)
+        with torch.no_grad():
+            found.append(self.model.eval()(IDS).logits)
+
+    monkeypatch.setattr(Trainer, "train", train_and_look)
+    return found
+
+
+@pytest.mark.parametrize("lora", [{}, None], ids=["lora", "full"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_exported_model_is_the_trained_one(run, tmp_path, trained_logits, family, lora):
+    this = run(family=family, lora=lora, epochs=1)
+    train(this)
+    output = tmp_path / "checkpoint" / "manifest.json"
+    deltas.export(this.backbone, this.output, output)
+    exported, before = (
+        AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32).eval()
+        for path in (output, this.backbone)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(exported(IDS).logits, trained_logits[0], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(before(IDS).logits, trained_logits[0], atol=1e-2)
+    delta, old = load_file(this.output), before.state_dict()
+    assert all(value.dtype == torch.float32 and not torch.equal(value, old[name]) for name, value in delta.items())
+    tied = tiny.FAMILIES[family]["tie_word_embeddings"]
+    if lora is None:
+        assert delta.keys() == {name for name in old if not (tied and name == "lm_head.weight")}
+    else:
+        linear = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Linear)}
+        assert delta.keys() == linear - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_small_updates_of_a_bfloat16_backbone_are_kept(run, precision):
+    this = run(dtype=torch.bfloat16, lora=None, lr=1e-5, precision=precision)
+    train(this)
+    backbone = AutoModelForCausalLM.from_pretrained(this.backbone.parent, dtype=torch.float32).state_dict()
+    moved = torch.cat([(value - backbone[name]).flatten().abs() for name, value in load_file(this.output).items()])
+    assert 0 < moved.max() < 1e-4
+    assert (moved != 0).float().mean() > 0.8  # but for the embeddings of bytes that no text has
+
+
+def test_bfloat16_computes_in_it(run):
+    first, second = run(folder="a", epochs=1), run(folder="b", epochs=1, precision="bfloat16")
+    for this in (first, second):
+        train(this)
+    losses = [[row["loss"] for row in history(this)] for this in (first, second)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_what_it_took(run):
+    this = run("cpt", lora={"rank": 3}, epochs=3)
+    took = train(this)
+    lines = [
+        "\n".join(row[key] for key in ("prompt", "answer"))
+        for row in (item(code, i, "train", True) for code in ("zh", "sw") for i in range(TRAIN))
+    ]
+    assert took.tokens == 3 * sum(len(line) + 2 for line in lines)  # BOS and EOS
+    model = AutoModelForCausalLM.from_pretrained(this.backbone.parent)
+    linear = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"]
+    assert took.parameters == sum(3 * (m.in_features + m.out_features) for m in linear)
+    whole = train(run(lora=None, epochs=1))
+    assert whole.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_history(run, capsys):
+    this = run("cpt", epochs=3, warmup=0.4, schedule="linear", lora=None)
+    train(this)
+    assert capsys.readouterr().out == ""  # progress goes to stderr
+    rows, steps = history(this), 3 * math.ceil(2 * TRAIN / 4)
+    learnt, dev = ([row for row in rows if row["split"] == split] for split in ("train", "dev"))
+    assert [row["step"] for row in learnt] == list(range(1, steps + 1))
+    assert [row["epoch"] for row in learnt] == pytest.approx([step / 5 for step in range(1, steps + 1)], abs=1e-4)
+    warmup = 6
+    factors = [step / warmup if step < warmup else (steps - step) / (steps - warmup) for step in range(steps)]
+    assert [row["lr"] for row in learnt] == pytest.approx([1e-2 * factor for factor in factors])
+    assert all(row["grad_norm"] > 0 for row in learnt)
+    assert [row["step"] for row in dev] == [0, 5, 10, 15]
+    assert learnt[-1]["loss"] < learnt[0]["loss"]
+    assert {path.name for path in this.output.parent.iterdir()} == {"delta.safetensors", "history.jsonl"}
+
+
+def test_the_same_again(run):
+    first, again, other = run(folder="a"), run(folder="b"), run(folder="c", seed=1)
+    for this in (first, again, other):
+        train(this)
+    assert first.output.read_bytes() == again.output.read_bytes()
+    assert history(first) == history(again)
+    assert first.output.read_bytes() != other.output.read_bytes()
+
+
+def test_a_loss_that_is_not_finite(run):
+    with pytest.raises(LensflowError, match=r"^step \d+: the loss or its gradient is not finite; lower lr$"):
+        train(run(lr=1e30, lora=None))
+
+
+def test_a_family_whose_checkpoints_have_other_names(run, monkeypatch):
+    class Renamed(finetuning.WeightFiles):
+        def __init__(self, checkpoint):
+            super().__init__(checkpoint)
+            self.location = {f"old.{name}": path for name, path in self.location.items()}
+
+    monkeypatch.setattr(finetuning, "WeightFiles", Renamed)
+    message = r"^model type 'llama': the checkpoint has no tensor 'model\.embed_tokens\.weight'; this family is not"
+    with pytest.raises(LensflowError, match=message):
+        train(run())
+
+
+def test_nothing_is_left_behind(run, monkeypatch, tmp_path):
+    """No checkpoint of the Trainer's, which would be a pickle."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    train(run())
+    assert list((tmp_path / "temporary").iterdir()) == []

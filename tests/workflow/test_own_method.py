@@ -1,0 +1,90 @@
+"""The method that config/README.md adds from outside of the package, as it stands there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from workspace import REPOSITORY, Workspace
+
+import tiny
+from lensflow import cli
+from lensflow.files import read_json, read_jsonl, write_jsonl
+
+SECTION = (
+    (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("### Add a method\n")[1].split("\n### ")[0]
+)
+FILE, ENTRY = (re.search(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL)[1] for kind in ("python", "yaml"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The folder that the file lies in, as PYTHONPATH would name it."""
+    (tmp_path / "my_methods").mkdir()
+    (tmp_path / "my_methods" / "noise.py").write_text(FILE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def with_noise(config: dict) -> dict:
+    config["methods"] |= yaml.safe_load(ENTRY)["methods"]
+    config["runs"] = [config["runs"][0] | {"settings": ["en-zh"], "methods": ["base", "noise"]}]
+    return config
+
+
+def test_it_is_short():
+    assert len(FILE.splitlines()) <= 32
+
+
+def test_it_is_checked_and_planned(folder, workspace: Workspace, config, monkeypatch, capsys):
+    written = folder / "noise.yaml"
+    written.write_text(yaml.safe_dump(with_noise(config)))
+    monkeypatch.chdir(workspace.root)
+    assert cli.main(["check", "--configfile", str(written)]) == 0
+    assert capsys.readouterr().out == "ok: 1 backbones, 2 checkpoints, 1 to train\n"
+
+    path = f"{folder}:{workspace.environment['PYTHONPATH']}"
+    monkeypatch.setitem(workspace.environment, "PYTHONPATH", path)
+    done = workspace.snakemake(config, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "results/tiny/en-zh/noise/seed0/delta.safetensors" in done.stdout
+    assert "rule train:" in done.stdout
+    assert "extract_hidden_states" not in done.stdout  # it has no need of them
+    assert "fit_subspaces" not in done.stdout
+
+
+def test_it_is_found_by_pythonpath_alone(workspace: Workspace, config):
+    done = workspace.snakemake(with_noise(config), "--dry-run")
+    assert done.returncode != 0
+    message = "methods.noise.kind: module 'my_methods.noise' cannot be imported (ModuleNotFoundError"
+    assert sum(message in line for line in done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_it_trains(folder, checkpoint, tmp_path):
+    manifest = tiny.backbone(checkpoint("llama"), tmp_path / "backbone" / "manifest.json")
+    texts = {language: tmp_path / f"{language}.jsonl" for language in ("en", "zh")}
+    for path in texts.values():
+        write_jsonl(path, [{"id": "1", "split": "train", "prompt": "x"}])
+    stage = {
+        "method": yaml.safe_load(ENTRY)["methods"]["noise"],
+        "setting": {"central": "en", "languages": ["en", "zh"]},
+        "prompt": {"format": "plain"},
+        "seed": 3,
+    }
+    output = tmp_path / "noise" / "seed3" / "delta.safetensors"
+    files = ["--backbone", manifest, "--subspaces", "--states", "--texts", *texts.values(), "--output", output]
+    assert cli.main(["train", "--config", json.dumps(stage), *map(str, files)]) == 0
+
+    delta, old = load_file(output), {}
+    for path in manifest.parent.glob("*.safetensors"):
+        old |= load_file(path)
+    assert delta.keys() == {name for name in old if f".layers.{tiny.LAYERS - 1}." in name}
+    moved = torch.cat([((delta[name] - old[name]) / old[name].std()).flatten() for name in delta])
+    assert moved.std() == pytest.approx(0.02, rel=0.05)
+    assert read_json(output.with_name("config.json"))["method"] == {"kind": "my_methods.noise", "scale": 0.02}
+    assert read_json(output.with_name("cost.json"))["trained_parameters"] == moved.numel()
+    assert read_jsonl(output.with_name("history.jsonl")) == []
