@@ -197,6 +197,7 @@ class Setting(Strict):
     training: Name = "embedded"
     space: Literal["post_norm", "pre_norm"] = "post_norm"  # code: the last entry of HF's hidden_states
     rank: Count | None = None  # paper, section 3.1: K-1, which is what null means
+    probing_texts: Count | None = None  # the first so many train texts a language fit the subspaces; null: all
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -467,6 +468,20 @@ class Evaluation(Strict):
     max_model_len: Count = 4096  # tokens of a prompt and its answer
 
 
+class Axis(Strict):
+    """A key and its values."""
+
+    key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")  # of the method, or, with `setting.`, of the setting
+    values: tuple[str | int | float, ...] = Field(min_length=1, strict=False)
+
+
+class Sweep(Axis):
+    """One key of a method or a setting at several values, each of which is a run of its own."""
+
+    method: Name  # that the key belongs to, or that runs in the changed settings
+    by: Axis | None = None  # a second key: all of its values with all of the first one's
+
+
 class Run(Strict):
     """A block of experiments: every combination of what it lists."""
 
@@ -478,6 +493,7 @@ class Run(Strict):
         min_length=1
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+    sweeps: tuple[Name, ...] = Field(default=(), strict=False)
 
     @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
     @classmethod
@@ -508,12 +524,13 @@ class Config(Strict):
     retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()
+    sweeps: dict[Name, Sweep] = {}
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
     def _references(self) -> Self:
         for number, run in enumerate(self.runs):
-            for key in ("backbones", "settings", "methods", "benchmarks"):
+            for key in ("backbones", "settings", "methods", "benchmarks", "sweeps"):
                 catalog = getattr(self, key)
                 for name in getattr(run, key):
                     if name not in catalog:
@@ -529,6 +546,9 @@ class Config(Strict):
                     raise ValueError(f"benchmarks.{name}.corpus: no '{benchmark.corpus}'; {hint}")
             for name in run.methods:
                 self._check_method(name, run.settings)
+            for name in run.sweeps:
+                if (method := self.sweeps[name].method) not in self.methods:
+                    raise ValueError(f"sweeps.{name}.method: no '{method}'; {did_you_mean(method, self.methods)}")
         return self
 
     def _check_setting(self, name: str) -> None:

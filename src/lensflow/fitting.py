@@ -51,9 +51,10 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
     """
     means, norms = [], []
     for language in setting.languages:
-        used = len(read_texts(texts[language], ["train"]))
-        if not used:
-            raise LensflowError(f"{texts[language]}: no text in the train split to probe with")
+        there = len(read_texts(texts[language], ["train"]))
+        used = setting.probing_texts or there
+        if not 0 < used <= there:
+            raise LensflowError(f"{texts[language]}: {there} texts in the train split; lower probing_texts ({used})")
         loaded = hidden_states.load(states[language])
         layers = loaded.layers[:, :used].double()
         if setting.space == "post_norm":  # as HF's hidden_states, whose last entry is after the final norm

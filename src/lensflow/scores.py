@@ -9,6 +9,7 @@ import pandas as pd
 from lensflow import comparisons
 from lensflow.config import Setting
 from lensflow.files import read_json, write_text
+from lensflow.tables import BASE, NO_SETTING
 
 COLUMNS = (
     "backbone",
@@ -27,15 +28,17 @@ COLUMNS = (
     "weights",
     "cell",
 )
+SWEPT = ("sweep", "value", "by", "of_setting")
 
 
 def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     """Write one row a score, and one row a cell of the tables.
 
     Args:
-        config: blocks, settings and retention margins (`Plan.collect_scores`).
+        config: blocks, points of sweeps, settings and retention margins (`Plan.collect_scores`).
         paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
-        output: the CSV file of the scores; `comparisons.csv` goes beside it.
+        output: the CSV file of the scores; `comparisons.csv` and `sweeps.csv`, the same of every point of a sweep,
+            go beside it.
     """
     rows: list[dict[str, Any]] = []
     runs: dict[comparisons.Place, list[Any]] = {}
@@ -53,5 +56,17 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     write_text(output, frame.to_csv(index=False, float_format="%.6g"))
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
     settings = {name: Setting.model_validate(value) for name, value in config["settings"].items()}
-    cells = comparisons.compare(runs, blocks, settings, config["retention_margins"])
-    write_text(output.with_name("comparisons.csv"), cells.to_csv(index=False, float_format="%.6g"))
+    margins = config["retention_margins"]
+    swept = {(point["backbone"], point["setting"], point["method"]) for point in config["sweeps"]}
+    in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
+    main = comparisons.compare(in_tables, blocks, settings, margins)
+    write_text(output.with_name("comparisons.csv"), main.to_csv(index=False, float_format="%.6g"))
+    parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]
+    for point in config["sweeps"]:
+        backbone, setting = point["backbone"], point["setting"]
+        wanted = {(backbone, setting, point["method"]), (backbone, NO_SETTING, BASE)}
+        of_point = {place: cells for place, cells in runs.items() if place[:3] in wanted}
+        compared = comparisons.compare(of_point, [(backbone, setting)], settings, margins)
+        parts.append(compared.assign(**{column: point[column] for column in SWEPT}))
+    frame = pd.concat([part for part in parts if len(part)] or parts)
+    write_text(output.with_name("sweeps.csv"), frame.to_csv(index=False, float_format="%.6g"))

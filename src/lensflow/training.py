@@ -176,7 +176,8 @@ class LensTrainer:
         self.config, self.setting, self.seed = config, setting, seed
         self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
         central = caches[setting.central]
-        self.units = {split: self._units(central.of_split(split)) for split in ("train", "dev")}
+        used = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
+        self.units = {split: self._units(indices) for split, indices in used.items()}
         if not self.units["train"]:
             raise LensflowError("the training corpus has no text in its train split")
         self.steps_per_epoch = math.ceil(len(self.units["train"]) / config.batch_size)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lensflow import backbones, corpora, methods
+from lensflow import backbones, corpora, methods, sweeps
 from lensflow.config import Config, FromDataset, Generation, Judge, Likelihood, MtBench, Task
 from lensflow.errors import LensflowError
 from lensflow.files import canonical_json, digest
@@ -59,7 +59,9 @@ class Plan:
     """
 
     def __init__(self, config: Config, root: Path, repository: Path) -> None:
-        self.config, self.root = config, root
+        self.points = sweeps.points(config)
+        self.config, self.root = sweeps.expand(config), root
+        self._blocks = [(b, s) for run in config.runs for b in run.backbones for s in run.settings]
         self.task_roots = (root, repository)
         self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
         self._collect()
@@ -175,11 +177,16 @@ class Plan:
     @property
     def blocks(self) -> list[tuple[str, str]]:
         """Return each backbone and setting that a table has a block for."""
-        return list(dict.fromkeys((b, s) for run in self.config.runs for b in run.backbones for s in run.settings))
+        return list(dict.fromkeys(self._blocks))
 
     def trained(self, backbone: str | None = None) -> list[Checkpoint]:
         """Return the checkpoints that are trained, of one backbone or of all."""
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
+
+    def shown(self, backbone: str | None = None) -> list[Checkpoint]:
+        """Return the trained checkpoints that tables and figures show one by one: all but the points of sweeps."""
+        swept = {(point.backbone, point.setting, point.method) for point in self.points}
+        return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in swept]
 
     def on_states(self, backbone: str, setting: str) -> bool:
         """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
@@ -319,16 +326,18 @@ class Plan:
 
     def collect_scores(self) -> dict[str, Any]:
         """Return the configuration of stage `collect_scores`."""
-        settings = {name: self.config.settings[name] for _, name in self.blocks}
+        names = {name for _, name in self.blocks} | {point.setting for point in self.points}
+        settings = {name: self.config.settings[name] for name in sorted(names)}
         return {
             "blocks": [list(pair) for pair in self.blocks],
+            "sweeps": [vars(point) for point in self.points],
             "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
             "retention_margins": self.config.retention_margins,
         }
 
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""
-        used = {c.setting for c in self.trained()} | {s for run in self.config.runs for s in run.settings}
+        used, shown = {setting for _, setting in self.blocks}, {c.method for c in self.shown()} | {BASE[1]}
         return {
             "title": self.config.title,
             "backbones": {
@@ -337,11 +346,7 @@ class Plan:
             },
             "blocks": [list(pair) for pair in self.blocks],
             "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
-            "methods": {
-                name: m.canonical()
-                for name, m in self.config.methods.items()
-                if name in {c.method for c in self.checkpoints}
-            },
+            "methods": {name: m.canonical() for name, m in self.config.methods.items() if name in shown},
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }

@@ -101,6 +101,16 @@ def add_a_benchmark(config: dict) -> None:
     config["runs"][0]["benchmarks"].append("likelihood")
 
 
+def add_a_sweep(config: dict) -> None:
+    config["sweeps"] = {"mine": {"method": "lens-a", "key": "lr", "values": [1e-5, 1e-3]}}
+    config["runs"][0]["sweeps"] = ["mine"]
+
+
+def sweep_a_settings_key(config: dict) -> None:
+    config["sweeps"] = {"mine": {"method": "lens-a", "key": "setting.probing_texts", "values": [5]}}
+    config["runs"] = [config["runs"][0] | {"settings": ["en-zh"], "sweeps": ["mine"]}, config["runs"][0]]
+
+
 def change_the_title(config: dict) -> None:
     config["title"] = "Another title"
 
@@ -126,6 +136,15 @@ def change_what_no_result_depends_on(config: dict) -> None:
             | SCORES_AND_LATER,
         ),
         (add_a_benchmark, {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER),
+        (
+            add_a_sweep,
+            trained(*(f"{s}/lens-a.lr-{value}" for s in ("en-zh", "en-sw") for value in ("1e-05", "0.001")))
+            | SCORES_AND_LATER,
+        ),
+        (
+            sweep_a_settings_key,
+            {"fit_subspaces en-zh.probing_texts-5"} | trained("en-zh.probing_texts-5/lens-a") | SCORES_AND_LATER,
+        ),
         (change_the_title, {"resolve_config", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}),
         (change_what_no_result_depends_on, set()),
     ],

@@ -24,7 +24,7 @@ case $command in
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta dev_states; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
-  collect-scores) : > "$2"; : > "$folder/comparisons.csv" ;;
+  collect-scores) : > "$2"; : > "$folder/comparisons.csv"; : > "$folder/sweeps.csv" ;;
   make-table) for suffix in md tex csv; do : > "${2%.md}.$suffix"; done ;;
   *) : > "$2" ;;
 esac

@@ -105,8 +105,8 @@ def evaluated_items(wildcards):
 
 
 def trained_pairs():
-    """Each backbone and setting that something is trained in."""
-    return list(dict.fromkeys((c.backbone, c.setting) for c in PLAN.trained()))
+    """Each backbone and setting that something is trained in, but for the points of sweeps."""
+    return list(dict.fromkeys((c.backbone, c.setting) for c in PLAN.shown()))
 
 
 def targets():

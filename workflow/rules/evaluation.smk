@@ -63,6 +63,7 @@ rule collect_scores:
     output:
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
+        sweeps="results/sweeps.csv",
     log:
         "logs/collect_scores.log",
     conda:

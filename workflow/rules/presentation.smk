@@ -42,7 +42,7 @@ rule make_figures:
         ),
         runs=lambda wildcards: [
             f"results/{c.folder}/history.jsonl"
-            for c in PLAN.trained(wildcards.backbone)
+            for c in PLAN.shown(wildcards.backbone)
             if c.setting == wildcards.setting
         ],
     output:

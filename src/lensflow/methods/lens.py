@@ -41,6 +41,7 @@ class Lens(Method):
     max_grad_norm: Positive = 1.0  # code: the default of HF's Trainer
     # Of the trained layers; mixed: the backbone's, with float32 masters (code: bfloat16 under DeepSpeed).
     precision: Literal["float32", "mixed"] = "float32"
+    examples: Count | None = None  # the first so many items to train on; null: all
     epochs: Count = 1  # paper
     batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
     batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
