@@ -179,25 +179,19 @@ def collect_scores(args: argparse.Namespace) -> None:
 
 
 def make_table(args: argparse.Namespace) -> None:
-    """Write the main table as Markdown, LaTeX and CSV."""
+    """Write the tables as Markdown, LaTeX and CSV."""
     from lensflow import presentation
 
-    presentation.write_tables(_stage_config(args.config), args.comparisons, args.output)
+    presentation.write_tables(_stage_config(args.config), args.comparisons, args.costs, args.output)
 
 
 def make_figures(args: argparse.Namespace) -> None:
     """Draw the figures of one backbone and setting."""
     from lensflow import presentation
 
-    presentation.write_figures(
-        _stage_config(args.config),
-        args.backbone,
-        args.setting,
-        args.comparisons,
-        args.subspaces,
-        args.runs,
-        args.output,
-    )
+    states = _by_language(args.states)
+    inputs = presentation.Inputs(args.scores, args.comparisons, args.sweeps, args.subspaces, states, args.runs)
+    presentation.write_figures(_stage_config(args.config), args.backbone, args.setting, inputs, args.output)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -205,7 +199,9 @@ def report(args: argparse.Namespace) -> None:
     from lensflow import presentation
 
     config = _stage_config(args.config)
-    presentation.write_report(config, args.scores, args.comparisons, args.figures, args.results, args.output)
+    presentation.write_report(
+        config, args.scores, args.comparisons, args.costs, args.figures, args.results, args.output
+    )
 
 
 def show_table(args: argparse.Namespace) -> None:
@@ -379,14 +375,18 @@ def parser() -> argparse.ArgumentParser:
     sub = command("make-table", make_table)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
-    add(sub, "--output", "main.md to write; main.tex and main.csv go beside it")
+    sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
+    add(sub, "--output", "folder for the tables")
 
     sub = command("make-figures", make_figures)
     add_config(sub)
     sub.add_argument("--backbone", required=True, help="name of the backbone")
     sub.add_argument("--setting", required=True, help="name of the setting")
+    add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
+    add(sub, "--sweeps", "sweeps.csv (collect-scores)")
     sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), if any")
+    sub.add_argument("--states", type=Path, nargs="*", default=[], help=f"{states_help}, if any")
     sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
     add(sub, "--output", "folder for the figures")
 
@@ -394,7 +394,8 @@ def parser() -> argparse.ArgumentParser:
     add_config(sub)
     add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
-    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="SVG files, in order")
+    sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
+    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="folders of figures (make-figures)")
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 

@@ -1,5 +1,7 @@
 """Names of files, closed wildcards, targets."""
 
+import os
+import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -61,6 +63,15 @@ def with_states(paths):
     )
 
 
+def on_states(paths):
+    """An input function: `paths` where a method of the backbone and setting needs hidden states, nothing else."""
+    return lambda wildcards: (
+        paths(wildcards)
+        if PLAN.on_states(wildcards.backbone, wildcards.setting)
+        else []
+    )
+
+
 def manifest_of(wildcards):
     """The manifest of the checkpoint that is evaluated: the backbone itself or an exported one."""
     if wildcards.method == "base":
@@ -104,20 +115,60 @@ def evaluated_items(wildcards):
     ]
 
 
-def trained_pairs():
-    """Each backbone and setting that something is trained in, but for the points of sweeps."""
-    return list(dict.fromkeys((c.backbone, c.setting) for c in PLAN.shown()))
+def drawn_pairs():
+    """Each backbone and setting that there are figures of: something is trained in it, or a sweep is about it."""
+    trained = [(c.backbone, c.setting) for c in PLAN.shown()]
+    swept = [(point.backbone, point.of_setting) for point in PLAN.points]
+    return list(dict.fromkeys(trained + swept))
+
+
+def command():
+    """The command line that this workflow was started with, up to the target, as seen from the Snakefile's folder."""
+    here = workflow.basedir
+    files = [os.path.relpath(path, here) for path in workflow.overwrite_configfiles]
+    values = workflow.config_settings.config_args
+    folder = os.path.relpath(Path.cwd(), here)
+    return shlex.join(
+        [
+            "snakemake",
+            *(["--configfile", *files] if files else []),
+            *(["--config", *values] if values else []),
+            *(["--directory", folder] if folder != "." else []),
+            "--cores",
+            "2",
+        ]
+    )
+
+
+def of_trainings(name):
+    """An input function: a file of each training that is shown, or of those of the wildcards' backbone and setting."""
+
+    def paths(wildcards):
+        return [
+            f"results/{c.folder}/{name}"
+            for c in PLAN.shown(wildcards.get("backbone"))
+            if wildcards.get("setting") in (None, c.setting)
+        ]
+
+    return paths
+
+
+def tables():
+    """The tables, each in three formats."""
+    return expand(
+        "results/tables/{name}.{suffix}",
+        name=["summary", "main", "ablation", "cost"],
+        suffix=["md", "tex", "csv"],
+    )
 
 
 def targets():
     """Everything that a run ends in."""
     return [
-        "results/tables/main.md",
-        "results/tables/main.tex",
-        "results/tables/main.csv",
+        *tables(),
         *[
             f"results/figures/{backbone}.{setting}"
-            for backbone, setting in trained_pairs()
+            for backbone, setting in drawn_pairs()
         ],
         "results/report.html",
     ]
