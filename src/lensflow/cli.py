@@ -151,7 +151,7 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in config["cells"]
         for language in entry["languages"]
     ]
-    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks))
+    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks), args.intervention)
     resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
     evaluator = evaluation.Evaluator(inputs, prompt, settings, resources)
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
@@ -219,15 +219,20 @@ def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
     import tempfile
 
-    from lensflow import backbones, deltas
+    from lensflow import backbones, deltas, interventions, logit_bias
     from lensflow.files import write_text
     from lensflow.model_card import model_card
 
-    card = model_card(backbones.verify(args.backbone), args.delta)
+    manifest, applied = backbones.verify(args.backbone), args.delta.with_name(interventions.NAME)
+    intervention = interventions.load(applied)
+    biases = logit_bias.logit_biases(args.backbone.parent, intervention.shifts)
+    card = model_card(manifest, args.delta, intervention, biased=bool(biases))
     with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
-        manifest = Path(temporary) / "checkpoint" / "manifest.json"
-        deltas.export(args.backbone, args.delta, manifest)
-        deltas.copy_out(manifest.parent, args.folder)
+        exported = Path(temporary) / "checkpoint" / "manifest.json"
+        deltas.export(args.backbone, args.delta, exported)
+        deltas.copy_out(exported.parent, args.folder)
+    if intervention.width is not None:
+        logit_bias.hand_on(applied, biases, args.folder)
     write_text(args.folder / "README.md", card)
     print(f"{args.folder}: load it with transformers or vLLM")
 
@@ -340,7 +345,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), for lens")
     sub.add_argument("--states", type=Path, nargs="*", default=[], help=f"{states_help}, for lens")
     add(sub, "--texts", texts_help, many=True)
-    beside = "config.json, history.jsonl, dev_states.safetensors and cost.json"
+    beside = "config.json, history.jsonl, dev_states.safetensors, intervention.safetensors and cost.json"
     add(sub, "--output", f"delta.safetensors to write; {beside} go beside it")
 
     sub = command("export-checkpoint", export_checkpoint)
@@ -357,6 +362,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("evaluate", evaluate)
     add_config(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
+    sub.add_argument("--intervention", type=Path, nargs="?", help="intervention.safetensors (train), if any")
     add(sub, "--corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
     add(sub, "--items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
     sub.add_argument("--tasks", type=Path, nargs="+", default=[Path()], help="folders that task files are named from")

@@ -85,6 +85,8 @@ COMPARED = (
 )
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
+TOLD = "†"
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like"
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
@@ -136,6 +138,7 @@ class Row:
     method: str
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
+    told_language: bool = False
 
     @property
     def spec(self) -> Metric:
@@ -154,8 +157,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several."""
-        return f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        """The method, with the number of its seeds if they are several, and a mark if it is told the language."""
+        name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        return f"{name}{TOLD}" if self.told_language else name
 
 
 @dataclass(frozen=True)
@@ -182,13 +186,16 @@ class Block:
         return f"{self.backbone}, setting {self.setting} (central language {self.central})"
 
 
-def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str]) -> list[Block]:
+def main_table(
+    cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str], told_language: Sequence[str] = ()
+) -> list[Block]:
     """Arrange the cells into one block for each backbone × setting.
 
     Args:
         cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), seeds as text.
         settings: setting name -> its languages; cells of other settings are not shown.
         methods: the methods in order, base not needed; methods that are not listed come last.
+        told_language: the methods that know the prompt's language at test time.
 
     Raises:
         LensflowError: a column is missing, a cell occurs twice, or no cell belongs to the settings.
@@ -200,13 +207,19 @@ def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Se
         name = "/".join(str(part) for part in cells.loc[twice, key].iloc[0])
         raise LensflowError(f"comparisons: {name} occurs twice; collect the scores again")
     backbones = list(dict.fromkeys(cells["backbone"]))
-    blocks = [_block(cells, backbone, name, settings[name], methods) for backbone in backbones for name in settings]
+    blocks = [
+        _block(cells, backbone, name, settings[name], methods, told_language)
+        for backbone in backbones
+        for name in settings
+    ]
     if not (blocks := [block for block in blocks if block.rows]):
         raise LensflowError(f"comparisons: no score for the settings {', '.join(settings) or '(none)'}; evaluate first")
     return blocks
 
 
-def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str]) -> Block:
+def _block(
+    frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
+) -> Block:
     targets = tuple(language for language in setting.languages if language != setting.central)
     chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]
     others = [key for key in dict.fromkeys(chosen["language"]) if key not in (setting.central, *targets, TARGETS)]
@@ -226,7 +239,7 @@ def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, meth
     # Stable: metrics of added benchmarks stay in their order of appearance, behind the known ones.
     scores = sorted(cells, key=lambda pair: known.index(pair[1]) if pair[1] in known else len(known))
     rows = [
-        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}))
+        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}), method in told)
         for score in scores
         for method in shown
     ]
@@ -240,7 +253,7 @@ def legend(blocks: Iterable[Block]) -> list[str]:
     lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
     if any(TARGETS in block.columns for block in blocks):
         lines.append(TARGETS_NOTE)
-    lines += _tests(blocks) + _margins(rows)
+    lines += _tests(blocks) + _margins(rows) + ([TOLD_NOTE] if any(row.told_language for row in rows) else [])
     lines.append(f"↑ higher is better, ↓ lower is better; {MISSING} not measured")
     return lines + [
         f"{name}: {METRICS[name].definition}" for name in METRICS if any(row.metric == name for row in rows)
@@ -372,6 +385,7 @@ _LATEX = str.maketrans(
         "≠": r"$\neq$",
         "≤": r"$\leq$",
         "✓": r"$\surd$",
+        TOLD: r"$\dagger$",
     }
 )
 
@@ -400,6 +414,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "low": cell.low,
             "high": cell.high,
             "n": cell.n,
+            "told_language": row.told_language,
         }
         | {key: cell.compared.get(key) for key in COMPARED}
         for block in blocks
@@ -470,6 +485,8 @@ def to_text(blocks: Sequence[Block]) -> str:
     rows = [row for block in blocks for row in block.rows]
     if signs := _signs(rows):
         lines.append(signs)
+    if any(row.told_language for row in rows):
+        lines.append(TOLD_NOTE)
     sizes = _sizes(rows)
     return "\n".join([*lines, _shorten(f"± half of the 95 % interval; {sizes}", TERMINAL_WIDTH)]) + "\n"
 

@@ -22,7 +22,7 @@ case $command in
   fetch-items) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
-  train) for file in delta dev_states; do : > "$folder/$file.safetensors"; done
+  train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
   collect-scores) : > "$2"; : > "$folder/comparisons.csv" ;;
   make-table) for suffix in md tex csv; do : > "${2%.md}.$suffix"; done ;;

@@ -27,6 +27,7 @@ rule fetch_items:
 rule evaluate:
     input:
         checkpoint=evaluated_checkpoint,
+        intervention=applied_intervention,
         texts=evaluated_texts,
         benchmarks=evaluated_items,
     output:
@@ -51,7 +52,7 @@ rule evaluate:
         code=code_digest("evaluation"),
         checkpoint=lambda wildcards: manifest_of(wildcards),
     shell:
-        "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
+        "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint} --intervention {input.intervention}"
         " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
         " --tasks . {workflow.basedir} --output {output} 2> {log}"
 
