@@ -54,7 +54,8 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
-    blocks = tables.main_table(frame, _settings(config), list(config["methods"]))
+    told = config.get("told_language", ())
+    blocks = tables.main_table(frame, _settings(config), list(config["methods"]), told)
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 

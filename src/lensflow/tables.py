@@ -87,6 +87,8 @@ COMPARED = (
 )
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
+TOLD = "†"
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like"
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
@@ -144,6 +146,7 @@ class Row:
     method: str
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
+    told_language: bool = False
 
     @property
     def spec(self) -> Metric:
@@ -162,8 +165,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several."""
-        return f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        """The method, with the number of its seeds if they are several, and a mark if it is told the language."""
+        name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        return f"{name}{TOLD}" if self.told_language else name
 
 
 @dataclass(frozen=True)
@@ -230,13 +234,16 @@ def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int
     return found
 
 
-def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str]) -> list[Block]:
+def main_table(
+    cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str], told_language: Sequence[str] = ()
+) -> list[Block]:
     """Arrange the cells into one block for each backbone × setting.
 
     Args:
         cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), seeds as text.
         settings: setting name -> its languages; cells of other settings are not shown.
         methods: the methods in order, base not needed; methods that are not listed come last.
+        told_language: the methods that know the prompt's language at test time.
 
     Raises:
         LensflowError: a column is missing, a cell occurs twice, or no cell belongs to the settings.
@@ -248,7 +255,11 @@ def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Se
         name = "/".join(str(part) for part in cells.loc[twice, key].iloc[0])
         raise LensflowError(f"comparisons: {name} occurs twice; collect the scores again")
     backbones = list(dict.fromkeys(cells["backbone"]))
-    blocks = [_block(cells, backbone, name, settings[name], methods) for backbone in backbones for name in settings]
+    blocks = [
+        _block(cells, backbone, name, settings[name], methods, told_language)
+        for backbone in backbones
+        for name in settings
+    ]
     if not (blocks := [block for block in blocks if block.rows]):
         raise LensflowError(f"comparisons: no score for the settings {', '.join(settings) or '(none)'}; evaluate first")
     return blocks
@@ -260,7 +271,9 @@ def cell_of(row: Mapping[Hashable, Any]) -> Cell:
     return Cell(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), compared)
 
 
-def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str]) -> Block:
+def _block(
+    frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
+) -> Block:
     targets = tuple(language for language in setting.languages if language != setting.central)
     chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]
     others = [key for key in dict.fromkeys(chosen["language"]) if key not in (setting.central, *targets, TARGETS)]
@@ -277,7 +290,7 @@ def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, meth
     # Stable: metrics of added benchmarks stay in their order of appearance, behind the known ones.
     scores = sorted(cells, key=lambda pair: known.index(pair[1]) if pair[1] in known else len(known))
     rows = [
-        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}))
+        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}), method in told)
         for score in scores
         for method in shown
     ]
@@ -293,6 +306,7 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
     lines += marks_note(blocks)
     if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
         lines.append(BEST_NOTE)
+    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
     lines.append(ARROWS_NOTE)
     return lines + [
         f"{name}: {METRICS[name].definition}"
@@ -508,6 +522,7 @@ _LATEX = str.maketrans(
         "≠": r"$\neq$",
         "≤": r"$\leq$",
         "✓": r"$\surd$",
+        TOLD: r"$\dagger$",
     }
 )
 
@@ -536,6 +551,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "low": cell.low,
             "high": cell.high,
             "n": cell.n,
+            "told_language": row.told_language,
         }
         | {key: cell.compared.get(key) for key in COMPARED}
         for block in blocks
@@ -607,6 +623,8 @@ def to_text(blocks: Sequence[Block]) -> str:
     rows = [row for block in blocks for row in block.rows]
     if signs := _signs(rows):
         lines.append(signs)
+    if any(row.told_language for row in rows):
+        lines.append(TOLD_NOTE)
     sizes = _sizes(rows)
     return "\n".join([*lines, _shorten(f"± half of the 95 % interval; {sizes}", TERMINAL_WIDTH)]) + "\n"
 

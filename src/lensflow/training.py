@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lensflow import deltas, fitting, hidden_states
 from lensflow.config import Extraction, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
+from lensflow.decoders import CPU, batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods import Trained

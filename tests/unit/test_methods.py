@@ -99,7 +99,7 @@ def test_a_method_of_ones_own(own):
         ({}, "mine.kind: is missing; add it"),
         ({"kind": 3}, "mine.kind: must be text"),
         (3, "mine: must be a mapping, not 3"),
-        ({"kind": "sfft"}, "mine: no kind 'sfft'; did you mean 'sft'? (known: base, cpt, lens, qalign, sft"),
+        ({"kind": "sfft"}, "mine: no kind 'sfft'; did you mean 'sft'? (known: base, cpt, lens, lsar, prompt, qalign, "),
         (
             {"kind": "no_such.thing"},
             "mine.kind: module 'no_such.thing' cannot be imported (ModuleNotFoundError: No module named 'no_such'); "
@@ -162,12 +162,13 @@ def run(checkpoint, tmp_path):
 
 def test_all_methods_have_the_same_files(run, own):
     this = run({"kind": own("mine")})
-    for name in ("history.jsonl", "dev_states.safetensors"):  # of another method that had this name
+    for name in ("history.jsonl", "dev_states.safetensors", "intervention.safetensors"):  # of another method
         this.output.parent.mkdir(parents=True, exist_ok=True)
         this.output.with_name(name).write_text("old")
     cost.train_measured(this)
     assert read_jsonl(this.output.with_name("history.jsonl")) == []
     assert load_file(this.output.with_name("dev_states.safetensors")) == {}
+    assert load_file(this.output.with_name("intervention.safetensors")) == {}
     took = read_json(this.output.with_name("cost.json"))
     assert (took["tokens"], took["trained_parameters"], took["device"]) == (3, 4, "cpu")
     assert 100 < took["seconds"] < 110

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensflow import tables
+from lensflow import presentation, tables
 from lensflow.errors import LensflowError
 
 EVIL = "=cmd|x"
@@ -168,7 +168,7 @@ def test_latex(blocks):
 
 def test_csv(scores, blocks):
     records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
-    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", *tables.COMPARED]
+    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", "told_language", *tables.COMPARED]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
     assert {record["setting"] for record in records} == {"duo"}
@@ -351,6 +351,38 @@ def test_legend_says_test_correction_family_and_margins(marked):
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
     (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
+
+
+def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
+    blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
+    markdown, latex, ((_, html),), text = (
+        write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_html, tables.to_text)
+    )
+    note = "† is told the prompt's language at test time: not like-for-like"
+    assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
+    assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
+    assert latex.isascii()
+    assert '<th scope="row">=cmd|x†</th>' in html and "† is told the prompt" in html
+    assert "=cmd|x†" in text and note in text.splitlines()
+    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    assert {(r["method"], r["told_language"]) for r in records} == {
+        ("base", "False"),
+        (UGLY, "False"),
+        (f"'{EVIL}", "True"),
+    }
+    unmarked = tables.main_table(scores, SETTINGS, [UGLY, EVIL])
+    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *tables.legend(unmarked)])
+    several = scores.replace({"seeds": {"0": "0 1"}})
+    (row, *_) = (r for b in tables.main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
+    assert row.label == "=cmd|x (2 seeds)†"
+
+
+def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
+    path, output = tmp_path / "comparisons.csv", tmp_path / "tables" / "main.md"
+    scores.to_csv(path, index=False)
+    config = {"settings": {"duo": {"central": "en", "languages": ["zh", "en", "sw"]}}, "blocks": [["tiny", "duo"]]}
+    presentation.write_tables(config | {"methods": {UGLY: {}}, "told_language": [UGLY]}, path, output)
+    assert r"| a\_b%\&† |" in output.read_text()
 
 
 def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):

@@ -85,6 +85,15 @@ def evaluated_checkpoint(wildcards):
     return manifest if wildcards.method == "base" else str(Path(manifest).parent)
 
 
+def applied_intervention(wildcards):
+    """What a method does while its checkpoint is evaluated; nothing for the backbone itself."""
+    return (
+        []
+        if wildcards.method == "base"
+        else f"{RUN}/intervention.safetensors".format(**wildcards)
+    )
+
+
 def evaluated_texts(wildcards):
     """The texts of corpora that a checkpoint is evaluated on."""
     return [

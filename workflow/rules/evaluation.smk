@@ -27,6 +27,7 @@ rule fetch_items:
 rule evaluate:
     input:
         checkpoint=evaluated_checkpoint,
+        intervention=applied_intervention,
         texts=evaluated_texts,
         benchmarks=evaluated_items,
     output:
@@ -46,14 +47,16 @@ rule evaluate:
         gpu_memory=lambda wildcards: str(
             PLAN.config.backbones[wildcards.backbone].resources.gpu_memory
         ),
+        # Where the repository's task files lie; as a parameter a moved clone would run everything again.
+        tasks=lambda wildcards: str(workflow.basedir),
     params:
         config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
         code=code_digest("evaluation"),
         checkpoint=lambda wildcards: manifest_of(wildcards),
     shell:
-        "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint}"
+        "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint} --intervention {input.intervention}"
         " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
-        " --tasks . {workflow.basedir} --output {output} 2> {log}"
+        " --tasks . {resources.tasks} --output {output} 2> {log}"
 
 
 rule collect_scores:

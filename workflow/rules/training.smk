@@ -16,6 +16,7 @@ rule train:
         config=f"{RUN}/config.json",
         history=f"{RUN}/history.jsonl",
         states=f"{RUN}/dev_states.safetensors",
+        intervention=f"{RUN}/intervention.safetensors",
         cost=f"{RUN}/cost.json",
     log:
         "logs/{backbone}/{setting}/{method}/seed{seed}/train.log",
