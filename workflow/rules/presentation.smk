@@ -5,6 +5,9 @@ rule resolve_config:
         "logs/resolve_config.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(500),
+        runtime=each_attempt(2),
     params:
         # A function, so that braces in a prompt template are not taken for wildcards.
         config=lambda wildcards: as_parameter(PLAN.presentation()),
@@ -24,6 +27,9 @@ rule make_table:
         "logs/make_table.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(1000),
+        runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
     shell:
@@ -51,6 +57,9 @@ rule make_figures:
         "logs/figures/{backbone}.{setting}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
     shell:
@@ -73,9 +82,13 @@ rule report:
         "logs/report.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(10),
     params:
         code=code_digest("presentation"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
+        results=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --figures {input.figures} --results results --output {output} 2> {log}"
+        " --figures {input.figures} --results {params.results} --output {output} 2> {log}"
