@@ -33,14 +33,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True},
     "mistral": {"model_type": "mistral", "sliding_window": 6, "tie_word_embeddings": False},
 }
+# Families whose logits are not W_U h: capped, multiplied, divided.
+HEADS: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        "model_type": "gemma2",
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 16,
+        "final_logit_softcapping": 2.0,
+        "tie_word_embeddings": True,
+    },
+    "cohere": {"model_type": "cohere", "logit_scale": 0.25, "tie_word_embeddings": True},
+    "granite": {"model_type": "granite", "logits_scaling": 4.0, "tie_word_embeddings": False},
+}
 
 
 def save_checkpoint(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a random checkpoint in many shards, with a tokenizer that knows every byte."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    head_dim = {} if family == "phi3" else {"head_dim": 16}
+    head_dim = {} if family in ("phi3", "cohere", "granite") else {"head_dim": 16}
     config = AutoConfig.for_model(
-        **FAMILIES[family] | special | head_dim,
+        **(FAMILIES | HEADS)[family] | special | head_dim,
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=48,

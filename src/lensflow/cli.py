@@ -75,16 +75,18 @@ def extract_hidden_states(args: argparse.Namespace) -> None:
     extraction = _section(config, "extraction", Extraction)
     prompt = _section(config, "prompt", Prompt)
     texts = corpora.read_texts(args.texts, ["train", "dev"])
+    device = decoders.device_of(args.gpus)
     manifest = backbones.verify(args.backbone)
     tokenizer = PromptTokenizer(args.backbone.parent, prompt)
     sequences = hidden_states.tokenize(tokenizer, args.texts.stem, texts, extraction)
     identity = [config, vars(sequences), manifest["files"], code_digest("hidden_states")]
     with scratch_folder(args.output, identity) as scratch:
         if extraction.memory == "stream":
-            streamed = decoders.StreamedDecoder(args.backbone.parent, sequences.ids)
+            streamed = decoders.StreamedDecoder(args.backbone.parent, sequences.ids, device)
             states = hidden_states.stream(streamed, sequences, extraction, scratch)
         else:
-            states = hidden_states.extract(decoders.load_decoder(args.backbone.parent), sequences, extraction, scratch)
+            decoder = decoders.load_decoder(args.backbone.parent, device=device)
+            states = hidden_states.extract(decoder, sequences, extraction, scratch)
         hidden_states.save(args.output, states, sequences.names)
 
 
@@ -115,7 +117,8 @@ def train(args: argparse.Namespace) -> None:
         resolved["extraction"] = extraction.canonical()
     write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     texts = _by_language(args.texts)
-    cost.train_measured(methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden))
+    run = methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden, args.gpus)
+    cost.train_measured(run)
 
 
 def export_checkpoint(args: argparse.Namespace) -> None:
@@ -151,7 +154,7 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in config["cells"]
         for language in entry["languages"]
     ]
-    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks))
+    inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks), args.intervention)
     resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
     evaluator = evaluation.Evaluator(inputs, prompt, settings, resources)
     evaluation.evaluate(evaluator, cells, code_digest("evaluation"), args.cache, args.output)
@@ -179,25 +182,19 @@ def collect_scores(args: argparse.Namespace) -> None:
 
 
 def make_table(args: argparse.Namespace) -> None:
-    """Write the main table as Markdown, LaTeX and CSV."""
+    """Write the tables as Markdown, LaTeX and CSV."""
     from lensflow import presentation
 
-    presentation.write_tables(_stage_config(args.config), args.comparisons, args.output)
+    presentation.write_tables(_stage_config(args.config), args.comparisons, args.costs, args.output)
 
 
 def make_figures(args: argparse.Namespace) -> None:
     """Draw the figures of one backbone and setting."""
     from lensflow import presentation
 
-    presentation.write_figures(
-        _stage_config(args.config),
-        args.backbone,
-        args.setting,
-        args.comparisons,
-        args.subspaces,
-        args.runs,
-        args.output,
-    )
+    states = _by_language(args.states)
+    inputs = presentation.Inputs(args.scores, args.comparisons, args.sweeps, args.subspaces, states, args.runs)
+    presentation.write_figures(_stage_config(args.config), args.backbone, args.setting, inputs, args.output)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -205,7 +202,9 @@ def report(args: argparse.Namespace) -> None:
     from lensflow import presentation
 
     config = _stage_config(args.config)
-    presentation.write_report(config, args.scores, args.comparisons, args.figures, args.results, args.output)
+    presentation.write_report(
+        config, args.scores, args.comparisons, args.costs, args.figures, args.results, args.output
+    )
 
 
 def show_table(args: argparse.Namespace) -> None:
@@ -219,15 +218,20 @@ def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
     import tempfile
 
-    from lensflow import backbones, deltas
+    from lensflow import backbones, deltas, interventions, logit_bias
     from lensflow.files import write_text
     from lensflow.model_card import model_card
 
-    card = model_card(backbones.verify(args.backbone), args.delta)
+    manifest, applied = backbones.verify(args.backbone), args.delta.with_name(interventions.NAME)
+    intervention = interventions.load(applied)
+    biases = logit_bias.logit_biases(args.backbone.parent, intervention.shifts)
+    card = model_card(manifest, args.delta, intervention, biased=bool(biases))
     with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
-        manifest = Path(temporary) / "checkpoint" / "manifest.json"
-        deltas.export(args.backbone, args.delta, manifest)
-        deltas.copy_out(manifest.parent, args.folder)
+        exported = Path(temporary) / "checkpoint" / "manifest.json"
+        deltas.export(args.backbone, args.delta, exported)
+        deltas.copy_out(exported.parent, args.folder)
+    if intervention.width is not None:
+        logit_bias.hand_on(applied, biases, args.folder)
     write_text(args.folder / "README.md", card)
     print(f"{args.folder}: load it with transformers or vLLM")
 
@@ -302,6 +306,9 @@ def parser() -> argparse.ArgumentParser:
     def add_root(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--root", type=Path, default=Path(), help="where relative paths start (default: here)")
 
+    def add_gpus(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--gpus", type=int, default=0, help="GPUs to run on; vLLM spreads the model over several")
+
     def add_datasets_root(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--datasets-root", type=Path, help="folder of local copies of the hub's data sets")
 
@@ -324,6 +331,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("extract-hidden-states", extract_hidden_states)
     add_config(sub)
+    add_gpus(sub)
     add(sub, "--backbone", backbone_help)
     add(sub, "--texts", "{language}.jsonl (pair-data)")
     add(sub, "--output", "{language}.safetensors to write")
@@ -336,11 +344,12 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("train", train)
     add_config(sub)
+    add_gpus(sub)
     add(sub, "--backbone", backbone_help)
     sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), for lens")
     sub.add_argument("--states", type=Path, nargs="*", default=[], help=f"{states_help}, for lens")
     add(sub, "--texts", texts_help, many=True)
-    beside = "config.json, history.jsonl, dev_states.safetensors and cost.json"
+    beside = "config.json, history.jsonl, dev_states.safetensors, intervention.safetensors and cost.json"
     add(sub, "--output", f"delta.safetensors to write; {beside} go beside it")
 
     sub = command("export-checkpoint", export_checkpoint)
@@ -357,10 +366,11 @@ def parser() -> argparse.ArgumentParser:
     sub = command("evaluate", evaluate)
     add_config(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
+    sub.add_argument("--intervention", type=Path, nargs="?", help="intervention.safetensors (train), if any")
     add(sub, "--corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
     add(sub, "--items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
     sub.add_argument("--tasks", type=Path, nargs="+", default=[Path()], help="folders that task files are named from")
-    sub.add_argument("--gpus", type=int, default=0, help="GPUs to spread the model's tensors over")
+    add_gpus(sub)
     sub.add_argument("--gpu-memory", type=float, default=0.9, help="share of a GPU's memory for vLLM")
     add(sub, "--cache", "folder of computed cells")
     add(sub, "--output", "scores.json to write; samples go beside it")
@@ -379,14 +389,18 @@ def parser() -> argparse.ArgumentParser:
     sub = command("make-table", make_table)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
-    add(sub, "--output", "main.md to write; main.tex and main.csv go beside it")
+    sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
+    add(sub, "--output", "folder for the tables")
 
     sub = command("make-figures", make_figures)
     add_config(sub)
     sub.add_argument("--backbone", required=True, help="name of the backbone")
     sub.add_argument("--setting", required=True, help="name of the setting")
+    add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
+    add(sub, "--sweeps", "sweeps.csv (collect-scores)")
     sub.add_argument("--subspaces", type=Path, nargs="?", help="subspaces.safetensors (fit-subspaces), if any")
+    sub.add_argument("--states", type=Path, nargs="*", default=[], help=f"{states_help}, if any")
     sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
     add(sub, "--output", "folder for the figures")
 
@@ -394,7 +408,8 @@ def parser() -> argparse.ArgumentParser:
     add_config(sub)
     add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
-    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="SVG files, in order")
+    sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
+    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="folders of figures (make-figures)")
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 

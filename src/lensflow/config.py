@@ -229,6 +229,8 @@ class Method(Strict):
 
     kind: str
     needs_states: ClassVar[bool] = False  # whether it works on the setting's hidden states and subspaces
+    seeded: ClassVar[bool] = True  # whether a run's seed makes a difference
+    told_language: ClassVar[bool] = False  # whether it is told the language of a prompt when it is evaluated
 
     def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
         """Check what depends on other sections, for the settings that the method runs in.
@@ -292,6 +294,25 @@ class _OfKind(BaseModel):
 
 
 AnyMethod = Annotated[Method, _ByKind()]
+
+
+class Pushing(Method):
+    """What methods have in common that push states of the target languages along directions (paper, section 3.2)."""
+
+    needs_states: ClassVar[bool] = True
+
+    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
+    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
+
+    def strength_of(self, language: str) -> float:
+        """λ of one target language."""
+        return self.strength[language] if isinstance(self.strength, dict) else self.strength
+
+    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+        """Check that every target has a λ."""
+        for name, setting in settings.items():
+            if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
+                raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
 
 
 class Lora(Strict):

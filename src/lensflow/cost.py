@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lensflow import interventions
 from lensflow.files import atomic_path, write_json, write_jsonl
 from lensflow.methods import Run, module_of
 
@@ -20,10 +21,12 @@ def train_measured(run: Run[Any]) -> None:
     on the GPU), `tokens` (that were trained on, each as often as it was) and `trained_parameters`. It is of this stage
     alone, not of those that extract hidden states before it.
 
-    History and dev states that a method does not write are left empty, so that all methods have the same files.
+    History, dev states and intervention that a method does not write are left empty, so that all methods have the same
+    files.
     """
-    history, dev_states = run.output.with_name("history.jsonl"), run.output.with_name("dev_states.safetensors")
-    for path in (history, dev_states):
+    history = run.output.with_name("history.jsonl")
+    tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
+    for path in (history, *tensors):
         path.unlink(missing_ok=True)  # of another method that had this name
     on_gpu = torch.cuda.is_available()
     started = time.monotonic()
@@ -31,9 +34,10 @@ def train_measured(run: Run[Any]) -> None:
     seconds = time.monotonic() - started
     if not history.exists():
         write_jsonl(history, [])
-    if not dev_states.exists():
-        with atomic_path(dev_states) as temporary:
-            save_file({}, temporary)
+    for path in tensors:
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                save_file({}, temporary)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     allocated = torch.cuda.max_memory_allocated() if on_gpu else 0
     write_json(

@@ -23,12 +23,27 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LAYER = re.compile(r"^(?P<stem>.*\blayers\.)(?P<index>\d+)\.(?P<rest>.+)$")
 
 
-def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None) -> nn.Module:
+CPU = torch.device("cpu")
+
+
+def device_of(gpus: int) -> torch.device:
+    """Return the device of a stage that was given so many GPUs.
+
+    Raises:
+        LensflowError: it was given one, and there is none.
+    """
+    if gpus and not torch.cuda.is_available():
+        raise LensflowError(f"--gpus {gpus}: this machine has no CUDA device that torch can use; set resources.gpus: 0")
+    return torch.device("cuda") if gpus else CPU
+
+
+def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
     """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
 
     Args:
         checkpoint: folder of the checkpoint.
         dtype: of the weights in memory; None for the checkpoint's own.
+        device: that it runs on.
 
     Raises:
         LensflowError: the family has no stack of decoder layers that can be found.
@@ -39,7 +54,7 @@ def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None) -> nn.Modul
     decoder: nn.Module = model.base_model
     decoder.requires_grad_(False).eval()
     layers_of(decoder)
-    return decoder
+    return decoder.to(device)
 
 
 def layers_of(decoder: nn.Module) -> nn.ModuleList:
@@ -105,7 +120,9 @@ class WeightFiles:
         return found
 
 
-def load_top_layers(checkpoint: Path, count: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, str]]:
+def load_top_layers(
+    checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU
+) -> tuple[nn.Module, dict[str, str]]:
     """Build a decoder of only the top `count` layers and the final norm; nothing else is read.
 
     It is called with `inputs_embeds`, the states that enter its first layer.
@@ -114,6 +131,7 @@ def load_top_layers(checkpoint: Path, count: int, dtype: torch.dtype) -> tuple[n
         checkpoint: folder of the backbone.
         count: number of layers.
         dtype: of the weights in memory.
+        device: that it runs on.
 
     Returns:
         The decoder, its final norm frozen, and the checkpoint's name of every parameter of its layers.
@@ -144,7 +162,7 @@ def load_top_layers(checkpoint: Path, count: int, dtype: torch.dtype) -> tuple[n
         raise LensflowError(f"model type '{family}': tensor '{odd}' does not fit; this family is not supported")
     decoder.requires_grad_(False).eval()  # no dropout: the states must be those that were cached
     layers_of(decoder).requires_grad_(True)
-    return decoder, names
+    return decoder.to(device), names
 
 
 class StreamedDecoder:
@@ -156,17 +174,18 @@ class StreamedDecoder:
     Args:
         checkpoint: folder of the backbone, whose shards are read as they are needed.
         sequences: token ids of all texts that it will run; only these rows of the embeddings are read.
+        device: that it runs on.
 
     Raises:
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
     """
 
-    def __init__(self, checkpoint: Path, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, checkpoint: Path, sequences: Sequence[Sequence[int]], device: torch.device = CPU) -> None:
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModel
 
         config = AutoConfig.from_pretrained(checkpoint).get_text_config()
-        self._files = WeightFiles(checkpoint)
+        self._files, self.device = WeightFiles(checkpoint), device
         self.dtype: torch.dtype = config.dtype or self._files.read(next(iter(self._files.location))).dtype
         with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
             model = AutoModel.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
@@ -186,9 +205,13 @@ class StreamedDecoder:
             if not name.startswith(f"{stack}.")
         }
         rows = weights.pop(table)[used]
-        weights = {name: tensor.to(self.dtype) for name, tensor in weights.items()}
+        weights = {name: tensor.to(device, self.dtype) for name, tensor in weights.items()}
         self.module.load_state_dict(weights, strict=False, assign=True)
-        embedding.weight = nn.Parameter(rows.to(self.dtype), requires_grad=False)
+        for module in self.module.modules():  # not `.to`: the layers have no weights that could be moved
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
+        embedding.weight = nn.Parameter(rows.to(device, self.dtype), requires_grad=False)
+        used = used.to(device)
         embedding.padding_idx = None  # a row of the whole table, which says only where there is no gradient
         # Only here, since a model may use the ids for more. That of pads, 0, gives the first row where it is not used.
         embedding.register_forward_pre_hook(lambda module, args: (torch.searchsorted(used, args[0]), *args[1:]))
@@ -212,7 +235,7 @@ class StreamedDecoder:
         """
         layer = self._layers[index]
         weights = {
-            name: self._read(f"{self._stem}{index}.{name}", meta.shape).to(self.dtype)
+            name: self._read(f"{self._stem}{index}.{name}", meta.shape).to(self.device, self.dtype)
             for name, meta in layer.state_dict().items()
         }
         layer.load_state_dict(weights, assign=True)
@@ -235,13 +258,15 @@ class StreamedDecoder:
             entering: (n, T, d) states that enter the layer; None for the embeddings of `ids`.
 
         Returns:
-            States that entered it, states that leave it and, for the top layer, those after the final norm; (n, T, d).
+            States that entered it, states that leave it and, for the top layer, those after the final norm; (n, T, d)
+            on the CPU.
         """
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if entering is None:
                 return None
-            return ((entering, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": entering})
+            moved = entering.to(self.device)
+            return ((moved, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": moved})
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, tuple):  # which `_skip` would have to imitate
@@ -251,11 +276,11 @@ class StreamedDecoder:
         handles = [layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
         try:
             with tap_layers(self.module, [index], [index]) as states:
-                output: Tensor = self.module(input_ids=ids, use_cache=False).last_hidden_state
+                output: Tensor = self.module(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         finally:
             for handle in handles:
                 handle.remove()
-        return states["in", index], states["out", index], output
+        return states["in", index].cpu(), states["out", index].cpu(), output.cpu()
 
 
 def _skip(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -8,14 +8,14 @@ its finished cells.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lensflow import confusion, harness, languages, likelihood, metrics, statistics
+from lensflow import confusion, harness, interventions, languages, likelihood, metrics, statistics
 from lensflow.backbones import verify
 from lensflow.config import (
     Benchmark,
@@ -34,6 +34,7 @@ from lensflow.corpora import read_texts
 from lensflow.engines import Engine
 from lensflow.errors import LensflowError
 from lensflow.files import digest, read_json, write_json, write_jsonl
+from lensflow.interventions import Intervention
 from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
 
@@ -61,12 +62,14 @@ class Inputs:
         corpora: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
         items: folder of what `fetch_items` wrote, `{benchmark}/{language}.jsonl`.
         tasks: folders that task files of one's own are named from, in the order in which they are searched.
+        intervention: what `train` wrote beside the checkpoint's delta; None for the untouched backbone.
     """
 
     checkpoint: Path
     corpora: Path
     items: Path
     tasks: tuple[Path, ...]
+    intervention: Path | None = None
 
 
 class Evaluator:
@@ -77,6 +80,9 @@ class Evaluator:
         prompt: the backbone's prompt format.
         evaluation: engine, precision, limit.
         resources: GPUs and their memory.
+
+    Raises:
+        LensflowError: the checkpoint is damaged, or the intervention belongs to another backbone.
     """
 
     def __init__(
@@ -89,6 +95,12 @@ class Evaluator:
         self.manifest = verify(inputs.checkpoint)
         self.folder = inputs.checkpoint.parent
         self.inputs, self.prompt, self.evaluation, self.resources = inputs, prompt, evaluation, resources
+        self.intervention = interventions.load(inputs.intervention) if inputs.intervention else Intervention()
+        if self.intervention.width not in (None, self.manifest["hidden_size"]):
+            raise LensflowError(
+                f"{inputs.intervention}: changes states of {self.intervention.width} dimensions, {inputs.checkpoint} "
+                f"has states of {self.manifest['hidden_size']}; it belongs to another backbone"
+            )
         self._runs: dict[tuple[str, str], harness.TaskRun] = {}
 
     @cached_property
@@ -101,7 +113,8 @@ class Evaluator:
         """The engine that reads whole distributions; it scores under every setting but `vllm`."""
         from lensflow.engines.transformers import TransformersEngine
 
-        return TransformersEngine(self.folder, self.evaluation.dtype, self.tokenizer)
+        device = "cuda" if self.resources.gpus else "cpu"
+        return TransformersEngine(self.folder, self.evaluation.dtype, self.tokenizer, device)
 
     @cached_property
     def vllm_engine(self) -> Any:
@@ -155,6 +168,8 @@ class Evaluator:
             task = {"file": harness.file_digest(self._task_file(cell)), "fewshot": digest(self._items(cell, "fewshot"))}
             identity |= {"task": task, "lm_eval": version("lm_eval")}
         benchmark.pop("judge", None)  # rates the answers later
+        if intervention := self.intervention.identity(cell.language, instructed=_is_instructed(cell.benchmark)):
+            identity["intervention"] = intervention
         return identity | {"benchmark": benchmark}
 
     def prepare(self, cells: Sequence[Cell]) -> None:
@@ -197,9 +212,22 @@ class Evaluator:
         except LensflowError as error:
             raise LensflowError(f"{cell.name}, {cell.language}: {error}") from error
 
+    def _generate(self, cell: Cell, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+        with self.generator.edited(self.intervention.edit(cell.language)):
+            return self.generator.generate(prompts, decoding)
+
+    def _score(self, cell: Cell, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        with self.scorer.edited(self.intervention.edit(cell.language)):
+            return self.scorer.loglikelihoods(requests)
+
+    def _asked(self, cell: Cell, prompt: str) -> str:
+        """What the user says: a prompt, with an instruction where the method gives one."""
+        return self.intervention.instruct(cell.language, prompt)
+
     def _generation(self, cell: Cell, decoding: Decoding, column: str) -> dict[str, Any]:
         prompts = {id_: str(item[column]) for id_, item in self._items(cell).items()}
-        answers = self.generator.generate([self.tokenizer.encode(prompt) for prompt in prompts.values()], decoding)
+        encoded = [self.tokenizer.encode(self._asked(cell, prompt)) for prompt in prompts.values()]
+        answers = self._generate(cell, encoded, decoding)
         samples: list[dict[str, Any]] = []
         detectable = confusion.is_detectable(cell.language)
         for (id_, prompt), answer in zip(prompts.items(), answers, strict=True):
@@ -238,7 +266,9 @@ class Evaluator:
         masks = None if latin else languages.script_masks(self.tokenizer.vocabulary, cell.language)
         encoded = [self.tokenizer.encode_with_span(prompt) for prompt in prompts.values()]
         sequences, counted = [ids for ids, _ in encoded], [inside for _, inside in encoded]
-        rows = likelihood.read_prompts(self.transformers_engine.model, sequences, counted, masks)
+        engine = self.transformers_engine
+        with engine.edited(self.intervention.edit(cell.language)):
+            rows = likelihood.read_prompts(engine.model, sequences, counted, masks)
         samples: list[dict[str, Any]] = [
             {"id": id_, "prompt": prompt, **row} for (id_, prompt), row in zip(prompts.items(), rows, strict=True)
         ]
@@ -250,8 +280,9 @@ class Evaluator:
     def _task(self, cell: Cell, task: Task) -> dict[str, Any]:
         lm = harness.engine_lm(
             self.tokenizer,
-            lambda requests: self.scorer.loglikelihoods(requests),
-            lambda prompts, decoding: self.generator.generate(prompts, decoding),
+            partial(self._score, cell),
+            partial(self._generate, cell),
+            partial(self._asked, cell),
             task.chat,
         )
         samples = self._runs[cell.name, cell.language].run(lm)
@@ -265,12 +296,12 @@ class Evaluator:
         for turn in range(max(len(item["turns"]) for item in items.values())):
             asked = [id_ for id_, item in items.items() if turn < len(item["turns"])]
             for id_ in asked:
-                messages[id_].append({"role": "user", "content": items[id_]["turns"][turn]})
+                messages[id_].append({"role": "user", "content": self._asked(cell, items[id_]["turns"][turn])})
             for category in dict.fromkeys(items[id_]["category"] for id_ in asked):
                 here = [id_ for id_ in asked if items[id_]["category"] == category]
                 prompts = [self.tokenizer.encode_rendered(self.tokenizer.conversation(messages[id_])) for id_ in here]
                 decoding = benchmark.decoding(category)
-                for id_, answer in zip(here, self.generator.generate(prompts, decoding), strict=True):
+                for id_, answer in zip(here, self._generate(cell, prompts, decoding), strict=True):
                     messages[id_].append({"role": "assistant", "content": answer.strip()})
         samples = []
         for id_, item in items.items():
@@ -278,6 +309,11 @@ class Evaluator:
             kept = {key: item[key] for key in ("category", "turns", "reference")}
             samples.append({"id": id_, **kept, "answers": answers})
         return {"scores": [], "samples": samples}
+
+
+def _is_instructed(benchmark: Benchmark) -> bool:
+    """Whether what the user says is the benchmark's to change: not lm-eval's own text, nor held-out prompts."""
+    return benchmark.chat if isinstance(benchmark, Task) else not isinstance(benchmark, Likelihood)
 
 
 def _number(outcome: bool | None) -> int | None:

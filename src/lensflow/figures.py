@@ -1,14 +1,15 @@
-"""The figures: answers in the right language, training curves, and where the states moved.
+"""The figures of results: answers in the right language, what it costs, training curves.
 
 Each function returns a `matplotlib.figure.Figure`; `save` writes it as SVG and PNG, byte for byte the same each time.
 Colours are Okabe and Ito's palette (safe for colour-blind readers), doubled by hatches, dashes or markers so that a
 grey print can be read; languages are shown by code, so that no font beyond matplotlib's own is needed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -16,14 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
+from lensflow.analysis import pareto_front
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path
-from lensflow.tables import BASE, TARGETS, Block
+from lensflow.tables import BASE, TARGETS, Block, Cell
 
-Floats = NDArray[np.floating[Any]]
+T = TypeVar("T")
 
 # Okabe and Ito, "Color Universal Design" (2008); yellow last, since thin yellow lines vanish on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
@@ -32,6 +32,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 HATCHES = ("//", "..", "\\\\", "xx", "--", "oo", "++")
 DASHES = ("-", "--", "-.", ":")
 TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
+WIDEST = 12.0  # inches that the report has room for
 LOG_SPAN = 20.0  # a term that spans more than this factor is drawn on a logarithmic axis
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
@@ -58,10 +59,16 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def styles(names: Iterable[T]) -> Iterator[tuple[T, str, str]]:
+    """(name, colour, marker), each pair of colour and marker once for up to 40 names."""
+    return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
 
 
 def fidelity_bars(block: Block) -> Figure:
@@ -91,7 +98,8 @@ def fidelity_bars(block: Block) -> Figure:
     methods = len(panels["fidelity"])
     width = 0.8 / methods
     with matplotlib.rc_context(STYLE):
-        figure = _figure(max(5.4, 1.6 + 0.24 * methods * len(keys) + 0.3 * len(keys)), 1.2 + 1.9 * len(panels))
+        wanted = 1.6 + 0.24 * methods * len(keys) + 0.3 * len(keys)
+        figure = new_figure(min(max(5.4, wanted), WIDEST), 1.2 + 1.9 * len(panels))
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, rows in zip(axes, panels.values(), strict=True):
             colours, hatches = cycle(PALETTE), cycle(HATCHES)
@@ -129,6 +137,82 @@ def fidelity_bars(block: Block) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class Point:
+    """A method on the plane of `trade_off`: its two scores, and those of each seed alone if they are several."""
+
+    method: str
+    cost: Cell
+    gain: Cell
+    seeds: Sequence[tuple[float, float]]
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Cost and gain."""
+        return self.cost.value, self.gain.value
+
+
+def trade_off(
+    points: Sequence[Point], axes: tuple[str, str], curves: Mapping[str, Sequence[tuple[str, Point]]]
+) -> Figure:
+    """What each method gains against what it costs, with the Pareto front of all that is drawn.
+
+    The bars are the 95 % intervals of the *difference to base on the same items*, drawn at the method: far narrower
+    than those of the scores, because the same texts are easy or hard for all methods. Base itself has none; dotted
+    lines go through it.
+
+    Args:
+        points: base first.
+        axes: what the costs (lower is better) and the gains (higher is better) are.
+        curves: label -> points that differ in one setting, in its order, each with the text that says it.
+    """
+    base = points[0]
+    everything = [*points, *(point for curve in curves.values() for _, point in curve)]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.2, 4.2)
+        ax = figure.subplots()
+        ax.grid()
+        guide: dict[str, Any] = {"color": "#888888", "linewidth": 0.8, "linestyle": ":"}
+        ax.axvline(base.cost.value, **guide)
+        ax.axhline(base.gain.value, **guide)
+        places = np.array([point.place for point in everything])
+        front = places[pareto_front(*places.T)]
+        ax.plot(*front.T, drawstyle="steps-post", color="#DDDDDD", linewidth=6, label="Pareto front")
+        look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": GREY, "markeredgecolor": "black"}
+        ax.plot(*base.place, **look, marker="o", label=base.method)
+        series = {point.method: [("", point)] for point in points[1:]} | dict(curves)
+        for (label, marked), colour, marker in styles(series.items()):
+            ax.plot(*np.array([point.place for _, point in marked]).T, color=colour, linewidth=0.9)
+            for number, (text, point) in enumerate(marked):
+                _point(ax, point, colour, marker, label if number == 0 else "")
+                if text:
+                    ax.annotate(text, point.place, xytext=(5, 5), textcoords="offset points", fontsize=7)
+        if any(point.seeds for point in everything):
+            ax.plot([], [], marker="o", linestyle="none", color="#555555", markersize=3.5, label="single seeds")
+        ax.set_xlabel(f"{axes[0]}  (← better)")
+        ax.set_ylabel(f"{axes[1]}  (better →)")
+        figure.legend(loc="outside right upper")
+        figure.suptitle("What is gained, and what it costs", fontsize=10)
+    return figure
+
+
+def _point(ax: Axes, point: Point, colour: str, marker: str, label: str) -> None:
+    alone = np.reshape(point.seeds, (-1, 2))
+    ax.plot(*alone.T, linestyle="none", marker=marker, color=colour, markersize=3.5, alpha=0.8)
+    x, y = point.place
+    bars: dict[str, Any] = {"xerr": _paired(point.cost), "yerr": _paired(point.gain), "elinewidth": 0.9, "capsize": 2}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": colour, "markeredgecolor": "white"}
+    ax.errorbar(x, y, **bars, **look, marker=marker, label=label or None)
+
+
+def _paired(cell: Cell) -> list[list[float]] | None:
+    """How far the interval of a cell's difference to base reaches below and above the difference."""
+    if "difference" not in cell.compared:
+        return None
+    low, middle, high = (cell.compared[key] for key in ("difference_low", "difference", "difference_high"))
+    return [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
+
+
 def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Loss and its terms over the training steps: lines for the training batches, markers for the dev texts.
 
@@ -143,7 +227,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
     if not terms:
         raise LensflowError("training curves: no history with loss terms; train first")
     with matplotlib.rc_context(STYLE):
-        figure = _figure(7.2, 2.6 * ((len(terms) + 1) // 2) + 0.5)
+        figure = new_figure(7.2, 2.6 * ((len(terms) + 1) // 2) + 0.5)
         axes = figure.subplots((len(terms) + 1) // 2, 2, sharex=True, squeeze=False).ravel()
         for ax in axes[len(terms) :]:
             ax.remove()
@@ -183,102 +267,3 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
         ax.set_yscale("log")
     else:  # the retain term is exactly 0 before the first step, and symlog has a place for it
         ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(min(positive))))
-
-
-def state_map(
-    before: Mapping[str, Floats], after: Mapping[str, Floats], specific: Floats, languages: Sequence[str]
-) -> Figure:
-    """Where the dev states lie inside the language-specific subspace, before and after training.
-
-    The coordinates are x = h M_s; with r > 2 their first two principal components (fitted on before and after
-    together) are drawn, with r = 1 the single coordinate as one strip a language. Points before are hollow, after are
-    filled; an arrow leads from a language's mean before to its mean after.
-
-    Args:
-        before: language -> states (n, d) of the untouched backbone at the top layer.
-        after: language -> states (n, d) of the same texts after training.
-        specific: M_s of the top layer, (d, r), r >= 1, orthonormal columns.
-        languages: the languages to draw, central first.
-
-    Raises:
-        LensflowError: a language has no states, or they do not have d columns.
-    """
-    specific = np.asarray(specific, dtype=np.float64)
-    for language in languages:
-        for when, states in (("before", before), ("after", after)):
-            if language not in states or states[language].ndim != 2 or states[language].shape[1] != len(specific):
-                raise LensflowError(f"dev states {when}.{language}: need (n, {len(specific)}); train again")
-    pairs = {
-        language: [np.asarray(states[language], dtype=np.float64) @ specific for states in (before, after)]
-        for language in languages
-    }
-    with matplotlib.rc_context(STYLE):
-        figure = _strips(pairs) if specific.shape[1] == 1 else _plane(pairs)
-        figure.suptitle("Dev states in the language-specific subspace", fontsize=10)
-    return figure
-
-
-def _styles(names: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(name, colour, marker), each pair of colour and marker once for up to 40 names."""
-    return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
-
-
-def _plane(pairs: Mapping[str, Sequence[Floats]]) -> Figure:
-    pca = PCA(n_components=2, svd_solver="full").fit(np.concatenate([x for pair in pairs.values() for x in pair]))
-    figure = _figure(6.4, 5.2)
-    ax = figure.subplots()
-    for language, colour, marker in _styles(pairs):
-        old, new = (pca.transform(x) for x in pairs[language])
-        _points(ax, old, new, colour, marker)
-        _arrow(ax, old.mean(axis=0), new.mean(axis=0))
-    for axis, name, share in zip((ax.xaxis, ax.yaxis), ("PC 1", "PC 2"), pca.explained_variance_ratio_, strict=True):
-        axis.set_label_text(f"{name} ({100 * share:.0f} % of the variance)")
-    ax.grid()
-    ax.margins(0.08)
-    _map_legend(figure, pairs)
-    return figure
-
-
-def _strips(pairs: Mapping[str, Sequence[Floats]]) -> Figure:
-    figure = _figure(6.4, 1.6 + 0.9 * len(pairs))
-    ax = figure.subplots()
-    for row, (language, colour, marker) in enumerate(_styles(pairs)):
-        old, new = (x[:, 0] for x in pairs[language])
-        # Spread over a fixed width, in the order of the texts: no random jitter, the same picture each time.
-        lanes = [np.linspace(-0.14, 0.14, len(x)) + row + offset for x, offset in ((old, -0.2), (new, 0.2))]
-        _points(ax, np.stack([old, lanes[0]], axis=1), np.stack([new, lanes[1]], axis=1), colour, marker)
-        _arrow(ax, np.array([old.mean(), row - 0.2]), np.array([new.mean(), row + 0.2]))
-    ax.set_yticks(range(len(pairs)), list(pairs))
-    ax.set_ylim(len(pairs) - 0.4, -0.6)
-    ax.set_xlabel("coordinate along the language-specific direction")
-    ax.grid(axis="x")
-    _map_legend(figure, pairs)
-    return figure
-
-
-def _points(ax: Axes, old: Floats, new: Floats, colour: str, marker: str) -> None:
-    look: dict[str, Any] = {"s": 22, "marker": marker, "alpha": 0.8}
-    ax.scatter(old[:, 0], old[:, 1], **look, facecolors="none", edgecolors=colour, linewidths=0.8)
-    ax.scatter(new[:, 0], new[:, 1], **look, facecolors=colour, edgecolors="white", linewidths=0.4)
-
-
-def _arrow(ax: Axes, start: Floats, end: Floats) -> None:
-    """An arrow between two points in data units; a dot where the mean did not visibly move."""
-    in_data = {"angles": "xy", "scale_units": "xy", "scale": 1}
-    ax.quiver(*start, *(end - start), **in_data, width=0.007, color="black", edgecolor="white", linewidth=0.7, zorder=5)
-
-
-def _map_legend(figure: Figure, pairs: Mapping[str, Any]) -> None:
-    point: dict[str, Any] = {"linestyle": "none", "markersize": 6}
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=language, **point)
-        for language, colour, marker in _styles(pairs)
-    ]
-    handles += [
-        Line2D([], [], color="#555555", marker="o", markerfacecolor="none", label="before", **point),
-        Line2D([], [], color="#555555", marker="o", label="after", **point),
-        Line2D(
-            [], [], color="black", marker=r"$\rightarrow$", label="shift of the mean", **(point | {"markersize": 11})
-        ),
-    ]
-    figure.legend(handles=handles, loc="outside right upper")

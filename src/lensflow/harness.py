@@ -177,6 +177,7 @@ def engine_lm(
     tokenizer: PromptTokenizer,
     score: Callable[[list[tuple[list[int], list[int]]]], list[tuple[float, bool]]],
     generate: Callable[[list[list[int]], Decoding], list[str]],
+    instruct: Callable[[str], str],
     chat: bool,
 ) -> Any:
     """Return an lm-eval model on top of engines: lm-eval builds the requests, they answer them.
@@ -185,6 +186,7 @@ def engine_lm(
         tokenizer: of the backbone.
         score: `Engine.loglikelihoods` of the engine that scores.
         generate: `Engine.generate` of the engine that generates.
+        instruct: puts an instruction to what the user says last, in a conversation.
         chat: whether contexts are rendered in the backbone's prompt format, which brings its own special tokens.
     """
     from lm_eval.api.model import TemplateLM
@@ -208,7 +210,9 @@ def engine_lm(
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             """Render a conversation in the backbone's prompt format."""
-            rendered = tokenizer.conversation(chat_history)
+            asked = max(i for i, message in enumerate(chat_history) if message["role"] == "user")
+            question = chat_history[asked] | {"content": instruct(chat_history[asked]["content"])}
+            rendered = tokenizer.conversation([*chat_history[:asked], question, *chat_history[asked + 1 :]])
             # lm-eval puts nothing between a rendered prompt and an answer; a plain template's wants a space there.
             return rendered if not plain or rendered[-1:].isspace() else f"{rendered} "
 

@@ -66,7 +66,7 @@ def retain(central: Tensor, reference: Tensor, reduction: Reduction = "sum") -> 
 def _difference(states: Tensor, others: Tensor) -> Tensor:
     """`states` − `others` in float32 or better."""
     dtype = torch.promote_types(states.dtype, torch.float32)
-    return states.to(dtype) - others.to(dtype)
+    return states.to(dtype) - others.to(states.device, dtype)
 
 
 def _reduce(residuals: Tensor, width: int, reduction: Reduction) -> Tensor:

@@ -11,17 +11,20 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from lensflow.files import read_json
+from lensflow.interventions import Intervention
 
 TEMPLATE = Path(str(files("lensflow"))) / "templates" / "model_card.md.j2"
 
 
-def model_card(manifest: Mapping[str, Any], delta: Path) -> str:
+def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervention, *, biased: bool) -> str:
     """Write the card of a backbone with a delta.
 
     Args:
         manifest: of the backbone.
         delta: what `train` wrote. The run's configuration must lie beside it; its scores, and those of the untouched
             backbone in the same results folder, are taken up where they have been computed.
+        intervention: what lies beside the delta.
+        biased: whether its shifts are handed on as biases on the logits.
 
     Raises:
         LensflowError: there is no configuration beside the delta.
@@ -51,6 +54,8 @@ def model_card(manifest: Mapping[str, Any], delta: Path) -> str:
             targets=[language for language in setting["languages"] if language != setting["central"]],
             configuration=yaml.safe_dump(config, allow_unicode=True, sort_keys=False),
             changed=changed,
+            intervention=intervention,
+            biased=biased,
             scores=_rows(run / "scores.json", run.parents[2] / "none" / "base" / "seed0" / "scores.json"),
             version=version("lensflow"),
         )

@@ -1,11 +1,13 @@
 """The objective of Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), and of its controls."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lensflow import losses
+from lensflow.config import Pushing
 from lensflow.errors import LensflowError
 from lensflow.fitting import LanguageSubspaces
 from lensflow.methods.lens import Lens
@@ -63,9 +65,6 @@ class LensObjective:
 def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...], seed: int = 0) -> LensObjective:
     """Build the objective at the top layer.
 
-    With `lambda_unit: absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its
-    own states along δ, which makes λ comparable between languages and backbones.
-
     What δ is, `direction` says. `own`: the language's own (the paper). Controls: `permuted` gives every target the δ of
     the one after it, and the last one that of the first. `random` puts a random subspace of the same rank, orthogonal
     to M_a, in the place of M_s, and in it a random direction of the length of the language's own δ.
@@ -80,8 +79,7 @@ def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ..
         LensflowError: `direction: random` and the states have no more dimensions than M_a and M_s.
     """
     agnostic, specific = subspaces.agnostic[-1], subspaces.specific[-1]
-    own = {language: subspaces.directions[-1, subspaces.languages.index(language)] for language in targets}
-    directions = own
+    directions = own = own_directions(subspaces, targets)
     if config.direction == "permuted":
         directions = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
     elif config.direction == "random":
@@ -91,12 +89,26 @@ def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ..
             language: delta.norm() * specific @ _random_unit(specific.shape[1], generator)
             for language, delta in own.items()
         }
-    shifts = {}
+    return LensObjective(config, agnostic, specific, shifts(config, subspaces, directions))
+
+
+def own_directions(subspaces: LanguageSubspaces, targets: Sequence[str]) -> dict[str, Tensor]:
+    """Return δ (d,) of each target at the top layer."""
+    return {language: subspaces.directions[-1, subspaces.languages.index(language)] for language in targets}
+
+
+def shifts(config: Pushing, subspaces: LanguageSubspaces, directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return how far each target is pushed along its direction at the top layer, (d,).
+
+    With `lambda_unit: absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its
+    own states along δ, which makes λ comparable between languages and backbones.
+    """
+    found = {}
     for language, shift in directions.items():
         if config.lambda_unit == "state_norm":
             shift = shift / shift.norm() * subspaces.norms[-1, subspaces.languages.index(language)]
-        shifts[language] = config.strength_of(language) * shift
-    return LensObjective(config, agnostic, specific, shifts)
+        found[language] = config.strength_of(language) * shift
+    return found
 
 
 def random_subspace(agnostic: Tensor, rank: int, generator: torch.Generator) -> Tensor:

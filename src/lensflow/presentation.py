@@ -3,27 +3,45 @@
 import itertools
 import os
 import platform
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from lensflow import figures, fitting, report, tables
+from lensflow import analysis, figures, fitting, hidden_states, report, state_figures, summaries, tables
 from lensflow.config import Setting
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_text
+from lensflow.files import read_json, read_jsonl, write_text
 
 VERSIONS = ("lensflow", "torch", "transformers", "lm-eval", "snakemake", "numpy", "datasets", "Babel")
-COMMANDS = ("make demo", "snakemake --cores 2")
-# Drawn for every backbone and setting, in this order.
-CAPTIONS = {
-    "fidelity": "share of answers in the prompt's language, on unseen test prompts",
-    "training": "training curves; markers are the dev texts",
+# Name of a table -> what it shows.
+TABLES = {
+    "summary": "Methods side by side",
+    "main": "Every metric in every language",
+    "ablation": "Variants of Lens: difference to base",
+    "cost": "What training takes",
 }
+# Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
+FIGURES = {
+    "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",
+    "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base",
+    "training": "Training curves; markers are the dev texts",
+    "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
+    "retrieval": "Retrieval of parallel texts by layer, with and without the specific subspace, with 95 % bands",
+    "spectrum": "Spectrum of the differences between the language means, by layer",
+    "cosines": "Cosines of the languages' directions",
+}
+SWEEP = "Fidelity against the central language's likelihood along the sweep "
+STATES = "Dev states before and after training in both subspaces and by their neighbourhoods: "
+
+Curves = Mapping[str, Sequence[tuple[str, figures.Point]]]  # as `figures.trade_off` takes them
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Setting]:
@@ -36,16 +54,52 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
-    blocks = tables.main_table(frame, _settings(config), list(config["methods"]))
+    told = config.get("told_language", ())
+    blocks = tables.main_table(frame, _settings(config), list(config["methods"]), told)
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
-def write_tables(config: Mapping[str, Any], comparisons: Path, output: Path) -> None:
-    """Write the main table as Markdown (`output`), LaTeX and CSV."""
+def _command(config: Mapping[str, Any], target: str) -> str:
+    """The command that makes a file below the results folder again, from nothing if need be."""
+    return f"{config['command']} {config['results']}/{target}"
+
+
+def _sheets(
+    config: Mapping[str, Any], blocks: Sequence[tables.Block], costs: Sequence[Path]
+) -> dict[str, list[summaries.Sheet]]:
+    """The tables beside the main one, by name."""
+    found: dict[str, list[summaries.Sheet | None]] = {name: [] for name in TABLES if name != "main"}
+    for block in blocks:
+        measured = {}
+        for path in costs:
+            backbone, setting, method, seed = path.parts[-5:-1]
+            if (backbone, setting) == (block.backbone, block.setting):
+                measured[method, int(seed.removeprefix("seed"))] = read_json(path)
+        found["summary"].append(summaries.summary(block))
+        found["ablation"].append(summaries.ablation(block, config["methods"]))
+        found["cost"].append(summaries.cost(block, measured))
+    return {name: [sheet for sheet in sheets if sheet is not None] for name, sheets in found.items()}
+
+
+def write_tables(config: Mapping[str, Any], comparisons: Path, costs: Sequence[Path], folder: Path) -> None:
+    """Write `TABLES` as Markdown, LaTeX and CSV into `folder`, each with the command that makes it.
+
+    Args:
+        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
+        comparisons: comparisons.csv.
+        costs: cost.json of each training.
+        folder: for the tables.
+    """
     blocks = _blocks(config, comparisons)
-    write_text(output, tables.to_markdown(blocks))
-    write_text(output.with_suffix(".tex"), tables.to_latex(blocks))
-    write_text(output.with_suffix(".csv"), tables.to_csv(blocks))
+    texts = {"main": (tables.to_markdown(blocks), tables.to_latex(blocks), tables.to_csv(blocks))}
+    for name, sheets in _sheets(config, blocks, costs).items():
+        texts[name] = summaries.to_markdown(sheets), summaries.to_latex(sheets), summaries.to_csv(sheets)
+    for name, (markdown, latex, csv) in texts.items():
+        command = _command(config, f"tables/{name}.md")
+        shown = markdown or "Nothing to show.\n"
+        write_text(folder / f"{name}.md", f"{shown}\nMade by `{command}`\n")
+        write_text(folder / f"{name}.tex", f"% Made by: {command}\n{latex}")
+        write_text(folder / f"{name}.csv", csv)
 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
@@ -53,87 +107,248 @@ def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
     return tables.to_text(_blocks(config, comparisons))
 
 
-def write_figures(
-    config: Mapping[str, Any],
-    backbone: str,
-    setting_name: str,
-    comparisons: Path,
-    subspaces: Path | None,
-    histories: list[Path],
-    folder: Path,
-) -> None:
-    """Draw the figures of one backbone and setting into `folder`: fidelity, training, states.{method}.seed{seed}."""
+@dataclass(frozen=True)
+class Inputs:
+    """The files that the figures of one backbone and setting are drawn from.
+
+    Attributes:
+        scores: scores.csv.
+        comparisons: comparisons.csv.
+        sweeps: sweeps.csv.
+        subspaces: of the setting; None if no method of it needs them.
+        states: for each language, what `extract_hidden_states` wrote of the probing corpus.
+        histories: history.jsonl of each training, dev_states.safetensors beside it; either may be empty or missing.
+    """
+
+    scores: Path
+    comparisons: Path
+    sweeps: Path
+    subspaces: Path | None
+    states: Mapping[str, Path]
+    histories: Sequence[Path]
+
+
+def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, inputs: Inputs, folder: Path) -> None:
+    """Draw the figures of one backbone and setting into `folder`.
+
+    They are `FIGURES`, sweep.{name} of each sweep, and states.{method}.seed{seed} of each training.
+    """
     setting = _settings(config)[setting_name]
-    block = next(b for b in _blocks(config, comparisons) if (b.backbone, b.setting) == (backbone, setting_name))
+    blocks = _blocks(config, inputs.comparisons)
+    block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
         figures.save(figures.fidelity_bars(block), folder / "fidelity")
-    labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in histories}
-    rows = {labels[path]: read_jsonl(path) for path in histories}
-    if any(rows.values()):
-        figures.save(figures.training_curves(rows), folder / "training")
-    if subspaces is None:
+    points = _points(block, pd.read_csv(inputs.scores))
+    axes = (
+        f"negative log-likelihood in {block.central}, nats a token",
+        f"fidelity, mean over {tables.TARGETS}" if len(block.targets) > 1 else f"fidelity in {block.targets[0]}",
+    )
+    if len(points) > 1:
+        figures.save(figures.trade_off(points, axes, {}), folder / "front")
+    for name, curves in _sweeps(block, points, inputs.sweeps):
+        figures.save(figures.trade_off(points[:1], axes, curves), folder / f"sweep.{name}")
+    labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in inputs.histories}
+    histories = {labels[path]: rows for path in inputs.histories if path.is_file() and (rows := read_jsonl(path))}
+    if histories:
+        figures.save(figures.training_curves(histories), folder / "training")
+    if inputs.subspaces is None:
         return
-    specific = fitting.load(subspaces, setting).specific[-1].numpy()
-    for path in histories:
-        states = load_file(path.parent / "dev_states.safetensors")
-        if not states:  # a method that trains without hidden states
-            continue
+    subspaces = fitting.load(inputs.subspaces, setting)
+    if inputs.states:
+        for name, figure in _by_layer(setting, subspaces, inputs.states):
+            figures.save(figure, folder / name)
+    for path in inputs.histories:
+        file = path.with_name("dev_states.safetensors")
+        if not (file.is_file() and file.stat().st_size and (states := load_file(file))):
+            continue  # of a method that trains without hidden states
         before, after = (
-            {key: states[f"{side}.{key}"].numpy() for key in setting.languages} for side in ("before", "after")
+            {key: states[f"{side}.{key}"].float().numpy() for key in setting.languages} for side in ("before", "after")
         )
-        ordered = [setting.central, *setting.targets]
-        drawn = figures.state_map(before, after, specific, ordered)
+        top = subspaces.agnostic[-1].numpy(), subspaces.specific[-1].numpy()
+        drawn = state_figures.state_map(before, after, *top, [setting.central, *setting.targets])
         figures.save(drawn, folder / f"states.{path.parts[-3]}.{path.parts[-2]}")
 
 
-def _caption(path: Path) -> str:
-    what = (
-        CAPTIONS.get(path.stem) or f"dev states in the language-specific subspace, {path.stem.removeprefix('states.')}"
-    )
-    backbone, setting = path.parent.name.rsplit(".", 1)
-    return f"{backbone}, {setting}: {what}"
+def _by_layer(
+    setting: Setting, subspaces: fitting.LanguageSubspaces, paths: Mapping[str, Path]
+) -> Iterator[tuple[str, Figure]]:
+    """The figures of all layers, from the states of all texts of the probing corpus."""
+    normed = setting.space == "post_norm"
+    loaded = [hidden_states.load(paths[language]) for language in (setting.central, *setting.targets)]
+    specific = subspaces.specific.double().numpy()
+    shares, hits = [], []
+    for layer, basis in enumerate(specific):
+        top = normed and layer == len(specific) - 1
+        states = np.stack([(one.post_norm if top else one.layers[layer]).double().numpy() for one in loaded])
+        shares.append(analysis.variance_shares(states))
+        hits.append([analysis.retrieval_hits(x, central=0) for x in (states, analysis.without(states, basis))])
+    yield "separability", state_figures.separability_by_layer(np.stack(shares), normed)
+    found = np.array(hits)  # (L, 2, K-1, N)
+    means = np.array([[analysis.share_interval(kind) for kind in layer] for layer in found])
+    of_language = dict(zip(setting.targets, found.mean(3).transpose(2, 1, 0), strict=True))
+    chance = 1 / found.shape[-1]
+    yield "retrieval", state_figures.retrieval_by_layer(means.transpose(1, 0, 2), of_language, chance, normed)
+    values = analysis.spectrum(subspaces.means.numpy())
+    yield "spectrum", state_figures.spectrum_by_layer(values, specific.shape[-1], normed)
+    places = [setting.languages.index(language) for language in setting.targets]
+    directions = subspaces.directions[:, places].double().numpy()
+    between = analysis.cosines(directions, directions[-1])
+    to_top = np.diagonal(between, axis1=1, axis2=2)
+    yield "cosines", state_figures.direction_cosines(between[-1], to_top, setting.targets, normed)
 
 
-def _figure_files(folders: list[Path]) -> list[tuple[str, Path]]:
-    found = []
-    for folder in folders:
-        first = [folder / f"{name}.svg" for name in CAPTIONS]
-        others = [path for path in sorted(folder.glob("*.svg")) if path not in first]
-        found += [(_caption(path), path) for path in first + others if path.is_file()]
-    return found
+def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
+    """The methods of a block by likelihood in the central language and fidelity; none where base lacks one of them."""
+
+    def rows(metric: str) -> dict[str, tables.Row]:
+        # Of the first benchmark that has it, as in the figure of fidelity.
+        benchmark = next((row.benchmark for row in block.rows if row.metric == metric), None)
+        return {row.method: row for row in block.rows if (row.benchmark, row.metric) == (benchmark, metric)}
+
+    def by_seed(row: tables.Row, languages: Sequence[str]) -> pd.Series:
+        place = (block.backbone, block.setting, row.method, row.benchmark, row.metric)
+        keys = scores[["backbone", "setting", "method", "benchmark", "metric"]]
+        return scores[(keys == place).all(axis=1) & scores["language"].isin(languages)].groupby("seed")["value"].mean()
+
+    costs, gains = rows("nll"), rows("fidelity")
+    column = _targets(block)
+    points = []
+    for method in costs:
+        cost, gain = (
+            costs[method].cells.get(block.central),
+            gains[method].cells.get(column) if method in gains else None,
+        )
+        if cost is None or gain is None:
+            continue
+        alone = pd.concat(
+            [by_seed(costs[method], [block.central]), by_seed(gains[method], block.targets)], axis=1
+        ).dropna()
+        seeds = list(alone.itertuples(index=False, name=None)) if len(alone) > 1 else []
+        points.append(figures.Point(method, cost, gain, seeds))
+    return points if points and points[0].method == tables.BASE else []
 
 
-def _samples(config: Mapping[str, Any], blocks: list[tables.Block], results: Path) -> list[report.Samples]:
+def _sweeps(block: tables.Block, points: Sequence[figures.Point], path: Path) -> Iterator[tuple[str, Curves]]:
+    """The sweeps that are about a block's setting: name, and a curve for each value of the second key.
+
+    Their scores are of the benchmarks that the block's are, in the same languages.
+    """
+    frame = pd.read_csv(path, dtype={"seeds": str, "at": str, "by": str})
+    frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
+    frame = frame[frame["method"] != tables.BASE].fillna({"by": ""})
+    wanted = {"nll": block.central, "fidelity": _targets(block)}
+    benchmarks = {row.metric: row.benchmark for row in reversed(block.rows)}
+    for name, of_sweep in frame.groupby("sweep", sort=False):
+        curves: dict[str, list[tuple[str, figures.Point]]] = {}
+        for (at, by, method), of_point in of_sweep.groupby(["at", "by", "method"], sort=False):
+            cells = {
+                row["metric"]: tables.cell_of(row)
+                for row in of_point.to_dict("records")
+                if row["language"] == wanted.get(row["metric"]) and row["benchmark"] == benchmarks.get(row["metric"])
+            }
+            if len(cells) == len(wanted):
+                point = figures.Point(str(method), cells["nll"], cells["fidelity"], [])
+                curves.setdefault(f"{name}, {by}" if by else str(name), []).append((str(at), point))
+        if points and curves:
+            yield str(name), curves
+
+
+def _targets(block: tables.Block) -> str:
+    """The column of the target languages: their mean, or the only one."""
+    return tables.TARGETS if len(block.targets) > 1 else block.targets[0]
+
+
+def _figures(config: Mapping[str, Any], folder: Path) -> list[report.Figure]:
+    """The figures of a backbone and setting that there are, in order: `FIGURES`, sweeps, states."""
+    captions = {folder / f"{name}.svg": caption for name, caption in FIGURES.items()}
+    for path in sorted(folder.glob("sweep.*.svg")):
+        captions[path] = f"{SWEEP}{path.stem.removeprefix('sweep.')}"
+    for path in sorted(folder.glob("states.*.svg")):
+        method, _, seed = path.stem.removeprefix("states.").rpartition(".seed")
+        captions[path] = f"{STATES}{method}, seed {seed}"
+    command = _command(config, f"figures/{folder.name}")
+    return [report.Figure(caption, path, command) for path, caption in captions.items() if path.is_file()]
+
+
+def _samples(block: tables.Block, results: Path) -> list[report.Samples]:
     groups = []
-    for block in blocks:
-        generated = dict.fromkeys(row.benchmark for row in block.rows if row.metric == "fidelity")
-        for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):
-            by_method = {}
-            for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
-                place = "none" if method == "base" else block.setting
-                run = results / block.backbone / place / method / f"seed{seed}"
-                path = run / "samples" / f"{benchmark}.{language}.jsonl"
-                if path.is_file():
-                    by_method[method if seed == 0 else f"{method} (seed {seed})"] = read_jsonl(path)
-            if by_method:
-                rows = report.join_samples(by_method)
-                groups.append(report.Samples(block.backbone, block.setting, benchmark, language, rows))
+    generated = dict.fromkeys(row.benchmark for row in block.rows if row.metric == "fidelity")
+    for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):
+        by_method = {}
+        for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
+            place = tables.NO_SETTING if method == tables.BASE else block.setting
+            run = results / block.backbone / place / method / f"seed{seed}"
+            path = run / "samples" / f"{benchmark}.{language}.jsonl"
+            if path.is_file():
+                by_method[method if seed == 0 else f"{method} (seed {seed})"] = read_jsonl(path)
+        if by_method:
+            groups.append(report.Samples(benchmark, language, report.join_samples(by_method)))
     return groups
 
 
+def _commit() -> str:
+    """The commit of the code that runs, if it runs from a git checkout; says so if that has changes."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # no git
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A package that is installed somewhere below another project's checkout is not part of that.
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return "not a git checkout"
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{git('rev-parse', 'HEAD')}{changed}"
+
+
 def write_report(
-    config: Mapping[str, Any], scores: Path, comparisons: Path, folders: list[Path], results: Path, output: Path
+    config: Mapping[str, Any],
+    scores: Path,
+    comparisons: Path,
+    costs: Sequence[Path],
+    folders: Sequence[Path],
+    results: Path,
+    output: Path,
 ) -> None:
-    """Write the self-contained report."""
+    """Write the self-contained report.
+
+    Args:
+        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
+        scores: scores.csv.
+        comparisons: comparisons.csv.
+        costs: cost.json of each training.
+        folders: what `write_figures` wrote, {backbone}.{setting} each.
+        results: the folder with every checkpoint's samples.
+        output: the HTML file.
+    """
     blocks = _blocks(config, comparisons)
     frame = pd.read_csv(scores)
-    keys = ["backbone", "setting", "method", "seed", "weights"]
-    runs: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
-    for run in runs:
-        run["weights"] = run["weights"][:12]
-        method = config["methods"][run["method"]]
-        run["settings of the method"] = ", ".join(f"{key} {value}" for key, value in method.items() if key != "kind")
+    keys = ["backbone", "setting", "method", "seed", "engine", "dtype", "weights"]
+    checkpoints: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+    sections = []
+    for block in blocks:
+        html = {"main": tables.to_html([block])[0][1]}
+        html |= {
+            name: summaries.to_html(sheets[0]) for name, sheets in _sheets(config, [block], costs).items() if sheets
+        }
+        shown = [
+            report.Table(caption, html[name], _command(config, f"tables/{name}.md"))
+            for name, caption in TABLES.items()
+            if name in html
+        ]
+        drawn = [
+            f
+            for folder in folders
+            if folder.name == f"{block.backbone}.{block.setting}"
+            for f in _figures(config, folder)
+        ]
+        sections.append(
+            report.Section(f"{block.backbone}, {block.setting}", block.caption, shown, drawn, _samples(block, results))
+        )
     overview = [
         (
             "Method",
@@ -142,16 +357,15 @@ def write_report(
         ("Backbones", "; ".join(f"{name} ({entry['license']})" for name, entry in config["backbones"].items())),
         ("Evaluation", ", ".join(f"{k} {'all' if v is None else v}" for k, v in config["evaluation"].items())),
         ("Machine", f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"),
-        ("Written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("Commit", _commit()),
+        ("Command", _command(config, output.name)),
     ]
     report.build_report(
         output,
         title=config["title"],
         overview=overview,
-        runs=runs,
-        tables=tables.to_html(blocks),
-        figures=_figure_files(folders),
-        samples=_samples(config, blocks, results),
+        sections=sections,
+        checkpoints=checkpoints,
         versions={name: version(name) for name in VERSIONS},
-        commands=COMMANDS,
+        config=config,
     )

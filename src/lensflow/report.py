@@ -5,6 +5,7 @@ Whatever comes from a model, a prompt or a configuration is escaped by the templ
 """
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,22 +15,47 @@ from markupsafe import Markup
 
 from lensflow.errors import LensflowError
 from lensflow.files import write_text
+from lensflow.tables import BASE
 
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 class Samples(NamedTuple):
-    """The answers of all methods to the prompts of one backbone × setting × benchmark × language.
+    """The answers of all methods to the prompts of one benchmark × language.
 
     Each row is {"prompt": text, "answers": {method: answer}}, base first; an answer is {"answer": text, "identified":
     language code or "unknown", "faithful": bool} and, where known, the flags "repetitive", "copied" and "empty".
     """
 
-    backbone: str
-    setting: str
     benchmark: str
     language: str
     rows: Sequence[Mapping[str, Any]]
+
+
+class Table(NamedTuple):
+    """A table as HTML, which is inserted as it is, and the shell command that makes it."""
+
+    caption: str
+    html: str
+    command: str
+
+
+class Figure(NamedTuple):
+    """An .svg or .png file and the shell command that draws it; the caption is the text alternative, too."""
+
+    caption: str
+    path: Path
+    command: str
+
+
+class Section(NamedTuple):
+    """What there is of one backbone × setting: a name for the navigation, a title, and all that is shown."""
+
+    name: str
+    title: str
+    tables: Sequence[Table]
+    figures: Sequence[Figure]
+    samples: Sequence[Samples]
 
 
 def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -57,25 +83,21 @@ def build_report(
     *,
     title: str,
     overview: Sequence[tuple[str, Any]],
-    runs: Sequence[Mapping[str, Any]],
-    tables: Sequence[tuple[str, str]],
-    figures: Sequence[tuple[str, Path]],
-    samples: Sequence[Samples],
+    sections: Sequence[Section],
+    checkpoints: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
-    commands: Sequence[str],
+    config: Mapping[str, Any],
 ) -> None:
-    """Write the report to `out`. Sections without content are left out.
+    """Write the report to `out`. What has no content is left out.
 
     Args:
         out: the HTML file.
         title: of the page.
         overview: (key, value) lines at the top.
-        runs: one mapping a run; the columns are their keys in order of first appearance.
-        tables: (caption, HTML) as `tables.to_html` gives them; the HTML is inserted as it is.
-        figures: (caption, path of an .svg or .png file); the caption is the text alternative too.
-        samples: for the sample browser; a (backbone, setting, benchmark, language, rows) tuple will do.
+        sections: one a backbone and setting.
+        checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
         versions: package or tool -> version.
-        commands: shell lines that make the results again.
+        config: what the results were made with, plain JSON values.
 
     Raises:
         LensflowError: a figure is missing or neither SVG nor PNG.
@@ -91,15 +113,28 @@ def build_report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         overview=overview,
-        runs=runs,
-        run_columns=list(dict.fromkeys(key for run in runs for key in run)),
-        tables=[(caption, Markup(html)) for caption, html in tables],
-        figures=[(caption, _data_uri(path)) for caption, path in figures],
-        samples=[Samples(*group) for group in samples],
+        sections=[_shown(section) for section in sections],
+        base=BASE,
+        checkpoints=checkpoints,
+        columns=list(dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint)),
         versions=versions,
-        commands=commands,
+        config=json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) if config else "",
     )
     write_text(out, page)
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """What the template needs of a section."""
+    samples = [Samples(*group) for group in section.samples]
+    answered = dict.fromkeys(method for group in samples for row in group.rows for method in row["answers"])
+    return {
+        "name": section.name,
+        "title": section.title,
+        "tables": [table._replace(html=Markup(table.html)) for table in section.tables],
+        "figures": [(figure, _data_uri(figure.path)) for figure in section.figures],
+        "samples": samples,
+        "methods": [method for method in answered if method != BASE],
+    }
 
 
 def _data_uri(path: Path) -> str:

@@ -28,7 +28,8 @@ COLUMNS = (
     "weights",
     "cell",
 )
-SWEPT = ("sweep", "value", "by", "of_setting")
+# Columns of sweeps.csv before those of comparisons.csv, whose "value" is the score's -> what they are of a point.
+SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"}
 
 
 def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
@@ -51,7 +52,8 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
         shared = {key: content[key] for key in ("engine", "dtype", "weights")}
         for cell in content["cells"]:
             where = {key: cell[key] for key in ("benchmark", "language", "cell")}
-            rows += [place | shared | where | score for score in cell["scores"]]
+            # A score has weights of its own, those of its items.
+            rows += [score | place | shared | where for score in cell["scores"]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     write_text(output, frame.to_csv(index=False, float_format="%.6g"))
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
@@ -67,6 +69,7 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
         wanted = {(backbone, setting, point["method"]), (backbone, NO_SETTING, BASE)}
         of_point = {place: cells for place, cells in runs.items() if place[:3] in wanted}
         compared = comparisons.compare(of_point, [(backbone, setting)], settings, margins)
-        parts.append(compared.assign(**{column: point[column] for column in SWEPT}))
+        where = {column: point[name] for column, name in SWEPT.items()}
+        parts.append(compared.assign(**where)[[*SWEPT, *main.columns]])
     frame = pd.concat([part for part in parts if len(part)] or parts)
     write_text(output.with_name("sweeps.csv"), frame.to_csv(index=False, float_format="%.6g"))

@@ -7,10 +7,11 @@ A block is one backbone × setting. All writers are pure: they take the blocks a
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 from markupsafe import Markup
@@ -22,6 +23,7 @@ NO_SETTING = "none"  # … and the setting it is evaluated under, once for all l
 TARGETS = "targets"  # the column of the mean over the target languages
 MISSING = "–"
 TERMINAL_WIDTH = 140
+LATEX_ROWS, LATEX_LEGEND = 20, 10  # two-line rows that fit on a page in LaTeX, and as how many the legend counts
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,19 @@ COMPARED = (
 )
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
+TOLD = "†"
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like"
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
     "for shares Wilson with the number of items that has the same variance"
 )
+BEST_NOTE = (
+    "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
+    "worse (against base: where that of the difference on the same items excludes 0); conservative, since scores whose "
+    "intervals overlap can differ all the same"
+)
+ARROWS_NOTE = f"↑ higher is better, ↓ lower is better; {MISSING} not measured"
 TARGETS_NOTE = (
     "targets: unweighted mean over the target languages that the metric is defined for, n added up; for its interval "
     "and its test a question in all of its languages is one item"
@@ -136,6 +146,7 @@ class Row:
     method: str
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
+    told_language: bool = False
 
     @property
     def spec(self) -> Metric:
@@ -154,8 +165,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several."""
-        return f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        """The method, with the number of its seeds if they are several, and a mark if it is told the language."""
+        name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
+        return f"{name}{TOLD}" if self.told_language else name
 
 
 @dataclass(frozen=True)
@@ -176,19 +188,62 @@ class Block:
         names |= {TARGETS: TARGETS} if len(self.targets) > 1 else {}
         return names | {other: f"{other} (other)" for other in self.others}
 
+    @cached_property
+    def ranks(self) -> dict[tuple[str, str, str], dict[str, int]]:
+        """(benchmark, metric, column) -> `rank` of its methods."""
+        scores = dict.fromkeys((row.benchmark, row.metric) for row in self.rows)
+        return {(*score, key): rank(self.rows, score, key) for score in scores for key in self.columns}
+
+    def rank_of(self, row: Row, key: str) -> int:
+        """1 if a cell is the best of its column, 2 if it is the second best, else 0."""
+        return self.ranks[row.benchmark, row.metric, key].get(row.method, 0)
+
     @property
     def caption(self) -> str:
         """One line that names the block."""
         return f"{self.backbone}, setting {self.setting} (central language {self.central})"
 
 
-def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str]) -> list[Block]:
+def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:
+    """Method -> 1 for the best and 2 for the second best, in one column of one metric, as far as intervals support it.
+
+    Args:
+        rows: of a block.
+        score: benchmark and metric; of one without a known direction no method is the best.
+        key: the column.
+    """
+    better = METRICS.get(score[1], UNKNOWN_METRIC).better
+    sign = {"↑": 1, "↓": -1, "": 0}[better]
+    cells = {row.method: row.cells[key] for row in rows if (row.benchmark, row.metric) == score and key in row.cells}
+    ordered = sorted(cells, key=lambda method: -sign * cells[method].value) if sign else []
+
+    def beats(first: str, second: str) -> bool:
+        one, other = cells[first], cells[second]
+        if BASE in (first, second):
+            compared = (one if second == BASE else other).compared
+            limits = [sign * float(compared.get(f"difference_{end}", math.nan)) for end in ("low", "high")]
+            return min(limits) > 0 if second == BASE else max(limits) < 0
+        return one.low > other.high if sign > 0 else one.high < other.low
+
+    found: dict[str, int] = {}
+    for place, method in enumerate(ordered[:2], start=1):
+        below = ordered[place:]
+        if not below or not all(beats(method, other) for other in below):
+            break
+        found[method] = place
+    return found
+
+
+def main_table(
+    cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str], told_language: Sequence[str] = ()
+) -> list[Block]:
     """Arrange the cells into one block for each backbone × setting.
 
     Args:
         cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), seeds as text.
         settings: setting name -> its languages; cells of other settings are not shown.
         methods: the methods in order, base not needed; methods that are not listed come last.
+        told_language: the methods that know the prompt's language at test time.
 
     Raises:
         LensflowError: a column is missing, a cell occurs twice, or no cell belongs to the settings.
@@ -200,13 +255,25 @@ def main_table(cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Se
         name = "/".join(str(part) for part in cells.loc[twice, key].iloc[0])
         raise LensflowError(f"comparisons: {name} occurs twice; collect the scores again")
     backbones = list(dict.fromkeys(cells["backbone"]))
-    blocks = [_block(cells, backbone, name, settings[name], methods) for backbone in backbones for name in settings]
+    blocks = [
+        _block(cells, backbone, name, settings[name], methods, told_language)
+        for backbone in backbones
+        for name in settings
+    ]
     if not (blocks := [block for block in blocks if block.rows]):
         raise LensflowError(f"comparisons: no score for the settings {', '.join(settings) or '(none)'}; evaluate first")
     return blocks
 
 
-def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str]) -> Block:
+def cell_of(row: Mapping[Hashable, Any]) -> Cell:
+    """The cell that a row of comparisons.csv holds."""
+    compared = {key: row[key] for key in COMPARED if pd.notna(row[key])}
+    return Cell(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), compared)
+
+
+def _block(
+    frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
+) -> Block:
     targets = tuple(language for language in setting.languages if language != setting.central)
     chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]
     others = [key for key in dict.fromkeys(chosen["language"]) if key not in (setting.central, *targets, TARGETS)]
@@ -214,10 +281,7 @@ def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, meth
     seeds: dict[tuple[str, str, str], dict[int, None]] = {}
     for cell in chosen.to_dict("records"):
         of_metric = cells.setdefault((cell["benchmark"], cell["metric"]), {})
-        compared = {key: cell[key] for key in COMPARED if pd.notna(cell[key])}
-        of_metric.setdefault(cell["method"], {})[cell["language"]] = Cell(
-            float(cell["value"]), float(cell["low"]), float(cell["high"]), int(cell["n"]), compared
-        )
+        of_metric.setdefault(cell["method"], {})[cell["language"]] = cell_of(cell)
         trained = seeds.setdefault((cell["benchmark"], cell["metric"], cell["method"]), {})
         trained |= dict.fromkeys(map(int, cell["seeds"].split()))
     order = list(dict.fromkeys([BASE, *methods, *chosen["method"]]))
@@ -226,25 +290,34 @@ def _block(frame: pd.DataFrame, backbone: str, name: str, setting: Setting, meth
     # Stable: metrics of added benchmarks stay in their order of appearance, behind the known ones.
     scores = sorted(cells, key=lambda pair: known.index(pair[1]) if pair[1] in known else len(known))
     rows = [
-        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}))
+        Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}), method in told)
         for score in scores
         for method in shown
     ]
     return Block(backbone, name, setting.central, targets, tuple(others), tuple(rows))
 
 
-def legend(blocks: Iterable[Block]) -> list[str]:
-    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, each metric's definition."""
-    blocks = list(blocks)
+def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -> list[str]:
+    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, definitions of the metrics."""
     rows = [row for block in blocks for row in block.rows]
     lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
     if any(TARGETS in block.columns for block in blocks):
         lines.append(TARGETS_NOTE)
-    lines += _tests(blocks) + _margins(rows)
-    lines.append(f"↑ higher is better, ↓ lower is better; {MISSING} not measured")
+    lines += marks_note(blocks)
+    if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
+        lines.append(BEST_NOTE)
+    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    lines.append(ARROWS_NOTE)
     return lines + [
-        f"{name}: {METRICS[name].definition}" for name in METRICS if any(row.metric == name for row in rows)
+        f"{name}: {METRICS[name].definition}"
+        for name in METRICS
+        if name in metrics and any(row.metric == name for row in rows)
     ]
+
+
+def marks_note(blocks: Sequence[Block]) -> list[str]:
+    """How the marks came about: nothing where nothing was tested."""
+    return _tests(blocks) + _margins([row for block in blocks for row in block.rows])
 
 
 def _tests(blocks: Sequence[Block]) -> list[str]:
@@ -287,19 +360,28 @@ def _sizes(rows: Sequence[Row]) -> str:
     return ", ".join(f"{name} n = {'–'.join(map(str, span))}" for name, span in spans.items())
 
 
+def bounds(low: float, high: float, decimals: int) -> str:
+    """ "[low, high]", or nothing where there is no interval."""
+    # z: no minus before a zero that only rounding made negative.
+    return "" if math.isnan(low + high) else f"[{low:z.{decimals}f}, {high:z.{decimals}f}]"
+
+
 def _interval(cell: Cell, decimals: int) -> str:
     """ "[low, high] n=…", without the bounds where there are none."""
-    # z: no minus before a zero that only rounding made negative.
-    bounds = "" if math.isnan(cell.low + cell.high) else f"[{cell.low:z.{decimals}f}, {cell.high:z.{decimals}f}] "
-    return f"{bounds}n={cell.n}"
+    return f"{bounds(cell.low, cell.high, decimals)} n={cell.n}".lstrip()
 
 
-def _cell(row: Row, key: str) -> tuple[str, str]:
-    """ "value", with its marks behind it, and "[low, high] n=…" of one cell."""
+def _cell(row: Row, key: str) -> tuple[str, str, str]:
+    """ "value", its marks, and "[low, high] n=…" of one cell."""
     if (cell := row.cells.get(key)) is None:
-        return MISSING, ""
-    value = f"{cell.value:.{row.spec.decimals}f} {cell.marks}".rstrip()
-    return value, _interval(cell, row.spec.decimals)
+        return MISSING, "", ""
+    return f"{cell.value:.{row.spec.decimals}f}", cell.marks, _interval(cell, row.spec.decimals)
+
+
+# How the best and the second best of a column are written.
+MARKDOWN_RANKS = {1: "**{}**", 2: "<ins>{}</ins>"}
+LATEX_RANKS = {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+HTML_RANKS = {1: Markup("<b>{}</b>"), 2: Markup("<u>{}</u>")}
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -310,49 +392,117 @@ def to_markdown(blocks: Sequence[Block]) -> str:
         lines = [header, ["---", "---", *["---:"] * len(block.columns)]]
         lines += [
             [
-                _markdown(row.heading),
-                _markdown(row.label),
-                *(" ".join(_cell(row, key)).rstrip() for key in block.columns),
+                escape_markdown(row.heading),
+                escape_markdown(row.label),
+                *(_markdown_cell(block, row, key) for key in block.columns),
             ]
             for row in block.rows
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"### {_markdown(block.caption)}\n\n{table}\n")
-    notes = "\n".join(f"- {_markdown(line)}" for line in legend(blocks))
+        parts.append(f"### {escape_markdown(block.caption)}\n\n{table}\n")
+    notes = "\n".join(f"- {escape_markdown(line)}" for line in legend(blocks))
     return "\n".join([*parts, notes]) + "\n"
 
 
-def _markdown(text: str) -> str:
+def _markdown_cell(block: Block, row: Row, key: str) -> str:
+    value, marks, interval = _cell(row, key)
+    value = MARKDOWN_RANKS.get(block.rank_of(row, key), "{}").format(value)
+    return " ".join(part for part in (value, marks, interval) if part)
+
+
+def escape_markdown(text: str) -> str:
     """Escape what Markdown would read as markup."""
     return text.translate({ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|&~$#"} | {ord("\n"): " "})
 
 
 def to_latex(blocks: Sequence[Block]) -> str:
-    r"""One booktabs `table` a block (needs the packages booktabs and adjustbox), the legend below each."""
-    return "\n".join(["% \\usepackage{booktabs,adjustbox}", *map(_latex_block, blocks)])
+    r"""Booktabs `table`s, several of a block that does not fit on one page, the legend below its last."""
+    return "\n".join([LATEX_PACKAGES, *map(_latex_block, blocks)])
+
+
+LATEX_PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
 def _latex_block(block: Block) -> str:
+    by_metric = [list(rows) for _, rows in groupby(block.rows, key=lambda row: row.heading)]
+
+    def tabulars(metrics: Sequence[list[Row]]) -> list[str]:
+        return [_latex_tabular(block, metrics)]
+
+    return latex_tables(block.caption, [(len(rows), rows) for rows in by_metric], tabulars, legend([block]))
+
+
+def _latex_tabular(block: Block, metrics: Sequence[Sequence[Row]]) -> str:
     lines = [
-        r"\begin{table}[tbp]",
-        r"\centering",
-        rf"\caption{{{_latex(block.caption)}}}",
-        r"\begin{adjustbox}{max width=\linewidth}",
         rf"\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
         r"\toprule",
-        " & ".join(map(_latex, ["metric", "method", *block.columns.values()])) + r" \\",
+        " & ".join(map(escape_latex, ["metric", "method", *block.columns.values()])) + r" \\",
     ]
-    for heading, rows in groupby(block.rows, key=lambda row: row.heading):
+    for rows in metrics:
         lines.append(r"\midrule")
-        for first, row in zip([heading] + [""] * len(block.rows), rows, strict=False):
-            # The intervals stand small under the values: beside them, seven languages would be too wide to read.
-            texts = [_cell(row, key) for key in block.columns]
-            lines.append(" & ".join(map(_latex, [first, row.label, *(value for value, _ in texts)])) + r" \\")
-            bounds = [rf"{{\tiny {_latex(interval)}}}" for _, interval in texts]
-            lines.append(" & ".join(["", "", *bounds]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}", "", r"\raggedright\footnotesize"]
-    lines += [rf"{_latex(line)}.\par" for line in legend([block])]
-    return "\n".join([*lines, r"\end{table}", ""])
+        for number, row in enumerate(rows):
+            cells = []
+            for key in block.columns:
+                value, marks, _ = _cell(row, key)
+                interval = bounds(cell.low, cell.high, row.spec.decimals) if (cell := row.cells.get(key)) else ""
+                cells.append((value, marks, interval, block.rank_of(row, key)))
+            lines += latex_row(["" if number else row.heading, row.label], cells)
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def latex_row(heads: Sequence[str], cells: Iterable[tuple[str, str, str, int]]) -> list[str]:
+    """One or two lines of a tabular: values with marks, and small below them the notes, such as intervals, if any.
+
+    Beside the values, the intervals of seven languages would be too wide to read.
+    """
+    values, notes = [], []
+    for value, marks, note, place in cells:
+        number = LATEX_RANKS.get(place, "{}").format(escape_latex(value))
+        values.append(f"{number} {escape_latex(marks)}".rstrip())
+        notes.append(rf"{{\tiny {escape_latex(note)}}}" if note else "")
+    lines = [[*map(escape_latex, heads), *values], *([[""] * len(heads) + notes] if any(notes) else [])]
+    return [" & ".join(line) + r" \\" for line in lines]
+
+
+T = TypeVar("T")
+
+
+def latex_tables(
+    caption: str, pieces: Sequence[tuple[int, T]], tabulars: Callable[[Sequence[T]], list[str]], notes: Sequence[str]
+) -> str:
+    """As many `table`s as are needed for each to fit on a page, the notes below the last, or by themselves.
+
+    Args:
+        caption: of all of them.
+        pieces: number of rows, and what is not to be parted.
+        tabulars: makes tabulars of pieces; each is made narrower if it is too wide for the page.
+        notes: lines below.
+    """
+    parts: list[list[T]] = [[]]
+    room = LATEX_ROWS
+    for size, piece in pieces:
+        if parts[-1] and size > room:
+            parts.append([])
+            room = LATEX_ROWS
+        parts[-1].append(piece)
+        room -= size
+    if room < LATEX_LEGEND:
+        parts.append([])
+    tables = []
+    for number, part in enumerate(parts):
+        heading = escape_latex(caption) + (", continued" if number else "")
+        lines = [r"\begin{table}[tbp]", r"\centering", r"\footnotesize", rf"\caption{{{heading}}}"]
+        for tabular in tabulars(part) if part else []:
+            lines += [
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                f"{tabular}}}",
+                "",
+                r"\medskip",
+            ]
+        if number == len(parts) - 1:
+            lines += [r"\raggedright\scriptsize", *(rf"{escape_latex(note)}.\par" for note in notes)]
+        tables.append("\n".join([*lines, r"\end{table}", ""]))
+    return "\n".join(tables)
 
 
 _LATEX = str.maketrans(
@@ -372,11 +522,12 @@ _LATEX = str.maketrans(
         "≠": r"$\neq$",
         "≤": r"$\leq$",
         "✓": r"$\surd$",
+        TOLD: r"$\dagger$",
     }
 )
 
 
-def _latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Escape LaTeX's special characters and write the few symbols that the tables use as commands."""
     return text.translate(_LATEX)
 
@@ -389,17 +540,18 @@ def to_csv(blocks: Sequence[Block]) -> str:
     """
     records = [
         {
-            "backbone": _csv(block.backbone),
-            "setting": _csv(block.setting),
-            "method": _csv(row.method),
+            "backbone": escape_csv(block.backbone),
+            "setting": escape_csv(block.setting),
+            "method": escape_csv(row.method),
             "seeds": " ".join(map(str, row.seeds)),
-            "benchmark": _csv(row.benchmark),
-            "metric": _csv(row.metric),
-            "language": _csv(key),
+            "benchmark": escape_csv(row.benchmark),
+            "metric": escape_csv(row.metric),
+            "language": escape_csv(key),
             "value": cell.value,
             "low": cell.low,
             "high": cell.high,
             "n": cell.n,
+            "told_language": row.told_language,
         }
         | {key: cell.compared.get(key) for key in COMPARED}
         for block in blocks
@@ -410,7 +562,8 @@ def to_csv(blocks: Sequence[Block]) -> str:
     return pd.DataFrame(records).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _csv(text: str) -> str:
+def escape_csv(text: str) -> str:
+    """Take from text what a spreadsheet would run as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -418,7 +571,7 @@ def to_html(blocks: Sequence[Block]) -> list[tuple[str, str]]:
     """(caption, HTML table) of each block, the legend below the last: what `report.build_report` takes. All escaped."""
     pages = [_html_block(block) for block in blocks]
     notes = Markup("").join(Markup("<li>{}</li>").format(line) for line in legend(blocks))
-    pages[-1] += Markup("<details open><summary>Legend</summary><ul>{}</ul></details>").format(notes)
+    pages[-1] += Markup("<details><summary>Legend</summary><ul>{}</ul></details>").format(notes)
     return [(block.caption, str(page)) for block, page in zip(blocks, pages, strict=True)]
 
 
@@ -430,7 +583,7 @@ def _html_block(block: Block) -> Markup:
         metric = Markup('<tr><th scope="rowgroup" colspan="{}">{}</th></tr>').format(len(heads), heading)
         lines = [
             Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-                row.label, Markup("").join(_html_cell(row, key) for key in block.columns)
+                row.label, Markup("").join(_html_cell(block, row, key) for key in block.columns)
             )
             for row in rows
         ]
@@ -439,14 +592,14 @@ def _html_block(block: Block) -> Markup:
     return table.format(head, Markup("\n").join(bodies))
 
 
-def _html_cell(row: Row, key: str) -> Markup:
+def _html_cell(block: Block, row: Row, key: str) -> Markup:
     if (cell := row.cells.get(key)) is None:
         return Markup("<td>{}</td>").format(MISSING)
     decimals, compared = row.spec.decimals, cell.compared
     marks = Markup("")
     if cell.marks:
         words = [f"{compared['mark']} than base"] if compared.get("mark") in ("better", "worse") else []
-        interval = f"[{compared['difference_low']:z.{decimals}f}, {compared['difference_high']:z.{decimals}f}]"
+        interval = bounds(compared["difference_low"], compared["difference_high"], decimals)
         words.append(f"difference {compared['difference']:+z.{decimals}f} {interval}")
         if "p_holm" in compared:
             words.append(f"adjusted p {compared['p_holm']:.2g}")
@@ -455,8 +608,8 @@ def _html_cell(row: Row, key: str) -> Markup:
             words.append(f"{verdict} within {compared['margin']:g}")
         title = ", ".join(words)
         marks = Markup('<span class="{}" title="{}">{}</span> ').format(compared.get("mark", ""), title, cell.marks)
-    value = f"{cell.value:.{decimals}f}"
-    return Markup("<td><b>{}</b> {}<small>{}</small></td>").format(value, marks, _interval(cell, decimals))
+    value = HTML_RANKS.get(block.rank_of(row, key), Markup("{}")).format(f"{cell.value:.{decimals}f}")
+    return Markup("<td>{} {}<small>{}</small></td>").format(value, marks, _interval(cell, decimals))
 
 
 def to_text(blocks: Sequence[Block]) -> str:
@@ -470,6 +623,8 @@ def to_text(blocks: Sequence[Block]) -> str:
     rows = [row for block in blocks for row in block.rows]
     if signs := _signs(rows):
         lines.append(signs)
+    if any(row.told_language for row in rows):
+        lines.append(TOLD_NOTE)
     sizes = _sizes(rows)
     return "\n".join([*lines, _shorten(f"± half of the 95 % interval; {sizes}", TERMINAL_WIDTH)]) + "\n"
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lensflow import deltas, fitting, hidden_states
 from lensflow.config import Extraction, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
-from lensflow.decoders import batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
+from lensflow.decoders import CPU, batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods import Trained
@@ -109,10 +109,12 @@ class TopStack:
         lengths = [len(states) for states in entering]
         places = torch.split(torch.arange(sum(lengths)), lengths)
         wanted = [place if all_of_it else place[-1:] for place, all_of_it in zip(places, whole, strict=True)]
-        packed = torch.cat(list(entering))[None].to(next(self.decoder.parameters()).dtype)
+        weight = next(self.decoder.parameters())
+        packed = torch.cat(list(entering))[None].to(weight.device, weight.dtype)
         # Positions that start again tell transformers where a text begins; it then masks the others (all families).
-        positions = torch.cat([torch.arange(length) for length in lengths])[None]
-        with only_rows(self.decoder, torch.cat(wanted)), tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
+        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(weight.device)
+        rows = torch.cat(wanted).to(weight.device)
+        with only_rows(self.decoder, rows), tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
             output: Tensor = self.decoder(
                 inputs_embeds=packed, position_ids=positions, use_cache=False
             ).last_hidden_state
@@ -125,7 +127,8 @@ class TopStack:
         result = torch.empty(len(indices), cache.tokens.shape[1])
         for batch in batches_by_length([cache.length(index) for index in indices], BATCH_TOKENS):
             entering = [cache.entering(indices[position]) for position in batch]
-            result[batch] = pool_each(self.states(entering, [pooling == "mean"] * len(batch)), pooling).float()
+            states = self.states(entering, [pooling == "mean"] * len(batch))
+            result[batch] = pool_each(states, pooling).float().cpu()
         return result
 
 
@@ -387,6 +390,7 @@ def train(
     states: Mapping[str, Path],
     texts: Mapping[str, Path],
     output: Path,
+    device: torch.device = CPU,
 ) -> Trained:
     """Train one method on one setting.
 
@@ -401,12 +405,13 @@ def train(
         texts: for each language, what `pair_data` wrote.
         output: `delta.safetensors`, the trained tensors that differ from the backbone's, float32, under the
             checkpoint's names; `history.jsonl` and `dev_states.safetensors` are written beside it.
+        device: that the top layers run on.
     """
     caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
     dtype = backbone_dtype if config.precision == "mixed" else torch.float32
-    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype)
+    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device)
     stack = TopStack(decoder, config.layers, setting.space)
     check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
     target = objective(config, fitting.load(subspaces, setting), setting.targets, seed)
@@ -423,7 +428,7 @@ def train(
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:
         save_file(dev_states, temporary)
-    deltas.write({names[name]: master for name, master in trainer.masters.items()}, checkpoint, output)
+    deltas.write({names[name]: master.cpu() for name, master in trainer.masters.items()}, checkpoint, output)
     scratch.unlink(missing_ok=True)
     parameters = sum(master.numel() for master in trainer.masters.values())
     return Trained(trainer.tokens_per_epoch() * config.epochs, parameters, trainer.earlier_seconds)

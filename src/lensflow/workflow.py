@@ -83,7 +83,7 @@ class Plan:
                 for setting in run.settings:
                     languages = self.config.settings[setting].languages
                     for method in run.methods:
-                        seeds = run.seeds if method != "base" else (BASE[2],)
+                        seeds = run.seeds if self.config.methods[method].seeded else (BASE[2],)
                         for seed in seeds:
                             place = BASE[0] if method == "base" else setting
                             cells = self.checkpoints.setdefault(Checkpoint(backbone, place, method, seed), {})
@@ -345,6 +345,7 @@ class Plan:
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""
         used, shown = {setting for _, setting in self.blocks}, {c.method for c in self.shown()} | {BASE[1]}
+        chosen = {name: method for name, method in self.config.methods.items() if name in shown}
         return {
             "title": self.config.title,
             "backbones": {
@@ -353,7 +354,8 @@ class Plan:
             },
             "blocks": [list(pair) for pair in self.blocks],
             "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
-            "methods": {name: m.canonical() for name, m in self.config.methods.items() if name in shown},
+            "methods": {name: method.canonical() for name, method in chosen.items()},
+            "told_language": [name for name, method in chosen.items() if method.told_language],
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }

@@ -1,14 +1,19 @@
-"""The embedded chat model, prepared once."""
+"""The embedded chat model, prepared once, and what methods are trained on for a test."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lensflow import backbones
+from lensflow import backbones, cli, corpora
 from lensflow.config import Config, read
+from lensflow.files import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
+LANGUAGES = ("en", "zh")
+TEXTS = {"train": 12, "dev": 2}
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +31,35 @@ def manifest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("backbone") / "manifest.json"
     backbones.prepare_backbone(config.backbones[NAME], ROOT, output)
     return output
+
+
+@pytest.fixture(scope="session")
+def train(config: Config, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict], Path]:
+    """Train a method on a few texts in two languages, through the command line; give the folder of the run."""
+    folder = tmp_path_factory.mktemp("run")
+    prompt = config.backbones[NAME].prompt.canonical()
+    extraction, setting = {"trainable_layers": 2}, {"central": "en", "languages": list(LANGUAGES)}
+    texts = {language: folder / "texts" / f"{language}.jsonl" for language in LANGUAGES}
+    states = {language: folder / "states" / f"{language}.safetensors" for language in LANGUAGES}
+    source = corpora.folder("embedded", ROOT)
+    for language in LANGUAGES:
+        corpora.pair_data(source, language, texts[language])
+        rows = read_jsonl(texts[language])
+        kept = [row for split, n in TEXTS.items() for row in [r for r in rows if r["split"] == split][:n]]
+        write_jsonl(texts[language], kept)
+        stage = json.dumps({"prompt": prompt, "extraction": extraction})
+        arguments = ["--config", stage, "--backbone", manifest, "--texts", texts[language]]
+        assert cli.main(["extract-hidden-states", *map(str, arguments), "--output", str(states[language])]) == 0
+    files = ["--states", *states.values(), "--texts", *texts.values()]
+    subspaces = folder / "subspaces.safetensors"
+    arguments = ["--config", json.dumps({"setting": setting}), *files, "--output", subspaces]
+    assert cli.main(["fit-subspaces", *map(str, arguments)]) == 0
+
+    def run(method: dict) -> Path:
+        sections = {"method": method, "setting": setting, "prompt": prompt, "extraction": extraction, "seed": 0}
+        output = folder / NAME / "en-zh" / method["kind"] / "seed0" / "delta.safetensors"
+        stage = ["--config", json.dumps(sections), "--backbone", manifest, "--subspaces", subspaces]
+        assert cli.main(["train", *map(str, [*stage, *files, "--output", output])]) == 0
+        return output.parent
+
+    return run

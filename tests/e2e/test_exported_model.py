@@ -9,56 +9,19 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lensflow import cli, corpora
+from lensflow import cli
 from lensflow.config import Resources
 from lensflow.engines.transformers import TransformersEngine
 from lensflow.engines.vllm import VllmEngine
-from lensflow.files import read_jsonl, write_jsonl
 from lensflow.prompts import PromptTokenizer
 
-ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
-LANGUAGES = ("en", "zh")
-TEXTS = {"train": 12, "dev": 2}
 
 
 @pytest.fixture(scope="module")
-def run(config, manifest, tmp_path_factory) -> Path:
+def run(train) -> Path:
     """The folder of a short, violent training."""
-    folder = tmp_path_factory.mktemp("run")
-    prompt = config.backbones[NAME].prompt.canonical()
-    extraction, setting = {"trainable_layers": 2}, {"central": "en", "languages": list(LANGUAGES)}
-    texts = {language: folder / "texts" / f"{language}.jsonl" for language in LANGUAGES}
-    states = {language: folder / "states" / f"{language}.safetensors" for language in LANGUAGES}
-    source = corpora.folder("embedded", ROOT)
-    for language in LANGUAGES:
-        corpora.pair_data(source, language, texts[language])
-        rows = read_jsonl(texts[language])
-        kept = [row for split, n in TEXTS.items() for row in [r for r in rows if r["split"] == split][:n]]
-        write_jsonl(texts[language], kept)
-        stage = json.dumps({"prompt": prompt, "extraction": extraction})
-        arguments = [
-            "--config",
-            stage,
-            "--backbone",
-            manifest,
-            "--texts",
-            texts[language],
-            "--output",
-            states[language],
-        ]
-        assert cli.main(["extract-hidden-states", *map(str, arguments)]) == 0
-    files = ["--states", *states.values(), "--texts", *texts.values()]
-    subspaces = folder / "subspaces.safetensors"
-    arguments = ["--config", json.dumps({"setting": setting}), *files, "--output", subspaces]
-    assert cli.main(["fit-subspaces", *map(str, arguments)]) == 0
-    method = {"kind": "lens", "lr": 1e-3, "lambda_unit": "state_norm", "lambda": 0.5, "batch_size": 4, "epochs": 3}
-    sections = {"method": method, "setting": setting, "prompt": prompt, "extraction": extraction, "seed": 0}
-    stage = json.dumps(sections)
-    output = folder / NAME / "en-zh" / "lens" / "seed0" / "delta.safetensors"
-    arguments = ["--config", stage, "--backbone", manifest, "--subspaces", subspaces, *files, "--output", output]
-    assert cli.main(["train", *map(str, arguments)]) == 0
-    return output.parent
+    return train({"kind": "lens", "lr": 1e-3, "lambda_unit": "state_norm", "lambda": 0.5, "batch_size": 4, "epochs": 3})
 
 
 @pytest.fixture(scope="module")

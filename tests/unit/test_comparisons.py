@@ -313,6 +313,7 @@ CONFIG = {
     "blocks": [["b", "duo"]],
     "settings": {"duo": {"central": "en", "languages": ["en", "zh", "sw"]}},
     "retention_margins": {"fidelity": 0.05},
+    "sweeps": [],
 }
 
 
@@ -328,12 +329,12 @@ def test_collect_scores_writes_both_tables_from_which_the_tables_are_made(result
     assert cli.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
     assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
-    shown = {**CONFIG, "methods": {"base": {}, "lens": {}}}
-    presentation.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "main.md")
+    shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
+    presentation.write_tables(shown, tmp_path / "comparisons.csv", [], tmp_path)
     text = (tmp_path / "main.md").read_text()
     assert "| metric | method | en (central) | zh | sw | targets | fr (other) |" in text
     (row,) = (line for line in text.splitlines() if "lens" in line and "fidelity" in line)
-    assert row.startswith("| fidelity ↑ | lens (2 seeds) | 0.") and row.count(" + ") == 4 and row.count(" +✓ ") == 1
+    assert row.startswith("| fidelity ↑ | lens (2 seeds) | **0.") and row.count(" + ") == 4 and row.count(" +✓ ") == 1
     assert "margins: fidelity 0.05" in text and "over all 6 tests" in text
     assert "lens (2 seeds)" in presentation.terminal_table(shown, tmp_path / "comparisons.csv")
 

@@ -8,8 +8,10 @@ import pytest
 from lensflow.config import Evaluation, Extraction, Judge, Lora, Run, Setting
 from lensflow.methods.cpt import Cpt
 from lensflow.methods.lens import Lens
+from lensflow.methods.prompt import Prompt
 from lensflow.methods.qalign import Qalign
 from lensflow.methods.sft import Sft
+from lensflow.methods.steer import Steer
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +25,9 @@ def test_the_readmes_table_was_printed_by_the_demo():
     assert [line for line in lines if line not in printed] == []
 
 
-@pytest.mark.parametrize("section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Qalign, Run, Setting, Sft])
+@pytest.mark.parametrize(
+    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Run, Setting, Sft, Steer]
+)
 def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()
     names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}

@@ -4,6 +4,7 @@ import builtins
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lensflow.engines import Engine, end_token_ids, eos_token_ids, finish
 from lensflow.engines.transformers import TransformersEngine
 from lensflow.engines.vllm import VllmEngine
 from lensflow.errors import LensflowError
+from lensflow.interventions import StateEdit
 from lensflow.prompts import PromptTokenizer
 
 SIZE = 40
@@ -111,6 +113,25 @@ def naive_answer(model: Any, tokenizer: PromptTokenizer, prompt: list[int], n: i
     return text
 
 
+class Edited:
+    """The model with its states changed before the output layer, by the equation."""
+
+    def __init__(self, model: Any, edit: StateEdit) -> None:
+        self.model, self.edit = model, edit
+
+    def __call__(self, ids: torch.Tensor) -> Any:
+        states = self.model.model(ids).last_hidden_state
+        removed = states @ self.edit.removed @ self.edit.removed.T
+        return SimpleNamespace(logits=self.model.lm_head(states - removed + self.edit.shift))
+
+
+def random_edit() -> StateEdit:
+    generator = torch.Generator().manual_seed(5)
+    return StateEdit(
+        torch.randn(64, generator=generator) / 2, torch.linalg.qr(torch.randn(64, 9, generator=generator)).Q
+    )
+
+
 def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: float) -> None:
     requests = requests_of(model, seed=0)
     expected = [naive_score(model, *request) for request in requests]
@@ -132,6 +153,10 @@ def test_transformers_engine_against_naive_loops(
     engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer
 ) -> None:
     check(engine, model, tokenizer, 1e-5)
+    with engine.edited(random_edit()):
+        check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
+    with pytest.raises(AssertionError):
+        check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
 
 
 def test_batches_do_not_matter(engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +220,9 @@ def test_vllm_is_not_installed(checkpoint: Path, tokenizer: PromptTokenizer, mon
 def test_vllm_engine_against_naive_loops(checkpoint: Path, model: Any, tokenizer: PromptTokenizer) -> None:
     engine = VllmEngine(checkpoint, "float32", tokenizer, 64, Resources())
     try:
+        check(engine, model, tokenizer, 1e-4)
+        with engine.edited(random_edit()):
+            check(engine, Edited(model, random_edit()), tokenizer, 1e-4)
         check(engine, model, tokenizer, 1e-4)
         with pytest.raises(LensflowError, match=r"^evaluation\.max_model_len: 64 .* of 70 tokens; raise it$"):
             engine.generate([[0] * 60], decoding(10))

@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from lensflow import figures
 from lensflow.errors import LensflowError
-from lensflow.tables import COLUMNS, COMPARED, main_table
+from lensflow.tables import COLUMNS, COMPARED, Cell, main_table
 
 
 @pytest.fixture
@@ -34,29 +33,16 @@ def history(factor):
     return [*rows, rows[-1] | {"split": "dev"}]
 
 
-def states(r, d=8, n=12):
-    rng = np.random.default_rng(r)
-    languages = [f"l{i}" for i in range(r + 1)]
-    specific = np.linalg.qr(rng.normal(size=(d, r)))[0]
-    before = {language: rng.normal(size=(n, d)).astype(np.float32) for language in languages}
-    shifts = {language: specific @ rng.normal(size=r) for language in languages}
-    after = {language: (before[language] + shifts[language]).astype(np.float32) for language in languages}
-    return before, after, specific, languages
-
-
-def drawn(name, block):
-    if name == "bars":
-        return figures.fidelity_bars(block)
-    if name == "curves":
-        return figures.training_curves({"lens": history(1.0), "strong": history(2.0)})
-    return figures.state_map(*states(int(name[-1])))
-
-
-@pytest.mark.parametrize("name", ["bars", "curves", "map1", "map3"])
-def test_files_are_the_same_each_time(name, block, tmp_path):
+@pytest.mark.parametrize("name", ["bars", "curves", "front"])
+def test_files_are_the_same_each_time(name, block, front, tmp_path):
     digests = []
     for run in ("a", "b"):
-        paths = figures.save(drawn(name, block), tmp_path / run / "figure.v1")
+        drawn = {
+            "bars": lambda: figures.fidelity_bars(block),
+            "curves": lambda: figures.training_curves({"lens": history(1.0), "strong": history(2.0)}),
+            "front": lambda: front,
+        }[name]()
+        paths = figures.save(drawn, tmp_path / run / "figure.v1")
         assert [path.name for path in paths] == ["figure.v1.svg", "figure.v1.png"]
         assert all(path.stat().st_size > 5000 for path in paths)
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
@@ -102,38 +88,72 @@ def test_curves_leave_out_what_no_history_has():
         figures.training_curves({})
 
 
-@pytest.mark.parametrize("r", [2, 4])
-def test_map_keeps_the_geometry_of_the_means(r):
-    before, after, specific, languages = states(r)
-    (ax,) = figures.state_map(before, after, specific, languages).axes
-    clouds = [np.asarray(points.get_offsets()) for points in ax.collections if len(points.get_offsets()) > 1]
-    assert len(clouds) == 2 * len(languages)
-    arrows = [points for points in ax.collections if len(points.get_offsets()) == 1]
-    for language, old, new, arrow in zip(languages, clouds[::2], clouds[1::2], arrows, strict=True):
-        assert np.allclose(arrow.get_offsets(), old.mean(axis=0), atol=1e-6)
-        assert np.allclose([arrow.U[0], arrow.V[0]], new.mean(axis=0) - old.mean(axis=0), atol=1e-6)
-        true = (after[language] - before[language]).mean(axis=0) @ specific
-        drawn_length = math.hypot(arrow.U[0], arrow.V[0])
-        # two components lose nothing of a plane, and a projection never lengthens
-        assert drawn_length <= np.linalg.norm(true) + 1e-6
-        assert r > 2 or drawn_length == pytest.approx(np.linalg.norm(true), abs=1e-5)
+def point(method, cost, gain, reach=None, seeds=()):
+    """A method with scores and, but for base, intervals of the difference that reach so far down and up."""
+    cells = []
+    for value, (low, high) in zip((cost, gain), reach or [(0, 0)] * 2, strict=True):
+        compared = {"difference": 1.0, "difference_low": 1 - low, "difference_high": 1 + high} if reach else {}
+        cells.append(Cell(value, value - 9, value + 9, 40, compared))
+    return figures.Point(method, *cells, seeds)
 
 
-def test_map_of_one_direction_shows_the_coordinate_itself():
-    before, after, specific, languages = states(1)
-    (ax,) = figures.state_map(before, after, specific, languages).axes
-    old, new = (np.asarray(points.get_offsets())[:, 0] for points in ax.collections[:2])
-    assert np.allclose(old, (before["l0"] @ specific)[:, 0], atol=1e-5)
-    assert np.allclose(new, (after["l0"] @ specific)[:, 0], atol=1e-5)
-    assert [label.get_text() for label in ax.get_yticklabels()] == languages
+REACH = [(0.1, 0.2), (0.03, 0.04)]
+
+
+@pytest.fixture
+def front():
+    points = [
+        point("base", 3.0, 0.5),
+        point("good", 3.1, 0.9, REACH, [(3.0, 0.8), (3.2, 1.0)]),
+        point("dominated", 3.2, 0.8, REACH),
+        point("costly", 3.5, 0.95, REACH),
+    ]
+    return figures.trade_off(points, ("cost", "gain"), {})
+
+
+def lines_of(ax):
+    return {line.get_label(): [tuple(xy) for xy in line.get_xydata()] for line in ax.get_lines()}
+
+
+def test_front_has_points_paired_intervals_and_seeds(front):
+    (ax,) = front.axes
+    assert lines_of(ax)["Pareto front"] == [(3.0, 0.5), (3.1, 0.9), (3.5, 0.95)]
+    assert {line.get_drawstyle() for line in ax.get_lines() if line.get_label() == "Pareto front"} == {"steps-post"}
+    assert lines_of(ax)["base"] == [(3.0, 0.5)]
+    bars = {container.get_label(): container for container in ax.containers}
+    assert list(bars) == ["good", "dominated", "costly"]  # base is what the others are compared with
+    for name, (x, y) in {"good": (3.1, 0.9), "dominated": (3.2, 0.8)}.items():
+        horizontal, vertical = (part.get_segments()[0] for part in bars[name].lines[2])
+        assert horizontal[:, 0] == pytest.approx([x - 0.1, x + 0.2])
+        assert vertical[:, 1] == pytest.approx([y - 0.03, y + 0.04])
+    (seeds,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 2 and line.get_markersize() == 3.5)
+    assert [tuple(xy) for xy in seeds.get_xydata()] == [(3.0, 0.8), (3.2, 1.0)]
+
+
+def test_curves_of_the_front_are_joined_in_their_order_and_count_for_it():
+    strong, gentle = point("s", 3.5, 0.95, REACH), point("g", 3.1, 0.9, REACH)
+    other = {"other": [("5", point("o", 3.3, 0.7, REACH))]}
+    curves = {"lambda": [("1.0", strong), ("0.3", gentle)]} | other
+    (ax,) = figures.trade_off([point("base", 3.0, 0.5)], ("cost", "gain"), curves).axes
+    assert [(3.5, 0.95), (3.1, 0.9)] in lines_of(ax).values()
+    assert lines_of(ax)["Pareto front"] == [(3.0, 0.5), (3.1, 0.9), (3.5, 0.95)]
+    assert {text.get_text(): text.xy for text in ax.texts} == {
+        "1.0": strong.place,
+        "0.3": gentle.place,
+        "5": (3.3, 0.7),
+    }
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["Pareto front", "base", "lambda", "other"]
+    colours = {container.lines[0].get_color() for container in ax.containers}
+    assert len(ax.containers) == 3 and len(colours) == 2
+
+
+def test_bars_of_many_methods_are_no_wider_than_the_report(block):
+    rows = tuple(dataclasses.replace(block.rows[0], method=f"m{i}") for i in range(30))
+    assert figures.fidelity_bars(dataclasses.replace(block, rows=rows)).get_figwidth() == figures.WIDEST
 
 
 def test_mistakes_are_named(block):
-    before, after, specific, languages = states(2)
-    with pytest.raises(LensflowError, match=r"after\.l1"):
-        figures.state_map(before, {k: v for k, v in after.items() if k != "l1"}, specific, languages)
-    with pytest.raises(LensflowError, match=r"before\.l0.*7"):
-        figures.state_map(before, after, specific[:7], languages)
     rows = tuple(row for row in block.rows if row.metric != "fidelity")
     with pytest.raises(LensflowError, match="no fidelity scores"):
         figures.fidelity_bars(dataclasses.replace(block, rows=rows))

@@ -219,7 +219,8 @@ def test_the_exported_model_is_the_trained_one(run, tmp_path, trained_logits, fa
         for path in (output, this.backbone)
     )
     with torch.no_grad():
-        torch.testing.assert_close(exported(IDS).logits, trained_logits[0], rtol=1e-4, atol=1e-5)
+        # Merged adapters round once more than adapters beside the weights.
+        torch.testing.assert_close(exported(IDS).logits, trained_logits[0], rtol=1e-4, atol=1e-4)
         assert not torch.allclose(before(IDS).logits, trained_logits[0], atol=1e-2)
     delta, old = load_file(this.output), before.state_dict()
     assert all(value.dtype == torch.float32 and not torch.equal(value, old[name]) for name, value in delta.items())

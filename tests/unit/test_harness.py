@@ -62,7 +62,7 @@ def engine(checkpoint):
 
 def lm_of(engine: Any, chat: bool = False) -> Any:
     model, tokenizer, _ = engine
-    return harness.engine_lm(tokenizer, model.loglikelihoods, model.generate, chat)
+    return harness.engine_lm(tokenizer, model.loglikelihoods, model.generate, str, chat)
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -108,7 +108,7 @@ def test_generated_answers_are_matched(engine, project):
         return ["Rome"] * len(prompts)
 
     model, tokenizer, _ = engine
-    lm = harness.engine_lm(tokenizer, model.loglikelihoods, answer, False)
+    lm = harness.engine_lm(tokenizer, model.loglikelihoods, answer, str, False)
     samples = run_of(task_of(metrics={"accuracy": "exact_match"}), project).run(lm)
     assert [sample["accuracy"] for sample in samples] == [1.0, 0.0, 0.0]
     assert seen == [Decoding(max_new_tokens=3, stop=("zz",))]
@@ -121,12 +121,32 @@ def test_a_chat_template_brings_its_own_special_tokens(checkpoint, tmp_path):
     template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
     (tmp_path / "chat_template.jinja").write_text(template)
     tokenizer = PromptTokenizer(tmp_path, ChatPrompt(format="chat", system="Be brief."))
-    lm = harness.engine_lm(tokenizer, lambda _: [], lambda *_: [], chat=True)
+    lm = harness.engine_lm(tokenizer, lambda _: [], lambda *_: [], str, chat=True)
     rendered = lm.apply_chat_template([{"role": "user", "content": "Hi"}])
     assert rendered == "<bos>[system]Be brief.[user]Hi[assistant]"
     ids = lm.tok_encode(rendered)
     assert ids.count(1) == 1 and ids[0] == 1
-    assert harness.engine_lm(tokenizer, lambda _: [], lambda *_: [], chat=False).tok_encode("Hi")[0] == 1
+    assert harness.engine_lm(tokenizer, lambda _: [], lambda *_: [], str, chat=False).tok_encode("Hi")[0] == 1
+
+
+def test_an_instruction_stands_with_the_question(engine, project):
+    """Not with the examples before it; and nowhere in a task without chat."""
+    shot = {"question": "Chile?", "choices": ["Rome", "Oslo", "Santiago"], "answer": 2}
+    model, tokenizer, _ = engine
+    asked = {}
+    for chat in (True, False):
+        task = task_of(overrides={"num_fewshot": 1}, chat=chat)
+        lm = harness.engine_lm(tokenizer, model.loglikelihoods, model.generate, "Be brief. {}".format, chat)
+        asked[chat] = run_of(task, project, fewshot={"shot": shot}).run(lm)[0]["prompt"][0]
+    assert asked[True].count("Be brief.") == 1 and "Be brief." not in asked[False]
+    history = [
+        {"role": "user", "content": "Chile?"},
+        {"role": "assistant", "content": "Santiago"},
+        {"role": "user", "content": "Italy?"},
+        {"role": "assistant", "content": "The capital is"},
+    ]
+    rendered = lm.apply_chat_template(history)
+    assert rendered == "Q: Chile?\nA: Santiago\n\nQ: Be brief. Italy?\nA: The capital is\n\n"
 
 
 def test_the_projects_task_files_come_before_lm_evals_own(project):

@@ -6,17 +6,19 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lensflow import cli, cost, methods
+from lensflow import cli, cost, methods, tables
 from lensflow.config import AnyMethod, Extraction, PlainPrompt, Setting, parse
 from lensflow.corpora import read_texts
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, read_jsonl, write_jsonl
 from lensflow.methods import HiddenStates, Run, builtin, config_of, module_of
+from lensflow.scores import SWEPT
 from lensflow.workflow import code_digest, method_digest
 
 METHOD = """
@@ -99,7 +101,7 @@ def test_a_method_of_ones_own(own):
         ({}, "mine.kind: is missing; add it"),
         ({"kind": 3}, "mine.kind: must be text"),
         (3, "mine: must be a mapping, not 3"),
-        ({"kind": "sfft"}, "mine: no kind 'sfft'; did you mean 'sft'? (known: base, cpt, lens, qalign, sft"),
+        ({"kind": "sfft"}, "mine: no kind 'sfft'; did you mean 'sft'? (known: base, cpt, lens, lsar, prompt, qalign, "),
         (
             {"kind": "no_such.thing"},
             "mine.kind: module 'no_such.thing' cannot be imported (ModuleNotFoundError: No module named 'no_such'); "
@@ -162,12 +164,13 @@ def run(checkpoint, tmp_path):
 
 def test_all_methods_have_the_same_files(run, own):
     this = run({"kind": own("mine")})
-    for name in ("history.jsonl", "dev_states.safetensors"):  # of another method that had this name
+    for name in ("history.jsonl", "dev_states.safetensors", "intervention.safetensors"):  # of another method
         this.output.parent.mkdir(parents=True, exist_ok=True)
         this.output.with_name(name).write_text("old")
     cost.train_measured(this)
     assert read_jsonl(this.output.with_name("history.jsonl")) == []
     assert load_file(this.output.with_name("dev_states.safetensors")) == {}
+    assert load_file(this.output.with_name("intervention.safetensors")) == {}
     took = read_json(this.output.with_name("cost.json"))
     assert (took["tokens"], took["trained_parameters"], took["device"]) == (3, 4, "cpu")
     assert 100 < took["seconds"] < 110
@@ -222,16 +225,22 @@ def test_figures_of_methods_without_hidden_states(stages, tmp_path):
     for name, rows, tensors in (("lens", loss, states), ("sft", loss, {}), ("quiet", [], {})):
         write_jsonl(runs[name] / "history.jsonl", rows)
         save_file(tensors, runs[name] / "dev_states.safetensors")
-    scores = tmp_path / "scores.csv"
-    columns = "backbone,setting,method,seed,benchmark,metric,language,n,value,low,high"
-    scores.write_text(f"{columns}\ntiny,none,base,0,cldr,accuracy,en,4,0.5,0.2,0.8\n")
-    config = {"settings": {"trio": setting}, "blocks": [["tiny", "trio"]], "methods": {}}
+    place = {"benchmark": "cldr", "metric": "accuracy", "language": "en", "n": 4, "value": 0.5, "low": 0.2, "high": 0.8}
+    row = {"backbone": "tiny", "setting": "trio", "method": "base", "seeds": "0"} | place
+    columns = dict.fromkeys([*tables.COLUMNS, *tables.COMPARED])
+    pd.DataFrame([columns | row]).to_csv(tmp_path / "comparisons.csv", index=False)
+    pd.DataFrame([row | {"seed": 0}]).to_csv(tmp_path / "scores.csv", index=False)
+    pd.DataFrame(columns=[*SWEPT, *columns]).to_csv(tmp_path / "sweeps.csv", index=False)
+    files_of = [
+        text for name in ("scores", "comparisons", "sweeps") for text in (f"--{name}", f"{tmp_path}/{name}.csv")
+    ]
+    config = {"settings": {"trio": setting}, "blocks": [["tiny", "trio"]], "methods": {}, "told_language": []}
 
     def drawn(*names: str, subspaces: tuple[str, ...] = ()) -> set[str]:
         folder = tmp_path / "-".join(names)
         histories = [str(runs[name] / "history.jsonl") for name in names]
         arguments = ["make-figures", "--config", json.dumps(config), "--backbone", "tiny", "--setting", "trio"]
-        arguments += ["--scores", str(scores), *subspaces, "--runs", *histories, "--output", str(folder)]
+        arguments += [*files_of, *subspaces, "--runs", *histories, "--output", str(folder)]
         assert cli.main(arguments) == 0
         return {path.name for path in folder.glob("*.svg")}
 

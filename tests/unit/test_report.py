@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lensflow.errors import LensflowError
-from lensflow.report import Samples, build_report, join_samples
+from lensflow.report import Figure, Samples, Section, Table, build_report, join_samples
 
 EVIL = "<script>alert(1)</script> <img src=https://evil.example/x onerror=alert(2)>"
 
@@ -22,6 +22,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+    def elements_of(self, attribute):
+        return [attributes for _, attributes in self.elements if attribute in attributes]
 
     def find(self, tag, **attrs):
         return [found for name, found in self.elements if name == tag and attrs.items() <= found.items()]
@@ -45,15 +48,19 @@ def content(tmp_path):
             },
         }
     ]
+    samples = [("generation", "ar", rows), Samples("generation", "zh", rows)]
+    tables = [Table("caption <b>", "<table><tr><td>1</td></tr></table>", "snakemake > out && echo '<made>'")]
+    figures = [Figure('states "before" & after', figure, "snakemake results/figures")]
     return {
         "title": f"Report {EVIL}",
         "overview": [("backbone", EVIL), ("loss", 0.123456789)],
-        "runs": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
-        "tables": [("caption <b>", "<table><tr><td>1</td></tr></table>")],
-        "figures": [('states "before" & after', figure)],
-        "samples": [("tiny", "duo", "generation", "ar", rows), Samples("tiny", "duo", "generation", "zh", rows)],
+        "sections": [
+            Section("tiny, duo", "tiny, setting duo <i>", tables, figures, samples),
+            Section("other, duo", "other", [], [], [("lcb", "ar", rows)]),
+        ],
+        "checkpoints": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
         "versions": {"torch": "2.13.0+cpu", "evil": EVIL},
-        "commands": ["lensflow report > out && echo '<done>'"],
+        "config": {"title": EVIL, "kept": ["<b>"]},
     }
 
 
@@ -80,31 +87,54 @@ def test_foreign_text_is_shown_and_not_run(page):
     assert len(page.find("script")) == 1  # the filter
     assert len(page.find("img")) == 1
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 2  # title twice, overview, runs, versions, samples
+    # title twice, overview, checkpoints, versions, configuration, samples
+    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 3
 
 
 def test_languages_directions_and_marks(page):
     assert all(found["dir"] == "auto" for found in page.find("div", **{"class": "text"}))
-    assert [found.get("lang") for found in page.find("div", **{"class": "text"})] == ["en", "ar", None] * 2
+    assert [found.get("lang") for found in page.find("div", **{"class": "text"})] == ["en", "ar", None] * 3
     assert page.find("p", **{"class": "prompt"})[0] == {"class": "prompt", "lang": "ar", "dir": "auto"}
-    assert len(page.find("div", **{"class": "answer wrong"})) == 4
+    assert len(page.find("div", **{"class": "answer wrong"})) == 6
     text = "".join(page.texts)
-    assert text.count("✗ wrong language: en") == text.count("repeats itself") == 2
+    assert text.count("✗ wrong language: en") == text.count("repeats itself") == 3
 
 
 def test_tables_and_figures_are_inside(page, content):
     assert "".join(page.texts).count("caption <b>") == 1
     (image,) = page.find("img")
     kind, data = image["src"].split(",")
-    assert kind == "data:image/svg+xml;base64" and base64.b64decode(data) == content["figures"][0][1].read_bytes()
+    assert (
+        kind == "data:image/svg+xml;base64"
+        and base64.b64decode(data) == content["sections"][0].figures[0].path.read_bytes()
+    )
     assert image["alt"] == 'states "before" & after'
     assert "0.123457" in page.texts and "1e-05" in page.texts
+
+
+def test_every_table_and_figure_has_its_command(page):
+    assert [text for text in page.texts if text.startswith("snakemake")] == [
+        "snakemake > out && echo '<made>'",
+        "snakemake results/figures",
+    ]
+
+
+def test_a_section_has_its_own_browser_with_its_own_choices(page):
+    assert len(page.find("div", **{"class": "browser"})) == len(page.find("form")) == 2
+    assert [found["name"] for found in page.find("select")] == ["benchmark", "language", "method"] * 2
+    found = "".join(page.texts)
+    assert found.index("tiny, setting duo <i>") < found.index("caption <b>") < found.index("generation, zh")
+    assert found.index("generation, zh") < found.index("lcb, ar") < found.rindex("Provenance")
+    groups = [(group["data-benchmark"], group["data-language"]) for group in page.find("article")]
+    assert groups == [("generation", "ar"), ("generation", "zh"), ("lcb", "ar")]
+    methods = [found["data-method"] for found in page.elements_of("data-method")]
+    assert methods == ["base", "lens", "odd"] * 3
 
 
 def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content, tmp_path):
     links = [found["href"][1:] for found in page.find("a")]
     assert sorted(links) == sorted(found["id"] for found in page.find("section"))
-    empty = {"title": "x", "versions": {}} | {key: [] for key in content if key not in ("title", "versions")}
+    empty = {"title": "x", "overview": [], "sections": [], "checkpoints": [], "versions": {}, "config": {}}
     build_report(tmp_path / "empty.html", **empty)
     bare = Page((tmp_path / "empty.html").read_text())
     assert not bare.find("section") and not bare.find("a") and not bare.find("script")
@@ -118,8 +148,9 @@ def test_same_input_same_bytes(content, tmp_path):
 
 def test_figure_mistakes_are_named(content, tmp_path):
     for path, message in ((tmp_path / "b.svg", "b.svg: no such figure"), (tmp_path / "c.pdf", "c.pdf: not a figure")):
+        drawn = [Figure("x", path, "snakemake")]
         with pytest.raises(LensflowError, match=message):
-            build_report(tmp_path / "report.html", **content | {"figures": [("x", path)]})
+            build_report(tmp_path / "report.html", **content | {"sections": [Section("x", "x", [], drawn, [])]})
     assert not (tmp_path / "report.html").exists()
 
 

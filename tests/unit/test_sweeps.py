@@ -70,7 +70,7 @@ def test_without_sweeps_nothing_changes():
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"key": "lamda", "values": [1]}, r"^sweeps\.mine: lamda 1: no such key; it has kind, layers, lambda, "),
+        ({"key": "lamda", "values": [1]}, r"^sweeps\.mine: lamda 1: no such key; it has kind, lambda, "),
         ({"key": "weights.all", "values": [1]}, r"^sweeps\.mine: weights\.all 1: no such key; it has kind, "),
         ({"key": "setting.rank", "values": [1, 2]}, r"^sweeps\.mine: setting\.rank 2: rank: 2 is more than "),
         ({"key": "lambda", "values": [0.1, -1]}, r"^sweeps\.mine: lambda -1: lambda: "),

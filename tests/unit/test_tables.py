@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensflow import tables
+from lensflow import presentation, tables
 from lensflow.errors import LensflowError
 
 EVIL = "=cmd|x"
@@ -156,19 +156,19 @@ def test_latex(blocks):
     text = tables.to_latex(blocks)
     own, bounds = next((a, b) for a, b in pairwise(text.splitlines()) if "0.60" in a and "fidelity" not in a)
     assert own == r" & a\_b\%\& & 0.60 & 0.50 & 0.40 & 0.45 \\"
-    assert bounds.startswith(r" &  & {\tiny [0.50, 0.80] n=40} & {\tiny [0.40, 0.70] n=40} & ")
+    assert bounds.startswith(r" &  & {\tiny [0.50, 0.80]} & {\tiny [0.40, 0.70]} & ")
     assert r" & =cmd\textbar{}x & " in text
     assert r"nll $\downarrow$ & base & 3.083 " in text and " & -- & " in text
     assert text.isascii()
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {5}
     assert text.count(r"\midrule") == 3
-    assert tables._latex("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
+    assert tables.escape_latex("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
 
 
 def test_csv(scores, blocks):
     records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
-    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", *tables.COMPARED]
+    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", "told_language", *tables.COMPARED]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
     assert {record["setting"] for record in records} == {"duo"}
@@ -181,7 +181,7 @@ def test_csv(scores, blocks):
 def test_html(blocks):
     ((caption, html),) = tables.to_html(blocks)
     assert caption == "tiny, setting duo (central language en)"
-    assert '<th scope="row">a_b%&amp;</th><td><b>0.60</b> <small>[0.50, 0.80] n=40</small></td>' in html
+    assert '<th scope="row">a_b%&amp;</th><td>0.60 <small>[0.50, 0.80] n=40</small></td>' in html
     assert html.count("<td>–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
 
 
@@ -212,6 +212,80 @@ def test_score_without_interval_is_shown_without(scores):
     assert "nan" not in tables.to_text(blocks) + tables.to_latex(blocks) + tables.to_csv(blocks)
 
 
+def ranked(better, *cells, **differences):
+    """The ranks of methods a, b, ... and base, from (value, low, high) of each; differences to base by method."""
+    metric = {"↑": "fidelity", "↓": "nll", "": "bleu"}[better]
+    rows = []
+    for method, (value, low, high) in zip(("base", "a", "b", "c"), cells, strict=False):
+        compared = dict(zip(("difference_low", "difference_high"), differences.get(method, ()), strict=False))
+        rows.append(row(method, metric, "zh", value, **compared) | {"low": low, "high": high})
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    (block,) = tables.main_table(pd.DataFrame(rows), setting, [])
+    return block.ranks["generation", metric, "zh"]
+
+
+def test_best_and_second_best_need_intervals_apart_from_all_that_is_worse():
+    apart = (0.1, 0.0, 0.15), (0.9, 0.8, 1.0), (0.5, 0.4, 0.6), (0.3, 0.2, 0.35)
+    wins = {"a": (0.5, 0.9), "b": (0.2, 0.6), "c": (0.1, 0.3)}
+    assert ranked("↑", *apart, **wins) == {"a": 1, "b": 2}
+    assert ranked("↑", *apart[:2], **wins) == {"a": 1}  # the last of all is not the second best
+    assert ranked("", *apart, **wins) == {}
+    # The third overlaps the second, or the first: then nothing is said of that one, and of those behind it.
+    assert ranked("↑", *apart[:3], (0.3, 0.2, 0.45), **wins) == {"a": 1}
+    assert ranked("↑", *apart[:3], (0.3, 0.2, 0.85), **wins) == {}
+
+
+def test_best_where_less_is_better():
+    apart = (0.9, 0.8, 1.0), (0.1, 0.0, 0.15), (0.5, 0.4, 0.6)
+    assert ranked("↓", *apart, a=(-0.9, -0.5), b=(-0.6, -0.2)) == {"a": 1, "b": 2}
+
+
+def test_against_base_the_interval_of_the_difference_counts():
+    wide = (0.5, 0.2, 0.8), (0.6, 0.3, 0.9)
+    assert ranked("↑", *wide, a=(0.05, 0.15)) == {"a": 1}
+    assert ranked("↑", *wide, a=(-0.05, 0.25)) == {}
+    assert ranked("↑", *wide) == {}  # not compared
+    assert ranked("↑", wide[1], wide[0], a=(-0.15, -0.05)) == {"base": 1}
+    assert ranked("↓", *wide, a=(0.05, 0.15)) == {"base": 1}
+    # Left-out items can turn the difference around; then the order of the values is not supported.
+    assert ranked("↑", *wide, a=(-0.15, -0.05)) == {}
+
+
+def test_ranks_are_written_in_every_format():
+    rows = [
+        row("base", "nll", "zh", 3.0, half=0.01),
+        row("x", "nll", "zh", 1.0, half=0.01, difference_low=-2.1, difference_high=-1.9),
+        row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
+    ]
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    blocks = tables.main_table(pd.DataFrame(rows), setting, [])
+    assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in tables.to_markdown(blocks)
+    assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
+    assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
+    assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
+    assert "<td><b>1.000</b> <small>" in tables.to_html(blocks)[0][1]
+    assert "<td><u>2.000</u> <small>" in tables.to_html(blocks)[0][1]
+    assert tables.BEST_NOTE in tables.legend(blocks)
+    (block,) = blocks
+    unclear = dataclasses.replace(block, rows=block.rows[:1])
+    assert tables.BEST_NOTE not in tables.legend([unclear])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "methods", "counts"),
+    [(2, 5, [10]), (3, 5, [15, 0]), (4, 5, [20, 0]), (5, 5, [20, 5]), (2, 25, [25, 25, 0])],
+)
+def test_tables_in_latex_fit_on_a_page_and_keep_a_metric_together(metrics, methods, counts):
+    rows = [row(f"m{i}", f"x{j}", "zh", 0.5) for j in range(metrics) for i in range(methods)]
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    text = tables.to_latex(tables.main_table(pd.DataFrame(rows), setting, []))
+    parts = text.split(r"\begin{table}")[1:]
+    found = [part.count("& 0.500") for part in parts]
+    assert found == counts  # the legend takes as much room as ten rows; where there is less, it stands by itself
+    assert [("continued" in part) for part in parts] == [False] + [True] * (len(parts) - 1)
+    assert [("higher is better" in part) for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
 @pytest.fixture
 def marked():
     """One cell better, one worse and kept, one of unknown direction that differs and is not shown to be kept."""
@@ -227,13 +301,13 @@ def marked():
 
 def test_marks_in_markdown(marked):
     text = tables.to_markdown(marked)
-    assert "| fidelity ↑ | lens | 0.46 −✓ [0.36, 0.66] n=40 | 0.60 + [0.50, 0.80] n=40 |" in text
+    assert "| fidelity ↑ | lens | 0.46 −✓ [0.36, 0.66] n=40 | **0.60** + [0.50, 0.80] n=40 |" in text
     assert "| lens | 0.700 ≠? [0.600, 0.900] n=40 | 0.510 [0.410, 0.710] n=40 |" in text
 
 
 def test_marks_in_latex(marked):
     text = tables.to_latex(marked)
-    assert r" & lens & 0.46 $-$$\surd$ & 0.60 + \\" in text and r" & lens & 0.700 $\neq$? & 0.510 \\" in text
+    assert r" & lens & 0.46 $-$$\surd$ & \textbf{0.60} + \\" in text and r" & lens & 0.700 $\neq$? & 0.510 \\" in text
     assert r"p $\leq$ 0.05" in text and text.isascii()
 
 
@@ -277,6 +351,39 @@ def test_legend_says_test_correction_family_and_margins(marked):
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
     (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
+
+
+def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
+    blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
+    markdown, latex, ((_, html),), text = (
+        write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_html, tables.to_text)
+    )
+    note = "† is told the prompt's language at test time: not like-for-like"
+    assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
+    assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
+    assert latex.isascii()
+    assert '<th scope="row">=cmd|x†</th>' in html and "† is told the prompt" in html
+    assert "=cmd|x†" in text and note in text.splitlines()
+    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    assert {(r["method"], r["told_language"]) for r in records} == {
+        ("base", "False"),
+        (UGLY, "False"),
+        (f"'{EVIL}", "True"),
+    }
+    unmarked = tables.main_table(scores, SETTINGS, [UGLY, EVIL])
+    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *tables.legend(unmarked)])
+    several = scores.replace({"seeds": {"0": "0 1"}})
+    (row, *_) = (r for b in tables.main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
+    assert row.label == "=cmd|x (2 seeds)†"
+
+
+def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
+    path = tmp_path / "comparisons.csv"
+    scores.to_csv(path, index=False)
+    config = {"settings": {"duo": {"central": "en", "languages": ["zh", "en", "sw"]}}, "blocks": [["tiny", "duo"]]}
+    config |= {"methods": {UGLY: {"kind": "steer"}}, "told_language": [UGLY], "command": "snakemake", "results": "results"}
+    presentation.write_tables(config, path, [], tmp_path)
+    assert r"| a\_b%\&† |" in (tmp_path / "main.md").read_text()
 
 
 def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):

@@ -223,12 +223,28 @@ def test_a_corpus_without_a_folder(project, config, error):
         ({"kind": "lens", "direction": "permuted"}, "methods.own.direction: permuted needs at least two target lang"),
         ({"kind": "sft", "lora": {"rank": 0}}, "config: methods.own.lora.rank: must be greater than or equal to 1"),
         ({"kind": "sft", "examples": 121}, "methods.own.examples: 121 is more than the 120 items to train on in corp"),
+        ({"kind": "steer", "lambda": {"zh": 0.1}}, "methods.own.lambda: no value for sw of setting en-sw"),
+        ({"kind": "steer", "lambda": "1e-1"}, "methods.own.lambda: must be a number, '1e-1' is text"),
+        (
+            {"kind": "prompt", "instruction": {"zh": "x"}},
+            "methods.own.instruction: no text for sw of setting en-sw; ad",
+        ),
+        ({"kind": "prompt", "instruction": "Hi"}, "methods.own.instruction: must contain {language_name}, or be a map"),
         ({"kind": "qalign", "examples": 121}, "methods.own.examples: 121 is more than the 120 items to train on in"),
     ],
 )
 def test_a_method(config, error, entry, message):
     config["methods"]["own"] = entry
     config["runs"][0]["methods"] = ["own"]
+    assert message in error(config)
+
+
+@pytest.mark.parametrize("kind", ["steer", "lsar"])
+def test_directions_of_states_before_the_norm(config, error, kind):
+    config["methods"]["own"] = {"kind": kind}
+    config["runs"][0]["methods"] = ["own"]
+    config["settings"]["en-sw"]["space"] = "pre_norm"
+    message = f"methods.own.kind: {kind} changes states after the final norm, setting en-sw has space: pre_norm; set it"
     assert message in error(config)
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from workspace import Workspace, demo_config
 
+from lensflow.files import read_json
+
 RUNS = ["en-zh/lens-a", "en-zh/lens-b", "en-sw/lens-a", "en-sw/lens-b"]
 SCORES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}
 
@@ -248,6 +250,37 @@ def test_the_code_of_one_method(finished, config):
         assert not after & (trained(*sft) | trained(*mine))
     finally:
         shutil.rmtree(finished.root / "own")
+        assert finished.snakemake(demo_config()).returncode == 0
+
+
+def test_methods_without_training(finished, config):
+    """Another λ is another intervention: nothing is trained, and nothing else is evaluated again. No seed matters."""
+    steer, prompt = ["en-zh/steer", "en-sw/steer"], ["en-zh/prompt", "en-sw/prompt"]
+    config["methods"] |= {"steer": {"kind": "steer", "lambda": 0.3}, "prompt": {"kind": "prompt"}}
+    config["runs"][0]["methods"] = ["base", "lens-a", "lens-b", "steer", "prompt"]
+    new = trained(*steer, *prompt)
+    assert planned(finished, config) == new | SCORES_AND_LATER | {"resolve_config"}
+    try:
+        assert finished.snakemake(config).returncode == 0
+        assert planned(finished, config) == set()
+        assert read_json(finished.root / "results" / "config.json")["told_language"] == ["steer", "prompt"]
+        config["methods"]["steer"]["lambda"] = 0.4
+        assert planned(finished, config) == trained(*steer) | SCORES_AND_LATER | {"resolve_config"}
+        config["methods"]["steer"]["lambda"] = 0.3
+        config["methods"]["prompt"]["place"] = "after"
+        assert planned(finished, config) == trained(*prompt) | SCORES_AND_LATER | {"resolve_config"}
+        config["methods"]["prompt"]["place"] = "before"
+        with edited(
+            finished.root, ("src/lensflow/methods/steer.py", "\nConfig = Steer\n", "\nConfig = Steer\nX = 1\n")
+        ):
+            assert planned(finished, config) == trained(*steer) | SCORES_AND_LATER
+        with edited(finished.root, ("src/lensflow/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")):
+            after = planned(finished, config)
+        assert new | {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER == after
+        config["runs"][0] |= {"seeds": [0, 1], "methods": ["base", "steer", "prompt"]}
+        config["runs"].append(config["runs"][0] | {"seeds": [0], "methods": ["lens-a", "lens-b"]})
+        assert planned(finished, config) == set()
+    finally:
         assert finished.snakemake(demo_config()).returncode == 0
 
 

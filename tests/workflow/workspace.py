@@ -21,11 +21,12 @@ folder=$(dirname "$2")
 case $command in
   fetch-items) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
+  make-table) for name in summary main ablation cost; do
+    for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
-  train) for file in delta dev_states; do : > "$folder/$file.safetensors"; done
+  train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
   collect-scores) : > "$2"; : > "$folder/comparisons.csv"; : > "$folder/sweeps.csv" ;;
-  make-table) for suffix in md tex csv; do : > "${2%.md}.$suffix"; done ;;
   *) : > "$2" ;;
 esac
 """

@@ -1,5 +1,7 @@
 """Configuration, names of files, closed wildcards, resources, targets."""
 
+import os
+import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +12,13 @@ from lensflow.files import file_digest
 from lensflow.items import datasets_root
 from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
 
+# Where results lie; a `module` statement can put a prefix before it.
+RESULTS = workflow.modifier.path_modifier.modify("results")
+
 try:
     # `config` is what the command line or a `module` statement says, on top of this workflow's own files.
     PLAN = Plan(read([], HERE, config), Path.cwd(), HERE)
-    PLAN.check_disk(Path(workflow.modifier.path_modifier.modify("results")))
+    PLAN.check_disk(Path(RESULTS))
 except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
@@ -62,11 +67,29 @@ def with_states(paths):
     )
 
 
+def on_states(paths):
+    """An input function: `paths` where a method of the backbone and setting needs hidden states, nothing else."""
+    return lambda wildcards: (
+        paths(wildcards)
+        if PLAN.on_states(wildcards.backbone, wildcards.setting)
+        else []
+    )
+
+
 def evaluated_checkpoint(wildcards):
     """What must be there to evaluate a checkpoint: the backbone's manifest, or the folder of an exported one."""
     if wildcards.method == "base":
         return f"results/{wildcards.backbone}/backbone/manifest.json"
     return f"{RUN.format(**wildcards)}/checkpoint"
+
+
+def applied_intervention(wildcards):
+    """What a method does while its checkpoint is evaluated; nothing for the backbone itself."""
+    return (
+        []
+        if wildcards.method == "base"
+        else f"{RUN}/intervention.safetensors".format(**wildcards)
+    )
 
 
 def evaluated_texts(wildcards):
@@ -98,11 +121,6 @@ def evaluated_items(wildcards):
         ).items()
         for language in languages
     ]
-
-
-def results_of(output):
-    """The folder of the results that a file of a run lies in, which a `module` statement may have moved."""
-    return Path(output).parents[4]
 
 
 def needs(wildcards):
@@ -142,20 +160,60 @@ def one_gpu(wildcards):
     return min(1, needs(wildcards).gpus)
 
 
-def trained_pairs():
-    """Each backbone and setting that something is trained in, but for the points of sweeps."""
-    return list(dict.fromkeys((c.backbone, c.setting) for c in PLAN.shown()))
+def drawn_pairs():
+    """Each backbone and setting that there are figures of: something is trained in it, or a sweep is about it."""
+    trained = [(c.backbone, c.setting) for c in PLAN.shown()]
+    swept = [(point.backbone, point.of_setting) for point in PLAN.points]
+    return list(dict.fromkeys(trained + swept))
+
+
+def command():
+    """The command line that this workflow was started with, up to the target, as seen from the Snakefile's folder."""
+    here = workflow.basedir
+    files = [os.path.relpath(path, here) for path in workflow.overwrite_configfiles]
+    values = workflow.config_settings.config_args
+    folder = os.path.relpath(Path.cwd(), here)
+    return shlex.join(
+        [
+            "snakemake",
+            *(["--configfile", *files] if files else []),
+            *(["--config", *values] if values else []),
+            *(["--directory", folder] if folder != "." else []),
+            "--cores",
+            "2",
+        ]
+    )
+
+
+def of_trainings(name):
+    """An input function: a file of each training that is shown, or of those of the wildcards' backbone and setting."""
+
+    def paths(wildcards):
+        return [
+            f"results/{c.folder}/{name}"
+            for c in PLAN.shown(wildcards.get("backbone"))
+            if wildcards.get("setting") in (None, c.setting)
+        ]
+
+    return paths
+
+
+def tables():
+    """The tables, each in three formats."""
+    return expand(
+        "results/tables/{name}.{suffix}",
+        name=["summary", "main", "ablation", "cost"],
+        suffix=["md", "tex", "csv"],
+    )
 
 
 def targets():
     """Everything that a run ends in."""
     return [
-        "results/tables/main.md",
-        "results/tables/main.tex",
-        "results/tables/main.csv",
+        *tables(),
         *[
             f"results/figures/{backbone}.{setting}"
-            for backbone, setting in trained_pairs()
+            for backbone, setting in drawn_pairs()
         ],
         "results/report.html",
     ]

@@ -30,6 +30,7 @@ rule fetch_items:
 rule evaluate:
     input:
         checkpoint=evaluated_checkpoint,
+        intervention=applied_intervention,
         texts=evaluated_texts,
         benchmarks=evaluated_items,
     output:
@@ -58,11 +59,11 @@ rule evaluate:
             if wildcards.method == "base"
             else f"{input.checkpoint}/manifest.json"
         ),
-        # Functions of `output`, too, because no result depends on where folders lie.
-        results=lambda wildcards, output: results_of(output[0]),
+        results=RESULTS,
+        # A function of `output` is not compared: a moved clone runs nothing again.
         tasks=lambda wildcards, output: [".", str(HERE)],
     shell:
-        "lensflow evaluate --config {params.config:q} --checkpoint {params.manifest}"
+        "lensflow evaluate --config {params.config:q} --checkpoint {params.manifest} --intervention {input.intervention}"
         " --corpora {params.results}/data --items {params.results}/benchmarks --cache {params.results}/cells"
         " --gpus {resources.gpu} --gpu-memory {resources.gpu_memory} --tasks {params.tasks:q} --output {output} 2> {log}"
 

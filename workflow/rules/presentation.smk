@@ -10,7 +10,9 @@ rule resolve_config:
         runtime=each_attempt(2),
     params:
         # A function, so that braces in a prompt template are not taken for wildcards.
-        config=lambda wildcards: as_parameter(PLAN.presentation()),
+        config=lambda wildcards: as_parameter(
+            PLAN.presentation() | {"command": command(), "results": RESULTS}
+        ),
     shell:
         "printf '%s\\n' {params.config:q} > {output} 2> {log}"
 
@@ -19,10 +21,9 @@ rule make_table:
     input:
         config="results/config.json",
         comparisons="results/comparisons.csv",
+        costs=of_trainings("cost.json"),
     output:
-        markdown="results/tables/main.md",
-        latex="results/tables/main.tex",
-        csv="results/tables/main.csv",
+        tables(),
     log:
         "logs/make_table.log",
     conda:
@@ -32,25 +33,29 @@ rule make_table:
         runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
+        results=RESULTS,
     shell:
-        "lensflow make-table --config {input.config} --comparisons {input.comparisons} --output {output.markdown}"
-        " 2> {log}"
+        "lensflow make-table --config {input.config} --comparisons {input.comparisons} --costs {input.costs}"
+        " --output {params.results}/tables 2> {log}"
 
 
 rule make_figures:
     input:
         config="results/config.json",
+        scores="results/scores.csv",
         comparisons="results/comparisons.csv",
-        subspaces=lambda wildcards: (
-            "results/{backbone}/{setting}/subspaces.safetensors"
-            if PLAN.on_states(wildcards.backbone, wildcards.setting)
-            else []
+        sweeps="results/sweeps.csv",
+        subspaces=on_states(
+            lambda wildcards: "results/{backbone}/{setting}/subspaces.safetensors"
         ),
-        runs=lambda wildcards: [
-            f"results/{c.folder}/history.jsonl"
-            for c in PLAN.shown(wildcards.backbone)
-            if c.setting == wildcards.setting
-        ],
+        states=on_states(
+            of_languages(
+                "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
+                "probing",
+            )
+        ),
+        runs=of_trainings("history.jsonl"),
+        dev_states=of_trainings("dev_states.safetensors"),
     output:
         directory("results/figures/{backbone}.{setting}"),
     log:
@@ -64,7 +69,8 @@ rule make_figures:
         code=code_digest("presentation"),
     shell:
         "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
-        " --comparisons {input.comparisons} --subspaces {input.subspaces} --runs {input.runs} --output {output} 2> {log}"
+        " --scores {input.scores} --comparisons {input.comparisons} --sweeps {input.sweeps} --subspaces {input.subspaces}"
+        " --states {input.states} --runs {input.runs} --output {output} 2> {log}"
 
 
 rule report:
@@ -72,9 +78,10 @@ rule report:
         config="results/config.json",
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
+        costs=of_trainings("cost.json"),
         figures=[
             f"results/figures/{backbone}.{setting}"
-            for backbone, setting in trained_pairs()
+            for backbone, setting in drawn_pairs()
         ],
     output:
         "results/report.html",
@@ -88,7 +95,7 @@ rule report:
     params:
         code=code_digest("presentation"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
-        results=lambda wildcards, output: Path(output[0]).parent,
+        results=RESULTS,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --figures {input.figures} --results {params.results} --output {output} 2> {log}"
+        " --costs {input.costs} --figures {input.figures} --results {params.results} --output {output} 2> {log}"

@@ -24,7 +24,7 @@ rule extract_hidden_states:
         code=code_digest("hidden_states"),
     shell:
         "lensflow extract-hidden-states --config {params.config:q} --backbone {input.backbone}"
-        " --texts {input.texts} --output {output} 2> {log}"
+        " --texts {input.texts} --gpus {resources.gpu} --output {output} 2> {log}"
 
 
 rule fit_subspaces:

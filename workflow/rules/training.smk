@@ -16,6 +16,7 @@ rule train:
         config=f"{RUN}/config.json",
         history=f"{RUN}/history.jsonl",
         states=f"{RUN}/dev_states.safetensors",
+        intervention=f"{RUN}/intervention.safetensors",
         cost=f"{RUN}/cost.json",
     log:
         "logs/{backbone}/{setting}/{method}/seed{seed}/train.log",
@@ -35,7 +36,7 @@ rule train:
         code=lambda wildcards: PLAN.training_code(wildcards.method),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
-        " --states {input.states} --texts {input.texts} --output {output.delta} 2> {log}"
+        " --states {input.states} --texts {input.texts} --gpus {resources.gpu} --output {output.delta} 2> {log}"
 
 
 rule export_checkpoint:

@@ -9,11 +9,13 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from lensflow.config import Decoding
 from lensflow.files import read_json
+from lensflow.interventions import StateEdit
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a second process starts slower, and aborts now and then at exit
@@ -53,6 +55,14 @@ class Engine(Protocol):
         Returns:
             For each request the sum of log p(token | context and the tokens before it) over its continuation in
             nats, and whether every one of these tokens was the most probable (a tie counts).
+        """
+        ...
+
+    def edited(self, edit: StateEdit | None) -> AbstractContextManager[None]:
+        """Change the states after the final norm of all that runs in this context, and with them the logits.
+
+        Args:
+            edit: how; None runs the model as it is.
         """
         ...
 

@@ -1,16 +1,18 @@
 """The Hugging Face transformers engine."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensflow.config import Decoding
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
+from lensflow.interventions import StateEdit
 from lensflow.prompts import PromptTokenizer
 
 # Rows of logits that exist at a time (128 rows of 262 k fp32 numbers are 134 MB), and tokens in the key-value cache.
@@ -88,6 +90,19 @@ class TransformersEngine:
                     scores[i] = score
                 bar.update(len(batch))
         return scores
+
+    @contextmanager
+    def edited(self, edit: StateEdit | None) -> Iterator[None]:
+        """See `Engine.edited`. It holds for whatever runs `model`, too."""
+        if edit is None:
+            yield
+            return
+
+        def hook(decoder: nn.Module, args: Any, output: Any) -> None:
+            output.last_hidden_state = edit(output.last_hidden_state)
+
+        with self.model.base_model.register_forward_hook(hook):
+            yield
 
     def close(self) -> None:
         """See `Engine.close`."""

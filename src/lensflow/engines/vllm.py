@@ -1,6 +1,9 @@
 """The vLLM engine, in this process."""
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from lensflow.config import Decoding, Resources
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
+from lensflow.interventions import StateEdit
 from lensflow.prompts import PromptTokenizer
 
 _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
@@ -151,6 +155,22 @@ class VllmEngine:
             scores.append((sum(chosen), chosen == best))
         return scores
 
+    @contextmanager
+    def edited(self, edit: StateEdit | None) -> Iterator[None]:
+        """See `Engine.edited`.
+
+        Where the states become logits, not after it: the log-probabilities that vLLM reports are of the logits before
+        any logits processor, and a head that scales or caps its logits is followed exactly.
+        """
+        if edit is None:
+            yield
+            return
+        self._llm.apply_model(partial(_edit, edit))
+        try:
+            yield
+        finally:
+            self._llm.apply_model(_leave)
+
     def close(self) -> None:
         """See `Engine.close`."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -172,3 +192,14 @@ class VllmEngine:
             use_tqdm=len(prompts) >= 100,
         )
         return [output.outputs[0] for output in outputs]
+
+
+def _edit(edit: StateEdit, model: Any) -> None:
+    """Let a model of vLLM's edit the states that it computes logits from; called where it runs."""
+    compute = model.compute_logits
+    model.compute_logits = lambda states: compute(edit(states))
+
+
+def _leave(model: Any) -> None:
+    """Undo `_edit`: the class's own method stands behind it."""
+    del model.compute_logits

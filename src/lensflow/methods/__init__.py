@@ -46,8 +46,10 @@ class Run(Generic[M]):
         backbone: manifest of its checkpoint, whose files lie beside it.
         texts: for each language, what `pair_data` wrote of the training corpus.
         output: `delta.safetensors`, the tensors that differ from the backbone's (`lensflow.deltas.write`). A method may
-            write `history.jsonl` and `dev_states.safetensors` beside it; where it does not, they are left empty.
+            write `history.jsonl`, `dev_states.safetensors` and `intervention.safetensors` (`lensflow.interventions`)
+            beside it; where it does not, they are left empty.
         hidden: only for methods that say `needs_states`.
+        gpus: that the stage was given; 0 for none.
     """
 
     method: M
@@ -58,6 +60,7 @@ class Run(Generic[M]):
     texts: Mapping[str, Path]
     output: Path
     hidden: HiddenStates | None = None
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,20 @@ class Trained:
     tokens: int
     parameters: int
     earlier_seconds: float = 0.0
+
+
+def check_space(kind: str, settings: Mapping[str, Setting]) -> None:
+    """Check that a method which changes states after the final norm is given directions or subspaces of these.
+
+    Raises:
+        ValueError: see `lensflow.config.Method.check`.
+    """
+    for name, setting in settings.items():
+        if setting.space != "post_norm":
+            raise ValueError(
+                f"kind: {kind} changes states after the final norm, setting {name} has space: {setting.space}; "
+                "set it to post_norm"
+            )
 
 
 def builtin() -> list[str]:

@@ -4,11 +4,11 @@ The objective stands in `lensflow.objective`, the training loop in `lensflow.tra
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lensflow.config import Count, Extraction, Language, Method, NonNegative, Positive, Setting, Strict
+from lensflow.config import Count, Extraction, NonNegative, Positive, Pushing, Setting, Strict
 from lensflow.methods import Run, Trained
 
 
@@ -20,15 +20,11 @@ class LensWeights(Strict):
     retain: NonNegative = 1.0
 
 
-class Lens(Method):
+class Lens(Pushing):
     """Language subspace manipulation (paper, section 3.2)."""
-
-    needs_states: ClassVar[bool] = True
 
     kind: Literal["lens"]
     layers: Count = 2  # top decoder layers that train; code: the last 1-2 of 32
-    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
-    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
     # Where a target is pushed: along its own δ (paper), or, as controls, along a random direction or another target's.
     direction: Literal["own", "random", "permuted"] = "own"
     weights: LensWeights = LensWeights()
@@ -46,12 +42,9 @@ class Lens(Method):
     batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
     batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
 
-    def strength_of(self, language: str) -> float:
-        """λ of one target language."""
-        return self.strength[language] if isinstance(self.strength, dict) else self.strength
-
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that the states which training needs are kept, and that every target has a λ and a direction."""
+        super().check(extraction, settings)
         if self.layers > extraction.trainable_layers:
             raise ValueError(
                 f"layers: {self.layers} is more than extraction.trainable_layers ({extraction.trainable_layers}); "
@@ -60,8 +53,6 @@ class Lens(Method):
         if extraction.pooling == "mean" and self.retain_on == "last":
             raise ValueError("retain_on: last needs extraction.pooling: last; set it to mean")
         for name, setting in settings.items():
-            if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
-                raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
             if self.direction == "permuted" and len(setting.targets) < 2:
                 raise ValueError(
                     f"direction: permuted needs at least two target languages, setting {name} has one; "
@@ -75,6 +66,7 @@ Config = Lens
 def train(run: Run[Lens]) -> Trained:
     """Train the top layers on cached states."""
     from lensflow import training
+    from lensflow.decoders import device_of
 
     assert run.hidden is not None
     return training.train(
@@ -87,4 +79,5 @@ def train(run: Run[Lens]) -> Trained:
         run.hidden.states,
         run.texts,
         run.output,
+        device_of(run.gpus),
     )

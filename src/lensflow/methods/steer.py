@@ -1,0 +1,42 @@
+"""Steering: λδ is added to the state after the final norm while the model answers; nothing is trained.
+
+The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
+where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
+model is told with every prompt. The central language, and those outside of the setting, are left alone.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from lensflow.config import Extraction, Pushing, Setting
+from lensflow.methods import Run, Trained, check_space
+
+
+class Steer(Pushing):
+    """λδ is added to the state after the final norm, in the target languages: Lens's push without training."""
+
+    seeded: ClassVar[bool] = False
+    told_language: ClassVar[bool] = True
+
+    kind: Literal["steer"]
+
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
+        """Check that every target has a λ, and that directions are those of the space that is steered."""
+        super().check(extraction, settings)
+        check_space(self.kind, settings)
+
+
+Config = Steer
+
+
+def train(run: Run[Steer]) -> Trained:
+    """Write what is added in each target language."""
+    from lensflow import deltas, fitting, interventions, objective
+
+    assert run.hidden is not None
+    subspaces = fitting.load(run.hidden.subspaces, run.setting)
+    directions = objective.own_directions(subspaces, run.setting.targets)
+    shifts = objective.shifts(run.method, subspaces, directions)
+    interventions.write(interventions.Intervention(shifts=shifts), run.output)
+    deltas.write({}, run.backbone.parent, run.output)
+    return Trained(tokens=0, parameters=0)

@@ -1,0 +1,74 @@
+"""Every table compiles with a real LaTeX (Debian: texlive-latex-base, texlive-latex-recommended)."""
+
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from lensflow import presentation, tables
+from lensflow.config import Setting
+from lensflow.files import write_json
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex (Debian: texlive-latex-recommended)"),
+]
+
+LANGUAGES = ("en", "zh", "ja", "ko", "ar", "bn", "sw", "fr")
+# More methods than fit on a page in one table, and names that LaTeX would read otherwise.
+METHODS = ["base", *(f"lens_{number}" for number in range(10)), "odd-%&#$~^<|>{}"]
+DOCUMENT = r"""\documentclass{article}
+\usepackage{booktabs,graphicx}
+\begin{document}
+\input{%s}
+\end{document}
+"""
+
+
+def comparisons(methods, languages):
+    """Every metric that there is, an unknown one, every mark, and a clear best and second best in each column."""
+    metrics = [*tables.METRICS, "f_1"]
+    marks = ["better", "worse", "differs"]
+    rows = []
+    for place, metric in enumerate(metrics):
+        benchmark = (tables.METRICS[metric].benchmark if metric in tables.METRICS else "") or "a_rather-long.benchmark"
+        for number, method in enumerate(methods):
+            for language in (*languages, *([tables.TARGETS] if len(languages) > 2 else [])):
+                value = float(number) + 1
+                row = {"backbone": "a_model", "setting": "many", "method": method, "seeds": "0 1 2", "n": 1000}
+                row |= {"benchmark": benchmark, "metric": metric, "language": language}
+                row |= {"value": value, "low": value - 0.1, "high": value + 0.1}
+                if number:
+                    row |= {"difference": number, "difference_low": number - 0.1, "difference_high": number + 0.1}
+                    row |= {"p": 0.01, "p_holm": 0.02, "mark": marks[(place + number) % 3], "left_out": 1}
+                if number and language == "en":
+                    row |= {"margin": 0.05, "retention": "kept" if number % 2 else "not shown"}
+                rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+
+
+@pytest.mark.parametrize(("methods", "languages"), [(METHODS, LANGUAGES), (METHODS[:3], LANGUAGES[:2])])
+@pytest.mark.parametrize("name", presentation.TABLES)
+def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_path):
+    lens = {"kind": "lens", "weights": {"pull": 1.0}}
+    setting = Setting.model_validate({"central": "en", "languages": list(languages)})
+    config = {
+        "command": "snakemake --cores 2",
+        "results": "results",
+        "blocks": [["a_model", "many"]],
+        "settings": {"many": setting.canonical()},
+        "methods": {m: lens | {"lambda": n, "lr": 1e-5 * n} if n else {"kind": "base"} for n, m in enumerate(methods)},
+    }
+    comparisons(methods, languages).to_csv(tmp_path / "comparisons.csv", index=False)
+    costs = [tmp_path / f"a_model/many/{method}/seed0/cost.json" for method in methods[1:]]
+    for path in costs:
+        write_json(path, {"seconds": 1e5, "tokens": 10**9, "trained_parameters": 10**10})
+    presentation.write_tables(config, tmp_path / "comparisons.csv", costs, tmp_path)
+    (tmp_path / "document.tex").write_text(DOCUMENT % f"{name}.tex")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "document.pdf").read_bytes().startswith(b"%PDF")
+    for complaint in ("Float too large", "Overfull", "undefined", "Missing character"):
+        assert complaint not in done.stdout

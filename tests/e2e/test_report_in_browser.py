@@ -1,0 +1,237 @@
+"""The report in a real browser (Debian: chromium, chromium-driver), driven by the W3C's WebDriver protocol."""
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lensflow import figures, report
+from lensflow.report import Figure, Samples, Section, Table
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
+]
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EVIL = '<script>document.title = "taken"</script><img src="x" onerror="document.title = \'taken\'"><b>bold</b>'
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of an element's id
+
+
+class Browser:
+    """A session of a running chromedriver."""
+
+    def __init__(self, port: int, profile: Path) -> None:
+        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.address = f"http://127.0.0.1:{port}/session"
+        self.address += f"/{self.call('', capabilities={'alwaysMatch': wanted})['sessionId']}"
+
+    def call(self, path: str, **body: Any) -> Any:
+        request = urllib.request.Request(f"{self.address}{path}", json.dumps(body).encode(), method="POST")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def run(self, script: str) -> Any:
+        return self.call("/execute/sync", script=f"return {script}", args=[])
+
+    def click(self, selector: str) -> None:
+        found = self.call("/element", using="css selector", value=selector)
+        self.call(f"/element/{found[ELEMENT]}/click")
+
+    def media(self, **features: str) -> None:
+        listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.call("/goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"features": listed})
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    assert DRIVER
+    with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert driver.stdout
+            port = next(found[1] for line in driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
+            session = Browser(int(port), tmp_path_factory.mktemp("profile"))
+            try:
+                yield session
+            finally:
+                request = urllib.request.Request(session.address, method="DELETE")
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).close()
+        finally:
+            driver.terminate()
+
+
+def row(number: int, base: tuple[str, bool], lens: tuple[str, bool]) -> dict[str, Any]:
+    """A prompt with an answer of the base and of two methods: text, and whether it is in the right language."""
+    answers = {"base": base, "lens": lens, "sft": ("sft", True)}
+    return {
+        "prompt": f"prompt {number}",
+        "answers": {
+            method: {"answer": text, "identified": "sw" if faithful else "en", "faithful": faithful}
+            for method, (text, faithful) in answers.items()
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    drawn = figures.training_curves(
+        {"lens": [{"step": step, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]}
+    )
+    image, _ = figures.save(drawn, folder / "training")
+    rows = [
+        row(1, ("wrong", False), ("right", True)),
+        row(2, ("right", True), ("wrong", False)),
+        row(3, ("right", True), (EVIL, True)),
+    ]
+    arabic = [row(1, ("نعم", True), ("لا", True)) | {"prompt": "ما هي عاصمة كينيا؟"}]
+    wide = "<table class='scores'><tr>" + "<td>0.123 [0.100, 0.200]</td>" * 30 + "</tr></table>"
+    tables = [Table("Wide table", wide, "snakemake results/tables/main.md")]
+    drawings = [Figure("Training curves", image, "snakemake results/figures/tiny.duo")]
+    samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]
+    report.build_report(
+        folder / "report.html",
+        title="Report",
+        overview=[("Method", EVIL)],
+        sections=[
+            Section("tiny, duo", "tiny, setting duo", tables, drawings, samples),
+            Section("tiny, trio", "tiny, setting trio", tables, [], [Samples("generation", "sw", rows)]),
+        ],
+        checkpoints=[{"method": "lens", "weights": "0123456789abcdef" * 4}],
+        versions={"torch": "2"},
+        config={"title": EVIL},
+    )
+    return folder / "report.html"
+
+
+@pytest.fixture
+def opened(browser: Browser, page: Path) -> Browser:
+    browser.media()
+    browser.call("/window/rect", width=1280, height=900)
+    browser.call("/url", url=page.as_uri())
+    return browser
+
+
+def shown(browser: Browser, selector: str) -> list[str]:
+    """The texts of the elements that can be seen, in the first section."""
+    script = (
+        f'[...document.querySelectorAll("#block-1 {selector}")].filter((e) => e.offsetParent).map((e) => e.textContent)'
+    )
+    found: list[str] = browser.run(script)
+    return found
+
+
+def choose(browser: Browser, name: str, value: str) -> None:
+    place = browser.run(
+        f'[...document.querySelectorAll("#block-1 select[name={name}] option")].findIndex((o) => o.text === "{value}")'
+    )
+    browser.click(f"#block-1 select[name={name}] option:nth-of-type({place + 1})")
+
+
+def test_filters_hide_what_is_not_asked_for(opened: Browser) -> None:
+    assert shown(opened, "h4") == ["generation, sw"]
+    assert shown(opened, ".prompt") == ["prompt 1", "prompt 2", "prompt 3"] and len(shown(opened, ".answer")) == 9
+    assert shown(opened, "output") == ["3 prompts"]
+    choose(opened, "language", "ar")
+    assert shown(opened, ".prompt") == ["ما هي عاصمة كينيا؟"] and shown(opened, "output") == ["1 prompt"]
+    choose(opened, "benchmark", "lcb")
+    assert shown(opened, ".prompt") == [] and shown(opened, "output") == ["0 prompts"]
+    choose(opened, "language", "sw")
+    assert shown(opened, "h4") == ["lcb, sw"] and shown(opened, ".prompt") == ["prompt 1"]
+
+
+def test_a_method_is_shown_beside_the_base(opened: Browser) -> None:
+    choose(opened, "method", "sft")
+    assert shown(opened, ".answer header b") == ["base", "sft"] * 3
+    choose(opened, "method", "all")
+    assert shown(opened, ".answer header b") == ["base", "lens", "sft"] * 3
+
+
+def test_only_wrong_answers_of_what_is_shown(opened: Browser) -> None:
+    opened.click("#block-1 input[name=wrong]")
+    assert shown(opened, ".prompt") == ["prompt 1", "prompt 2"]
+    choose(opened, "method", "sft")  # lens's wrong answer is hidden, and does not count
+    assert shown(opened, ".prompt") == ["prompt 1"]
+    opened.click("#block-1 input[name=wrong]")
+    assert len(shown(opened, ".prompt")) == 3
+
+
+def test_one_sections_filter_leaves_the_other_alone(opened: Browser) -> None:
+    choose(opened, "language", "ar")
+    count = 'document.querySelectorAll("#block-2 .sample:not([hidden])").length'
+    assert opened.run(count) == 3
+    assert opened.run('document.querySelectorAll("#block-2 select[name=benchmark] option").length') == 1
+
+
+def test_html_in_a_sample_stays_text(opened: Browser) -> None:
+    assert opened.run("document.title") == "Report"
+    assert EVIL in shown(opened, ".text")
+    assert opened.run('document.querySelectorAll("main b").length') == 3 * (3 + 1 + 1 + 3)  # the methods' names
+    assert opened.run('document.querySelectorAll("main script, .text *").length') == 0
+
+
+def test_nothing_is_loaded_and_nothing_complains(opened: Browser) -> None:
+    loaded = opened.run('performance.getEntriesByType("resource").map((entry) => entry.name)')
+    assert [name for name in loaded if not name.startswith("data:")] == []
+    assert opened.run("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
+    assert [entry for entry in opened.call("/se/log", type="browser") if entry["level"] != "DEBUG"] == []
+
+
+def test_navigation_leads_to_the_sections(opened: Browser) -> None:
+    for place, name in enumerate(["overview", "block-1", "block-2", "provenance"], start=1):
+        opened.click(f"nav a:nth-of-type({place})")
+        assert opened.run("location.hash") == f"#{name}"
+        # As far down as the page goes, and below the bar that stays in place.
+        top, bar = opened.run(
+            f'[document.getElementById("{name}").getBoundingClientRect().top, '
+            'document.querySelector("nav").getBoundingClientRect().bottom]'
+        )
+        at_end = opened.run("Math.ceil(scrollY + innerHeight) >= document.documentElement.scrollHeight")
+        assert at_end or bar - 1 <= top < 200
+
+
+def test_arabic_runs_from_right_to_left(opened: Browser) -> None:
+    choose(opened, "language", "ar")
+    direction = 'getComputedStyle(document.querySelector("#block-1 article:not([hidden]) .prompt")).direction'
+    assert opened.run(direction) == "rtl"
+
+
+def test_colours_follow_the_readers_choice(opened: Browser) -> None:
+    colours = '["backgroundColor", "color"].map((name) => getComputedStyle(document.body)[name])'
+
+    def lightness() -> list[int]:
+        """Red, green and blue added up, of the page and of its text."""
+        return [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in opened.run(colours)]
+
+    opened.media(prefers_color_scheme="light")
+    back, text = lightness()
+    assert back > text + 400
+    opened.media(prefers_color_scheme="dark")
+    back, text = lightness()
+    assert text > back + 400
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_page_is_never_wider_than_the_window(opened: Browser, width: int) -> None:
+    opened.call("/window/rect", width=width, height=800)
+    assert opened.run("innerWidth") == width
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    # What is too wide scrolls within its own frame.
+    assert opened.run('document.querySelector(".scroll").scrollWidth') > width

@@ -1,0 +1,76 @@
+"""Steering the embedded chat model: what it does, in both engines, and with the lines of the model card in vLLM."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lensflow import cli, corpora, interventions
+from lensflow.config import Decoding, Evaluation, Likelihood, Resources
+from lensflow.engines.transformers import TransformersEngine
+from lensflow.engines.vllm import VllmEngine
+from lensflow.evaluation import Cell, Evaluator, Inputs
+from lensflow.prompts import PromptTokenizer
+
+NAME = "smollm2-135m-instruct"
+PROMPTS = ["雨是什么？", "飞机为什么能飞？", "请介绍一下北京。", "猫为什么喜欢睡觉？", "怎样做米饭？"]
+ANSWER = Decoding(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def run(train) -> Path:
+    return train({"kind": "steer", "lambda": 0.3, "lambda_unit": "state_norm"})
+
+
+@pytest.fixture(scope="module")
+def by_transformers(config, manifest, run):
+    """The tokenizer, prompts as token ids, and their answers under steering and without."""
+    tokenizer = PromptTokenizer(manifest.parent, config.backbones[NAME].prompt)
+    engine, ids = TransformersEngine(manifest.parent, "float32", tokenizer), [tokenizer.encode(p) for p in PROMPTS]
+    with engine.edited(interventions.load(run / interventions.NAME).edit("zh")):
+        steered = engine.generate(ids, ANSWER)
+    return tokenizer, ids, steered, engine.generate(ids, ANSWER)
+
+
+def test_steering_raises_the_script_mass(config, manifest, run, tmp_path):
+    for language in ("en", "zh"):
+        output = tmp_path / "embedded" / f"{language}.jsonl"
+        corpora.pair_data(corpora.folder("embedded", Path()), language, output)
+
+    def scores(language, intervention):
+        inputs = Inputs(manifest, tmp_path, tmp_path, (), intervention)
+        settings = Evaluation(engine="hf", limit=20)
+        evaluator = Evaluator(inputs, config.backbones[NAME].prompt, settings, Resources())
+        result = evaluator.run(Cell("likelihood", Likelihood(kind="likelihood"), language))
+        return {score["metric"]: score["value"] for score in result["scores"]}
+
+    steered = run / interventions.NAME
+    assert scores("zh", steered)["script_mass"] > scores("zh", None)["script_mass"] + 0.3
+    assert scores("en", steered) == scores("en", None)
+
+
+def test_both_engines_give_the_same_answers(manifest, run, by_transformers):
+    tokenizer, ids, steered, plain = by_transformers
+    assert steered != plain
+    engine = VllmEngine(manifest.parent, "float32", tokenizer, 256, Resources())
+    try:
+        with engine.edited(interventions.load(run / interventions.NAME).edit("zh")):
+            assert engine.generate(ids, ANSWER) == steered
+        assert engine.generate(ids, ANSWER) == plain
+    finally:
+        engine.close()
+
+
+def test_the_model_cards_lines_for_vllm(manifest, run, by_transformers, tmp_path):
+    """The exported folder by itself, without Lensflow's engine."""
+    tokenizer, ids, steered, _ = by_transformers
+    home, delta = tmp_path / "home", run / "delta.safetensors"
+    assert cli.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(home)]) == 0
+    card = (home / "README.md").read_text()
+    (code,) = (found for found in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "vllm" in found)
+    small = 'LLM(folder, dtype="float32", max_model_len=256, enforce_eager=True, kv_cache_memory_bytes=1 << 28, '
+    names = {"folder": str(home)}
+    exec(code.replace("LLM(folder, ", small), names)
+    names["steered"].max_tokens = ANSWER.max_new_tokens
+    outputs = names["llm"].generate([{"prompt_token_ids": prompt} for prompt in ids], names["steered"])
+    assert [tokenizer.decode(list(output.outputs[0].token_ids)) for output in outputs] == steered

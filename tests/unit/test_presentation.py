@@ -1,0 +1,253 @@
+"""Tables, figures and report from a results folder, whatever of it there is."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lensflow import analysis, figures, presentation, tables
+from lensflow.config import Setting
+from lensflow.errors import LensflowError
+from lensflow.files import write_json, write_jsonl
+from lensflow.scores import SWEPT
+
+SETTING = {"central": "en", "languages": ["en", "zh", "sw"], "space": "post_norm"}
+LENS = {"kind": "lens", "lambda": 0.3, "lr": 1e-5}
+CONFIG = {
+    "title": "Test",
+    "backbones": {"tiny": {"license": "CC0-1.0"}},
+    "blocks": [["tiny", "trio"]],
+    "settings": {"trio": Setting.model_validate(SETTING).canonical()},
+    "methods": {"base": {"kind": "base"}, "lens": LENS, "strong": LENS | {"lambda": 1.0}, "sft": {"kind": "sft"}},
+    "evaluation": {"limit": None},
+    "command": "snakemake --configfile my.yaml --cores 2",
+    "results": "results",
+}
+SCORES = {"base": (0.5, 3.0), "lens": (0.8, 3.1), "strong": (0.9, 3.4), "sft": (0.7, 3.3)}
+
+
+def write_scores(results):
+    """scores.csv and comparisons.csv; sft has two seeds."""
+    cells, scores = [], []
+    for method, (fidelity, nll) in SCORES.items():
+        seeds = (0, 1) if method == "sft" else (0,)
+        for language in ("en", "zh", "sw", "targets"):
+            for benchmark, metric, value in (("generation", "fidelity", fidelity), ("likelihood", "nll", nll)):
+                place = {"backbone": "tiny", "setting": "trio", "method": method, "benchmark": benchmark}
+                score = {
+                    "metric": metric,
+                    "language": language,
+                    "n": 9,
+                    "value": value,
+                    "low": value - 1,
+                    "high": value + 1,
+                }
+                change = {"base": 0.0, "difference": 0.1, "difference_low": 0.05, "difference_high": 0.2}
+                cells.append(
+                    place | score | {"seeds": " ".join(map(str, seeds))} | (change if method != "base" else {})
+                )
+                if language != "targets":
+                    for seed in seeds:
+                        where = {"setting": "none" if method == "base" else "trio", "seed": seed}
+                        run = {"engine": "hf", "dtype": "float32", "weights": f"digest of {method}"}
+                        scores.append(place | score | where | run | {"value": value + seed * (language == "zh")})
+    frame = pd.DataFrame(cells).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+    frame.to_csv(results / "comparisons.csv", index=False)
+    swept = []
+    for at, by, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
+        point = {"sweep": "lambda", "at": at, "by": by, "of_setting": "trio"}
+        of_method = frame[frame.method.isin(["base", "lens"])].replace({"method": {"lens": f"lens.{at}.{by}"}})
+        of_method.loc[of_method.method != "base", "value"] = np.where(of_method.metric == "nll", nll, fidelity)[
+            of_method.method != "base"
+        ]
+        swept.append(of_method.assign(**point))
+    pd.concat(swept)[[*SWEPT, *frame.columns]].to_csv(results / "sweeps.csv", index=False)
+    pd.DataFrame(scores).to_csv(results / "scores.csv", index=False)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """lens has all files, strong has none but its cost, those of sft are empty in two ways."""
+    folder = tmp_path / "results"
+    rng = np.random.default_rng(0)
+    states = {
+        f"{side}.{language}": torch.tensor(rng.normal(size=(4, 32)), dtype=torch.bfloat16)
+        for side in ("before", "after")
+        for language in SETTING["languages"]
+    }
+    for place in ("lens/seed0", "strong/seed0", "sft/seed0", "sft/seed1"):
+        (folder / "tiny/trio" / place).mkdir(parents=True)
+    trained = folder / "tiny/trio"
+    save_file(states, trained / "lens/seed0/dev_states.safetensors")
+    write_jsonl(trained / "lens/seed0/history.jsonl", [{"step": 1, "split": "train", "loss": 1.0}])
+    write_json(trained / "lens/seed0/cost.json", {"seconds": 12.0, "tokens": 3456, "peak_memory": 1e9})
+    for place in ("strong/seed0", "sft/seed0", "sft/seed1"):
+        write_json(trained / place / "cost.json", {})
+    (trained / "sft/seed0/dev_states.safetensors").touch()
+    save_file({}, trained / "sft/seed1/dev_states.safetensors")
+    (trained / "sft/seed0/history.jsonl").touch()
+    for run, answer in (("none/base/seed0", "<b>base</b>"), ("trio/lens/seed0", "lens")):
+        sample = {"id": "1", "prompt": "habari?", "answer": answer, "identified": "sw", "faithful": True}
+        write_jsonl(folder / "tiny" / run / "samples/generation.sw.jsonl", [sample])
+    write_scores(folder)
+    return folder
+
+
+def runs(results, name="cost.json"):
+    return [results / "tiny/trio" / place / name for place in ("lens/seed0", "strong/seed0", "sft/seed0", "sft/seed1")]
+
+
+def inputs(results, stages, **changed):
+    files = stages("llama")
+    found = {
+        "scores": results / "scores.csv",
+        "comparisons": results / "comparisons.csv",
+        "sweeps": results / "sweeps.csv",
+        "subspaces": files.subspaces["post_norm"],
+        "states": files.states,
+        "histories": runs(results, "history.jsonl"),
+    }
+    return presentation.Inputs(**found | changed)
+
+
+def names(folder):
+    assert {path.suffix for path in folder.iterdir()} == {".svg", ".png"}
+    return {path.stem for path in folder.glob("*.svg")}
+
+
+def test_every_figure_is_drawn_and_trainings_without_states_are_left_out(results, stages, tmp_path):
+    folders = tmp_path / "tiny.trio", tmp_path / "again"
+    for folder in folders:
+        presentation.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
+        assert names(folder) == {*presentation.FIGURES, "sweep.lambda", "states.lens.seed0"}
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+
+
+def test_figures_without_hidden_states(results, stages, tmp_path):
+    bare = inputs(results, stages, subspaces=None, states={})
+    presentation.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
+    assert names(tmp_path / "a") == {"fidelity", "front", "training", "sweep.lambda"}
+    untrained = inputs(results, stages, subspaces=None, states={}, histories=[])
+    pd.DataFrame(columns=[*SWEPT, *tables.COLUMNS, *tables.COMPARED]).to_csv(results / "sweeps.csv", index=False)
+    presentation.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
+    assert names(tmp_path / "b") == {"fidelity", "front"}
+
+
+def drawn(results, stages, monkeypatch, tmp_path, config=CONFIG, **changed):
+    """The figures themselves, by name."""
+    found = {}
+    monkeypatch.setattr(figures, "save", lambda figure, stem: found.update({stem.name: figure}))
+    presentation.write_figures(config, "tiny", "trio", inputs(results, stages, **changed), tmp_path)
+    return found
+
+
+@pytest.mark.parametrize("space", ["post_norm", "pre_norm"])
+def test_layers_are_of_all_texts_and_the_top_one_in_the_settings_space(results, stages, monkeypatch, tmp_path, space):
+    config = CONFIG | {"settings": {"trio": Setting.model_validate(SETTING | {"space": space}).canonical()}}
+    files = stages("llama")
+    found = drawn(results, stages, monkeypatch, tmp_path, config, subspaces=files.subspaces[space])
+    loaded = [load_file(files.states[language]) for language in SETTING["languages"]]
+    subspaces = load_file(files.subspaces[space])
+    (ax,) = found["separability"].axes
+    raw, without = found["retrieval"].axes
+    for layer in range(4):
+        top = space == "post_norm" and layer == 3
+        states = np.stack([(x["post_norm"] if top else x["layers"][layer]).double().numpy() for x in loaded])
+        shares = [line.get_ydata()[layer] for line in ax.get_lines()]
+        assert shares == pytest.approx(analysis.variance_shares(states)[:, 0])
+        basis = subspaces["specific"][layer].double().numpy()
+        for panel, of_panel in ((raw, states), (without, states - states @ basis @ basis.T)):
+            hits = analysis.retrieval_hits(of_panel, 0)
+            values = {line.get_label(): line.get_ydata()[layer] for line in panel.get_lines()[:3]}
+            assert values == pytest.approx({"zh": hits[0].mean(), "sw": hits[1].mean(), "mean": hits.mean()})
+    square = {text.get_position()[::-1]: float(text.get_text()) for text in found["cosines"].axes[0].texts}
+    one, other = subspaces["directions"][-1, 1:].double()
+    assert square[0, 1] == pytest.approx(float(one @ other / one.norm() / other.norm()), abs=0.005)
+
+
+def test_front_has_the_seeds(results, stages, monkeypatch, tmp_path):
+    (ax,) = drawn(results, stages, monkeypatch, tmp_path)["front"].axes
+    # Of sft's two seeds the second is better by 1 in one of two target languages.
+    assert any(
+        line.get_xydata().tolist() == pytest.approx(np.array([[3.3, 0.7], [3.3, 1.2]])) for line in ax.get_lines()
+    )
+
+
+def test_a_sweep_has_a_curve_for_each_value_of_its_second_key(results, stages, monkeypatch, tmp_path):
+    (ax,) = drawn(results, stages, monkeypatch, tmp_path)["sweep.lambda"].axes
+    assert ax.get_legend_handles_labels()[1] == ["Pareto front", "base", "lambda, 1", "lambda, 5"]
+    curves = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_linewidth() == 0.9]
+    assert curves == [[[3.1, 0.7], [3.2, 0.8]], [[3.3, 0.75]]]
+    assert [text.get_text() for text in ax.texts] == ["0.3", "1.0", "0.3"]
+    assert ax.get_xlabel().startswith("negative log-likelihood in en") and "mean over targets" in ax.get_ylabel()
+
+
+def test_front_needs_base_and_both_scores(results, stages, monkeypatch, tmp_path):
+    frame = pd.read_csv(results / "comparisons.csv")
+    for kept in (frame[frame.method != "base"], frame[frame.metric == "fidelity"], frame[frame.metric == "nll"]):
+        kept.to_csv(results / "comparisons.csv", index=False)
+        assert not {"front", "sweep.lambda"} & set(drawn(results, stages, monkeypatch, tmp_path))
+
+
+def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_path):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        presentation.write_tables(CONFIG, results / "comparisons.csv", runs(results), folder)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        f"{name}.{suffix}" for name in presentation.TABLES for suffix in ("md", "tex", "csv")
+    }
+    for path in (tmp_path / "a").iterdir():
+        text = path.read_text()
+        assert text == (tmp_path / "b" / path.name).read_text()
+        command = f"snakemake --configfile my.yaml --cores 2 results/tables/{path.stem}.md"
+        if path.suffix == ".md":
+            assert text.endswith(f"\nMade by `{command}`\n")
+        elif path.suffix == ".tex":
+            assert text.startswith(f"% Made by: {command}\n")
+    assert "| lens | 12 | 1.00 | 3,456 | – | – |" in (tmp_path / "a/cost.md").read_text()
+    assert "| strong | 1.0 |" in (tmp_path / "a/ablation.md").read_text()
+
+
+def test_tables_of_nothing_say_so(results, tmp_path):
+    frame = pd.read_csv(results / "comparisons.csv")
+    frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
+    presentation.write_tables(CONFIG, results / "comparisons.csv", [], tmp_path)
+    for name in ("ablation", "cost"):
+        assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
+        assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
+    with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
+        presentation.write_tables(CONFIG, results / "none.csv", [], tmp_path)
+
+
+def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
+    folder = tmp_path / "tiny.trio"
+    presentation.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
+    pages = []
+    for name in ("a.html", "b.html"):
+        files = results / "scores.csv", results / "comparisons.csv", runs(results), [folder], results
+        presentation.write_report(CONFIG, *files, tmp_path / name)
+        pages.append((tmp_path / name).read_text().replace(name, "report.html"))
+    page, again = pages
+    assert page == again
+    assert page.count('<section id="block-') == 1 and "tiny, setting trio (central language en)" in page
+    for name, caption in presentation.TABLES.items():
+        assert f"<figcaption>{caption}</figcaption>" in page
+        assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{name}.md</code>" in page
+    last = [f"{presentation.SWEEP}lambda", f"{presentation.STATES}lens, seed 0"]
+    captions = [*presentation.FIGURES.values(), *last]
+    places = [page.index(f"<figcaption>{caption.replace(chr(39), '&#39;')}</figcaption>") for caption in captions]
+    assert places == sorted(places) and page.count("<img ") == len(captions)
+    assert page.count("results/figures/tiny.trio</code>") == len(captions)
+    assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
+    assert "digest of strong" in page and json.dumps(CONFIG["command"]).replace('"', "&#34;") in page
+
+
+def test_commit_is_that_of_the_code_and_not_of_what_lies_around_it(monkeypatch, tmp_path):
+    assert len(presentation._commit().split()[0]) == 40 or presentation._commit() == "not a git checkout"
+    monkeypatch.setattr(presentation, "__file__", str(tmp_path / "presentation.py"))
+    assert presentation._commit() == "not a git checkout"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert presentation._commit() == "not a git checkout"
