@@ -25,6 +25,10 @@ class Outer:
         config["backbones"]["tiny"]["source"]["path"] = "../workspace/model"  # from the folder that Snakemake runs in
         config["runs"][0] |= {"settings": ["en-zh"], "methods": ["base", "lens-a"]}
         config["runs"][0]["benchmarks"] += [{"xcopa-letter": ["zh"]}]
+        config["methods"]["steer"] = {"kind": "steer"}
+        config["runs"][0]["methods"].append("steer")
+        config["sweeps"] = {"mine": {"method": "lens-a", "key": "lr", "values": [1e-3]}}
+        config["runs"][0]["sweeps"] = ["mine"]
         (folder / "config.yaml").write_text(json.dumps({"lensflow": config, "runs": "of the other workflow"}))
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
@@ -52,14 +56,20 @@ def check(outer: Outer, repository: Path) -> None:
     assert {path.name for path in outer.folder.iterdir() if path.is_dir()} == {".snakemake", "lens"}
     calls = (outer.folder / "calls").read_text().splitlines()
     evaluations = [call.split() for call in calls if call.startswith("evaluate ")]
-    assert len(evaluations) == 2
+    assert len(evaluations) == 4  # base, two methods, a point of a sweep
     for words in evaluations:
         for option, folder in (("--corpora", "data"), ("--items", "benchmarks"), ("--cache", "cells")):
             assert words[words.index(option) + 1] == f"lens/results/{folder}"
         assert words[words.index("--tasks") + 1 :][:2] == [".", str(repository)]
         assert (outer.folder / words[words.index("--checkpoint") + 1]).name == "manifest.json"
+        if "none/base" not in words[-1]:
+            assert words[words.index("--intervention") + 1] == f"{Path(words[-1]).parent}/intervention.safetensors"
+    (table,) = (call for call in calls if call.startswith("make-table "))
+    assert table.endswith(" --output lens/results/tables")
     (report,) = (call for call in calls if call.startswith("report "))
     assert " --results lens/results " in report
+    described = json.loads((outer.folder / "lens/results/config.json").read_text())
+    assert (described["command"], described["results"]) == ("snakemake --cores 2", "lens/results")
     again = outer.snakemake("rows.txt", "lensflow_all", "--dry-run")
     assert "Nothing to be done" in again.stdout, again.stdout
 
@@ -84,7 +94,9 @@ def test_from_a_git_host(recording, tmp_path):
     source = 'github("someone/lensflow", path="Snakefile", tag="v1.0.0")'
     outer = Outer(tmp_path / "outer", recording, source)
     outer.environment["GIT_CONFIG_GLOBAL"] = str(settings)
-    cached = tmp_path / "cache/snakemake/snakemake/source-cache/hosted-git/githubfile/github.com/someone/lensflow/v1.0.0"
+    cached = (
+        tmp_path / "cache/snakemake/snakemake/source-cache/hosted-git/githubfile/github.com/someone/lensflow/v1.0.0"
+    )
     check(outer, cached)
     assert (cached / "config/tasks/letter/xcopa.yaml").is_file()
 
