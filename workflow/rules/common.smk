@@ -123,6 +123,11 @@ def evaluated_items(wildcards):
     ]
 
 
+def results_of(output):
+    """Where a run's output lies, the folder of all results: below a module's prefix, or a storage's local copies."""
+    return Path(output).parents[4]
+
+
 def needs(wildcards):
     """What the backbone of a job needs of the machine."""
     return PLAN.config.backbones[wildcards.backbone].resources

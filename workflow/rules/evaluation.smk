@@ -59,8 +59,8 @@ rule evaluate:
             if wildcards.method == "base"
             else f"{input.checkpoint}/manifest.json"
         ),
-        results=RESULTS,
-        # A function of `output` is not compared: a moved clone runs nothing again.
+        # A function of `output` is not compared: what was moved does not run again.
+        results=lambda wildcards, output: results_of(output[0]),
         tasks=lambda wildcards, output: [".", str(HERE)],
     shell:
         "lensflow evaluate --config {params.config:q} --checkpoint {params.manifest} --intervention {input.intervention}"

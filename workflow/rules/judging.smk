@@ -19,7 +19,7 @@ rule judge:
         config=lambda wildcards: as_parameter(PLAN.judge(checkpoint_of(wildcards))),
         code=code_digest("judging"),
         prompts=file_digest(files("lensflow") / "data/judge_prompts.yaml"),
-        results=RESULTS,
+        results=lambda wildcards, output: results_of(output[0]),
     shell:
         "lensflow judge --config {params.config:q} --scores {input} --cache {params.results}/verdicts"
         " --output {output} 2> {log}"

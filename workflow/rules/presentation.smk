@@ -33,10 +33,10 @@ rule make_table:
         runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
-        results=RESULTS,
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow make-table --config {input.config} --comparisons {input.comparisons} --costs {input.costs}"
-        " --output {params.results}/tables 2> {log}"
+        " --output {params.folder} 2> {log}"
 
 
 rule make_figures:
@@ -95,7 +95,7 @@ rule report:
     params:
         code=code_digest("presentation"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
-        results=RESULTS,
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --costs {input.costs} --figures {input.figures} --results {params.results} --output {output} 2> {log}"
+        " --costs {input.costs} --figures {input.figures} --results {params.folder} --output {output} 2> {log}"
