@@ -41,7 +41,6 @@ def until(condition: Any, seconds: float = 120) -> Any:
 
 def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
     workspace = Workspace(tmp_path)
-    shutil.copytree(REPOSITORY / "profiles", workspace.root / "profiles")
     fake = workspace.root / "bin" / "lensflow"
     first, rest = fake.read_text().split("\n", 1)
     fake.write_text(f"{first}\n{WAITING}{rest}")

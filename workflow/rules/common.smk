@@ -18,7 +18,10 @@ RESULTS = workflow.modifier.path_modifier.modify("results")
 try:
     # `config` is what the command line or a `module` statement says, on top of this workflow's own files.
     PLAN = Plan(read([], HERE, config), Path.cwd(), HERE)
-    PLAN.check_disk(Path(RESULTS))
+    if (
+        workflow.storage_settings.default_storage_provider is None
+    ):  # else they lie elsewhere
+        PLAN.check_disk(Path(RESULTS))
 except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
