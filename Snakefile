@@ -1,17 +1,33 @@
 """Wiring only: configuration, stages, targets. What a stage does stands in src/lensflow, one module each."""
 
+from pathlib import Path
+
+from snakemake.sourcecache import LocalSourceFile
 from snakemake.utils import min_version
 
 min_version("9.27")
 
+# What the workflow reads of its own folder: what exists, what the demo runs, task files.
+OWN_FILES = [
+    "config/catalog/backbones.yaml",
+    "config/catalog/benchmarks.yaml",
+    "config/catalog/corpora.yaml",
+    "config/catalog/methods.yaml",
+    "config/catalog/settings.yaml",
+    "config/demo.yaml",
+    "config/tasks/cldr.yaml",
+    "config/tasks/letter/m_mmlu.yaml",
+    "config/tasks/letter/xcopa.yaml",
+    "config/tasks/letter/xstorycloze.yaml",
+    "config/tasks/letter/xwinograd.yaml",
+]
 
-# What exists, then what to run. `--configfile` replaces the lists of the latter (config/README.md).
-configfile: f"{workflow.basedir}/config/catalog/backbones.yaml"
-configfile: f"{workflow.basedir}/config/catalog/corpora.yaml"
-configfile: f"{workflow.basedir}/config/catalog/settings.yaml"
-configfile: f"{workflow.basedir}/config/catalog/methods.yaml"
-configfile: f"{workflow.basedir}/config/catalog/benchmarks.yaml"
-configfile: f"{workflow.basedir}/config/demo.yaml"
+# That folder, also below a `module` statement. Of a workflow on a git host Snakemake fetches the files one by one.
+HERE = workflow.current_basedir
+if isinstance(HERE, LocalSourceFile):
+    HERE = Path(HERE)
+else:
+    HERE = [Path(workflow.source_path(file)) for file in OWN_FILES][0].parents[2]
 
 
 include: "workflow/rules/common.smk"

@@ -129,8 +129,11 @@ class Resources(Strict):
     """What a backbone needs of the machine; never changes a result."""
 
     disk_gb: Positive | None = None  # of the checkpoint that prepare_backbone writes; checked against the free space
-    gpus: Annotated[int, Field(ge=0)] = 0  # that evaluation shares the model's tensors over
+    gpus: Annotated[int, Field(ge=0)] = 0  # that evaluation shares the model's tensors over; other stages take one
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of a GPU's memory that vLLM takes
+    mem_gb: Positive | None = None  # main memory of a job that loads the model; null: what the demo's models need
+    runtime: Count | None = None  # minutes of such a job on a cluster; null: an hour
+    partition: str | None = None  # of SLURM, for such jobs; null: the cluster's own choice
 
 
 class Backbone(Strict):
@@ -676,12 +679,13 @@ def load(data: Mapping[str, Any]) -> Config:
     return config
 
 
-def read(files: Iterable[Path], root: Path) -> Config:
-    """Read a configuration as the Snakefile does: dictionaries are merged deeply, lists replaced.
+def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration: dictionaries are merged deeply, lists replaced.
 
     Args:
         files: YAML files on top of the catalog and the demo.
         root: folder that holds `config/`.
+        more: on top of the files.
 
     Raises:
         LensflowError: a file is missing or not valid; names the key.
@@ -697,6 +701,7 @@ def read(files: Iterable[Path], root: Path) -> Config:
             raise LensflowError(f"{path}: no such file") from None
         except yaml.YAMLError as error:
             raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    update_config(merged, more or {})
     return load(merged)
 
 

@@ -61,7 +61,7 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
 
 def _command(config: Mapping[str, Any], target: str) -> str:
     """The command that makes a file below the results folder again, from nothing if need be."""
-    return f"{config['command']} results/{target}"
+    return f"{config['command']} {config['results']}/{target}"
 
 
 def _sheets(
@@ -85,7 +85,7 @@ def write_tables(config: Mapping[str, Any], comparisons: Path, costs: Sequence[P
     """Write `TABLES` as Markdown, LaTeX and CSV into `folder`, each with the command that makes it.
 
     Args:
-        config: what `Plan.presentation` gives, and the command that runs the workflow.
+        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
         comparisons: comparisons.csv.
         costs: cost.json of each training.
         folder: for the tables.
@@ -317,7 +317,7 @@ def write_report(
     """Write the self-contained report.
 
     Args:
-        config: what `Plan.presentation` gives, and the command that runs the workflow.
+        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
         scores: scores.csv.
         comparisons: comparisons.csv.
         costs: cost.json of each training.

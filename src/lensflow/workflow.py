@@ -69,7 +69,8 @@ class Plan:
         read = {name: self._read(name) for name in self.used_corpora}
         self.corpus_digests = {name: digests for name, (_, digests) in read.items()}
         self._check_languages()
-        self._check_tasks()
+        self._task_digests = self._read_tasks()
+        self._cells_of: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
         self._check_items({name: items for name, (items, _) in read.items()})
         for name in self.backbones:
             backbones.check_source(name, config.backbones[name], root)
@@ -143,18 +144,22 @@ class Plan:
                                 "languages; use another benchmark"
                             )
 
-    def _check_tasks(self) -> None:
+    def _read_tasks(self) -> dict[str, dict[str, str]]:
+        """Return for each benchmark that is a task the digest of every language's task file."""
         from lensflow import harness
 
-        for name in self.benchmarks:
+        digests: dict[str, dict[str, str]] = {}
+        for name, languages in self.benchmarks.items():
             benchmark = self.config.benchmarks[name]
             if isinstance(benchmark, Task):
-                for language in self.benchmarks[name]:
+                for language in languages:
                     task = harness.task_name(benchmark, benchmark.languages[language])
                     try:
-                        harness.task_file(task, self.task_roots)
+                        path = harness.task_file(task, self.task_roots)
                     except LensflowError as error:
                         raise LensflowError(f"benchmarks.{name}: {error}") from None
+                    digests.setdefault(name, {})[language] = harness.file_digest(path)
+        return digests
 
     def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
@@ -290,21 +295,23 @@ class Plan:
         }
 
     def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
-        """Return a benchmark with what it has of these languages, and the digests of the task files behind it."""
-        from lensflow import harness
+        """Return a benchmark with what it has of these languages, and the digests of the task files behind it.
 
-        benchmark = self.config.benchmarks[name]
-        canonical = benchmark.canonical()
-        tasks = {}
-        if isinstance(benchmark, FromDataset):
-            canonical["languages"] = {language: canonical["languages"][language] for language in languages}
-        if isinstance(benchmark, Task):
-            for language in languages:
-                path = harness.task_file(harness.task_name(benchmark, benchmark.languages[language]), self.task_roots)
-                tasks[language] = harness.file_digest(path)
-        if isinstance(benchmark, MtBench):
-            canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
-        return {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+        Each is made once: a large plan has thousands of checkpoints, evaluated on the same few.
+        """
+        key = (name, tuple(languages))
+        if key not in self._cells_of:
+            benchmark = self.config.benchmarks[name]
+            canonical = benchmark.canonical()
+            tasks = {}
+            if isinstance(benchmark, FromDataset):
+                canonical["languages"] = {language: canonical["languages"][language] for language in languages}
+            if isinstance(benchmark, Task):
+                tasks = {language: self._task_digests[name][language] for language in languages}
+            if isinstance(benchmark, MtBench):
+                canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
+            self._cells_of[key] = {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+        return self._cells_of[key]
 
     def judge(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.

@@ -55,6 +55,7 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
     setting = Setting.model_validate({"central": "en", "languages": list(languages)})
     config = {
         "command": "snakemake --cores 2",
+        "results": "results",
         "blocks": [["a_model", "many"]],
         "settings": {"many": setting.canonical()},
         "methods": {m: lens | {"lambda": n, "lr": 1e-5 * n} if n else {"kind": "base"} for n, m in enumerate(methods)},

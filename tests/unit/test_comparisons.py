@@ -329,7 +329,7 @@ def test_collect_scores_writes_both_tables_from_which_the_tables_are_made(result
     assert cli.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
     assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
-    shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake"}
+    shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
     presentation.write_tables(shown, tmp_path / "comparisons.csv", [], tmp_path)
     text = (tmp_path / "main.md").read_text()
     assert "| metric | method | en (central) | zh | sw | targets | fr (other) |" in text

@@ -24,6 +24,7 @@ CONFIG = {
     "methods": {"base": {"kind": "base"}, "lens": LENS, "strong": LENS | {"lambda": 1.0}, "sft": {"kind": "sft"}},
     "evaluation": {"limit": None},
     "command": "snakemake --configfile my.yaml --cores 2",
+    "results": "results",
 }
 SCORES = {"base": (0.5, 3.0), "lens": (0.8, 3.1), "strong": (0.9, 3.4), "sft": (0.7, 3.3)}
 

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 REPOSITORY = Path(__file__).parents[2]
-COPIED = ("src", "workflow", "config", "envs")
+COPIED = ("src", "workflow", "config", "envs", "profiles")
 
 # Stands in for the command line: writes every file that a stage promises, and nothing else.
 FAKE_LENSFLOW = """#!/bin/sh

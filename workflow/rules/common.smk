@@ -1,4 +1,4 @@
-"""Names of files, closed wildcards, targets."""
+"""Configuration, names of files, closed wildcards, resources, targets."""
 
 import os
 import shlex
@@ -6,15 +6,22 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from lensflow.config import load
+from lensflow.config import read
 from lensflow.errors import LensflowError
 from lensflow.files import file_digest
 from lensflow.items import datasets_root
 from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
 
+# Where results lie; a `module` statement can put a prefix before it.
+RESULTS = workflow.modifier.path_modifier.modify("results")
+
 try:
-    PLAN = Plan(load(config), Path.cwd(), Path(str(workflow.basedir)))
-    PLAN.check_disk(Path("results"))
+    # `config` is what the command line or a `module` statement says, on top of this workflow's own files.
+    PLAN = Plan(read([], HERE, config), Path.cwd(), HERE)
+    if (
+        workflow.storage_settings.default_storage_provider is None
+    ):  # else they lie elsewhere
+        PLAN.check_disk(Path(RESULTS))
 except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
@@ -72,17 +79,11 @@ def on_states(paths):
     )
 
 
-def manifest_of(wildcards):
-    """The manifest of the checkpoint that is evaluated: the backbone itself or an exported one."""
+def evaluated_checkpoint(wildcards):
+    """What must be there to evaluate a checkpoint: the backbone's manifest, or the folder of an exported one."""
     if wildcards.method == "base":
         return f"results/{wildcards.backbone}/backbone/manifest.json"
-    return f"{RUN.format(**wildcards)}/checkpoint/manifest.json"
-
-
-def evaluated_checkpoint(wildcards):
-    """What must be there to evaluate a checkpoint."""
-    manifest = manifest_of(wildcards)
-    return manifest if wildcards.method == "base" else str(Path(manifest).parent)
+    return f"{RUN.format(**wildcards)}/checkpoint"
 
 
 def applied_intervention(wildcards):
@@ -110,7 +111,8 @@ def local_files(stage_config):
     if ROOT is None or "dataset" not in stage_config:
         return []
     folder = ROOT / stage_config["dataset"]["path"]
-    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    # local: not below the prefix of a `module` statement.
+    return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
 
 
 def evaluated_items(wildcards):
@@ -122,6 +124,48 @@ def evaluated_items(wildcards):
         ).items()
         for language in languages
     ]
+
+
+def results_of(output):
+    """Where a run's output lies, the folder of all results: below a module's prefix, or a storage's local copies."""
+    return Path(output).parents[4]
+
+
+def needs(wildcards):
+    """What the backbone of a job needs of the machine."""
+    return PLAN.config.backbones[wildcards.backbone].resources
+
+
+def each_attempt(amount):
+    """A resource function: at every further attempt as much again."""
+    return lambda wildcards, attempt: attempt * amount
+
+
+def memory(default):
+    """A resource function: MB of a job that loads the backbone; `default` may be a function of the wildcards."""
+
+    def mb(wildcards, attempt):
+        own = needs(wildcards).mem_gb
+        if own is None:
+            return attempt * (default(wildcards) if callable(default) else default)
+        return attempt * round(1000 * own)
+
+    return mb
+
+
+def minutes(wildcards, attempt):
+    """Of a job that loads the backbone."""
+    return attempt * (needs(wildcards).runtime or 60)
+
+
+def partition(wildcards):
+    """SLURM's, for a job that loads the backbone."""
+    return needs(wildcards).partition
+
+
+def one_gpu(wildcards):
+    """A GPU for a stage that uses no more than one, if the backbone is given any."""
+    return min(1, needs(wildcards).gpus)
 
 
 def drawn_pairs():

@@ -8,7 +8,8 @@ rule prepare_backbone:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=6000,
+        mem_mb=memory(6000),
+        runtime=minutes,
     params:
         config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
         code=code_digest("backbones"),
@@ -27,6 +28,9 @@ rule pair_data:
         "logs/data/{corpus}/{language}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(1000),
+        runtime=each_attempt(3),
     params:
         config=lambda wildcards: as_parameter(
             PLAN.pair_data(wildcards.corpus, wildcards.language)

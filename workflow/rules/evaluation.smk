@@ -12,6 +12,9 @@ rule fetch_items:
     priority: 100
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(1000),
+        runtime=each_attempt(3),
     params:
         config=lambda wildcards: as_parameter(
             PLAN.fetch_items(wildcards.benchmark, wildcards.language)
@@ -41,22 +44,28 @@ rule evaluate:
     # The engines use all cores and several GB; two at once are far slower than one after the other.
     threads: workflow.cores
     resources:
-        mem_mb=8000,
-        gpus=lambda wildcards: PLAN.config.backbones[wildcards.backbone].resources.gpus,
+        mem_mb=memory(8000),
+        runtime=minutes,
+        slurm_partition=partition,
+        gpu=lambda wildcards: needs(wildcards).gpus,
+        nodes=1,  # that has all of the GPUs
         # A text: Snakemake knows no fractions.
-        gpu_memory=lambda wildcards: str(
-            PLAN.config.backbones[wildcards.backbone].resources.gpu_memory
-        ),
-        # Where the repository's task files lie; as a parameter a moved clone would run everything again.
-        tasks=lambda wildcards: str(workflow.basedir),
+        gpu_memory=lambda wildcards: str(needs(wildcards).gpu_memory),
     params:
         config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
         code=code_digest("evaluation"),
-        checkpoint=lambda wildcards: manifest_of(wildcards),
+        manifest=lambda wildcards, input: (
+            input.checkpoint
+            if wildcards.method == "base"
+            else f"{input.checkpoint}/manifest.json"
+        ),
+        # A function of `output` is not compared: what was moved does not run again.
+        results=lambda wildcards, output: results_of(output[0]),
+        tasks=lambda wildcards, output: [".", str(HERE)],
     shell:
-        "lensflow evaluate --config {params.config:q} --checkpoint {params.checkpoint} --intervention {input.intervention}"
-        " --corpora results/data --items results/benchmarks --cache results/cells --gpus {resources.gpus} --gpu-memory {resources.gpu_memory}"
-        " --tasks . {resources.tasks} --output {output} 2> {log}"
+        "lensflow evaluate --config {params.config:q} --checkpoint {params.manifest} --intervention {input.intervention}"
+        " --corpora {params.results}/data --items {params.results}/benchmarks --cache {params.results}/cells"
+        " --gpus {resources.gpu} --gpu-memory {resources.gpu_memory} --tasks {params.tasks:q} --output {output} 2> {log}"
 
 
 rule collect_scores:
@@ -71,6 +80,9 @@ rule collect_scores:
         "logs/collect_scores.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(4000),
+        runtime=each_attempt(30),
     params:
         config=lambda wildcards: as_parameter(PLAN.collect_scores()),
         code=code_digest("scores"),

@@ -11,13 +11,15 @@ rule judge:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(600),
         # One at a time (profiles/default), or the limits of requests would hold for each job and not for the endpoint.
         judge=1,
     params:
         config=lambda wildcards: as_parameter(PLAN.judge(checkpoint_of(wildcards))),
         code=code_digest("judging"),
         prompts=file_digest(files("lensflow") / "data/judge_prompts.yaml"),
+        results=lambda wildcards, output: results_of(output[0]),
     shell:
-        "lensflow judge --config {params.config:q} --scores {input} --cache results/verdicts"
+        "lensflow judge --config {params.config:q} --scores {input} --cache {params.results}/verdicts"
         " --output {output} 2> {log}"

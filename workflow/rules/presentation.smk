@@ -5,10 +5,13 @@ rule resolve_config:
         "logs/resolve_config.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(500),
+        runtime=each_attempt(2),
     params:
         # A function, so that braces in a prompt template are not taken for wildcards.
         config=lambda wildcards: as_parameter(
-            PLAN.presentation() | {"command": command()}
+            PLAN.presentation() | {"command": command(), "results": RESULTS}
         ),
     shell:
         "printf '%s\\n' {params.config:q} > {output} 2> {log}"
@@ -25,11 +28,15 @@ rule make_table:
         "logs/make_table.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(1000),
+        runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow make-table --config {input.config} --comparisons {input.comparisons} --costs {input.costs}"
-        " --output results/tables 2> {log}"
+        " --output {params.folder} 2> {log}"
 
 
 rule make_figures:
@@ -55,6 +62,9 @@ rule make_figures:
         "logs/figures/{backbone}.{setting}.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(5),
     params:
         code=code_digest("presentation"),
     shell:
@@ -79,9 +89,13 @@ rule report:
         "logs/report.log",
     conda:
         "../../envs/cpu.yaml"
+    resources:
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(10),
     params:
         code=code_digest("presentation"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --costs {input.costs} --figures {input.figures} --results results --output {output} 2> {log}"
+        " --costs {input.costs} --figures {input.figures} --results {params.folder} --output {output} 2> {log}"

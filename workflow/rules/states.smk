@@ -13,7 +13,10 @@ rule extract_hidden_states:
     # Loading takes as long as the forward passes on a small model: two jobs of one thread beat one of two.
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
+        runtime=minutes,
+        slurm_partition=partition,
+        gpu=one_gpu,
     params:
         config=lambda wildcards: as_parameter(
             PLAN.extract_hidden_states(wildcards.backbone, wildcards.corpus)
@@ -21,7 +24,7 @@ rule extract_hidden_states:
         code=code_digest("hidden_states"),
     shell:
         "lensflow extract-hidden-states --config {params.config:q} --backbone {input.backbone}"
-        " --texts {input.texts} --output {output} 2> {log}"
+        " --texts {input.texts} --gpus {resources.gpu} --output {output} 2> {log}"
 
 
 rule fit_subspaces:
@@ -38,7 +41,8 @@ rule fit_subspaces:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(10),
     params:
         config=lambda wildcards: as_parameter(PLAN.fit_subspaces(wildcards.setting)),
         code=code_digest("fitting"),

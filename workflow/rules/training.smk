@@ -27,13 +27,16 @@ rule train:
     # The top layers alone fill no more than a thread; the whole network uses all, and memory for its logits.
     threads: lambda wildcards: 1 if PLAN.needs_states(wildcards.method) else workflow.cores
     resources:
-        mem_mb=lambda wildcards: 4000 if PLAN.needs_states(wildcards.method) else 10000,
+        mem_mb=memory(lambda w: 4000 if PLAN.needs_states(w.method) else 10000),
+        runtime=minutes,
+        slurm_partition=partition,
+        gpu=one_gpu,
     params:
         config=lambda wildcards: as_parameter(PLAN.train(checkpoint_of(wildcards))),
         code=lambda wildcards: PLAN.training_code(wildcards.method),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
-        " --states {input.states} --texts {input.texts} --output {output.delta} 2> {log}"
+        " --states {input.states} --texts {input.texts} --gpus {resources.gpu} --output {output.delta} 2> {log}"
 
 
 rule export_checkpoint:
@@ -48,7 +51,8 @@ rule export_checkpoint:
     conda:
         "../../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=each_attempt(2000),
+        runtime=each_attempt(20),
     params:
         code=code_digest("deltas"),
     shell:

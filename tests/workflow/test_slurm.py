@@ -1,0 +1,153 @@
+"""The workflow on a SLURM cluster: one node, really run by SLURM."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster as slurm
+import pytest
+from cluster import Cluster
+from workspace import REPOSITORY, Workspace, demo_config
+
+import tiny
+
+pytestmark = pytest.mark.skipif(
+    bool(slurm.missing()), reason=f"SLURM is not installed ({', '.join(slurm.missing())}); Debian: slurm-wlm, munge"
+)
+# In the fake command line: the training that is to be cancelled waits, until the test lets it go on.
+WAITING = '[ "$1" != train ] || while [ ! -e go ]; do touch "waiting.$$"; sleep 0.2; done\n'
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory() as folder, slurm.started(Path(folder)) as running:
+        yield running
+
+
+def until(condition: Any, seconds: float = 120) -> Any:
+    """Wait for something and return it."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
+    workspace = Workspace(tmp_path)
+    fake = workspace.root / "bin" / "lensflow"
+    first, rest = fake.read_text().split("\n", 1)
+    fake.write_text(f"{first}\n{WAITING}{rest}")
+    config = demo_config()
+    resources = {"gpus": 2, "mem_gb": 1.5, "runtime": 7, "partition": "gpus", "disk_gb": 1e-6}
+    config["backbones"]["tiny"]["resources"] = resources
+    config["runs"][0] |= {"settings": ["en-zh"], "methods": ["base", "lens-a"], "benchmarks": ["generation"]}
+    arguments = ["--configfile", str(workspace.write_config(config))]
+    environment = workspace.environment | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
+    environment["PATH"] = f"{workspace.root}/bin{os.pathsep}{cluster.environment['PATH']}"
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            slurm.snakemake(arguments), cwd=workspace.root, env=environment, stdout=output, stderr=output
+        )
+        until(lambda: list(workspace.root.glob("waiting.*")))
+        (training,) = (job for job in cluster.jobs() if job["comment"].startswith("rule_train"))
+        cluster.run("scancel", str(training["job_id"]))
+        (workspace.root / "go").touch()
+        assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
+    assert (workspace.root / "results/tables/main.csv").is_file()
+
+    jobs = [
+        (
+            job["comment"].removeprefix("rule_"),
+            job["job_state"],
+            job["memory_per_node"],
+            job["time_limit"],
+            job["tres_per_job"],
+            job["partition"],
+        )
+        for job in cluster.jobs()
+    ]
+    states = "states_extract_hidden_states_fit_subspaces"
+    tables = "tables_collect_scores_make_figures_make_table_report_resolve_config"
+    train = "train_wildcards_tiny_en-zh_lens-a_0"
+    # 14 stages, 8 jobs: short ones share a job, one after the other; the training again, with twice of everything.
+    assert sorted(jobs) == sorted(
+        [
+            ("inputs_pair_data", "COMPLETED", 1000, 6, "", "other"),
+            ("prepare_backbone_wildcards_tiny", "COMPLETED", 1500, 7, "", "other"),
+            ("evaluate_evaluate", "COMPLETED", 1500, 7, "gres:gpu:2", "gpus"),
+            (states, "COMPLETED", 2000, 2 * 7 + 10, "gres:gpu:1", "gpus"),
+            (train, "CANCELLED", 1500, 7, "gres:gpu:1", "gpus"),
+            (train, "COMPLETED", 3000, 14, "gres:gpu:1", "gpus"),
+            ("evaluate_evaluate_export_checkpoint", "COMPLETED", 2000, 27, "gres:gpu:2", "gpus"),
+            (tables, "COMPLETED", 4000, 52, "", "other"),
+        ]
+    )
+    nodes = {job["comment"]: job["node_count"] for job in cluster.jobs()}
+    assert set(nodes.values()) == {1}
+
+
+def tiny_config(folder: Path) -> dict:
+    """A random model of real code, whose training takes long enough to be cancelled."""
+    tiny.save_checkpoint("llama", folder / "model")
+    method = {"kind": "lens", "epochs": 400, "lr": 1e-4}
+    source = {"kind": "folder", "path": "model"}
+    benchmarks = ["generation", "likelihood"]
+    return {
+        "backbones": {"tiny": {"source": source, "license": "CC0-1.0", "prompt": {"format": "plain"}}},
+        "methods": {"lens-long": method},
+        "evaluation": {"engine": "hf", "dtype": "float32", "limit": 2},
+        "runs": [{"backbones": ["tiny"], "settings": ["en-zh"], "methods": ["base", "lens-long"]}],
+    } | {"benchmarks": {name: {"split": "dev"} for name in benchmarks}, "title": "tiny"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["tiny", "smallest"])
+def test_a_cancelled_training_is_taken_up_again(cluster, tmp_path, size):
+    """A run that was cut short has, once it is finished, the tables of one that was not."""
+    lensflow = shutil.which("lensflow")
+    if lensflow is None:
+        pytest.skip("the command lensflow is not installed; run make setup")
+    for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    config = REPOSITORY / "config/smallest.yaml"
+    if size == "tiny":
+        content = tiny_config(tmp_path)
+        content["runs"][0]["benchmarks"] = list(content["benchmarks"])
+        config = tmp_path / "tiny.yaml"
+        config.write_text(json.dumps(content))
+    environment = os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"}
+
+    def run(*more: str) -> subprocess.Popen:
+        command = slurm.snakemake(["--configfile", str(config), *more])
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+
+    def finish() -> str:
+        output, _ = (process := run()).communicate(timeout=1800)
+        assert process.returncode == 0, output
+        return (tmp_path / "results/tables/main.csv").read_text()
+
+    before = {job["job_id"] for job in cluster.jobs()}
+    process = run("--retries", "0")
+    begun = "results/*/en-zh/*/seed0/config.json"  # a training writes it first
+    until(lambda: list(tmp_path.glob(begun)) or process.poll() is not None, 900)
+    started = [job for job in cluster.jobs() if job["job_id"] not in before]
+    (training,) = (job for job in started if job["comment"].startswith("rule_train"))
+    assert training["job_state"] == "RUNNING"
+    cluster.run("scancel", str(training["job_id"]))
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode != 0, output
+    assert not list(tmp_path.glob("results/*/en-zh/*/seed0/delta.safetensors"))
+
+    interrupted = finish()
+    (delta,) = tmp_path.glob("results/*/en-zh/*/seed0/delta.safetensors")
+    assert "en-zh" in interrupted
+    shutil.rmtree(delta.parent)
+    assert finish() == interrupted
