@@ -406,7 +406,7 @@ def of_section(section: Section) -> list[str]:
     return [
         f"## {section.name}",
         "",
-        f"{shape.parameters:,} parameters, {shape.layer:,} of them in each of {shape.layers} layers. All is of one job.",
+        f"{shape.parameters:,} parameters, {shape.layer:,} of them in each of {shape.layers} layers. Of one job:",
         "",
         *table(("stage", "jobs", "FLOPs", "read", "written", "host memory", "GPU memory"), rows),
     ]
@@ -462,8 +462,9 @@ Only the last table has measurements. GB are 10⁹ bytes.
 ## What to book
 """
 
-BOOKING = """Measured peaks are up to {excess:.2f} times the computed ones (last table): book that much more. Without a GPU its
-columns are of the host's memory. Disk is for everything at once, with a training's checkpoint of itself and an exported model.
+BOOKING = """Measured peaks are up to {excess:.1f} times the computed ones, with `stream` {streamed:.1f} times (below).
+Book that much more. Without a GPU its columns are of the host's memory. Disk is for everything at once, with a
+training's checkpoint of itself and an exported model.
 
 Evaluation on one GPU: the share of its memory that vLLM can take (`resources.gpu_memory`) and the tokens of prompts and
 answers in progress that this leaves room for. With `engine: auto` transformers has the weights beside it.
@@ -497,9 +498,13 @@ Time is FLOPs over what a device reaches, which `benchmarks/method.py` measures,
 def page(config: Config, peaks: Path) -> str:
     """Write the page."""
     found, rows = sections(config), list(measured(peaks))
-    excess = max(real / computed for _, _, computed, real, _ in rows)
+    excess = {way: max(row[3] / row[2] for row in rows if ("stream" in row[1]) == way) for way in (True, False)}
     booked = ("backbone", "GPU to extract", "GPU to train", "host memory", "host memory, `stream`", "disk")
-    lines = [HEAD.format(title=config.title), *table(booked, map(node, found)), BOOKING.format(excess=excess)]
+    lines = [
+        HEAD.format(title=config.title),
+        *table(booked, map(node, found)),
+        BOOKING.format(excess=excess[False], streamed=excess[True]),
+    ]
     lines += table(
         ("evaluation", *(f"{gpu} GB" for gpu in GPUS)), (row for section in found for row in shares(section))
     )
