@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 CONFIG ?=  # another configuration than config/demo.yaml
+# Which lock: cpu, or cuda for a GPU. Once one is installed, that one.
+LOCK ?= $(or $(shell cat .venv/.installed 2>/dev/null),cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
@@ -25,12 +27,16 @@ lint: .venv/.installed  ## style, types, workflow
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-setup: .venv/.installed  ## the environment alone
+setup:  ## the environment alone; for a GPU: make setup LOCK=cuda
+	@PYTHON=$(PYTHON) envs/setup.sh $(LOCK)
 
-.venv/.installed: envs/cpu.lock envs/setup.sh pyproject.toml
-	@PYTHON=$(PYTHON) envs/setup.sh
+.venv/.installed: envs/$(LOCK).lock envs/setup.sh pyproject.toml
+	@PYTHON=$(PYTHON) envs/setup.sh $(LOCK)
 
-lock:  ## resolve envs/requirements.in again
-	uv pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --torch-backend cpu --no-header --no-annotate --no-emit-find-links \
-	  --output-file envs/cpu.lock
+COMPILE = uv pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-find-links
+
+lock:  ## resolve the requirements again; the CUDA lock keeps the CPU one's versions where it can
+	$(COMPILE) envs/cpu.in --override envs/cpu-overrides.txt --torch-backend cpu --output-file envs/cpu.lock
+	cp envs/cpu.lock envs/cuda.lock
+	$(COMPILE) envs/cuda.in --output-file envs/cuda.lock

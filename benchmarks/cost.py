@@ -1,0 +1,531 @@
+"""What the stages cost on the paper's backbones, from first principles: writes docs/cost.md.
+
+    python benchmarks/cost.py
+
+Arithmetic alone: nothing is loaded and nothing is run. Parameters come from the dimensions in each model's config.json,
+texts and tokens from the settings of `config/paper.yaml`, every text as long as its corpus allows. The tests hold the
+formulas against real counts on tiny models, and the page holds them against measured peaks (docs/benchmarks/peaks.csv).
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensflow.config import Config, Setting, read
+from lensflow.errors import LensflowError
+from lensflow.files import write_text
+from lensflow.methods.lens import Lens
+
+ROOT = Path(__file__).parents[1]
+PROCESS = 0.5e9  # bytes: Python with torch and transformers, as measured
+CUDA = 1.0e9  # bytes of a GPU: CUDA itself, workspaces, graphs; an allowance
+SIZE = 2  # bytes of a number of the paper's backbones: bfloat16
+STREAMED_BATCH = 2048  # extraction.batch_tokens that streaming is reckoned with: its default
+GPUS = (24, 40, 48, 80)  # GB
+PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (0, ""))
+TOKENS = 1000  # that evaluation is reckoned for
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a decoder with gated feed-forward layers and without biases.
+
+    Attributes:
+        layers: L.
+        width: d, of the states.
+        inner: of the feed-forward layers.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head: dimensions of a head.
+        vocabulary: rows of the embeddings.
+        tied: whether the output layer is the embeddings.
+        norms: norms of d numbers in a layer.
+        head_norms: norms of `head` numbers in a layer.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    tied: bool = False
+    norms: int = 2
+    head_norms: int = 0
+
+    @property
+    def attended(self) -> int:
+        """Numbers in all query heads of a token."""
+        return self.heads * self.head
+
+    @property
+    def keys(self) -> int:
+        """Numbers in all keys of a token; as many in its values."""
+        return self.kv_heads * self.head
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in a layer's matrices: queries and output, keys and values, feed-forward."""
+        return self.width * (2 * self.attended + 2 * self.keys + 3 * self.inner)
+
+    @property
+    def layer(self) -> int:
+        """Parameters of a layer."""
+        return self.matrices + self.norms * self.width + self.head_norms * self.head
+
+    @property
+    def embeddings(self) -> int:
+        """Parameters of the embeddings."""
+        return self.vocabulary * self.width
+
+    @property
+    def decoder(self) -> int:
+        """Parameters without the output layer."""
+        return self.embeddings + self.layers * self.layer + self.width
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model, each counted once."""
+        return self.decoder + (0 if self.tied else self.embeddings)
+
+
+LLAMA_8B = Shape(layers=32, width=4096, inner=14336, heads=32, kv_heads=8, head=128, vocabulary=128256)
+SHAPES = {
+    "llama-3-8b-instruct": LLAMA_8B,
+    "llama-3.1-8b-instruct": LLAMA_8B,
+    "phi-3.5-mini-instruct": Shape(layers=32, width=3072, inner=8192, heads=32, kv_heads=32, head=96, vocabulary=32064),
+    "gemma-3-270m": Shape(
+        layers=18,
+        width=640,
+        inner=2048,
+        heads=4,
+        kv_heads=1,
+        head=256,
+        vocabulary=262144,
+        tied=True,
+        norms=4,
+        head_norms=2,
+    ),
+    "smollm2-135m-instruct": Shape(
+        layers=30, width=576, inner=1536, heads=9, kv_heads=3, head=64, vocabulary=49152, tied=True
+    ),
+}
+
+
+# --- Formulas ---------------------------------------------------------------------------------------------------------
+
+
+def forward_flops(shape: Shape, lengths: Iterable[int]) -> int:
+    """FLOPs of texts of these lengths through all layers, without the output layer.
+
+    A matrix takes 2 FLOPs a parameter and token; scores and values of attention 4·T² for each number in the heads (a
+    kernel that leaves out what the causal mask hides does half of that).
+    """
+    lengths = list(lengths)
+    return shape.layers * (
+        2 * shape.matrices * sum(lengths) + 4 * shape.attended * sum(length**2 for length in lengths)
+    )
+
+
+def states_bytes(shape: Shape, texts: int, tokens: int, size: int) -> int:
+    """Bytes that `extract_hidden_states` writes for one language.
+
+    Args:
+        shape: of the backbone.
+        texts: N.
+        tokens: of all texts together, 0 where nothing trains on the corpus.
+        size: bytes of a number in the backbone's precision.
+    """
+    return size * shape.width * (texts * (shape.layers + 1) + tokens) + 8 * texts
+
+
+def extraction_activations(shape: Shape, batch_tokens: int, size: int, kept: int) -> int:
+    """Bytes of a batch: the states of all tokens after `kept` layers, and the widest layer's inputs and outputs."""
+    return size * batch_tokens * (kept * shape.width + 3 * shape.inner + 2 * shape.width)
+
+
+def resident_memory(shape: Shape, batch_tokens: int, size: int) -> int:
+    """Bytes to extract with the whole decoder in memory."""
+    return size * shape.decoder + extraction_activations(shape, batch_tokens, size, shape.layers)
+
+
+def stream_memory(shape: Shape, texts: int, tokens: int, batch_tokens: int, size: int) -> int:
+    """Bytes to extract with one layer in memory: the layer, the states of all tokens (twice while written), a batch."""
+    states = size * shape.width * tokens + states_bytes(shape, texts, tokens, size)
+    return size * shape.layer + 2 * states + extraction_activations(shape, batch_tokens, size, 1)
+
+
+def subspaces_bytes(shape: Shape, languages: int, rank: int) -> int:
+    """Bytes that `fit_subspaces` writes: M_a, M_s, and of each language δ, mean and norm, in float32."""
+    return 4 * shape.layers * (shape.width * (1 + rank + 2 * languages) + languages)
+
+
+def fit_memory(shape: Shape, texts: int) -> int:
+    """Bytes of `fit_subspaces`: one language's states in float64, twice."""
+    return 2 * 8 * shape.layers * texts * shape.width
+
+
+def training_flops(shape: Shape, layers: int, tokens: int, rows: int) -> int:
+    """FLOPs of one step of Lens, forward and backward.
+
+    A matrix takes 2 FLOPs a parameter and token forward and 4 backward, attention three times its forward pass. The
+    lower layers run all tokens of the batch, packed into one sequence; the top one makes keys and values of all (and
+    queries, which are dropped), and runs the rest on the rows that the loss needs.
+
+    Args:
+        shape: of the backbone.
+        layers: that train.
+        tokens: of the batch, all texts together.
+        rows: tokens whose states at the top enter the loss.
+    """
+    lower = 6 * shape.matrices * tokens + 12 * shape.attended * tokens**2
+    keys = shape.width * 2 * shape.keys
+    top = 2 * shape.width * shape.attended * tokens + 6 * keys * tokens
+    top += 2 * keys * rows + 6 * (shape.matrices - keys) * rows + 12 * shape.attended * tokens * rows
+    return (layers - 1) * lower + top
+
+
+def training_activations(shape: Shape, layers: int, tokens: int, rows: int, size: int) -> int:
+    """Bytes that a step of Lens keeps for its backward pass, about."""
+    of_token = 4 * shape.inner + 7 * shape.width + 4 * shape.attended + 6 * shape.keys
+    return size * ((layers - 1) * tokens + rows) * of_token
+
+
+def training_memory(shape: Shape, layers: int, tokens: int, rows: int, size: int) -> int:
+    """Bytes to train: weights, gradients and AdamW's two moments in float32, activations.
+
+    With `precision: mixed` the layers' own copy in the backbone's precision (`size` bytes a number) comes on top.
+    """
+    of_parameter = 4 + 4 + 8 + (0 if size == 4 else size)
+    return of_parameter * layers * shape.layer + training_activations(shape, layers, tokens, rows, size)
+
+
+def cache_bytes(shape: Shape, size: int) -> int:
+    """Bytes of a token's keys and values while answers are generated."""
+    return 2 * shape.layers * shape.keys * size
+
+
+def scored_flops(shape: Shape) -> int:
+    """FLOPs of a token in evaluation, the output layer included and attention left out."""
+    return 2 * (shape.layers * shape.matrices + shape.embeddings)
+
+
+def gpu_share(shape: Shape, gpu: float, both: bool) -> tuple[float, float]:
+    """The share of a GPU's memory that vLLM can take, and the tokens whose keys and values then fit.
+
+    Args:
+        shape: of the backbone.
+        gpu: bytes of the GPU.
+        both: whether the other engine is there, too, with its weights, a batch of 8192 tokens and 128 rows of logits.
+
+    Returns:
+        The share, in steps of 0.05, and the tokens; below zero where the weights do not fit.
+    """
+    other = SIZE * shape.parameters + 8192 * cache_bytes(shape, SIZE) + 128 * shape.vocabulary * (4 + SIZE)
+    share = math.floor(20 * (1 - (CUDA + (other if both else 0)) / gpu)) / 20
+    return share, (share * gpu - SIZE * shape.parameters - CUDA) / cache_bytes(shape, SIZE)
+
+
+# --- The paper's settings ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read of a corpus in one language: N texts, train and dev, each as long as the configuration allows."""
+
+    count: int
+    tokens: int  # of a text
+    train: int
+
+    @property
+    def total(self) -> int:
+        """Tokens of all texts."""
+        return self.count * self.tokens
+
+
+def texts_of(config: Config, corpus: str) -> Texts:
+    """Texts of a corpus in one language.
+
+    Raises:
+        LensflowError: it is not a data set, whose size is known from the configuration alone.
+    """
+    entry = config.corpora[corpus]
+    if (source := entry.dataset) is None:
+        raise LensflowError(f"corpora.{corpus}: not a data set; its size is not in the configuration")
+    return Texts(source.train + source.dev, entry.max_tokens or config.extraction.max_tokens, source.train)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The largest batch of Lens, and how many make a training."""
+
+    tokens: int
+    rows: int
+    steps: int
+
+
+def step_of(method: Lens, setting: Setting, texts: Texts) -> Step:
+    """Count what one batch of a training holds."""
+    train, targets = method.examples or texts.train, len(setting.targets)
+    of_unit, units = (targets, train) if method.batch_of == "texts" else (1, train * targets)
+    central_rows = texts.tokens if method.retain_on == "mean" else 1
+    return Step(
+        method.batch_size * (1 + of_unit) * texts.tokens,
+        method.batch_size * (central_rows + of_unit),
+        math.ceil(units / method.batch_size) * method.epochs,
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of a backbone's table; FLOPs, bytes and peaks of one job."""
+
+    stage: str
+    count: int
+    flops: float
+    read: float
+    written: float
+    host: float
+    gpu: float = 0
+    streamed: bool = False  # stands for another row where extraction.memory is stream
+
+
+def jobs(config: Config, backbone: str) -> list[Job]:
+    """What a backbone's runs are made of, but for evaluation."""
+    shape, extraction = SHAPES[backbone], config.extraction
+    weights = SIZE * shape.parameters
+    runs = [run for run in config.runs if backbone in run.backbones]
+    settings = {name: config.settings[name] for run in runs for name in run.settings}
+    languages: dict[str, set[str]] = {}
+    for setting in settings.values():
+        for corpus in (setting.probing, setting.training):
+            languages.setdefault(corpus, set()).update(setting.languages)
+    found = [Job("prepare_backbone", 1, 0, weights, weights, PROCESS)]
+    trained_on = {setting.training for setting in settings.values()}
+    for corpus, codes in languages.items():
+        texts = texts_of(config, corpus)
+        flops = forward_flops(shape, [texts.tokens] * texts.count)
+        written = states_bytes(shape, texts.count, texts.total if corpus in trained_on else 0, SIZE)
+        whole = resident_memory(shape, min(extraction.batch_tokens, texts.total), SIZE)
+        layerwise = stream_memory(shape, texts.count, texts.total, min(STREAMED_BATCH, texts.total), SIZE)
+        stage, layers = f"extract_hidden_states, {corpus}", SIZE * shape.layers * shape.layer
+        found.append(Job(stage, len(codes), flops, weights, written, weights + PROCESS, whole + CUDA))
+        memory, stage = layerwise + PROCESS, f"{stage}, `memory: stream`"
+        found.append(Job(stage, len(codes), flops, layers, written, memory, streamed=True))
+    for name, setting in settings.items():
+        probing, texts, count = (
+            texts_of(config, setting.probing),
+            texts_of(config, setting.training),
+            len(setting.languages),
+        )
+        read = count * states_bytes(shape, probing.count, 0, SIZE)
+        means = 3 * shape.layers * count * probing.train * shape.width
+        written = subspaces_bytes(shape, count, setting.rank or count - 1)
+        found.append(Job(f"fit_subspaces, {name}", 1, means, read, written, fit_memory(shape, probing.train) + PROCESS))
+        states = count * states_bytes(shape, texts.count, texts.total, SIZE)
+        for method_name in dict.fromkeys(method for run in runs if name in run.settings for method in run.methods):
+            method = config.methods[method_name]
+            if isinstance(method, Lens):
+                step, trained = step_of(method, setting, texts), method.layers * shape.layer
+                flops = step.steps * training_flops(shape, method.layers, step.tokens, step.rows)
+                size = SIZE if method.precision == "mixed" else 4
+                memory = training_memory(shape, method.layers, step.tokens, step.rows, size)
+                read = states + 2 * SIZE * trained
+                stage = f"train, {name}, {method_name}"
+                found.append(Job(stage, 1, flops, read, 4 * trained, memory + PROCESS, memory + CUDA))
+    return found
+
+
+# --- The page ---------------------------------------------------------------------------------------------------------
+
+
+def quantity(number: float, unit: str) -> str:
+    """Write a number of bytes or FLOPs; nothing for none."""
+    if not number:
+        return ""
+    factor, prefix = next(entry for entry in PREFIXES if number >= entry[0])
+    return f"{number / factor:.{1 if number < 100 * factor else 0}f} {prefix}{unit}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Write a table whose first column is text."""
+    lines = [f"| {' | '.join(header)} |", "|---" + "|---:" * (len(header) - 1) + "|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Backbones of one shape and what their runs are made of."""
+
+    names: list[str]
+    shape: Shape
+    jobs: list[Job]
+
+    @property
+    def name(self) -> str:
+        """All of their names."""
+        return ", ".join(self.names)
+
+
+def sections(config: Config) -> list[Section]:
+    """Put backbones together that cost the same.
+
+    Raises:
+        LensflowError: a backbone's dimensions are not known.
+    """
+    found: list[Section] = []
+    for backbone in dict.fromkeys(backbone for run in config.runs for backbone in run.backbones):
+        if backbone not in SHAPES:
+            raise LensflowError(f"backbones.{backbone}: its dimensions are not in benchmarks/cost.py; add them")
+        section = Section([backbone], SHAPES[backbone], jobs(config, backbone))
+        same = next((s for s in found if (s.shape, s.jobs) == (section.shape, section.jobs)), section)
+        if same is section:
+            found.append(section)
+        else:
+            same.names.append(backbone)
+    return found
+
+
+def of_section(section: Section) -> list[str]:
+    """Write what the stages take."""
+    shape, weights = section.shape, SIZE * section.shape.parameters
+    trainings = sum(job.stage.startswith("train") for job in section.jobs)
+    more = (
+        Job("export_checkpoint, at most", trainings, 0, weights, weights, PROCESS),
+        Job(f"evaluate, {TOKENS} tokens", trainings + 1, TOKENS * scored_flops(shape), weights, 0, weights + PROCESS),
+    )
+    rows = [
+        [job.stage, str(job.count), quantity(job.flops, "FLOP")]
+        + [quantity(number, "B") for number in (job.read, job.written, job.host, job.gpu)]
+        for job in (*section.jobs, *more)
+    ]
+    return [
+        f"## {section.name}",
+        "",
+        f"{shape.parameters:,} parameters, {shape.layer:,} of them in each of {shape.layers} layers. Of one job:",
+        "",
+        *table(("stage", "jobs", "FLOPs", "read", "written", "host memory", "GPU memory"), rows),
+    ]
+
+
+def node(section: Section) -> Sequence[str]:
+    """Say what to book: the largest peaks of any job, and disk for everything at once."""
+    extractions = [job for job in section.jobs if job.stage.startswith("extract")]
+    trainings = [job for job in section.jobs if job.stage.startswith("train")]
+    whole = [job for job in section.jobs if not job.streamed]
+    streamed = [job for job in section.jobs if job.streamed or job not in extractions]
+    disk = sum(job.count * job.written for job in whole) + SIZE * section.shape.parameters  # an exported model
+    disk += max(6 * job.written for job in trainings)  # of a delta: weights and moments, twice
+    peaks = [max(job.gpu for job in jobs) for jobs in (extractions, trainings)]
+    peaks += [max(job.host for job in jobs) for jobs in (whole, streamed)]
+    return section.name, *(quantity(number, "B") for number in (*peaks, disk))
+
+
+def shares(section: Section) -> Iterable[Sequence[str]]:
+    """Say what share of a GPU vLLM can take, and how many tokens then fit."""
+    for engine, both in (("auto", True), ("vllm", False)):
+        found = [gpu_share(section.shape, gpu * 1e9, both) for gpu in GPUS]
+        cells = [f"{share:.2f} ({tokens / 1000:.0f} k)" if tokens > 0 else "too small" for share, tokens in found]
+        yield f"{section.name}: `{engine}`", *cells
+
+
+def measured(path: Path) -> Iterable[tuple[str, str, float, float, str]]:
+    """Backbone, stage, computed and measured peak in bytes, and what measured it."""
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            shape, size, stage = SHAPES[row["backbone"]], int(row["bytes"]), row["stage"]
+            texts, tokens = int(row["texts"]), int(row["tokens"])
+            what = f"{stage}, {texts} texts, {tokens} tokens"
+            if stage == "extract_hidden_states":
+                what += f", `{row['memory']}`"
+                computed = (
+                    stream_memory(shape, texts, tokens, min(STREAMED_BATCH, tokens), size)
+                    if row["memory"] == "stream"
+                    else resident_memory(shape, min(STREAMED_BATCH, tokens), size)
+                )
+            elif stage == "fit_subspaces":
+                computed = fit_memory(shape, texts)
+            else:  # two layers on batches of 8 pairs of texts, of which the last tokens' states count
+                computed = training_memory(shape, 2, 16 * tokens // texts, 16, size)
+            yield row["backbone"], what, computed + PROCESS, float(row["peak_gb"]) * 1e9, row["source"]
+
+
+HEAD = """# What a run costs
+
+"{title}", computed by `python benchmarks/cost.py` from the models' dimensions and the configuration.
+Only the last table has measurements. GB are 10⁹ bytes.
+
+## What to book
+"""
+
+BOOKING = """Measured peaks are up to {excess:.1f} times the computed ones, with `stream` {streamed:.1f} times (below).
+Book that much more. Without a GPU its columns are of the host's memory. Disk is for everything at once, with a
+training's checkpoint of itself and an exported model.
+
+Evaluation on one GPU: the share of its memory that vLLM can take (`resources.gpu_memory`) and the tokens of prompts and
+answers in progress that this leaves room for. With `engine: auto` transformers has the weights beside it.
+Too small: take `engine: hf`, or `engine: vllm` on more GPUs (`resources.gpus`).
+"""
+
+FORMULAS = """## Formulas
+
+L layers of width d, a layer's matrices with m parameters; N texts of T tokens; b bytes a number (bfloat16: 2).
+
+| of | formula |
+|---|---|
+| matrices of a layer, m | d (2 · heads · head + 2 · kv_heads · head + 3 · inner) |
+| parameters | L (m + norms) + d + vocabulary · d (twice where the output layer is not the embeddings) |
+| FLOPs of a forward pass | L (2 m N T + 4 · heads · head · N T²) |
+| FLOPs of a training step, a layer below the top one | 6 m S + 12 · heads · head · S², for S tokens in a batch |
+| FLOPs of a training step, the top layer | the same for the M tokens that the loss needs; keys and values of all |
+| hidden states of a language | b d (N (L + 1) + N T) + 8 N bytes; without N T where nothing trains on the corpus |
+| memory of extraction, `resident` | b bytes a parameter, and every layer's states of a batch |
+| memory of extraction, `stream` | b bytes a parameter of one layer, and all tokens' states twice |
+| memory of training | 16 bytes a trained parameter (float32 weight, gradient, AdamW's two moments), activations |
+| … with `precision: mixed` | b bytes a trained parameter more |
+| delta | 4 bytes a trained parameter; a training over a minute keeps 12 of itself, 24 while that is replaced |
+| evaluation | 2 FLOPs a parameter and token; 2 L · kv_heads · head · b bytes a token in vLLM's cache |
+
+A process has 0.5 GB on top of these, a GPU 1 GB (an allowance). Texts are taken to be as long as `max_tokens` allows.
+Time is FLOPs over what a device reaches, which `benchmarks/method.py` measures, and never less than reading takes.
+"""
+
+
+def page(config: Config, peaks: Path) -> str:
+    """Write the page."""
+    found, rows = sections(config), list(measured(peaks))
+    excess = {way: max(row[3] / row[2] for row in rows if ("stream" in row[1]) == way) for way in (True, False)}
+    booked = ("backbone", "GPU to extract", "GPU to train", "host memory", "host memory, `stream`", "disk")
+    lines = [
+        HEAD.format(title=config.title),
+        *table(booked, map(node, found)),
+        BOOKING.format(excess=excess[False], streamed=excess[True]),
+    ]
+    lines += table(
+        ("evaluation", *(f"{gpu} GB" for gpu in GPUS)), (row for section in found for row in shares(section))
+    )
+    lines += [
+        FORMULAS,
+        *(line for section in found for line in of_section(section)),
+        "## Computed and measured peaks",
+        "",
+    ]
+    header = ("backbone", "stage", "computed", "measured", "by")
+    lines += table(header, ([*row[:2], *(quantity(number, "B") for number in row[2:4]), row[4]] for row in rows))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--output", type=Path, default=ROOT / "docs/cost.md")
+    args = options.parse_args()
+    write_text(args.output, page(read([ROOT / "config/paper.yaml"], ROOT), ROOT / "docs/benchmarks/peaks.csv"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The formulas of benchmarks/cost.py against real counts, and the page against the script."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import tiny
+from lensflow import fitting, training
+from lensflow.config import Extraction, read
+from lensflow.decoders import layers_of, load_decoder, load_top_layers
+from lensflow.errors import LensflowError
+from lensflow.methods.lens import Lens
+from lensflow.objective import objective
+from lensflow.training import LensTrainer, TopStack, read_cache
+
+ROOT = Path(__file__).parents[2]
+NORMS = {"gemma3": {"norms": 4, "head_norms": 2}, "qwen3": {"head_norms": 2}}
+
+
+@pytest.fixture(scope="module")
+def cost():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return importlib.import_module("cost")
+
+
+def shape_of(cost, family, folder):
+    config = AutoConfig.from_pretrained(folder)
+    heads = config.num_attention_heads
+    return cost.Shape(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        heads=heads,
+        kv_heads=config.num_key_value_heads,
+        head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+        tied=config.tie_word_embeddings,
+        **NORMS.get(family, {}),
+    )
+
+
+def payload(path):
+    """Bytes of a safetensors file without its header."""
+    with path.open("rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+
+
+def counted(run):
+    """FLOPs of matrix products, those of attention included: its fused kernel on a CPU would go uncounted."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_parameters_are_counted_exactly(cost, checkpoint, family):
+    shape = shape_of(cost, family, checkpoint(family))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint(family))
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    decoder = model.base_model
+    assert shape.decoder == sum(parameter.numel() for parameter in decoder.parameters())
+    assert {sum(parameter.numel() for parameter in layer.parameters()) for layer in layers_of(decoder)} == {shape.layer}
+
+
+def test_the_papers_backbones_have_as_many_parameters_as_they_are_known_for(cost):
+    known = {"llama-3-8b-instruct": 8_030_261_248, "phi-3.5-mini-instruct": 3_821_079_552}
+    known |= {"llama-3.1-8b-instruct": 8_030_261_248, "gemma-3-270m": 268_098_176, "smollm2-135m-instruct": 134_515_008}
+    assert {name: shape.parameters for name, shape in cost.SHAPES.items()} == known
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_flops_of_a_forward_pass_are_those_of_torchs_counter(cost, checkpoint, family):
+    """Within 0.1 %: the counter has the rotary embeddings' angles, too."""
+    decoder = load_decoder(checkpoint(family))
+    texts, tokens = 3, 40
+    ids = torch.randint(3, tiny.VOCABULARY, (texts, tokens))
+    with torch.no_grad():
+        flops = counted(lambda: decoder(input_ids=ids, use_cache=False))
+    shape = shape_of(cost, family, checkpoint(family))
+    assert cost.forward_flops(shape, [tokens] * texts) == pytest.approx(flops, rel=0.001)
+    assert cost.forward_flops(shape, [tokens] * texts) != pytest.approx(
+        cost.forward_flops(shape, [tokens // 2] * 2 * texts), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_of_states_and_subspaces_are_those_of_the_files(cost, stages, dtype):
+    ran = stages("llama", dtype)
+    shape = shape_of(cost, "llama", ran.checkpoint)
+    for language, path in ran.states.items():
+        sequences = ran.sequences[language]
+        tokens = sum(map(len, sequences))
+        assert cost.states_bytes(shape, len(sequences), tokens, dtype.itemsize) == payload(path)
+    languages = len(tiny.LANGUAGES)
+    for path in ran.subspaces.values():
+        assert cost.subspaces_bytes(shape, languages, languages - 1) == payload(path)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_bytes_of_a_delta_are_those_of_the_file(cost, stages, tmp_path, layers):
+    ran = stages("llama")
+    method = Lens.model_validate({"kind": "lens", "layers": layers, "lr": 1e-3})
+    output = tmp_path / "lens" / "seed0" / "delta.safetensors"
+    subspaces, extraction = ran.subspaces["post_norm"], Extraction()
+    setting = ran.setting("post_norm")
+    training.train(method, setting, 0, extraction, ran.checkpoint, subspaces, ran.states, ran.texts, output)
+    assert payload(output) == 4 * layers * shape_of(cost, "llama", ran.checkpoint).layer
+
+
+def trainer(ran, **changes):
+    method = Lens.model_validate({"kind": "lens", "layers": 2, "lr": 1e-3} | changes)
+    setting = ran.setting("post_norm")
+    decoder, _ = load_top_layers(ran.checkpoint, 2, torch.float32)
+    target = objective(method, fitting.load(ran.subspaces["post_norm"], setting), setting.targets)
+    caches = {code: read_cache(ran.states[code], ran.texts[code], "post_norm") for code in tiny.LANGUAGES}
+    return LensTrainer(method, setting, 0, TopStack(decoder, 2, "post_norm"), caches, target, "last")
+
+
+@pytest.mark.parametrize("retain_on", ["last", "mean"])
+@pytest.mark.parametrize("batch_of", ["pairs", "texts"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3"])
+def test_flops_of_a_training_step_are_those_of_torchs_counter(cost, stages, family, batch_of, retain_on):
+    """Within 5 %: where queries, keys and values are one matrix (Phi-3), some of its gradient is for nothing."""
+    ran = stages(family)
+    one = trainer(ran, batch_of=batch_of, retain_on=retain_on)
+    batch = one.units["train"][:8]
+    central = [one.caches["en"].length(unit[0][0]) for unit in batch]
+    targets = [one.caches[code].length(index) for unit in batch for index, code in unit]
+    rows = (sum(central) if retain_on == "mean" else len(central)) + len(targets)
+    flops = counted(lambda: one.objective.loss(one.terms(batch)).backward())
+    shape = shape_of(cost, family, ran.checkpoint)
+    assert cost.training_flops(shape, 2, sum(central) + sum(targets), rows) == pytest.approx(flops, rel=0.05)
+
+
+def test_what_a_step_keeps_for_its_backward_pass_is_about_what_autograd_saves(cost, stages):
+    """Within a tenth; weights and the mask are not counted."""
+    ran = stages("llama")
+    one = trainer(ran)
+    batch = one.units["train"][:8]
+    lengths = [one.caches[code].length(index) for unit in batch for index, code in [(unit[0][0], "en"), *unit]]
+    tokens, weights, kept = sum(lengths), {p.untyped_storage().data_ptr() for p in one.stack.decoder.parameters()}, {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape[-2:] != (tokens, tokens):
+            kept[storage.data_ptr()] = tensor, storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        one.objective.loss(one.terms(batch))
+    saved = sum(size for _, size in kept.values())
+    computed = cost.training_activations(shape_of(cost, "llama", ran.checkpoint), 2, tokens, 16, 4)
+    assert computed == pytest.approx(saved, rel=0.1)
+
+
+def test_a_trained_parameter_takes_sixteen_bytes_and_the_backbones_own_copy(cost, stages):
+    one = trainer(stages("llama"))
+    one._train_step(one.units["train"][:2])
+    states = sum(value.nbytes for state in one.optimizer.state.values() for value in state.values() if value.ndim)
+    weights = sum(master.nbytes for master in one.masters.values())
+    shape = shape_of(cost, "llama", stages("llama").checkpoint)
+    assert 2 * weights + states == cost.training_memory(shape, 2, 0, 0, 4)  # a gradient is as large as its weight
+    assert cost.training_memory(shape, 2, 0, 0, 2) == 18 * 2 * shape.layer
+
+
+@pytest.mark.parametrize("name", ["lens-published", "lens-gentle"])
+def test_the_largest_batch_and_the_steps_are_those_of_a_training_on_texts_of_full_length(cost, stages, name):
+    config = read([], ROOT)
+    changes = config.methods[name].canonical() | {"precision": "float32"}
+    one = trainer(stages("llama"), **changes)
+    texts = len(one.caches["en"].of_split("train"))
+    step = cost.step_of(one.config, one.setting, cost.Texts(texts, 10, texts))
+    assert step.steps == one.steps
+    batch = one.units["train"][: one.config.batch_size]
+    assert step.tokens == 10 * sum(1 + len(unit) for unit in batch)
+    central = 10 if one.config.retain_on == "mean" else 1
+    assert step.rows == sum(central + len(unit) for unit in batch)
+
+
+def test_vllm_gets_what_the_other_engine_leaves(cost):
+    shape, gpu = cost.SHAPES["phi-3.5-mini-instruct"], 40e9
+    for both in (True, False):
+        share, tokens = cost.gpu_share(shape, gpu, both)
+        taken = share * gpu
+        assert taken == pytest.approx(2 * shape.parameters + cost.CUDA + tokens * 2 * 2 * 32 * 32 * 96)
+        assert gpu - taken >= (2 * shape.parameters if both else 0) + cost.CUDA
+    assert cost.gpu_share(cost.LLAMA_8B, 24e9, both=True)[1] < 0
+
+
+def test_the_page_is_what_the_script_writes(cost):
+    page = cost.page(read([ROOT / "config/paper.yaml"], ROOT), ROOT / "docs/benchmarks/peaks.csv")
+    assert (ROOT / "docs/cost.md").read_text() == page, "run python benchmarks/cost.py"
+
+
+def test_measured_peaks_are_near_the_computed_ones(cost):
+    for backbone, stage, computed, measured, _ in cost.measured(ROOT / "docs/benchmarks/peaks.csv"):
+        assert 0.7 < measured / computed < 1.5, (backbone, stage)
+
+
+def test_a_mistake_names_the_backbone_or_the_corpus(cost):
+    config = read([], ROOT)
+    with pytest.raises(LensflowError, match=r"corpora.embedded: not a data set"):
+        cost.sections(config)
+    unknown = config.runs[0].model_copy(update={"backbones": ("mine",)})
+    with pytest.raises(LensflowError, match=r"backbones.mine: its dimensions are not in benchmarks/cost.py; add them"):
+        cost.sections(config.model_copy(update={"runs": (unknown,)}))
