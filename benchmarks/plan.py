@@ -98,7 +98,7 @@ def phases(began: float, report: Path, arguments: list[str]) -> None:
 
 
 def measure(workspace: Any, says: str, *arguments: str) -> dict[str, float]:
-    """Run Snakemake, which `says` something, in a workspace; return the seconds of each phase, which sum to its time."""
+    """Run Snakemake in a workspace, check what it `says`, and return the seconds of each phase."""
     report = workspace.root / "phases.json"
     began = time.time()
     command = [sys.executable, str(Path(__file__).resolve()), "--phases", str(began), str(report), *arguments]
