@@ -8,6 +8,7 @@ command line that only writes empty files, since no result is read to plan. The 
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -96,8 +97,8 @@ def phases(began: float, report: Path, arguments: list[str]) -> None:
         write_json(report, taken)
 
 
-def measure(workspace: Any, *arguments: str) -> dict[str, float]:
-    """Run Snakemake in a workspace; return the seconds of each phase, whose sum is the process' time."""
+def measure(workspace: Any, says: str, *arguments: str) -> dict[str, float]:
+    """Run Snakemake in a workspace, check what it `says`, and return the seconds of each phase."""
     report = workspace.root / "phases.json"
     began = time.time()
     command = [sys.executable, str(Path(__file__).resolve()), "--phases", str(began), str(report), *arguments]
@@ -105,7 +106,7 @@ def measure(workspace: Any, *arguments: str) -> dict[str, float]:
         command, cwd=workspace.root, env=workspace.environment, capture_output=True, text=True, check=False
     )
     total = time.time() - began
-    if done.returncode:
+    if done.returncode or says not in done.stdout + done.stderr:
         raise LensflowError(f"snakemake {' '.join(arguments)}: failed: {done.stderr[-2000:]}")
     taken: dict[str, float] = read_json(report)
     return taken | {PHASES[-1]: total - sum(taken.values())}
@@ -136,13 +137,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         say("demo")
-        measure(workspace, "--cores", "2")
+        measure(workspace, "report", "--cores", "2")
         say(AGAIN)
-        again = [measure(workspace, "--cores", "2") for _ in range(3)]
+        again = [measure(workspace, "Nothing to be done", "--cores", "2") for _ in range(3)]
         say(LARGE)
         config = workspace.write_config(large())
+        trainings = math.prod(count for section, count in SIZES.items() if section != "benchmarks")
         results = {
-            LARGE: measure(workspace, "--configfile", str(config), "--dry-run"),
+            LARGE: measure(workspace, f"{trainings}", "--configfile", str(config), "--dry-run"),
             AGAIN: min(again, key=lambda taken: sum(taken.values())),
         }
     sizes = ", ".join(f"{count} {section}" for section, count in SIZES.items())

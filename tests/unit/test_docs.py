@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.config import Evaluation, Extraction, Judge, Lora, Run, Setting
+from lensflow.config import Evaluation, Extraction, Judge, Lora, Resources, Run, Setting
 from lensflow.methods.cpt import Cpt
 from lensflow.methods.lens import Lens
 from lensflow.methods.prompt import Prompt
@@ -26,7 +26,7 @@ def test_the_readmes_table_was_printed_by_the_demo():
 
 
 @pytest.mark.parametrize(
-    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Run, Setting, Sft, Steer]
+    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Resources, Run, Setting, Sft, Steer]
 )
 def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()
