@@ -28,6 +28,20 @@ class Measured:
     result: dict[str, Any] = field(default_factory=dict)
 
 
+def device_name(gpus: int) -> str:
+    """Name what the stages run on; torch is asked in a process of its own.
+
+    Raises:
+        LensflowError: they are to run on a GPU, and there is none.
+    """
+    if not gpus:
+        return f"{os.cpu_count()} cores"
+    code = "import json, torch; print(json.dumps({'name': torch.cuda.is_available() and torch.cuda.get_device_name()}))"
+    if not (name := spawn(["-c", code]).result["name"]):
+        raise LensflowError(f"--gpus {gpus}: this machine has no CUDA device that torch can use; leave the option out")
+    return str(name)
+
+
 def say(text: str) -> None:
     """Show progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)

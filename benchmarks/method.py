@@ -10,6 +10,8 @@ imports and loading of the model included; its peak memory is its maximum reside
   run has, too (an eighth of the pairs), which the other side is spared. The languages are extracted as the workflow
   does it, one thread each and as many at a time as there are cores; their memory is added up.
 - Published: `published_probe` and `published_train` below, one process each with all cores.
+
+With `--gpus 1` both sides run on a GPU, the languages one after the other; the memory is then the host's.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from lensflow.config import Config, read
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl
 from lensflow.methods.lens import Lens
-from measuring import Measured, markdown, row, say, spawn, verdict, write
+from measuring import Measured, device_name, markdown, row, say, spawn, verdict, write
 
 # The parent must not import torch: a child's maximum resident set begins with its parent's.
 DTYPES = ("float32", "bfloat16")
@@ -41,15 +43,16 @@ FIT_LAYERS, FIT_LANGUAGES, FIT_WIDTH = 33, 7, 4096
 # --- The published procedure, in processes of its own -----------------------------------------------------------------
 
 
-def left_padded(sequences: list[list[int]]) -> dict[str, Any]:
+def left_padded(sequences: list[list[int]], device: Any) -> dict[str, Any]:
     """Pad token ids on the left: ids and mask (n, T)."""
     import torch
 
     width = max(map(len, sequences))
-    return {
-        "input_ids": torch.tensor([[0] * (width - len(ids)) + ids for ids in sequences]),
-        "attention_mask": torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in sequences]),
+    padded = {
+        "input_ids": [[0] * (width - len(ids)) + ids for ids in sequences],
+        "attention_mask": [[0] * (width - len(ids)) + [1] * len(ids) for ids in sequences],
     }
+    return {name: torch.tensor(rows, device=device) for name, rows in padded.items()}
 
 
 def whole_model(task: dict[str, Any]) -> Any:
@@ -57,8 +60,10 @@ def whole_model(task: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from lensflow.decoders import device_of
+
     model = AutoModelForCausalLM.from_pretrained(task["checkpoint"], dtype=getattr(torch, task["dtype"]))
-    return model.eval()  # HF Trainer would switch dropout on; these families have none
+    return model.to(device_of(task["gpus"])).eval()  # HF Trainer would switch dropout on; these families have none
 
 
 def published_probe(task: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +81,9 @@ def published_probe(task: dict[str, Any]) -> dict[str, Any]:
             batches = range(0, task["pairs"], PROBING_BATCH)
             for start in tqdm(batches, desc=f"published: probing {language}", mininterval=1):
                 stop = min(start + PROBING_BATCH, task["pairs"])
-                output = model(**left_padded(sequences[language].ids[start:stop]), output_hidden_states=True)
+                output = model(
+                    **left_padded(sequences[language].ids[start:stop], model.device), output_hidden_states=True
+                )
                 states.append(torch.stack([layer[:, -1] for layer in output.hidden_states[1:]]).float())
             means.append(torch.cat(states, dim=1).mean(dim=1))
     tensors: dict[str, torch.Tensor] = {}
@@ -116,7 +123,7 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
     sequences = read_sequences(task)
     texts = task["pairs"]
 
-    subspaces = load_file(task["subspaces"])
+    subspaces = load_file(task["subspaces"], device=str(policy.device))
     top = policy.config.num_hidden_layers - 1
     agnostic, specific = subspaces[f"{top}.agnostic"], subspaces[f"{top}.specific"]
     project_agnostic = agnostic @ agnostic.mT / agnostic.square().sum()  # (d, d)
@@ -135,7 +142,7 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
     schedule = get_scheduler(method.schedule, optimizer, math.ceil(method.warmup * steps), steps)
 
     def top(model: Any, language: str, index: int) -> Any:
-        ids = torch.tensor([sequences[language].ids[index]])
+        ids = torch.tensor([sequences[language].ids[index]], device=model.device)
         return model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].float()  # (T, d)
 
     first_epoch = []
@@ -206,16 +213,21 @@ def convert(task: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def matmul_rate(dtype: Any, seconds: float = 2.0, width: int = 4096) -> float:
+def matmul_rate(dtype: Any, device: Any, seconds: float = 2.0, width: int = 4096) -> float:
     """FLOP/s of the best of several large matrix products."""
     import torch
 
-    a, b = torch.randn(2, width, width).to(dtype)
-    torch.mm(a, b)
+    def multiply() -> None:
+        torch.mm(a, b)
+        if device.type == "cuda":  # which goes on before the product is there
+            torch.cuda.synchronize()
+
+    a, b = torch.randn(2, width, width).to(device, dtype)
+    multiply()
     best, begun = math.inf, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         started = time.perf_counter()
-        torch.mm(a, b)
+        multiply()
         best = min(best, time.perf_counter() - started)
     return 2 * width**3 / best
 
@@ -225,12 +237,12 @@ def extraction_rate(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from lensflow.config import Extraction
-    from lensflow.decoders import load_decoder
+    from lensflow.decoders import device_of, load_decoder
     from lensflow.hidden_states import Sequences, extract
 
-    dtype = getattr(torch, task["dtype"])
-    peak = matmul_rate(dtype)
-    decoder = load_decoder(Path(task["checkpoint"]))
+    dtype, device = getattr(torch, task["dtype"]), device_of(task["gpus"])
+    peak = matmul_rate(dtype, device)
+    decoder = load_decoder(Path(task["checkpoint"]), device=device)
     assert next(decoder.parameters()).dtype == dtype
     languages = read_sequences(task)
     extraction = Extraction.model_validate(task["extraction"])
@@ -245,7 +257,7 @@ def extraction_rate(task: dict[str, Any]) -> dict[str, Any]:
     for texts in languages.values():
         pass_over(texts)
     seconds = time.perf_counter() - started
-    peak = max(peak, matmul_rate(dtype))
+    peak = max(peak, matmul_rate(dtype, device))
 
     shape: Any = decoder.config
     lengths = [len(ids) for texts in languages.values() for ids in texts.ids]
@@ -289,11 +301,11 @@ def run_task(task: Any, **values: Any) -> Measured:
     return spawn([__file__, "--task", task.__name__, json.dumps(values, default=str)])
 
 
-def stage(name: str, config: dict[str, Any], threads: int | None = None, **paths: Any) -> Measured:
+def stage(name: str, config: dict[str, Any], threads: int | None = None, **options: Any) -> Measured:
     """Run one of our stages through the command line."""
-    say(f"lensflow {name} {paths['output'].name}")
+    say(f"lensflow {name} {options['output'].name}")
     arguments: list[str | Path] = ["-m", "lensflow.cli", name, "--config", json.dumps(config)]
-    for key, value in paths.items():
+    for key, value in options.items():
         arguments += [f"--{key}", *(value if isinstance(value, list) else [value])]
     return spawn(arguments, threads)
 
@@ -328,7 +340,7 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
     languages = (setting.central, *setting.targets)
     texts = write_texts(config, languages, setting.training, args.pairs, work / "texts")
     manifest = work / dtype / "backbone" / "manifest.json"
-    shared: dict[str, Any] = {"dtype": dtype, "prompt": prompt}
+    shared: dict[str, Any] = {"dtype": dtype, "prompt": prompt, "gpus": args.gpus}
     copy = work / dtype / "copy"
     run_task(convert, checkpoint=args.backbone.parent, output=copy, manifest=manifest, **shared)
     shared |= {"checkpoint": manifest.parent, "extraction": extraction.canonical(), "texts": texts}
@@ -337,14 +349,13 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
     extract_config = {"extraction": extraction.canonical(), "prompt": prompt}
 
     def extract(code: str) -> Measured:
-        return stage(
-            "extract-hidden-states", extract_config, 1, backbone=manifest, texts=texts[code], output=states[code]
-        )
+        paths = {"backbone": manifest, "texts": texts[code], "output": states[code]}
+        return stage("extract-hidden-states", extract_config, 1, gpus=args.gpus, **paths)
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    started, jobs = time.perf_counter(), args.gpus or os.cpu_count()
+    with ThreadPoolExecutor(jobs) as pool:
         parts = list(pool.map(extract, languages))
-    at_once = sorted((part.megabytes for part in parts), reverse=True)[: os.cpu_count()]
+    at_once = sorted((part.megabytes for part in parts), reverse=True)[:jobs]
     extracted = Measured(time.perf_counter() - started, sum(at_once))
     files = {"states": list(states.values()), "texts": list(texts.values())}
     subspaces = work / dtype / "subspaces.safetensors"
@@ -362,7 +373,8 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
         output = work / dtype / "run" / f"{epochs}-epochs" / "delta.safetensors"
         stage_config = {"method": settings, "setting": setting.canonical(), "seed": 0}
         stage_config |= extract_config
-        ours = stage("train", stage_config, backbone=manifest, subspaces=subspaces, output=output, **files)
+        files |= {"backbone": manifest, "subspaces": subspaces}
+        ours = stage("train", stage_config, gpus=args.gpus, output=output, **files)
         theirs = run_task(
             published_train, subspaces=work / dtype / "published.safetensors", method=settings, **published
         )
@@ -384,7 +396,7 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
                 dtype, "check: mean loss of the first epoch", "", sum(losses) / len(losses), theirs.result["loss"]
             )
     peaks = [max(part.megabytes for part in parts) for parts in memory]
-    yield row(dtype, "peak memory of any stage", "MB", peaks[0], peaks[1], 1.0)
+    yield row(dtype, f"peak {'host ' if args.gpus else ''}memory of any stage", "MB", peaks[0], peaks[1], 1.0)
 
     rate = run_task(extraction_rate, **shared).result
     yield row(dtype, "extraction, model loaded", "texts/s", rate["texts"])
@@ -402,6 +414,7 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=160, help="texts of each language")
     options.add_argument("--epochs", type=int, nargs="+", default=[1, 10])
     options.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    options.add_argument("--gpus", type=int, choices=(0, 1), default=0, help="GPUs that both sides run on")
     options.add_argument("--out", type=Path, default=Path("results/timings"))
     options.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
     args = options.parse_args()
@@ -413,7 +426,7 @@ def main() -> None:
     config = read([Path("config/published.yaml")], Path())
     heading = (
         f"{args.backbone.parent.parent.name}, {args.setting}, {args.pairs} pairs (train, dev and test texts together: "
-        f"for timing only), {os.cpu_count()} cores. Ratios: published / ours. Every stage is a process of its own, "
+        f"for timing only), {device_name(args.gpus)}. Ratios: published / ours. Every stage is a process of its own, "
         "timed with imports and loading."
     )
     rows: list[dict[str, Any]] = []

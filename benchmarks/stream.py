@@ -1,8 +1,9 @@
-"""Peak memory of extraction and training for a backbone that is larger than memory, on a CPU.
+"""Peak memory of extraction and training for a backbone that is larger than memory.
 
 Writes a randomly initialised checkpoint of the shape of Llama-3-8B (bfloat16, one shard a layer), runs the stages of
 the command line on it, each in a process of its own, and compares their peak resident memory, mapped files included,
-with a limit: 3 GB for extraction layer by layer, 10 GB for training the top two layers (float32 weights, AdamW).
+with a limit: 3 GB for extraction layer by layer, 10 GB for training the top two layers (float32 weights, AdamW). With
+`--gpus 1` the stages run on a GPU; the memory is still the host's, and has no limit then.
 
 At full size it needs about 20 GB of disk (30 GB where training takes longer than a minute and so keeps a checkpoint of
 itself) and many minutes. Small: `python benchmarks/stream.py --layers 4 --hidden 512`.
@@ -19,7 +20,9 @@ import time
 from importlib.resources import files as package_files
 from pathlib import Path
 
+from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json, write_text
+from measuring import device_name
 
 # Nothing here may import torch: a process starts with the peak of the one that it is forked from.
 LANGUAGES = ("en", "zh")
@@ -88,7 +91,7 @@ def write_checkpoint(folder: Path, layers: int, hidden: int) -> None:
     write_json(folder / WEIGHTS, {"metadata": {"total_size": total}, "weight_map": location})
 
 
-def stages(folder: Path) -> list[tuple[str, list[str]]]:
+def stages(folder: Path, gpus: int) -> list[tuple[str, list[str]]]:
     """Return name and arguments of each stage, in order."""
     manifest, corpus = folder / "backbone" / "manifest.json", folder / "data"
     texts = {language: str(corpus / f"{language}.jsonl") for language in LANGUAGES}
@@ -102,7 +105,7 @@ def stages(folder: Path) -> list[tuple[str, list[str]]]:
     train = extract | {"method": {"kind": "lens", "layers": 2}, "setting": setting, "seed": 0}
     subspaces = str(folder / "subspaces.safetensors")
     all_files = ["--states", *states.values(), "--texts", *texts.values()]
-    backbone = ["--backbone", str(manifest)]
+    backbone = ["--backbone", str(manifest), "--gpus", str(gpus)]
     delta = str(folder / "lens" / "seed0" / "delta.safetensors")
     return [
         ("prepare_backbone", ["--config", json.dumps(prepare), "--output", str(manifest)]),
@@ -138,10 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=32, help="at least 2 (default: 32)")
     parser.add_argument("--hidden", type=int, default=4096, help="a multiple of 512 (default: 4096)")
+    parser.add_argument("--gpus", type=int, choices=(0, 1), default=0, help="GPUs that extraction and training run on")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/out/stream"), help="for everything it writes")
     args = parser.parse_args()
     if args.layers < 2 or args.hidden < 512 or args.hidden % 512:
         parser.error("--layers must be at least 2, --hidden a multiple of 512")
+    device = device_name(args.gpus)
     folder: Path = args.folder / f"{args.layers}x{args.hidden}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint"
@@ -158,13 +163,13 @@ def main() -> None:
         if writer.exitcode:
             sys.exit("the checkpoint could not be written")
     size = read_json(checkpoint / WEIGHTS)["metadata"]["total_size"] / 1e9
-    rows = [("stage", "weights_gb", "peak_rss_gb", "limit_gb", "seconds")]
+    rows = [("stage", "weights_gb", "peak_rss_gb", "limit_gb", "seconds", "device")]
     failed = False
-    for name, arguments in stages(folder):
+    for name, arguments in stages(folder, args.gpus):
         peak, seconds = measure(name, arguments)
-        limit = LIMITS.get(name)
+        limit = None if args.gpus else LIMITS.get(name)
         failed |= limit is not None and peak > limit
-        rows.append((name, f"{size:.2f}", f"{peak:.2f}", f"{limit:.0f}" if limit else "", f"{seconds:.0f}"))
+        rows.append((name, f"{size:.2f}", f"{peak:.2f}", f"{limit:.0f}" if limit else "", f"{seconds:.0f}", device))
     markdown = [f"| {' | '.join(row)} |" for row in rows]
     markdown.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")
     write_text(folder / "memory.csv", "".join(",".join(row) + "\n" for row in rows))
@@ -174,4 +179,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LensflowError as error:
+        sys.exit(f"error: {error}")

@@ -11,6 +11,11 @@ import tiny
 from lensflow.config import Extraction
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device that torch can use")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Give the folder of a tiny random checkpoint of a family, in float32 or another dtype, built once."""

@@ -347,7 +347,7 @@ class LensTrainer:
             metadata = file.metadata()
         if metadata["identity"] != self._identity():
             return
-        tensors = load_file(scratch)
+        tensors = load_file(scratch, device=str(next(iter(self.masters.values())).device))
         for key, value in tensors.items():
             name, _, part = key.partition(":")
             if part == "value":

@@ -14,6 +14,7 @@ from lensflow import fitting, hidden_states, training
 from lensflow.config import Extraction, PlainPrompt, Setting
 from lensflow.corpora import read_texts
 from lensflow.decoders import load_decoder
+from lensflow.errors import LensflowError
 from lensflow.files import write_jsonl
 from lensflow.methods.lens import Lens
 from lensflow.prompts import PromptTokenizer
@@ -57,7 +58,7 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
     history = [json.loads(line) for line in (delta.parent / "history.jsonl").open()]
 
     task = {"checkpoint": folder, "dtype": "float32", "prompt": prompt.canonical(), "texts": texts, "pairs": PAIRS}
-    task |= {"extraction": extraction.canonical(), "languages": list(tiny.LANGUAGES)}
+    task |= {"gpus": 0, "extraction": extraction.canonical(), "languages": list(tiny.LANGUAGES)}
     method.published_probe(task | {"output": theirs})
     fitted, published = fitting.load(ours, setting), load_file(theirs)
     for layer in range(tiny.LAYERS):
@@ -68,3 +69,10 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
     loss = method.published_train(task | {"subspaces": theirs, "method": config.canonical()})["loss"]
     rows = [row["loss"] for row in history if row["split"] == "train"]
     assert loss == pytest.approx(sum(rows) / len(rows), rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_option_is_refused_before_anything_runs(method):
+    assert method.device_name(0).endswith(" cores")
+    with pytest.raises(LensflowError, match=r"^--gpus 1: this machine has no CUDA device .*; leave the option out$"):
+        method.device_name(1)

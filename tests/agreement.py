@@ -1,0 +1,82 @@
+"""One stage on two devices: what it gives there, and how far apart that is."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tiny
+from lensflow import fitting, hidden_states, training
+from lensflow.config import Extraction
+from lensflow.decoders import StreamedDecoder, load_decoder, load_top_layers
+from lensflow.files import read_jsonl
+from lensflow.methods.lens import Lens
+from lensflow.objective import objective
+from lensflow.training import LensTrainer, TopStack, read_cache
+
+EXTRACTION = Extraction(trainable_layers=2, batch_tokens=64)
+
+
+def lens(**changes: object) -> Lens:
+    """A method whose every term counts."""
+    return Lens.model_validate({"kind": "lens", "lr": 1e-3, "batch_size": 4, "retain_on": "mean"} | changes)
+
+
+def distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The largest ‖a − b‖ / ‖b‖ of tensors of the same names."""
+    assert ours.keys() == theirs.keys() != set()
+    pairs = [(ours[name].double().cpu(), theirs[name].double().cpu()) for name in ours]
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+def states(checkpoint: Path, sequences: list[list[int]], device: torch.device, stream: bool) -> dict[str, Tensor]:
+    """Extract hidden states."""
+    texts = hidden_states.Sequences("en", [str(number) for number in range(len(sequences))], sequences)
+    with tempfile.TemporaryDirectory() as scratch:
+        if stream:
+            streamed = StreamedDecoder(checkpoint, sequences, device)
+            found = hidden_states.stream(streamed, texts, EXTRACTION, Path(scratch))
+        else:
+            found = hidden_states.extract(load_decoder(checkpoint, device=device), texts, EXTRACTION, Path(scratch))
+    assert found.layers.device == found.tokens.device == torch.device("cpu")
+    return {name: getattr(found, name) for name in ("layers", "post_norm", "tokens")}
+
+
+def trainer(stages: tiny.Stages, method: Lens, device: torch.device) -> LensTrainer:
+    """Build what the stage `train` builds."""
+    setting = stages.setting("post_norm")
+    caches = {code: read_cache(stages.states[code], stages.texts[code], "post_norm") for code in setting.languages}
+    own = caches["en"].tokens.dtype if method.precision == "mixed" else torch.float32
+    decoder, _ = load_top_layers(stages.checkpoint, EXTRACTION.trainable_layers, own, device)
+    target = objective(method, fitting.load(stages.subspaces["post_norm"], setting), setting.targets)
+    return LensTrainer(method, setting, 0, TopStack(decoder, method.layers, "post_norm"), caches, target, "last")
+
+
+def first_step(stages: tiny.Stages, method: Lens, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Terms and gradients of the first batch, the former on weights that were moved, or push and retain were 0."""
+    one = trainer(stages, method, device)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in one.trained.values():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.add_((noise * weight.detach().float().cpu().std() / 10).to(weight))
+    terms = one.terms(one.units["train"][: method.batch_size])
+    one.objective.loss(terms).backward()
+    gradients = {name: weight.grad for name, weight in one.trained.items() if weight.grad is not None}
+    return {name: value.detach() for name, value in terms.items()}, gradients
+
+
+def trained(
+    stages: tiny.Stages, method: Lens, device: torch.device, folder: Path
+) -> tuple[Sequence[float], dict[str, Tensor]]:
+    """Run the stage `train`; give its losses, and how every tensor changed."""
+    output = folder / device.type / "seed0" / "delta.safetensors"
+    setting, subspaces = stages.setting("post_norm"), stages.subspaces["post_norm"]
+    args = (method, setting, 0, EXTRACTION, stages.checkpoint, subspaces, stages.states, stages.texts, output)
+    training.train(*args, device)
+    before = training.deltas.WeightFiles(stages.checkpoint)
+    changes = {name: tensor - before.read(name).float() for name, tensor in load_file(output).items()}
+    return [row["loss"] for row in read_jsonl(output.parent / "history.jsonl")], changes

@@ -1,0 +1,170 @@
+"""The stages on a GPU: the CPU's results, within rounding, and in less memory than the backbone takes.
+
+In float32 the two differ by the order of sums alone (torch leaves TF32 off in matrix products unless asked), in
+bfloat16 by roundings of 2⁻⁸ that add up over the layers. tests/unit/test_agreement.py compares on a CPU in this way.
+"""
+
+import gc
+import importlib
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import agreement
+import tiny
+from lensflow import training
+from lensflow.config import PlainPrompt, Resources
+from lensflow.decoders import CPU, load_decoder
+from lensflow.prompts import PromptTokenizer
+
+pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).parents[2]
+GPU = torch.device("cuda")
+GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
+DTYPES = [torch.float32, torch.bfloat16]
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+CAP = 256 * 2**20  # bytes
+SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_states_are_the_cpus(checkpoint, family, dtype, stream):
+    folder = checkpoint(family, dtype)
+    here, there = (agreement.states(folder, SEQUENCES, device, stream) for device in (GPU, CPU))
+    assert agreement.distance(here, there) < NEAR[dtype]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_states_of_gemma_are_the_cpus(embedded, stream):
+    folder = embedded(GEMMA).parent
+    here, there = (agreement.states(folder, SEQUENCES, device, stream) for device in (GPU, CPU))
+    assert agreement.distance(here, there) < 1e-3  # 18 layers
+
+
+@pytest.fixture(params=[*tiny.FAMILIES, GEMMA])
+def ran(request, stages, embedded, tmp_path):
+    if request.param == GEMMA:
+        return tiny.run_stages(embedded(GEMMA).parent, tmp_path, agreement.EXTRACTION)
+    return stages(request.param)
+
+
+def test_losses_and_gradients_are_the_cpus(ran):
+    here, there = (agreement.first_step(ran, agreement.lens(), device) for device in (GPU, CPU))
+    assert agreement.distance(here[0], there[0]) < 1e-3
+    assert agreement.distance(here[1], there[1]) < 1e-3
+
+
+def test_deltas_are_the_cpus(ran, tmp_path):
+    """AdamW's first steps go by the sign of a gradient: where one is next to nothing, its sign is rounding."""
+    (ours, here), (losses, there) = (
+        agreement.trained(ran, agreement.lens(lr=1e-4), device, tmp_path) for device in (GPU, CPU)
+    )
+    assert ours == pytest.approx(losses, rel=1e-2)
+    assert agreement.distance(here, there) < 0.1
+
+
+def test_mixed_precision_trains_to_the_cpus_losses(stages, tmp_path):
+    ran, method = stages("llama", torch.bfloat16), agreement.lens(precision="mixed")
+    ours, losses = (agreement.trained(ran, method, device, tmp_path)[0] for device in (GPU, CPU))
+    assert ours == pytest.approx(losses, rel=0.1)
+
+
+def test_a_killed_training_goes_on_to_the_same_end(stages, tmp_path, monkeypatch):
+    ran, method = stages("llama"), agreement.lens()
+    _, whole = agreement.trained(ran, method, GPU, tmp_path / "whole")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    steps, step = [], training.LensTrainer._train_step
+
+    def killed(trainer, batch):
+        steps.append(batch)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        step(trainer, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.LensTrainer, "_train_step", killed)
+        agreement.trained(ran, method, GPU, tmp_path / "killed")
+    _, resumed = agreement.trained(ran, method, GPU, tmp_path / "killed")
+    assert agreement.distance(resumed, whole) < 1e-5
+
+
+@contextmanager
+def capped(limit):
+    """Let torch take so many bytes of the GPU."""
+
+    def collect():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    collect()
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        collect()
+
+
+def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    importlib.import_module("stream").write_checkpoint(tmp_path, layers=16, hidden=1024)
+    with capped(CAP), pytest.raises(torch.OutOfMemoryError):
+        load_decoder(tmp_path, device=GPU)
+    with capped(CAP):
+        streamed = agreement.states(tmp_path, SEQUENCES, GPU, stream=True)
+        assert torch.cuda.max_memory_reserved() <= CAP
+    whole = agreement.states(tmp_path, SEQUENCES, GPU, stream=False)
+    assert torch.cuda.max_memory_reserved() > CAP
+    assert agreement.distance(streamed, whole) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vllm_and_transformers_score_alike(embedded, dtype):
+    """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
+    from lensflow.engines.transformers import TransformersEngine
+    from lensflow.engines.vllm import VllmEngine
+
+    folder = embedded(SMOLLM).parent
+    tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
+    pairs = [
+        ("Rain falls from", " the clouds."),
+        ("2 + 2 =", " 4"),
+        ("猫は", "動物です。"),
+        ("Mbwa ni", " mnyama wa nyumbani."),
+    ]
+    requests = [(tokenizer.encode_plain(context), tokenizer.encode_plain(rest)) for context, rest in pairs]
+    scores = []
+    for start in (
+        lambda: VllmEngine(folder, dtype, tokenizer, 512, Resources(gpus=1, gpu_memory=0.5)),
+        lambda: TransformersEngine(folder, dtype, tokenizer, "cuda"),
+    ):
+        engine = start()
+        scores.append([score for score, _ in engine.loglikelihoods(requests)])
+        engine.close()
+    for ours, reference, (_, rest) in zip(*scores, requests, strict=True):
+        assert ours / len(rest) == pytest.approx(reference / len(rest), abs=0.05 if dtype == "float32" else 0.2)
+        assert reference / len(rest) < -0.5
+
+
+def test_the_benchmark_of_the_method_runs_and_names_the_gpu(embedded, tmp_path):
+    command = ["benchmarks/method.py", "--gpus", "1", "--backbone", embedded(SMOLLM), "--out", tmp_path]
+    command += ["--pairs", "16", "--epochs", "1", "--dtypes", "bfloat16"]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert torch.cuda.get_device_name() in done.stdout
+    loss = next(line for line in done.stdout.splitlines() if "check: mean loss" in line).split("|")
+    assert float(loss[4]) == pytest.approx(float(loss[5]), rel=0.1)
+
+
+def test_the_benchmark_of_streaming_runs_and_names_the_gpu(tmp_path):
+    command = ["benchmarks/stream.py", "--gpus", "1", "--layers", "4", "--hidden", "512", "--folder", tmp_path]
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(torch.cuda.get_device_name()) == 7  # stages
