@@ -214,6 +214,37 @@ def show_table(args: argparse.Namespace) -> None:
     print(presentation.terminal_table(_stage_config(args.config), args.comparisons))
 
 
+def compare_tables(args: argparse.Namespace) -> None:
+    """Compare the tables of a run with published ones, cell by cell."""
+    from lensflow import published
+
+    found, compared = published.compare(args.published, args.results)
+    for difference in found:
+        print(difference)
+    if outside := [difference for difference in found if not difference.inside]:
+        advice = "find out why, or publish them: lensflow accept-tables"
+        raise LensflowError(f"{args.results}: {len(outside)} differences from {args.published}; {advice}")
+    print(f"ok: {compared} values, {compared - len(found)} the same, {len(found)} inside of their published intervals")
+
+
+def accept_tables(args: argparse.Namespace) -> None:
+    """Publish the tables of a run, and say what moved them."""
+    from lensflow import published
+    from lensflow.presentation import commit
+
+    source = published.source_of(_plan(args.configfile), commit())
+    known = (args.published / published.SOURCE).is_file()
+    moved = published.compare(args.published, args.results)[0] if known else []
+    changes = published.accept(args.results, args.published, source)
+    for difference in moved:
+        print(difference)
+    if moved:
+        print("moved by" if changes else "moved by nothing in configuration, code or packages: another machine?")
+    for change in changes:
+        print(f"  {change}")
+    print(f"{args.published}: published {', '.join(Path(name).name for name in published.TABLES)}")
+
+
 def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
     import tempfile
@@ -416,6 +447,18 @@ def parser() -> argparse.ArgumentParser:
     sub = command("show-table", show_table)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
+
+    published_help = "folder of published tables, such as published/smallest"
+    results_help = "a run's results folder"
+
+    sub = command("compare-tables", compare_tables)
+    sub.add_argument("published", type=Path, help=published_help)
+    sub.add_argument("results", type=Path, help=results_help)
+
+    sub = command("accept-tables", accept_tables)
+    sub.add_argument("results", type=Path, help=results_help)
+    sub.add_argument("published", type=Path, help=published_help)
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("export", export)
     add(sub, "--backbone", backbone_help)
