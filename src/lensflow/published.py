@@ -171,7 +171,9 @@ def source_of(plan: Plan, commit: str) -> dict[str, Any]:
             for backbone in plan.backbones
         }
     code = {stage: modules(module) for stage, module in STAGES.items()}
-    code["train"] = sorted({name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)})
+    code["train"] = sorted(
+        {name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)}
+    )
     return {
         "commit": commit,
         "config": config,
@@ -195,7 +197,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"config of {stage}: {change}" for change in _keys(before, after, ""))
     for name in sorted({**old["code"], **new["code"]}):
         if old["code"].get(name) != new["code"].get(name):
-            stages = [stage for stage in new["stages"] if name in {*new["stages"][stage], *old["stages"].get(stage, ())}]
+            stages = [
+                stage for stage in new["stages"] if name in {*new["stages"][stage], *old["stages"].get(stage, ())}
+            ]
             yield f"code: module {name} ({', '.join(stages)})"
     yield from (f"package {change}" for change in _keys(old["packages"], new["packages"], ""))
     if old["commit"] != new["commit"]:
