@@ -102,13 +102,14 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names one.
     """
-    from lm_eval.api.metrics import metric_registry  # that module fills it
+    import lm_eval.api.metrics  # fills the registry
+    import lm_eval.api.registry
 
     if config.get("process_results") is not None:
         return  # its names are those of what the task's own function gives
     for entry in config.get("metric_list") or []:
         name = entry.get("metric")
-        if entry.get("hf_evaluate") or (isinstance(name, str) and name not in metric_registry):
+        if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
             raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
 
 

@@ -98,7 +98,7 @@ def write_tables(config: Mapping[str, Any], comparisons: Path, costs: Sequence[P
         command = _command(config, f"tables/{name}.md")
         shown = markdown or "Nothing to show.\n"
         write_text(folder / f"{name}.md", f"{shown}\nMade by `{command}`\n")
-        write_text(folder / f"{name}.tex", f"% Made by: {command}\n{latex}")
+        write_text(folder / f"{name}.tex", f"% Made by: {' '.join(command.split())}\n{latex}")
         write_text(folder / f"{name}.csv", csv)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lensflow import comparisons
 from lensflow.config import Language, Name, NonNegative, Setting, Strict, parse
 from lensflow.files import read_json, write_text
-from lensflow.tables import BASE, NO_SETTING
+from lensflow.tables import BASE, NO_SETTING, escape_csv
 
 COLUMNS = (
     "backbone",
@@ -110,14 +110,14 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
             # A score has weights of its own, those of its items.
             rows += [score | place | shared | where for score in cell["scores"]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_text(output, frame.to_csv(index=False, float_format="%.6g"))
+    write_text(output, _csv(frame))
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
     settings = {name: Setting.model_validate(value) for name, value in config["settings"].items()}
     margins = config["retention_margins"]
     swept = {(point["backbone"], point["setting"], point["method"]) for point in config["sweeps"]}
     in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
     main = comparisons.compare(in_tables, blocks, settings, margins)
-    write_text(output.with_name("comparisons.csv"), main.to_csv(index=False, float_format="%.6g"))
+    write_text(output.with_name("comparisons.csv"), _csv(main))
     parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]
     for point in config["sweeps"]:
         backbone, setting = point["backbone"], point["setting"]
@@ -127,4 +127,9 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
         where = {column: point[name] for column, name in SWEPT.items()}
         parts.append(compared.assign(**where)[[*SWEPT, *main.columns]])
     frame = pd.concat([part for part in parts if len(part)] or parts)
-    write_text(output.with_name("sweeps.csv"), frame.to_csv(index=False, float_format="%.6g"))
+    write_text(output.with_name("sweeps.csv"), _csv(frame))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    safe = frame.map(lambda value: escape_csv(value) if isinstance(value, str) else value)
+    return safe.to_csv(index=False, float_format="%.6g")

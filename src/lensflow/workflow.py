@@ -427,7 +427,7 @@ def method_digest(kind: str) -> str:
 
 
 def method_modules(kind: str) -> list[str]:
-    """Return the modules of this package behind a kind of method, sorted; of a module of the user's, what it imports."""
+    """Return the modules of this package behind a kind of method, sorted; of a user's module, those that it imports."""
     if "." not in kind:
         return modules(f"methods.{kind}")
     return modules(*_imports(Path(str(methods.module_of(kind).__file__))))
