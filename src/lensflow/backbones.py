@@ -62,16 +62,30 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
         where: what a message begins with.
 
     Raises:
-        LensflowError: a file is missing, truncated or damaged.
+        LensflowError: a file is missing, truncated or damaged, or what is there is no checkpoint that can be loaded
+            without pickle, code of its own, and the hub.
     """
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
+    if "auto_map" in config:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
+
+        if config["model_type"] not in CONFIG_MAPPING_NAMES:
+            raise LensflowError(
+                f"{where}{folder / 'config.json'} wants code of the checkpoint's own (auto_map) for model_type "
+                f"'{config['model_type']}', which is not run; give one of a family that transformers has"
+            )
+    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
+        raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
     index = folder / "model.safetensors.index.json"
-    shards = {folder / name for name in read_json(index)["weight_map"].values()} if index.is_file() else set()
-    weights = sorted(shards) or sorted(folder.glob("*.safetensors"))
+    names = _shards(index, where) if index.is_file() else []
+    weights = [folder / name for name in names] or sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise LensflowError(f"{where}no *.safetensors in {folder}; convert the checkpoint")
+        raise LensflowError(f"{where}no *.safetensors in {folder}; convert the checkpoint (pickles are not read)")
     for path in weights:
         if not path.is_file():
             raise LensflowError(f"{where}{path} is missing; fetch it again")
@@ -80,6 +94,18 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
                 pass
         except SafetensorError as error:
             raise LensflowError(f"{where}{path} is truncated or damaged ({error}); fetch it again") from None
+
+
+def _shards(index: Path, where: str) -> list[str]:
+    """The names of the files that an index puts tensors in."""
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise LensflowError(f"{where}{index} has no weight_map of tensors to files; fetch it again")
+    for name in names.values():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise LensflowError(f"{where}{index}: '{name}' is no *.safetensors beside it; fetch or convert it again")
+    return sorted(set(names.values()))
 
 
 def chat_template(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json
+from lensflow.files import parse_json, read_json, write_json
 
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
 
@@ -21,7 +21,7 @@ STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: len
 def _stage_config(value: str) -> Any:
     if value.lstrip().startswith("{"):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError as error:
             raise LensflowError(f"--config: not valid JSON ({error})") from None
     return read_json(Path(value))
@@ -142,7 +142,7 @@ def fetch_items(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a checkpoint on all its cells."""
     from lensflow import evaluation
-    from lensflow.config import Benchmark, Evaluation, Prompt, Resources
+    from lensflow.config import Benchmark, Evaluation, Language, Name, Prompt, Resources
     from lensflow.workflow import check_engine, code_digest
 
     config = _stage_config(args.config)
@@ -150,9 +150,9 @@ def evaluate(args: argparse.Namespace) -> None:
     check_engine(settings.engine)
     prompt = _section(config, "prompt", Prompt)
     cells = [
-        evaluation.Cell(entry["name"], _section(entry, "benchmark", Benchmark), language)
-        for entry in config["cells"]
-        for language in entry["languages"]
+        evaluation.Cell(_section(entry, "name", Name), _section(entry, "benchmark", Benchmark), language)
+        for entry in _section(config, "cells", list[Any])
+        for language in _section(entry, "languages", list[Language])
     ]
     inputs = evaluation.Inputs(args.checkpoint, args.corpora, args.items, tuple(args.tasks), args.intervention)
     resources = Resources(gpus=args.gpus, gpu_memory=args.gpu_memory)
@@ -163,14 +163,14 @@ def evaluate(args: argparse.Namespace) -> None:
 def judge(args: argparse.Namespace) -> None:
     """Have the answers to two-turn questions rated; goes on where a killed run stopped."""
     from lensflow import judging
-    from lensflow.config import MtBench
+    from lensflow.config import Language, MtBench, Name
 
     cells = []
-    for entry in _stage_config(args.config)["benchmarks"]:
-        benchmark = _section(entry, "benchmark", MtBench)
-        for language in entry["languages"]:
-            samples = args.scores.parent / "samples" / f"{entry['name']}.{language}.jsonl"
-            cells.append(judging.read_answers(entry["name"], benchmark.judge, language, samples))
+    for entry in _section(_stage_config(args.config), "benchmarks", list[Any]):
+        name, benchmark = _section(entry, "name", Name), _section(entry, "benchmark", MtBench)
+        for language in _section(entry, "languages", list[Language]):
+            samples = args.scores.parent / "samples" / f"{name}.{language}.jsonl"
+            cells.append(judging.read_answers(name, benchmark.judge, language, samples))
     judging.judge(cells, args.scores, args.cache, args.output)
 
 
@@ -212,6 +212,37 @@ def show_table(args: argparse.Namespace) -> None:
     from lensflow import presentation
 
     print(presentation.terminal_table(_stage_config(args.config), args.comparisons))
+
+
+def compare_tables(args: argparse.Namespace) -> None:
+    """Compare the tables of a run with published ones, cell by cell."""
+    from lensflow import published
+
+    found, compared = published.compare(args.published, args.results)
+    for difference in found:
+        print(difference)
+    if outside := [difference for difference in found if not difference.inside]:
+        advice = "find out why, or publish them: lensflow accept-tables"
+        raise LensflowError(f"{args.results}: {len(outside)} differences from {args.published}; {advice}")
+    print(f"ok: {compared} values, {compared - len(found)} the same, {len(found)} inside of their published intervals")
+
+
+def accept_tables(args: argparse.Namespace) -> None:
+    """Publish the tables of a run, and say what moved them."""
+    from lensflow import published
+    from lensflow.presentation import commit
+
+    source = published.source_of(_plan(args.configfile), commit())
+    known = (args.published / published.SOURCE).is_file()
+    moved = published.compare(args.published, args.results)[0] if known else []
+    changes = published.accept(args.results, args.published, source)
+    for difference in moved:
+        print(difference)
+    if moved:
+        print("moved by" if changes else "moved by nothing in configuration, code or packages: another machine?")
+    for change in changes:
+        print(f"  {change}")
+    print(f"{args.published}: published {', '.join(Path(name).name for name in published.TABLES)}")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -416,6 +447,18 @@ def parser() -> argparse.ArgumentParser:
     sub = command("show-table", show_table)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
+
+    published_help = "folder of published tables, such as published/smallest"
+    results_help = "a run's results folder"
+
+    sub = command("compare-tables", compare_tables)
+    sub.add_argument("published", type=Path, help=published_help)
+    sub.add_argument("results", type=Path, help=results_help)
+
+    sub = command("accept-tables", accept_tables)
+    sub.add_argument("results", type=Path, help=results_help)
+    sub.add_argument("published", type=Path, help=published_help)
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("export", export)
     add(sub, "--backbone", backbone_help)

@@ -7,6 +7,7 @@ arXiv 2410.04407, `code` its published code.
 
 import difflib
 import functools
+import json
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import core_schema
 
 from lensflow.errors import LensflowError
+from lensflow.files import MOST_VALUES, expanded_size, read_yaml
 
 LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
 Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
@@ -26,6 +28,11 @@ Count = Annotated[int, Field(ge=1)]
 # A name becomes a folder: no separators, no leading dot, nothing that a shell or a file system could misread.
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+# A path that cannot lead out of the folder that it starts from.
+PATH_BELOW_PATTERN = r"^[\w{}-][\w.{}-]*(/[\w{}-][\w.{}-]*)*$"
+TASK_PATTERN = PATH_BELOW_PATTERN.replace("*)*$", "*)+$")  # in a folder at least
+URL_PATTERN = r"^https?://[^@?#\s]+$"
+PathBelow = Annotated[str, Field(pattern=PATH_BELOW_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
 # Folders of the results that stand where those of backbones and of settings do.
@@ -37,6 +44,9 @@ RESERVED = {
 IN_WORDS = {
     LANGUAGE_PATTERN: "must be an ISO 639 code, such as 'sw' for Swahili",
     f"^{NAME_PATTERN}$": "must be made of a-z, 0-9, '.', '_' and '-'",
+    PATH_BELOW_PATTERN: "must be a path below its folder, without '..', '/' in front and blanks",
+    TASK_PATTERN: "must be folder/name, without '..', '/' in front and blanks",
+    URL_PATTERN: "must be http://... or https://..., and hold no user, key or query (the key is in key_variable)",
     SHA256_PATTERN: "must be 64 hexadecimal digits",
     REVISION_PATTERN: "must be a commit, 40 hexadecimal digits",
     "too_short": "must not be empty",
@@ -51,7 +61,7 @@ IN_WORDS = {
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest known word, and all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word[:100], known, n=1)
     everything = f"known: {', '.join(known) or 'none'}"
     return f"did you mean '{close[0]}'? ({everything})" if close else everything
 
@@ -82,7 +92,7 @@ class PackageSource(Strict):
 
     kind: Literal["package"]
     package: str  # the distribution to install when a part is missing
-    parts: tuple[str, ...] = Field(min_length=1, strict=False)  # paths below site-packages, in order
+    parts: tuple[PathBelow, ...] = Field(min_length=1, strict=False)  # paths below site-packages, in order
     sha256: str = Field(pattern=SHA256_PATTERN)  # of the concatenated parts
 
 
@@ -367,7 +377,7 @@ class LanguageEntry(Strict):
 
     config: str  # name of the data set's configuration
     dataset: Dataset | None = None  # another data set with the same columns, such as an English original
-    task: str | None = None
+    task: str | None = Field(default=None, pattern=TASK_PATTERN)
     variables: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
 
@@ -425,7 +435,8 @@ class Task(FromDataset):
 
     kind: Literal["lm_eval"]
     # folder/name, the folder below the project's or below lm-eval's own tasks; {code} is the language's configuration
-    task: str = Field(pattern=r"^[\w./{}-]+/[\w.{}-]+$")
+    task: str = Field(pattern=TASK_PATTERN)
+    functions: bool = False  # whether a task file of one's own may name Python functions, which then run
     chat: bool = False  # in the backbone's prompt format; False: the task's text as it is, as lm-eval does
     variables: dict[str, Any] = {}  # constants that the task file's templates can name
     overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
@@ -436,7 +447,7 @@ class Judge(Strict):
     """An OpenAI-compatible endpoint that rates answers."""
 
     model: str
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = Field(default="https://api.openai.com/v1", pattern=URL_PATTERN)
     key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; unset: none is sent
     temperature: NonNegative = 0.0  # Zheng et al. (2023)
     max_tokens: Count = 2048  # of a verdict; the same
@@ -674,9 +685,24 @@ def load(data: Mapping[str, Any]) -> Config:
     Raises:
         LensflowError: one line that names the key and says what is wrong with it.
     """
+    try:
+        # Snakemake has read the files itself, whose anchors may stand for more than any memory holds.
+        if expanded_size(data, _children) > MOST_VALUES:
+            raise LensflowError(f"config: its anchors stand for more than {MOST_VALUES} values; write fewer")
+        json.dumps(data, default=str, skipkeys=True, ensure_ascii=False).encode()
+    except RecursionError:
+        raise LensflowError("config: nested too deeply; write it flatter") from None
+    except UnicodeEncodeError as error:
+        raise LensflowError(f"config: {error.object[error.start]!r} is half of a character; remove it") from None
     config = parse(Config, data)
     assert isinstance(config, Config)
     return config
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
 
 
 def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
@@ -690,18 +716,18 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     Raises:
         LensflowError: a file is missing or not valid; names the key.
     """
-    import yaml
     from snakemake.utils import update_config  # takes half a second
 
     merged: dict[str, Any] = {}
-    for path in [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]:
+    paths = [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]
+    contents = [(str(path), read_yaml(path)) for path in paths]
+    for where, content in [*contents, ("config", dict(more or {}))]:
+        if not isinstance(content, dict):
+            raise LensflowError(f"{where}: must be a mapping of keys, such as runs, to values")
         try:
-            update_config(merged, yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise LensflowError(f"{path}: no such file") from None
-        except yaml.YAMLError as error:
-            raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    update_config(merged, more or {})
+            update_config(merged, content)
+        except (AttributeError, TypeError):  # Snakemake puts the mapping into whatever stands there
+            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; mend it") from None
     return load(merged)
 
 

@@ -7,17 +7,110 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensflow.config import Decoding, LanguageEntry, PlainPrompt, Task
+import yaml
+
+from lensflow.config import IN_WORDS, TASK_PATTERN, Decoding, LanguageEntry, PlainPrompt, Task
 from lensflow.errors import LensflowError
-from lensflow.prompts import PromptTokenizer
+from lensflow.files import LARGEST_YAML, read_text, read_yaml
+from lensflow.prompts import MARK, PromptTokenizer
 
 _INCLUDE = re.compile(r"^include:\s*[\"']?([^\"'\s]+)", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 
 
 def task_name(task: Task, entry: LanguageEntry) -> str:
-    """Return the folder and name of a language's task, such as `xcopa/xcopa_zh`."""
-    return (entry.task or task.task).replace("{code}", entry.config)
+    """Return the folder and name of a language's task, such as `xcopa/xcopa_zh`.
+
+    Raises:
+        LensflowError: it leads out of the folders that tasks are looked for in.
+    """
+    name = (entry.task or task.task).replace("{code}", entry.config)
+    if not re.match(TASK_PATTERN, name):
+        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; mend the language's config or task")
+    return name
+
+
+def check_file(path: Path, functions: bool) -> None:
+    """Check a task file and what it includes, before lm-eval reads it; nothing in it runs.
+
+    Args:
+        path: the file.
+        functions: whether files of one's own may name Python functions; lm-eval's may.
+
+    Raises:
+        LensflowError: a file is missing, too large or no YAML mapping, or names a function that must not run.
+    """
+    pending, seen = [path], set[Path]()
+    while pending:
+        here = pending.pop().resolve()
+        if here in seen:
+            continue
+        seen.add(here)
+        content = read_yaml(here, _TaskLoader)
+        if not isinstance(content, dict):
+            raise LensflowError(f"{here}: must be a mapping, as lm-eval's task files are")
+        trusted = functions or here.is_relative_to(_installed().resolve())
+        if not trusted and (named := _TaskLoader.function_in(content)):
+            raise LensflowError(
+                f"{here}: names the Python function {named}, which would run; look at it, then set functions: true"
+            )
+        included = content.get("include", [])
+        for name in included if isinstance(included, list) else [included]:
+            if not isinstance(name, str):
+                raise LensflowError(f"{here}: include must name files; mend it")
+            pending.append(here.parent / name)
+
+
+class _Function(str):
+    """The name of a function in a task file."""
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Reads task files without importing the functions that they name."""
+
+    @staticmethod
+    def function_in(value: Any) -> str | None:
+        """The first function that is named in a value."""
+        if isinstance(value, _Function):
+            return value
+        parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return next((found for part in parts if (found := _TaskLoader.function_in(part))), None)
+
+
+def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Function:
+    return _Function(loader.construct_scalar(node))
+
+
+_TaskLoader.add_constructor("!function", _function)
+
+
+def _sandbox() -> None:
+    """Have lm-eval render templates, which come with task files and overrides, where they cannot run code."""
+    import lm_eval.utils
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    if not isinstance(lm_eval.utils.env, SandboxedEnvironment):
+        sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        sandbox.filters.update(lm_eval.utils.env.filters)
+        lm_eval.utils.env = sandbox
+
+
+def _check_metrics(config: Mapping[str, Any]) -> None:
+    """Refuse metrics that lm-eval would fetch the code of.
+
+    Raises:
+        ValueError: names one.
+    """
+    import lm_eval.api.metrics  # fills the registry
+    import lm_eval.api.registry
+
+    if config.get("process_results") is not None:
+        return  # its names are those of what the task's own function gives
+    for entry in config.get("metric_list") or []:
+        name = entry.get("metric")
+        if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
+            raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
 
 
 def task_file(name: str, roots: Sequence[Path]) -> Path:
@@ -27,15 +120,13 @@ def task_file(name: str, roots: Sequence[Path]) -> Path:
         LensflowError: there is no such folder, or no file in it defines the task.
     """
     folder, _, wanted = name.rpartition("/")
-    spec = importlib.util.find_spec("lm_eval")  # found, not imported: that takes seconds
-    own = Path(spec.origin).parent / "tasks" if spec and spec.origin else Path()
-    existing = [root / folder for root in (*roots, own) if (root / folder).is_dir()]
+    existing = [root / folder for root in (*roots, _installed()) if (root / folder).is_dir()]
     if not existing:
         raise LensflowError(f"task {name}: no folder {folder}, neither here nor among lm-eval's tasks")
     defines = re.compile(rf"^task:\s*[\"']?{re.escape(wanted)}[\"']?\s*$", re.MULTILINE)
     for place in existing:
         for path in sorted(place.glob("*.y*ml")):
-            if defines.search(path.read_text(encoding="utf-8")):
+            if defines.search(read_text(path, LARGEST_YAML)):
                 return path
     raise LensflowError(
         f"task {name}: no file in {existing[0]} defines a task of this name; name another for the language "
@@ -43,14 +134,24 @@ def task_file(name: str, roots: Sequence[Path]) -> Path:
     )
 
 
+def _installed() -> Path:
+    """The folder of lm-eval's own tasks."""
+    spec = importlib.util.find_spec("lm_eval")  # found, not imported: that takes seconds
+    return Path(spec.origin).parent / "tasks" if spec and spec.origin else Path()
+
+
 def file_digest(path: Path) -> str:
-    """Digest of a task file, the files that it includes and the modules whose functions it names."""
+    """Digest of a task file, the files that it includes and the modules whose functions it names.
+
+    Raises:
+        LensflowError: one of them is missing.
+    """
     pending, seen = [path], dict[Path, str]()
     while pending:
         here = pending.pop().resolve()
         if here in seen:
             continue
-        seen[here] = text = here.read_text(encoding="utf-8")
+        seen[here] = text = read_text(here, LARGEST_YAML)
         pending += [here.parent / name for name in _INCLUDE.findall(text)]
         pending += [here.parent / f"{name.replace('.', '/')}.py" for name in _FUNCTION.findall(text)]
     checksum = hashlib.sha256()
@@ -91,6 +192,8 @@ class TaskRun:
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every data set that is not the hub's
         self.task, self.ids, self.path = task, list(items), path
+        check_file(path, task.functions)
+        _sandbox()
         constants = {**variables, **task.variables, **entry.variables}
 
         def data(rows: Iterable[Mapping[str, Any]]) -> Any:
@@ -99,7 +202,11 @@ class TaskRun:
         splits = {"items": data(items.values())}
         if fewshot:
             splits["fewshot"] = data(fewshot.values())
-        config = load_yaml(path) | {
+        try:
+            loaded: dict[str, Any] = load_yaml(path)
+        except Exception as error:  # a function's module can fail in any way
+            raise LensflowError(f"task {path.name}: {_cause(error)}; mend the file") from error
+        config = loaded | {
             "custom_dataset": lambda **_: splits,
             "test_split": "items",
             "validation_split": None,
@@ -112,6 +219,7 @@ class TaskRun:
             config.pop(key, None)
         self.name: str = config["task"]
         try:
+            _check_metrics(config)
             self.loaded = ConfigurableTask(config=config)
         except Exception as error:  # templates and functions of task files fail in ways of their own
             raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
@@ -142,7 +250,7 @@ class TaskRun:
                 logged["doc_id"],
                 {
                     "id": self.ids[logged["doc_id"]],
-                    "prompt": [arguments[0] for arguments in _arguments(logged)],
+                    "prompt": [str(arguments[0]).replace(MARK, "") for arguments in _arguments(logged)],
                     "responses": logged["resps"],
                     "target": logged["target"],
                 },
@@ -206,7 +314,13 @@ def engine_lm(
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
             """Return a text's token ids, with special tokens where no chat template has written them."""
             wanted = (plain or not chat) if add_special_tokens is None else add_special_tokens
-            return list(tokenizer.tokenizer.encode(string, add_special_tokens=wanted).ids)
+            return tokenizer.ids_of(string if chat else tokenizer.literal(string), wanted)
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            pair: tuple[list[int], list[int]] = super()._encode_pair(
+                context, tokenizer.literal(continuation) if chat else continuation
+            )
+            return pair
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             """Render a conversation in the backbone's prompt format."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from lensflow.config import Dataset, LanguageEntry
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_json, write_jsonl
+from lensflow.files import LARGEST_JSON, LONGEST_LINE, read_jsonl, write_json, write_jsonl
 
 EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
 ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
@@ -90,6 +90,9 @@ def load_split(
     import datasets
     from huggingface_hub import HfApi
 
+    if local:
+        _check_lines(local, where)
+
     datasets.disable_progress_bars()
     try:
         if local:
@@ -102,6 +105,24 @@ def load_split(
         return [dict(row) for row in loaded], revision
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
+
+
+def _check_lines(folder: Path, where: str) -> None:
+    """Check that no text file of a data set has a line, or a JSON file a size, that would fill the memory.
+
+    Raises:
+        LensflowError: one has; names the file and the line.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix == ".json" and path.stat().st_size > LARGEST_JSON:
+            raise LensflowError(f"{where}: {path} has more than {LARGEST_JSON} bytes; write it as .jsonl or parquet")
+        if path.suffix in (".jsonl", ".ndjson", ".csv", ".tsv", ".txt"):
+            with path.open("rb") as file:
+                for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                    if len(line) > LONGEST_LINE:
+                        raise LensflowError(
+                            f"{where}: {path}, line {number}: more than {LONGEST_LINE} bytes; shorten or remove it"
+                        )
 
 
 def _reason(error: Exception, local: Path | None) -> str:

@@ -98,7 +98,7 @@ def write_tables(config: Mapping[str, Any], comparisons: Path, costs: Sequence[P
         command = _command(config, f"tables/{name}.md")
         shown = markdown or "Nothing to show.\n"
         write_text(folder / f"{name}.md", f"{shown}\nMade by `{command}`\n")
-        write_text(folder / f"{name}.tex", f"% Made by: {command}\n{latex}")
+        write_text(folder / f"{name}.tex", f"% Made by: {' '.join(command.split())}\n{latex}")
         write_text(folder / f"{name}.csv", csv)
 
 
@@ -287,7 +287,7 @@ def _samples(block: tables.Block, results: Path) -> list[report.Samples]:
     return groups
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the code that runs, if it runs from a git checkout; says so if that has changes."""
     here = Path(__file__)
 
@@ -357,7 +357,7 @@ def write_report(
         ("Backbones", "; ".join(f"{name} ({entry['license']})" for name, entry in config["backbones"].items())),
         ("Evaluation", ", ".join(f"{k} {'all' if v is None else v}" for k, v in config["evaluation"].items())),
         ("Machine", f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"),
-        ("Commit", _commit()),
+        ("Commit", commit()),
         ("Command", _command(config, output.name)),
     ]
     report.build_report(

@@ -398,23 +398,31 @@ def as_parameter(stage_config: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def code_digest(*modules: str) -> str:
+def code_digest(*names: str) -> str:
     """Digest of modules of this package and of all that they import from it, blind to comments and docstrings.
 
     Snakemake compares a `shell:` command's text, which does not change when the code behind it does.
     """
-    package = Path(__file__).parent
-    pending, seen = list(modules), set()
     checksum = hashlib.sha256(version("lensflow").encode())
+    for name in modules(*names):
+        checksum.update(_code(_module_file(Path(__file__).parent, name)).encode())
+    return checksum.hexdigest()[:16]
+
+
+def modules(*names: str) -> list[str]:
+    """Return modules of this package and all that they import from it, sorted."""
+    pending, seen = list(names), set()
     while pending:
         name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        pending += _imports(_module_file(package, name))
-    for name in sorted(seen):
-        checksum.update(_code(_module_file(package, name)).encode())
-    return checksum.hexdigest()[:16]
+        if name not in seen:
+            seen.add(name)
+            pending += _imports(_module_file(Path(__file__).parent, name))
+    return sorted(seen)
+
+
+def module_digest(name: str) -> str:
+    """Digest of one module of this package alone, blind to comments and docstrings."""
+    return digest(_code(_module_file(Path(__file__).parent, name)))[:16]
 
 
 def method_digest(kind: str) -> str:
@@ -423,6 +431,13 @@ def method_digest(kind: str) -> str:
         return code_digest(f"methods.{kind}")
     file = Path(str(methods.module_of(kind).__file__))
     return digest([_code(file), code_digest(*_imports(file))])[:16]
+
+
+def method_modules(kind: str) -> list[str]:
+    """Return the modules of this package behind a kind of method, sorted; of a user's module, those that it imports."""
+    if "." not in kind:
+        return modules(f"methods.{kind}")
+    return modules(*_imports(Path(str(methods.module_of(kind).__file__))))
 
 
 def _module_file(package: Path, name: str) -> Path:

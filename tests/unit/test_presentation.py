@@ -246,8 +246,8 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
 
 
 def test_commit_is_that_of_the_code_and_not_of_what_lies_around_it(monkeypatch, tmp_path):
-    assert len(presentation._commit().split()[0]) == 40 or presentation._commit() == "not a git checkout"
+    assert len(presentation.commit().split()[0]) == 40 or presentation.commit() == "not a git checkout"
     monkeypatch.setattr(presentation, "__file__", str(tmp_path / "presentation.py"))
-    assert presentation._commit() == "not a git checkout"
+    assert presentation.commit() == "not a git checkout"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert presentation._commit() == "not a git checkout"
+    assert presentation.commit() == "not a git checkout"

@@ -1,0 +1,223 @@
+"""Published tables: whether a run gives them again, and what in configuration, code or packages moved them.
+
+A folder of published tables has the CSV files of `TABLES` and `SOURCE`, which says what they came from.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lensflow.errors import LensflowError
+from lensflow.files import read_json, write_json, write_text
+from lensflow.workflow import Plan, method_modules, module_digest, modules
+
+_CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
+_ENTRY = ("backbone", "setting", "panel", "method", "column")
+# A table below the results folder -> the columns that name a row. What training takes is of the machine: not compared.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "tables/main.csv": _CELL,
+    "tables/summary.csv": _ENTRY,
+    "tables/ablation.csv": _ENTRY,
+    "comparisons.csv": _CELL,
+}
+INTERVALS = {"value": ("low", "high"), "difference": ("difference_low", "difference_high")}
+EXACT = ("seeds", "n", "paired", "left_out")
+SOURCE = "source.json"
+# A stage -> the module that does it, of those that the numbers in the tables depend on, beside the methods' own.
+STAGES = {
+    "prepare_backbone": "backbones",
+    "pair_data": "corpora",
+    "fetch_items": "items",
+    "extract_hidden_states": "hidden_states",
+    "fit_subspaces": "fitting",
+    "export_checkpoint": "deltas",
+    "evaluate": "evaluation",
+    "judge": "judging",
+    "collect_scores": "scores",
+    "make_table": "summaries",
+}
+PACKAGES = ("torch", "transformers", "vllm", "tokenizers", "lm-eval", "numpy", "scipy", "pandas", "peft", "Babel")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not as published: where it stands, what it is, and whether the published interval allows it."""
+
+    where: str
+    what: str
+    inside: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def compare(published: Path, results: Path) -> tuple[list[Difference], int]:
+    """Compare the tables of a run with the published ones, cell by cell.
+
+    A value must be the same or, on a machine or with packages that round otherwise, lie inside of the published 95 %
+    interval of its cell; one without an interval must be the same. Counts must be the same everywhere. Interval ends,
+    p-values and marks follow from items that the tables do not show: they must be the same where all values are.
+
+    Args:
+        published: folder of published tables.
+        results: a results folder.
+
+    Returns:
+        The differences, and the number of values that were compared.
+
+    Raises:
+        LensflowError: a table is missing or is none; names it.
+    """
+    values: list[Difference] = []
+    others: list[Difference] = []
+    compared = 0
+    for name, keys in TABLES.items():
+        table = Path(name).stem
+        columns, old = _read(published / Path(name).name, keys)
+        new_columns, new = _read(results / name, keys)
+        values += [Difference(table, f"column {column} is gone") for column in columns if column not in new_columns]
+        values += [Difference(table, f"column {column} is new") for column in new_columns if column not in columns]
+        values += [Difference(f"{table}: {' '.join(row)}", "is gone") for row in old if row not in new]
+        values += [Difference(f"{table}: {' '.join(row)}", "is new") for row in new if row not in old]
+        for row in (row for row in old if row in new):
+            before, after = old[row], new[row]
+            for column in (column for column in columns if column in new_columns):
+                compared += column in INTERVALS and before[column] != ""
+                if before[column] == after[column]:
+                    continue
+                where = f"{table}: {' '.join(row)}"
+                moved = f"{column} {before[column] or 'none'} → {after[column] or 'none'}"
+                if column in INTERVALS:
+                    ends = [before.get(end, "") for end in INTERVALS[column]]
+                    inside = _inside(after[column], *ends)
+                    place = f"{'inside' if inside else 'outside'} [{', '.join(ends)}]"
+                    values.append(Difference(where, f"{moved}, {place if all(ends) else 'no interval'}", inside))
+                elif column in EXACT:
+                    values.append(Difference(where, moved))
+                else:
+                    others.append(Difference(where, f"{moved}, though no value changed"))
+    return values or others, compared
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[tuple[str, ...], dict[str, str]]]:
+    """The columns of a table beside `keys`, and its rows by them, all as text."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise LensflowError(f"{path}: no such file; run the workflow, or accept-tables for published ones") from None
+    except (ValueError, OSError) as error:
+        raise LensflowError(f"{path}: not a CSV table ({error}); make it again") from None
+    if absent := [key for key in keys if key not in frame.columns]:
+        raise LensflowError(f"{path}: no column '{absent[0]}'; make the table again")
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for record in frame.to_dict("records"):
+        row = tuple(str(record[key]) for key in keys)
+        if row in rows:
+            raise LensflowError(f"{path}: {' '.join(row)} occurs twice; make the table again")
+        rows[row] = {str(column): str(value) for column, value in record.items() if column not in keys}
+    return [column for column in frame.columns if column not in keys], rows
+
+
+def _inside(value: str, low: str, high: str) -> bool:
+    try:
+        return float(low) <= float(value) <= float(high)
+    except ValueError:  # no interval, or a text
+        return False
+
+
+def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[str]:
+    """Publish the tables of a run, with what they came from.
+
+    Args:
+        results: a results folder.
+        published: folder of published tables, which is made if it is not there.
+        source: what `source_of` gives for the run.
+
+    Returns:
+        What moved them: the changes from what the tables came from that were published before, one a line.
+
+    Raises:
+        LensflowError: a table is missing.
+    """
+    for name, keys in TABLES.items():
+        _read(results / name, keys)
+    path = published / SOURCE
+    changes = list(_changes(read_json(path), source)) if path.is_file() else []
+    for name in TABLES:
+        write_text(published / Path(name).name, (results / name).read_text(encoding="utf-8"))
+    write_json(path, dict(source))
+    return changes
+
+
+def source_of(plan: Plan, commit: str) -> dict[str, Any]:
+    """What the tables of a plan come from: configuration of every stage, code of every module, packages, commit."""
+    config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
+    for backbone in plan.backbones:
+        config[f"prepare_backbone {backbone}"] = plan.prepare_backbone(backbone)
+    for checkpoint in plan.checkpoints:
+        config[f"evaluate {checkpoint.folder}"] = plan.evaluate(checkpoint)
+        if plan.judged(checkpoint):
+            config[f"judge {checkpoint.folder}"] = plan.judge(checkpoint)
+        if not checkpoint.is_base:
+            config[f"train {checkpoint.folder}"] = plan.train(checkpoint)
+    for corpus, languages in plan.corpus_digests.items():
+        config |= {f"pair_data {corpus}/{language}": plan.pair_data(corpus, language) for language in languages}
+        config |= {
+            f"extract_hidden_states {backbone}/{corpus}": plan.extract_hidden_states(backbone, corpus)
+            for backbone in plan.backbones
+        }
+    code = {stage: modules(module) for stage, module in STAGES.items()}
+    code["train"] = sorted(
+        {name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)}
+    )
+    return {
+        "commit": commit,
+        "config": config,
+        "stages": code,
+        "code": {name: module_digest(name) for name in sorted({name for names in code.values() for name in names})},
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between two sources, one change a line."""
+    for stage in {**old["config"], **new["config"]}:
+        before, after = old["config"].get(stage, {}), new["config"].get(stage, {})
+        yield from (f"config of {stage}: {change}" for change in _keys(before, after, ""))
+    for name in sorted({**old["code"], **new["code"]}):
+        if old["code"].get(name) != new["code"].get(name):
+            stages = [
+                stage for stage in new["stages"] if name in {*new["stages"][stage], *old["stages"].get(stage, ())}
+            ]
+            yield f"code: module {name} ({', '.join(stages)})"
+    yield from (f"package {change}" for change in _keys(old["packages"], new["packages"], ""))
+    if old["commit"] != new["commit"]:
+        yield f"commit {old['commit']} → {new['commit']}"
+
+
+def _keys(old: Any, new: Any, key: str) -> Iterator[str]:
+    """The keys whose values differ: `method.lr 1e-05 → 0.0001`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {**old, **new}:
+            yield from _keys(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from _keys(*pair, f"{key}[{number}]")
+    elif old != new:
+        yield f"{key} {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

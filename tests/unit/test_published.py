@@ -1,0 +1,202 @@
+"""Published tables against those of a run: tables made by hand, and sources from real plans."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lensflow import cli, published
+from lensflow.errors import LensflowError
+from lensflow.files import read_json, write_json
+from lensflow.workflow import code_digest, module_digest, modules
+
+ROOT = Path(__file__).parents[2]
+CELL = {"backbone": "smollm2", "setting": "en-zh", "method": "lens", "benchmark": "generation", "metric": "fidelity"}
+COMPARED = {"difference": 0.1, "difference_low": -0.1, "difference_high": 0.3, "p": 0.25, "mark": "better"}
+SPREAD = {"value": 0.97, "low": 0.93, "high": 0.99}
+
+
+def write(folder: Path, place: str = "", **changes: object) -> Path:
+    """A results folder, or with `place` published tables, of one cell in two languages; `changes` are of the second."""
+    rows = [CELL | {"language": code, "seeds": 0, "n": 100} | SPREAD | COMPARED for code in ("en", "zh")]
+    rows[1] |= changes
+    sheet = {"backbone": "smollm2", "setting": "en-zh", "panel": "fidelity", "method": "lens", "column": "zh"}
+    for name in published.TABLES:
+        frame = pd.DataFrame(rows if "column" not in published.TABLES[name] else [sheet | SPREAD | {"rank": 1}])
+        path = folder / (Path(name).name if place else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(path, index=False)
+    return folder
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return write(tmp_path / "published", "flat")
+
+
+def lines(old: Path, new: Path) -> list[str]:
+    return [str(difference) for difference in published.compare(old, new)[0]]
+
+
+def test_the_same_tables(old, tmp_path):
+    # Two languages with a value and a difference in two tables, and a value in each of the two others.
+    assert published.compare(old, write(tmp_path / "results")) == ([], 10)
+
+
+def test_a_value_outside_of_its_interval(old, tmp_path, capsys):
+    results = write(tmp_path / "results", value=0.91)
+    shown = "smollm2 en-zh lens generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]"
+    assert lines(old, results) == [f"main: {shown}", f"comparisons: {shown}"]
+    assert cli.main(["compare-tables", str(old), str(results)]) == 2
+    printed, error = capsys.readouterr()
+    assert printed == f"main: {shown}\ncomparisons: {shown}\n"
+    assert error.startswith(f"error: {results}: 2 differences from {old}; find out why, or publish them")
+
+
+@pytest.mark.parametrize("value", [0.93, 0.95, 0.99])
+def test_a_value_inside_of_its_interval(old, tmp_path, capsys, value):
+    results = write(tmp_path / "results", value=value, p=0.5)
+    found, _ = published.compare(old, results)
+    assert [difference.inside for difference in found] == [True, True]  # p follows the value
+    assert cli.main(["compare-tables", str(old), str(results)]) == 0
+    assert "ok: 10 values, 8 the same, 2 inside of their published intervals" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"n": 99}, "n 100 → 99"),
+        ({"seeds": 1}, "seeds 0 → 1"),
+        ({"difference": 0.4}, "difference 0.1 → 0.4, outside [-0.1, 0.3]"),
+        ({"value": None}, "value 0.97 → none, outside [0.93, 0.99]"),
+        ({"value": "nan"}, "value 0.97 → nan, outside [0.93, 0.99]"),
+        # Where every number is the same the platform is, and all that is computed from the items must be.
+        ({"p": 0.5}, "p 0.25 → 0.5, though no value changed"),
+        ({"low": 0.9}, "low 0.93 → 0.9, though no value changed"),
+        ({"mark": None}, "mark better → none, though no value changed"),
+    ],
+)
+def test_what_else_differs(old, tmp_path, changes, shown):
+    found, _ = published.compare(old, write(tmp_path / "results", **changes))
+    assert {difference.what for difference in found} == {shown}
+    assert not any(difference.inside for difference in found)
+
+
+def test_a_value_without_an_interval_must_be_the_same(tmp_path):
+    old = write(tmp_path / "published", "flat", low=None, high=None)
+    same = write(tmp_path / "results", low=None, high=None)
+    other = write(tmp_path / "other", low=None, high=None, value=0.971)
+    assert lines(old, same) == []
+    found, _ = published.compare(old, other)
+    assert {difference.what for difference in found} == {"value 0.97 → 0.971, no interval"}
+    assert not any(difference.inside for difference in found)
+
+
+def test_rows_and_columns_that_come_and_go(old, tmp_path):
+    results = write(tmp_path / "results", language="sw")
+    path = results / "tables" / "summary.csv"
+    pd.read_csv(path).rename(columns={"rank": "place"}).to_csv(path, index=False)
+    found, _ = published.compare(old, results)
+    assert {str(difference) for difference in found} == {
+        "main: smollm2 en-zh lens generation fidelity zh: is gone",
+        "main: smollm2 en-zh lens generation fidelity sw: is new",
+        "comparisons: smollm2 en-zh lens generation fidelity zh: is gone",
+        "comparisons: smollm2 en-zh lens generation fidelity sw: is new",
+        "summary: column rank is gone",
+        "summary: column place is new",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "main.csv: no such file; run the workflow, or accept-tables for published ones"),
+        (b"", "main.csv: not a CSV table (No columns to parse from file); make it again"),
+        (b"\xff\xfe", "main.csv: not a CSV table ('utf-8' codec can't decode"),
+        (b"backbone,setting\n", "main.csv: no column 'method'; make the table again"),
+        (b"twice", "main.csv: smollm2 en-zh lens generation fidelity zh occurs twice"),
+    ],
+)
+def test_tables_that_cannot_be_read(old, tmp_path, text, message):
+    results = write(tmp_path / "results")
+    path = results / "tables" / "main.csv"
+    if text is None:
+        path.unlink()
+    elif text == b"twice":
+        path.write_text(path.read_text() + path.read_text().splitlines()[-1])
+    else:
+        path.write_bytes(text)
+    with pytest.raises(LensflowError) as raised:
+        published.compare(old, results)
+    assert message in str(raised.value)
+
+
+def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"{folder}: published main.csv")
+    assert cli.main(["compare-tables", str(folder), str(results)]) == 0
+    capsys.readouterr()
+
+    # Another limit in the configuration, another module, another package, and other values.
+    changed = tmp_path / "more.yaml"
+    changed.write_text((ROOT / "config/smallest.yaml").read_text().replace("limit: 10", "limit: 20"))
+    source = read_json(folder / "source.json")
+    assert "losses" in source["stages"]["train"] and "losses" not in source["stages"]["evaluate"]
+    source["code"]["losses"] = "0"
+    source["packages"]["torch"] = "2.0"
+    write_json(folder / "source.json", source)
+    shutil.rmtree(results)
+    write(results, value=0.91)
+    assert cli.main([*arguments[:-1], str(changed)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
+    assert printed[2] == "moved by"
+    assert "  config of evaluate smollm2-135m-instruct/none/base/seed0: evaluation.limit 10 → 20" in printed
+    assert "  code: module losses (train)" in printed
+    assert any(line.startswith("  package torch 2.0 → ") for line in printed)
+    assert not any("config of train" in line or "module metrics" in line for line in printed)
+    assert cli.main(["compare-tables", str(folder), str(results)]) == 0
+
+
+def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
+    assert cli.main(arguments) == 0
+    write(results, value=0.96)
+    assert cli.main(arguments) == 0
+    assert "moved by nothing in configuration, code or packages: another machine?" in capsys.readouterr().out
+
+
+def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    (results / "comparisons.csv").unlink()
+    arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
+    assert cli.main(arguments) == 2
+    assert "comparisons.csv: no such file" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_every_stages_modules_are_digested():
+    assert {"losses", "training", "methods.lens"} <= set(modules("methods.lens"))
+    assert len({module_digest(name) for name in modules("evaluation")}) == len(modules("evaluation"))
+    assert code_digest("losses") != code_digest("training")
+
+
+def test_a_change_of_one_key_is_one_line():
+    old = {"commit": "a", "config": {"train x": {"method": {"lr": 1e-5, "layers": [1, 2]}}}, "code": {}, "packages": {}}
+    new = copy.deepcopy(old) | {"stages": {}}
+    new["config"]["train x"]["method"] |= {"lr": 1e-4, "layers": [1, 3], "new": True}
+    new["commit"] = "b"
+    assert list(published._changes(old | {"stages": {}}, new)) == [
+        "config of train x: method.lr 1e-05 → 0.0001",
+        "config of train x: method.layers[1] 2 → 3",
+        "config of train x: method.new none → True",
+        "commit a → b",
+    ]
