@@ -12,7 +12,7 @@ from lensflow import hidden_states
 from lensflow.config import Setting
 from lensflow.corpora import read_texts
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json
+from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.subspaces import directions, fit_subspaces
 
 
@@ -84,6 +84,7 @@ def load(path: Path, setting: Setting) -> LanguageSubspaces:
     Raises:
         LensflowError: the file is damaged.
     """
+    checked(path)
     try:
         with safe_open(path, framework="pt") as file:
             return LanguageSubspaces(setting.languages, *(file.get_tensor(name) for name in TENSORS))

@@ -16,7 +16,7 @@ from lensflow.config import Extraction
 from lensflow.corpora import Text
 from lensflow.decoders import StreamedDecoder, batches_by_length, layers_of, pad, pool, tap_layers
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json
+from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.prompts import PromptTokenizer, truncate
 
 
@@ -199,7 +199,7 @@ def load(path: Path) -> HiddenStates:
     Raises:
         LensflowError: the file is missing or damaged.
     """
-    tensors = _read(path)
+    tensors = _read(checked(path))
     return HiddenStates(**{field.name: tensors[field.name] for field in fields(HiddenStates)})
 
 
