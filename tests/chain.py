@@ -1,6 +1,7 @@
 """Every stage on the command line, from a tiny random checkpoint to the report, in a folder as the workflow's."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ RUN = "tiny/en-zh/lens/seed0"
 
 @dataclass(frozen=True)
 class Step:
-    """A command, what Snakemake knows that it writes, and what it is run on."""
+    """A command, and what Snakemake knows that it writes."""
 
     command: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -30,8 +31,8 @@ class Chain:
     """The steps of a run in the folder `root`, on a checkpoint in `model`; they are run from there."""
 
     def __init__(self, root: Path, model: Path) -> None:
-        self.root, self.results = root, root / "results"
-        (root / "model").symlink_to(model)
+        self.root = root
+        shutil.copytree(model, root / "model")
         for split in SPLITS:
             rows = [
                 {"id": f"{split}-{n}", "prompt": {code: t.format(n + 10 * len(split)) for code, t in TEXT.items()}}
@@ -43,13 +44,16 @@ class Chain:
         write_json(self.results / "config.json", plan.presentation() | {"command": "snakemake --configfile run.yaml"})
         self.steps = self._steps(plan)
 
+    @property
+    def results(self) -> Path:
+        """Its results folder."""
+        return self.root / "results"
+
     @staticmethod
     def configuration() -> dict[str, Any]:
         prompt = {"format": "plain", "template": "Q: {prompt}\nA:"}
         return {
-            "backbones": {
-                "tiny": {"source": {"kind": "folder", "path": "model"}, "license": "none", "prompt": prompt}
-            },
+            "backbones": {"tiny": {"source": {"kind": "folder", "path": "model"}, "license": "none", "prompt": prompt}},
             "corpora": {"mine": {"path": "corpus", "license": "CC0-1.0"}},
             "settings": {
                 "en-zh": {"central": "en", "languages": list(LANGUAGES), "probing": "mine", "training": "mine"}
@@ -103,7 +107,13 @@ class Chain:
             output = f"results/{checkpoint.folder}/scores.json"
             scores.append(output)
             applied = () if checkpoint.is_base else ("--intervention", f"results/{RUN}/intervention.safetensors")
-            given = ("--checkpoint", backbone if checkpoint.is_base else exported, *applied, "--corpora", "results/data")
+            given = (
+                "--checkpoint",
+                backbone if checkpoint.is_base else exported,
+                *applied,
+                "--corpora",
+                "results/data",
+            )
             given += ("--items", "results/benchmarks", "--cache", "results/cells", "--output", output)
             add("evaluate", plan.evaluate(checkpoint), *given, outputs=(output[8:],))
         tidy = tuple(f"{name}.csv" for name in ("scores", "comparisons", "sweeps"))
@@ -125,14 +135,14 @@ class Chain:
     def make(self) -> int:
         """Run, in their order, the steps of which something is missing, as Snakemake does; stop where one fails."""
         for step in self.steps:
-            if not all((self.root / output).exists() for output in step.outputs):
-                if code := cli.main(step.command):
-                    return code
+            there = all((self.root / output).exists() for output in step.outputs)
+            if not there and (code := cli.main(step.command)):
+                return code
         return 0
 
-    def again(self, name: str) -> int:
-        """Run one step again."""
-        return cli.main(next(step.command for step in self.steps if step.command[0] == name))
+    def again(self, output: str) -> int:
+        """Run the step again that writes a file, which is named from the results folder."""
+        return cli.main(next(step.command for step in self.steps if f"results/{output}" in step.outputs))
 
     def set_aside(self) -> list[str]:
         """What has been set aside, below the results folder."""

@@ -299,6 +299,7 @@ def read_entry(path: Path) -> Any:
             return content["value"]
     except (ValueError, KeyError, TypeError):
         pass
-    path.replace(path.with_name(f"{path.name}{CORRUPT}"))
+    with contextlib.suppress(FileNotFoundError):  # another job was here first
+        path.replace(path.with_name(f"{path.name}{CORRUPT}"))
     LOG.warning("%s: damaged (truncated or changed); it was set aside and is made again", path)
     return None

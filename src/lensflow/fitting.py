@@ -74,7 +74,8 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
         save_file(
             {name: tensor.float().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={"languages": canonical_json(setting.languages), "central": setting.central},
+            # One entry: several are written in any order, and what is made again must have the same checksum.
+            metadata={"setting": canonical_json({"central": setting.central, "languages": setting.languages})},
         )
 
 
