@@ -203,7 +203,7 @@ def report(args: argparse.Namespace) -> None:
 
     config = _stage_config(args.config)
     presentation.write_report(
-        config, args.scores, args.comparisons, args.costs, args.figures, args.results, args.output
+        config, args.scores, args.comparisons, args.costs, args.figures, args.timings, args.results, args.output
     )
 
 
@@ -442,6 +442,7 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--comparisons", comparisons_help)
     sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
     sub.add_argument("--figures", type=Path, nargs="*", default=[], help="folders of figures (make-figures)")
+    sub.add_argument("--timings", type=Path, nargs="*", default=[], help="tables of the scripts in benchmarks/, as .md")
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 

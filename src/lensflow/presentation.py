@@ -311,6 +311,7 @@ def write_report(
     comparisons: Path,
     costs: Sequence[Path],
     folders: Sequence[Path],
+    timings: Sequence[Path],
     results: Path,
     output: Path,
 ) -> None:
@@ -322,6 +323,7 @@ def write_report(
         comparisons: comparisons.csv.
         costs: cost.json of each training.
         folders: what `write_figures` wrote, {backbone}.{setting} each.
+        timings: tables that the scripts in benchmarks/ wrote as Markdown.
         results: the folder with every checkpoint's samples.
         output: the HTML file.
     """
@@ -365,7 +367,15 @@ def write_report(
         title=config["title"],
         overview=overview,
         sections=sections,
+        timings=[_timing(path) for path in timings],
         checkpoints=checkpoints,
         versions={name: version(name) for name in VERSIONS},
         config=config,
     )
+
+
+def _timing(path: Path) -> report.Timing:
+    """Read a table of a benchmark script: its heading, an empty line, the table."""
+    caption, _, *lines = path.read_text(encoding="utf-8").splitlines()
+    columns, _, *rows = ([value.strip() for value in line.split("|")[1:-1]] for line in lines if line)
+    return report.Timing(caption, columns, rows)

@@ -48,6 +48,14 @@ class Figure(NamedTuple):
     command: str
 
 
+class Timing(NamedTuple):
+    """What a benchmark script measured: its heading, the names of the columns and the rows, all text."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 class Section(NamedTuple):
     """What there is of one backbone × setting: a name for the navigation, a title, and all that is shown."""
 
@@ -84,6 +92,7 @@ def build_report(
     title: str,
     overview: Sequence[tuple[str, Any]],
     sections: Sequence[Section],
+    timings: Sequence[Timing],
     checkpoints: Sequence[Mapping[str, Any]],
     versions: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -95,6 +104,7 @@ def build_report(
         title: of the page.
         overview: (key, value) lines at the top.
         sections: one a backbone and setting.
+        timings: one a benchmark script.
         checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
         versions: package or tool -> version.
         config: what the results were made with, plain JSON values.
@@ -115,6 +125,7 @@ def build_report(
         overview=overview,
         sections=[_shown(section) for section in sections],
         base=BASE,
+        timings=timings,
         checkpoints=checkpoints,
         columns=list(dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint)),
         versions=versions,

@@ -114,6 +114,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Section("tiny, duo", "tiny, setting duo", tables, drawings, samples),
             Section("tiny, trio", "tiny, setting trio", tables, [], [Samples("generation", "sw", rows)]),
         ],
+        timings=[],
         checkpoints=[{"method": "lens", "weights": "0123456789abcdef" * 4}],
         versions={"torch": "2"},
         config={"title": EVIL},

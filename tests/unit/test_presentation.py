@@ -225,9 +225,11 @@ def test_tables_of_nothing_say_so(results, tmp_path):
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
     folder = tmp_path / "tiny.trio"
     presentation.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
+    timing = tmp_path / "method.md"
+    timing.write_text("2 cores\n\n| measure | ours | target |\n|---|---|---|\n| fit | 1.5 |  |\n")
     pages = []
     for name in ("a.html", "b.html"):
-        files = results / "scores.csv", results / "comparisons.csv", runs(results), [folder], results
+        files = results / "scores.csv", results / "comparisons.csv", runs(results), [folder], [timing], results
         presentation.write_report(CONFIG, *files, tmp_path / name)
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
@@ -242,6 +244,7 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     assert places == sorted(places) and page.count("<img ") == len(captions)
     assert page.count("results/figures/tiny.trio</code>") == len(captions)
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
+    assert "<p>2 cores</p>" in page and "<td>fit</td><td>1.5</td><td></td>" in page
     assert "digest of strong" in page and json.dumps(CONFIG["command"]).replace('"', "&#34;") in page
 
 

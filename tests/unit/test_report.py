@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lensflow.errors import LensflowError
-from lensflow.report import Figure, Samples, Section, Table, build_report, join_samples
+from lensflow.report import Figure, Samples, Section, Table, Timing, build_report, join_samples
 
 EVIL = "<script>alert(1)</script> <img src=https://evil.example/x onerror=alert(2)>"
 
@@ -58,6 +58,7 @@ def content(tmp_path):
             Section("tiny, duo", "tiny, setting duo <i>", tables, figures, samples),
             Section("other, duo", "other", [], [], [("lcb", "ar", rows)]),
         ],
+        "timings": [Timing(f"16 cores {EVIL}", ["measure", "ratio"], [["training <b>", "7.1x"]])],
         "checkpoints": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
         "versions": {"torch": "2.13.0+cpu", "evil": EVIL},
         "config": {"title": EVIL, "kept": ["<b>"]},
@@ -87,8 +88,8 @@ def test_foreign_text_is_shown_and_not_run(page):
     assert len(page.find("script")) == 1  # the filter
     assert len(page.find("img")) == 1
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    # title twice, overview, checkpoints, versions, configuration, samples
-    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 3
+    # title twice, overview, timings, checkpoints, versions, configuration, samples
+    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 1 + 3
 
 
 def test_languages_directions_and_marks(page):
@@ -134,7 +135,15 @@ def test_a_section_has_its_own_browser_with_its_own_choices(page):
 def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content, tmp_path):
     links = [found["href"][1:] for found in page.find("a")]
     assert sorted(links) == sorted(found["id"] for found in page.find("section"))
-    empty = {"title": "x", "overview": [], "sections": [], "checkpoints": [], "versions": {}, "config": {}}
+    empty = {
+        "title": "x",
+        "overview": [],
+        "sections": [],
+        "timings": [],
+        "checkpoints": [],
+        "versions": {},
+        "config": {},
+    }
     build_report(tmp_path / "empty.html", **empty)
     bare = Page((tmp_path / "empty.html").read_text())
     assert not bare.find("section") and not bare.find("a") and not bare.find("script")

@@ -83,6 +83,11 @@ rule report:
             f"results/figures/{backbone}.{setting}"
             for backbone, setting in drawn_pairs()
         ],
+        # Of a benchmark script, if one was run.
+        timings=lambda wildcards: sorted(
+            f"results/timings/{path.name}"
+            for path in Path(RESULTS, "timings").glob("*.md")
+        ),
     output:
         "results/report.html",
     log:
@@ -98,4 +103,4 @@ rule report:
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --costs {input.costs} --figures {input.figures} --results {params.folder} --output {output} 2> {log}"
+        " --costs {input.costs} --figures {input.figures} --timings {input.timings} --results {params.folder} --output {output} 2> {log}"
