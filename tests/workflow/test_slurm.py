@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import tiny
 pytestmark = pytest.mark.skipif(
     bool(slurm.missing()), reason=f"SLURM is not installed ({', '.join(slurm.missing())}); Debian: slurm-wlm, munge"
 )
+WAIT = 1800  # seconds at most
 # In the fake command line: the training that is to be cancelled waits, until the test lets it go on.
 WAITING = '[ "$1" != train ] || while [ ! -e go ]; do touch "waiting.$$"; sleep 0.2; done\n'
 
@@ -30,13 +32,25 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
-def until(condition: Any, seconds: float = 120) -> Any:
-    """Wait for something and return it."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
+def until(condition: Callable[[], Any], process: subprocess.Popen) -> None:
+    """Wait for something that a process brings about; a busy machine takes its time."""
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert process.poll() is None, "it ended too early"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
-    return found
+
+
+@contextmanager
+def running(command: list[str], folder: Path, environment: dict[str, str], output: Path) -> Iterator[subprocess.Popen]:
+    """Run a command, no longer than the block."""
+    with output.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
@@ -51,15 +65,13 @@ def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
     arguments = ["--configfile", str(workspace.write_config(config))]
     environment = workspace.environment | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
     environment["PATH"] = f"{workspace.root}/bin{os.pathsep}{cluster.environment['PATH']}"
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(
-            slurm.snakemake(arguments), cwd=workspace.root, env=environment, stdout=output, stderr=output
-        )
-        until(lambda: list(workspace.root.glob("waiting.*")))
+    output = tmp_path / "output"
+    with running(slurm.snakemake(arguments), workspace.root, environment, output) as process:
+        until(lambda: list(workspace.root.glob("waiting.*")), process)
         (training,) = (job for job in cluster.jobs() if job["comment"].startswith("rule_train"))
         cluster.run("scancel", str(training["job_id"]))
         (workspace.root / "go").touch()
-        assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
+        assert process.wait(timeout=WAIT) == 0, output.read_text()
     assert (workspace.root / "results/tables/main.csv").is_file()
 
     jobs = [
@@ -124,26 +136,23 @@ def test_a_cancelled_training_is_taken_up_again(cluster, tmp_path, size):
         config.write_text(json.dumps(content))
     environment = os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"}
 
-    def run(*more: str) -> subprocess.Popen:
-        command = slurm.snakemake(["--configfile", str(config), *more])
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+    output = tmp_path / "output"
+    command = slurm.snakemake(["--configfile", str(config)])
 
     def finish() -> str:
-        output, _ = (process := run()).communicate(timeout=1800)
-        assert process.returncode == 0, output
+        with running(command, tmp_path, environment, output) as process:
+            assert process.wait(timeout=WAIT) == 0, output.read_text()
         return (tmp_path / "results/tables/main.csv").read_text()
 
     before = {job["job_id"] for job in cluster.jobs()}
-    process = run("--retries", "0")
     begun = "results/*/en-zh/*/seed0/config.json"  # a training writes it first
-    until(lambda: list(tmp_path.glob(begun)) or process.poll() is not None, 900)
-    started = [job for job in cluster.jobs() if job["job_id"] not in before]
-    (training,) = (job for job in started if job["comment"].startswith("rule_train"))
-    assert training["job_state"] == "RUNNING"
-    cluster.run("scancel", str(training["job_id"]))
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode != 0, output
+    with running([*command, "--retries", "0"], tmp_path, environment, output) as process:
+        until(lambda: list(tmp_path.glob(begun)), process)
+        started = [job for job in cluster.jobs() if job["job_id"] not in before]
+        (training,) = (job for job in started if job["comment"].startswith("rule_train"))
+        assert training["job_state"] == "RUNNING"
+        cluster.run("scancel", str(training["job_id"]))
+        assert process.wait(timeout=WAIT) != 0, output.read_text()
     assert not list(tmp_path.glob("results/*/en-zh/*/seed0/delta.safetensors"))
 
     interrupted = finish()
