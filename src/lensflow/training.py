@@ -347,13 +347,13 @@ class LensTrainer:
             metadata = file.metadata()
         if metadata["identity"] != self._identity():
             return
-        tensors = load_file(scratch, device=str(next(iter(self.masters.values())).device))
+        tensors = load_file(scratch)
         for key, value in tensors.items():
             name, _, part = key.partition(":")
             if part == "value":
                 self.masters[name].data.copy_(value)
             else:
-                self.optimizer.state[self.masters[name]][part] = value
+                self.optimizer.state[self.masters[name]][part] = value.to(self.masters[name].device)
         self._copy_masters()
         self.step = int(metadata["step"])
         self.earlier_seconds = float(metadata["seconds"])
