@@ -141,11 +141,13 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     source = backbone.source
     if isinstance(source, PackageSource):
         _from_package(source, backbone, folder)
+        check_checkpoint(folder)
     elif isinstance(source, HubSource):
         _link_all(_download(source), folder)
+        check_checkpoint(folder, f"{source.name}: ")
     else:
         _link_all(resolve(source.path, root), folder)
-    check_checkpoint(folder)
+        check_checkpoint(folder, f"{source.path}: ")
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     config = read_json(folder / "config.json")
