@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lensflow.config import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, resolve
-from lensflow.errors import LensflowError
+from lensflow.errors import LensflowError, of_the_hub
 from lensflow.files import digest, file_digest, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -251,8 +251,7 @@ def _download(source: HubSource) -> Path:
     except RepositoryNotFoundError:
         raise LensflowError(f"{where}: the hub has no such repository, or it is private; set HF_TOKEN") from None
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise LensflowError(f"{where}: cannot be fetched ({reason}); check the network") from None
+        raise LensflowError(f"{where}: cannot be fetched ({of_the_hub(error)[:200]}); check the network") from None
 
 
 def _link_all(source: Path, folder: Path) -> None:
