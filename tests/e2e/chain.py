@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from lensflow import cli
+from lensflow.config import AnyMethod, parse
 from lensflow.corpora import SPLITS
 from lensflow.files import write_json, write_jsonl
 
@@ -88,7 +89,7 @@ def chain(source: str) -> None:
         "backbones": {"tiny": entry},
         "blocks": [["tiny", "duo"]],
         "settings": {"duo": SETTING},
-        "methods": {"base": {"kind": "base"}, **METHODS},
+        "methods": {name: parse(AnyMethod, method).canonical() for name, method in METHODS.items()},
         "evaluation": {"engine": "hf"},
         "command": "snakemake",
     }
