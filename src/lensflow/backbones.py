@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lensflow.config import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, resolve
-from lensflow.errors import LensflowError
+from lensflow.errors import LensflowError, of_the_hub
 from lensflow.files import digest, file_digest, read_json, record_of, set_aside, write_json
 
 # Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
@@ -140,11 +140,13 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     source = backbone.source
     if isinstance(source, PackageSource):
         _from_package(source, backbone, folder)
+        check_checkpoint(folder)
     elif isinstance(source, HubSource):
         _link_all(_download(source), folder)
+        check_checkpoint(folder, f"{source.name}: ")
     else:
         _link_all(resolve(source.path, root), folder)
-    check_checkpoint(folder)
+        check_checkpoint(folder, f"{source.path}: ")
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     config = read_json(folder / "config.json")
@@ -258,8 +260,7 @@ def _download(source: HubSource) -> Path:
     except RepositoryNotFoundError:
         raise LensflowError(f"{where}: the hub has no such repository, or it is private; set HF_TOKEN") from None
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise LensflowError(f"{where}: cannot be fetched ({reason}); check the network") from None
+        raise LensflowError(f"{where}: cannot be fetched ({of_the_hub(error)[:200]}); check the network") from None
 
 
 def _link_all(source: Path, folder: Path) -> None:

@@ -217,7 +217,7 @@ class TaskRun:
         config = config | task.overrides | entry.overrides
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
             config.pop(key, None)
-        self.name: str = config["task"]
+        self.name = str(config.get("task"))
         try:
             _check_metrics(config)
             self.loaded = ConfigurableTask(config=config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.config import Dataset, LanguageEntry
-from lensflow.errors import LensflowError
+from lensflow.errors import LensflowError, of_the_hub
 from lensflow.files import LARGEST_JSON, LONGEST_LINE, read_jsonl, write_json, write_jsonl
 
 EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
@@ -127,7 +127,7 @@ def _check_lines(folder: Path, where: str) -> None:
 
 def _reason(error: Exception, local: Path | None) -> str:
     """Say in one line why a data set cannot be loaded, and what to do."""
-    text = " ".join(str(error).split())
+    text = of_the_hub(error)
     if match := re.search(r"BuilderConfig '?([^']+?)'? not found\. Available: \[(.*?)\]", text):
         return f"no configuration '{match[1]}'; it has {match[2]}"
     if match := re.search(r"Unknown split [\"']?([^\"']+?)[\"']?\. Should be one of \[(.*?)\]", text):

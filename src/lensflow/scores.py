@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from lensflow import comparisons
-from lensflow.config import Language, Name, NonNegative, Setting, Strict, parse
+from lensflow.config import Language, Name, Setting, Strict, parse
 from lensflow.files import read_json, write_text
 from lensflow.tables import BASE, NO_SETTING, escape_csv
 
@@ -32,7 +32,9 @@ COLUMNS = (
 # Columns of sweeps.csv before those of comparisons.csv, whose "value" is the score's -> what they are of a point.
 SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"}
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Far beyond any score, and far from where sums of squares overflow.
+Finite = Annotated[float, Field(ge=-1e12, le=1e12)]
+Weight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _Score(Strict):
@@ -44,7 +46,7 @@ class _Score(Strict):
     low: Finite | None
     high: Finite | None
     items: list[Finite | None]
-    weights: list[NonNegative] | None = None
+    weights: list[Weight] | None = None
 
 
 class _Cell(Strict):

@@ -516,7 +516,7 @@ def test_nobody_listens(serve, run, capsys):
 
 def test_an_address_that_is_none(run, capsys):
     line = refused(run, "localhost:8000/v1", capsys, retries=0)
-    assert "localhost:8000/v1 cannot be reached, tried once (Request URL " in line
+    assert "judge.base_url: must be http://... or https://..., and hold no user, key or query" in line
 
 
 def test_an_endpoint_that_hangs_up(serve, run, capsys):
