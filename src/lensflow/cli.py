@@ -275,6 +275,32 @@ def show_config(args: argparse.Namespace) -> None:
     print(json.dumps(stages[args.stage](), ensure_ascii=False, indent=2))
 
 
+def trace(args: argparse.Namespace) -> None:
+    """Follow a number in a table back to the data, the backbone and the code."""
+    from lensflow import provenance
+
+    print(provenance.trace(args.place))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Compare a results folder, also a downloaded one, with the records in it."""
+    from lensflow import provenance
+
+    problems = provenance.verify(args.results)
+    print(*problems, sep="\n", end="\n" if problems else "")
+    if problems:
+        raise LensflowError(f"{args.results}: {len(problems)} of its files are not as their records say")
+    print(f"ok: {args.results} is as its records say")
+
+
+def crate(args: argparse.Namespace) -> None:
+    """Write a run as an RO-Crate: tables, figures, report, scores, configurations and records."""
+    from lensflow import crates
+
+    crates.write(args.results, args.output, deltas=args.deltas)
+    print(f"{args.output}: an RO-Crate, described in its ro-crate-metadata.json")
+
+
 def schema(args: argparse.Namespace) -> None:
     """Write the JSON schema of the configuration."""
     import yaml
@@ -438,6 +464,17 @@ def parser() -> argparse.ArgumentParser:
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, or B/S/M/seed0",
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
+
+    sub = command("trace", trace)
+    sub.add_argument("place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, sweeps.csv")
+
+    sub = command("verify", verify)
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+
+    sub = command("crate", crate)
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+    add(sub, "--output", "new folder, or .zip file")
+    sub.add_argument("--deltas", action="store_true", help="with delta and intervention of each training")
 
     sub = command("schema", schema)
     add(sub, "--output", "YAML file to write")

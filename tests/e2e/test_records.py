@@ -200,3 +200,28 @@ def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
     stage["setting"]["central"] = "sw"
     assert cli.main(["train", "--config", json.dumps(stage), *command[3:]]) == 2
     assert path.read_bytes() == before
+
+
+def lines_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str], str]:
+    code = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out.splitlines(), said.err.splitlines()[-1] if said.err else ""
+
+
+def test_show(chain, capsys):
+    capsys.readouterr()
+    for p in ("tables/main.csv:4:value", "comparisons.csv:3:3", "scores.csv:2:value"):
+        print("\n".join(lines_of(capsys, "trace", f"results/{p}")[1]))
+    print(lines_of(capsys, "verify"))
+    print(lines_of(capsys, "crate", "--output", "crate"))
+    import subprocess
+
+    print(
+        subprocess.run(
+            "find crate; head -c 3000 crate/ro-crate-metadata.json; cat results/tables/main.csv",
+            shell=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
+    assert 0
