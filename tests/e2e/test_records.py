@@ -202,26 +202,16 @@ def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
     assert path.read_bytes() == before
 
 
-def lines_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str], str]:
-    code = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out.splitlines(), said.err.splitlines()[-1] if said.err else ""
-
-
-def test_show(chain, capsys):
+def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     capsys.readouterr()
-    for p in ("tables/main.csv:4:value", "comparisons.csv:3:3", "scores.csv:2:value"):
-        print("\n".join(lines_of(capsys, "trace", f"results/{p}")[1]))
-    print(lines_of(capsys, "verify"))
-    print(lines_of(capsys, "crate", "--output", "crate"))
-    import subprocess
-
-    print(
-        subprocess.run(
-            "find crate; head -c 3000 crate/ro-crate-metadata.json; cat results/tables/main.csv",
-            shell=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-    )
-    assert 0
+    assert cli.main(["verify"]) == 0
+    assert capsys.readouterr().out == "ok: results is as its records say\n"
+    assert cli.main(["trace", "results/tables/main.csv:2:value"]) == 0
+    tree = capsys.readouterr().out
+    for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
+        assert name in tree
+    assert cli.main(["crate", "--output", "crate"]) == 0
+    assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
+    page = (chain.results / "report.html").read_text()
+    record = read_json(chain.results / f"{BASE}/scores.json{RECORD}")
+    assert record["started"] in page and record["machine"]["platform"] in page
