@@ -230,9 +230,8 @@ def compare_tables(args: argparse.Namespace) -> None:
 def accept_tables(args: argparse.Namespace) -> None:
     """Publish the tables of a run, and say what moved them."""
     from lensflow import published
-    from lensflow.presentation import commit
 
-    source = published.source_of(_plan(args.configfile), commit())
+    source = published.source_of(_plan(args.configfile))
     known = (args.published / published.SOURCE).is_file()
     moved = published.compare(args.published, args.results)[0] if known else []
     changes = published.accept(args.results, args.published, source)
@@ -304,6 +303,32 @@ def show_config(args: argparse.Namespace) -> None:
         return known[name]
 
     print(json.dumps(stages[args.stage](), ensure_ascii=False, indent=2))
+
+
+def trace(args: argparse.Namespace) -> None:
+    """Follow a number in a table back to the data, the backbone and the code."""
+    from lensflow import provenance
+
+    print(provenance.trace(args.place))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Compare a results folder, also a downloaded one, with the records in it."""
+    from lensflow import provenance
+
+    problems = provenance.verify(args.results)
+    print(*problems, sep="\n", end="\n" if problems else "")
+    if problems:
+        raise LensflowError(f"{args.results}: {len(problems)} of its files are not as their records say")
+    print(f"ok: {args.results} is as its records say")
+
+
+def crate(args: argparse.Namespace) -> None:
+    """Write a run as an RO-Crate: tables, figures, report, scores, configurations and records."""
+    from lensflow import crates
+
+    crates.write(args.results, args.output, deltas=args.deltas)
+    print(f"{args.output}: an RO-Crate, described in its ro-crate-metadata.json")
 
 
 def schema(args: argparse.Namespace) -> None:
@@ -482,6 +507,17 @@ def parser() -> argparse.ArgumentParser:
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, or B/S/M/seed0",
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
+
+    sub = command("trace", trace)
+    sub.add_argument("place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, sweeps.csv")
+
+    sub = command("verify", verify)
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+
+    sub = command("crate", crate)
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+    add(sub, "--output", "new folder, or .zip file")
+    sub.add_argument("--deltas", action="store_true", help="with delta and intervention of each training")
 
     sub = command("schema", schema)
     add(sub, "--output", "YAML file to write")

@@ -387,13 +387,18 @@ def read_entry(path: Path) -> Any:
     """Return the value of a cache's entry; None if there is none, or a damaged one, which is set aside and said."""
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["sha256"] == digest(content["value"]):
-            return content["value"]
-    except (ValueError, KeyError, TypeError):
-        pass
+    if (value := entry_value(path)) is not None:
+        return value
     with contextlib.suppress(FileNotFoundError):  # another job was here first
         path.replace(path.with_name(f"{path.name}{CORRUPT}"))
     LOG.warning("%s: damaged (truncated or changed); it was set aside and is made again", path)
     return None
+
+
+def entry_value(path: Path) -> Any:
+    """Return the value of a cache's entry; None if the entry is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["value"] if content["sha256"] == digest(content["value"]) else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -43,5 +43,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     checksum = hashlib.sha256(canonical_json(dict(metadata)).encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        checksum.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return checksum.hexdigest()

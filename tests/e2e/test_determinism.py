@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-import chain
 import pytest
 from safetensors.torch import load_file
+
+import chain
 
 SECRETS = {
     "OPENAI_API_KEY": "sk-planted-openai-0123",

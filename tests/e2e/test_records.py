@@ -200,3 +200,18 @@ def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
     stage["setting"]["central"] = "sw"
     assert cli.main(["train", "--config", json.dumps(stage), *command[3:]]) == 2
     assert path.read_bytes() == before
+
+
+def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
+    capsys.readouterr()
+    assert cli.main(["verify"]) == 0
+    assert capsys.readouterr().out == "ok: results is as its records say\n"
+    assert cli.main(["trace", "results/tables/main.csv:2:value"]) == 0
+    tree = capsys.readouterr().out
+    for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
+        assert name in tree
+    assert cli.main(["crate", "--output", "crate"]) == 0
+    assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
+    page = (chain.results / "report.html").read_text()
+    record = read_json(chain.results / f"{BASE}/scores.json{RECORD}")
+    assert record["started"] in page and record["machine"]["platform"] in page

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from lensflow.errors import LensflowError
 from lensflow.files import (
+    CORRUPT,
     atomic_path,
     canonical_json,
     digest,
     file_digest,
+    read_entry,
     read_json,
     read_jsonl,
+    write_entry,
     write_json,
     write_jsonl,
     write_text,
@@ -127,3 +130,20 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(LensflowError, match="no such file"):
         file_digest(Path(f"{path}x"))
+
+
+@given(value=st.dictionaries(st.text(), JSON, min_size=1))
+def test_an_entry_of_a_cache_comes_back(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("cache") / "entry.json"
+    write_entry(path, value)
+    assert read_entry(path) == value
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"value": 1}', b'{"sha256": "0", "value": 1}', b"\xff"])
+def test_a_damaged_entry_is_set_aside_and_said(tmp_path, caplog, content):
+    path = tmp_path / "entry.json"
+    assert read_entry(path) is None and not caplog.text
+    path.write_bytes(content)
+    assert read_entry(path) is None
+    assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
+    assert [other.name for other in tmp_path.iterdir()] == [f"entry.json{CORRUPT}"]

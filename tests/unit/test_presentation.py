@@ -246,11 +246,3 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
     assert "<p>2 cores</p>" in page and "<td>fit</td><td>1.5</td><td></td>" in page
     assert "digest of strong" in page and json.dumps(CONFIG["command"]).replace('"', "&#34;") in page
-
-
-def test_commit_is_that_of_the_code_and_not_of_what_lies_around_it(monkeypatch, tmp_path):
-    assert len(presentation.commit().split()[0]) == 40 or presentation.commit() == "not a git checkout"
-    monkeypatch.setattr(presentation, "__file__", str(tmp_path / "presentation.py"))
-    assert presentation.commit() == "not a git checkout"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert presentation.commit() == "not a git checkout"

@@ -1,0 +1,268 @@
+"""What the records of a results folder say together: is it whole (`verify`), where is a number from (`trace`).
+
+A folder that was moved or downloaded will do: records name files from where they lie themselves.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from lensflow.errors import LensflowError
+from lensflow.files import (
+    CORRUPT,
+    MANIFEST,
+    RECORD,
+    canonical_json,
+    current_digest,
+    entry_value,
+    read_json,
+    read_record,
+    record_of,
+)
+
+CACHES = ("cells", "verdicts")
+EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
+TRACED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/main.csv")
+PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
+
+
+def records(results: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+    """Return each record of a results folder with its path; None in place of a damaged one.
+
+    Raises:
+        LensflowError: there are none.
+    """
+    paths = [path for path in sorted(results.rglob(f"*{RECORD}")) if not _is_aside(path)]
+    if not paths:
+        raise LensflowError(f"{results}: no records in it; name the results folder of a run")
+    for path in paths:
+        try:
+            yield path, read_record(path)
+        except LensflowError:
+            yield path, None
+
+
+def inside(record: Path, name: str) -> Path:
+    """Return the path of what a record names."""
+    return Path(os.path.normpath(record.parent / name))
+
+
+def verify(results: Path) -> list[str]:
+    """Compare a results folder with its records.
+
+    Returns:
+        One line a problem: a file that is missing, changed or unknown, or that was made from another state of a file
+        than the one that is there.
+
+    Raises:
+        LensflowError: the folder has no records.
+    """
+    problems: list[str] = []
+    expected: dict[Path, tuple[str, bool]] = {}  # sha256, and whether it is gone for good
+    made_from: list[tuple[Path, Path, str]] = []
+    for path, record in records(results):
+        if record is None:
+            problems.append(f"{path}: a damaged record; run its stage again")
+            continue
+        outputs = {inside(path, name): sha256 for name, sha256 in record["outputs"].items()}
+        gone = record["stage"] == EXPORT and not (path.parent / record["output"]).exists()
+        expected |= {file: (sha256, gone) for file, sha256 in outputs.items()}
+        made_from += [(path.parent / record["output"], inside(path, n), sha) for n, sha in record["inputs"].items()]
+    for file, (_, gone) in list(expected.items()):
+        if file.name == MANIFEST and not gone and file.is_file():
+            listed = read_json(file)["files"] if current_digest(file) == expected[file][0] else {}
+            expected |= {file.with_name(name): (entry["sha256"], False) for name, entry in listed.items()}
+    there = {file for file, (_, gone) in expected.items() if not gone and file.is_file()}
+    size = sum(file.stat().st_size for file in there)
+    with tqdm(total=size, desc="checksums", unit="B", unit_scale=True) as progress:
+        for file, (sha256, gone) in expected.items():
+            if file in there:
+                if current_digest(file) != sha256:
+                    problems.append(f"{file}: changed since its stage wrote it")
+                progress.update(file.stat().st_size)
+            elif not gone:
+                problems.append(f"{file}: missing")
+    for output, file, sha256 in made_from:
+        if not file.is_relative_to(results):
+            continue
+        if file not in expected and not file.is_file():
+            problems.append(f"{file}: missing; {output} was made from it")
+        elif (expected[file][0] if file in expected else current_digest(file)) != sha256:
+            problems.append(f"{output}: stale, made from {file} as it was before")
+    known = expected.keys() | {file for _, file, _ in made_from} | {path for path, _ in records(results)}
+    return problems + [line for file in sorted(results.rglob("*")) if (line := _unknown(file, results, known))]
+
+
+def _unknown(file: Path, results: Path, known: set[Path]) -> str | None:
+    """Say what is wrong with a file that no record may name."""
+    parts = file.relative_to(results).parts
+    if file in known or not file.is_file() or any(part.startswith(".") for part in parts):
+        return None
+    if _is_aside(file):
+        return f"{file}: was found damaged and set aside; delete it"
+    if parts[0] in CACHES:
+        return None if entry_value(file) is not None else f"{file}: a damaged entry; delete it"
+    return f"{file}: unknown, no stage that left a record wrote it"
+
+
+def _is_aside(file: Path) -> bool:
+    return any(part.endswith(CORRUPT) for part in file.parts)
+
+
+def trace(place: str) -> str:
+    """Follow a number back to the data and the backbone.
+
+    Args:
+        place: `file:row:column`; the row as an editor numbers the lines (the header is 1), the column by name or
+            number.
+
+    Returns:
+        An indented tree, one line a file: name, digest, and the stage that wrote it.
+
+    Raises:
+        LensflowError: there is no such file, row or column, or a record is missing.
+    """
+    file, row, column = _parse(place)
+    file = file.absolute()
+    results = file.parent.parent if file.parent.name == "tables" else file.parent
+    if file.relative_to(results).as_posix() not in TRACED:
+        raise LensflowError(f"{file}: rows of {', '.join(TRACED)} can be traced")
+    frame = _rows(file)
+    if not 2 <= row <= len(frame) + 1:
+        raise LensflowError(f"{file}: no row {row}; row 1 is the header, the others are 2 to {len(frame) + 1}")
+    columns = list(frame.columns)
+    name = columns[int(column) - 1] if column.isdecimal() and 1 <= int(column) <= len(columns) else column
+    if name not in columns:
+        raise LensflowError(f"{file}: no column '{column}'; it has {', '.join(columns)}")
+    cell = {str(key): str(value) for key, value in frame.iloc[row - 2].items()}
+    walk = _Walk(results)
+    shown = " ".join(str(cell[key]) for key in PLACE)
+    walk.say(0, f"{name} = {cell[name] or 'empty'} ({shown})")
+    walk.file(1, file, f"row {row}")
+    depth = 2
+    if file.name == "main.csv":
+        compared = results / "comparisons.csv"
+        found = _matching(_rows(compared), {key: cell[key].removeprefix("'") for key in PLACE})
+        walk.file(depth, compared, f"row {', '.join(str(number) for number, _ in found)}")
+        depth += 1
+    walk.runs(depth, cell, file.name == "scores.csv")
+    return "\n".join(walk.lines)
+
+
+def _parse(place: str) -> tuple[Path, int, str]:
+    file, _, rest = place.partition(".csv:")
+    row, _, column = rest.partition(":")
+    if not (row.isdecimal() and column):
+        raise LensflowError(f"{place}: not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value")
+    return Path(f"{file}.csv"), int(row), column
+
+
+def _rows(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise LensflowError(f"{file}: no such file") from None
+
+
+def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows that have these values, with their numbers."""
+    same = (frame[list(wanted)] == list(wanted.values())).all(axis=1)
+    return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
+
+
+class _Walk:
+    """Writes the tree; what it has shown it does not show again."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.lines: list[str] = []
+        self._shown: set[Path] = set()
+
+    def say(self, depth: int, text: str) -> None:
+        self.lines.append("  " * depth + text)
+
+    def runs(self, depth: int, cell: Mapping[str, str], single: bool) -> None:
+        """Show the scores of each seed, and what they were made of."""
+        seeds = [cell["seed"]] if single else cell["seeds"].split()
+        frame, scores = _rows(self.results / "scores.csv"), self.results / "scores.csv"
+        if not single:
+            self.file(depth, scores)
+        for seed in seeds:
+            setting = "none" if cell["method"] == "base" else cell["setting"]
+            wanted = {key: cell[key] for key in ("backbone", "method", "benchmark", "metric")}
+            wanted |= {"setting": setting, "seed": seed}
+            in_language = _matching(frame, wanted | {"language": cell["language"]})
+            rows = in_language or [
+                (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
+            ]
+            run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
+            for number, row in rows:
+                interval = f"[{row['low']}, {row['high']}], n {row['n']}"
+                self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
+                samples = run / "samples" / f"{row['benchmark']}.{row['language']}.jsonl"
+                self.file(depth + 2, samples, f"cell {row['cell'][:12]}", inputs=False)
+            if (run / "judged.json").is_file() and cell["metric"] in ("rating", "unparsed"):
+                self.file(depth + 2, run / "judged.json", inputs=False)
+            self.file(depth + 2, run / "scores.json", languages=[row["language"] for _, row in rows])
+
+    def _targets(self, cell: Mapping[str, str]) -> list[str]:
+        """The languages that the mean over languages is over."""
+        setting = read_json(self.results / "config.json")["settings"][cell["setting"]]
+        return [language for language in setting["languages"] if language != setting["central"]]
+
+    def name(self, file: Path) -> str:
+        """Return a file's path as it is shown: from the folder that holds the results."""
+        return Path(os.path.relpath(file, self.results.parent)).as_posix()
+
+    def file(
+        self, depth: int, file: Path, note: str = "", *, inputs: bool | None = None, languages: Sequence[str] = (),
+        sha256: str | None = None,
+    ) -> None:  # fmt: skip
+        """Show a file, and below it what the stage that wrote it read.
+
+        Args:
+            depth: of the line.
+            file: the file.
+            note: what to add.
+            inputs: whether to go on to what it was made of; by default if it is no collection of others.
+            languages: leave texts and items of others out; empty: all.
+            sha256: its digest when it was read.
+
+        Raises:
+            LensflowError: no record names it.
+        """
+        found = record_of(file)
+        if found is None:
+            if not file.is_relative_to(self.results) or sha256 is not None:
+                self.say(depth, f"{self.name(file)} {(sha256 or '')[:12]}, from outside of the workflow")
+                return
+            raise LensflowError(f"{file}: no record of it; run the stage that writes it again")
+        path, record = found
+        now = record["outputs"][os.path.relpath(file, path.parent)]
+        stale = ", since then written anew" if sha256 not in (None, now) else ""
+        commit = record["code"]["commit"] or "no commit"
+        made = f"{record['stage']}, {record['started']}, {commit[:12]}"
+        text = f"{self.name(file)} {now[:12]} ({made}){stale}{', ' if note else ''}{note}"
+        if file in self._shown:
+            self.say(depth, f"{self.name(file)} {now[:12]}, see above")
+            return
+        self._shown.add(file)
+        self.say(depth, text)
+        collected = record["stage"] in ("make_table", "collect_scores")
+        if inputs is False or (inputs is None and collected):
+            return
+        if record["stage"] == "train":
+            self.say(depth + 1, f"method {canonical_json(record['config']['method'])}, seed {record['seed']}")
+        if record["stage"] == "prepare_backbone":
+            self.say(depth + 1, f"source {canonical_json(record['config']['backbone']['source'])}")
+        for source in record["sources"]:
+            self.say(depth + 1, f"{source['name']} {source['sha256'][:12]}, from outside of the workflow")
+        for name, digest in record["inputs"].items():
+            below = inside(path, name)
+            texts = below.is_relative_to(self.results / "data") or below.is_relative_to(self.results / "benchmarks")
+            if not (texts and languages and below.stem not in languages):
+                self.file(depth + 1, below, sha256=digest)

@@ -1,0 +1,217 @@
+"""Records of a made-up run: where a number comes from, what is wrong with a folder, and the run as an RO-Crate."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from rocrate.rocrate import ROCrate
+
+from lensflow import cli
+from lensflow.files import RECORD, digest, file_digest, write_entry, write_text
+from lensflow.records import recording
+
+PLACES = [(method, language) for method in ("base", "lens") for language in ("en", "zh", "sw")]
+COMPARED = "backbone,setting,method,seeds,benchmark,metric,language,value\n"
+
+
+def stage(name: str, output: str, *inputs: str, files: dict[str, str], config: dict | None = None) -> None:
+    """Do what a stage does: read, write, leave a record."""
+    given = {"output": Path(output), "config": json.dumps(config or {}), "inputs": [Path(path) for path in inputs]}
+    with recording(name, "files", given):
+        for path, text in files.items():
+            write_text(Path(path), text)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    """A results folder of base and one trained method, in three languages; the working folder is around it."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"trio": {"central": "en", "languages": ["en", "zh", "sw"]}}
+    config = {"title": "Made up", "command": "snakemake --cores 2", "settings": settings}
+    write_text(Path("results/config.json"), json.dumps(config))
+    write_text(Path("corpus/train.jsonl"), "{}")
+    backbone = "results/tiny/backbone/manifest.json"
+    weights = "weights"
+    listing = {"model.safetensors": {"size": len(weights), "sha256": digest(weights)}}
+    write_text(Path(backbone).with_name("model.safetensors"), weights)
+    listing["model.safetensors"]["sha256"] = file_digest(Path(backbone).with_name("model.safetensors"))
+    source = {"backbone": {"source": {"kind": "hub", "name": "some/model", "revision": "0" * 40}}}
+    stage("prepare_backbone", backbone, files={backbone: json.dumps({"files": listing})}, config=source)
+    texts = [f"results/data/mine/{code}.jsonl" for code in ("en", "zh", "sw")]
+    for path in texts:
+        stage("pair_data", path, "corpus/train.jsonl", files={path: path})
+    run = "results/tiny/trio/lens/seed0"
+    method = {"method": {"kind": "lens", "lr": 0.5}, "seed": 0}
+    stage("train", f"{run}/delta.safetensors", backbone, *texts, files={f"{run}/delta.safetensors": "d"}, config=method)
+    exported = f"{run}/checkpoint/manifest.json"
+    stage(
+        "export_checkpoint", exported, backbone, f"{run}/delta.safetensors", files={exported: json.dumps({"files": {}})}
+    )
+    base = "results/tiny/none/base/seed0"
+    for folder, manifest in ((base, backbone), (run, exported)):
+        samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
+        stage("evaluate", f"{folder}/scores.json", manifest, *texts, files=samples | {f"{folder}/scores.json": "{}"})
+    shutil.rmtree(f"{run}/checkpoint")
+    rows = "backbone,setting,method,seed,benchmark,metric,language,n,value,low,high,weights,cell\n"
+    compared = COMPARED
+    for method_name, language in PLACES:
+        setting = "none" if method_name == "base" else "trio"
+        rows += f"tiny,{setting},{method_name},0,generation,fidelity,{language},9,0.5,0.4,0.6,w,c{language}\n"
+        compared += f"tiny,trio,{method_name},0,generation,fidelity,{language},0.5\n"
+    compared += "tiny,trio,lens,0,generation,fidelity,targets,0.5\n"
+    csv = {"results/scores.csv": rows, "results/comparisons.csv": compared, "results/sweeps.csv": COMPARED}
+    stage("collect_scores", "results/scores.csv", f"{base}/scores.json", f"{run}/scores.json", files=csv)
+    tables = {"results/tables/main.csv": compared, "results/tables/cost.csv": "a\n1\n"}
+    stage("make_table", "results/tables", "results/config.json", "results/comparisons.csv", files=tables)
+    stage("report", "results/report.html", "results/comparisons.csv", files={"results/report.html": "<html>"})
+    write_entry(Path("results/cells/ab/abc.json"), {"scores": []})
+    return Path("results")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[str]:
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == code
+    captured = capsys.readouterr()
+    return captured.out.splitlines() + [line for line in captured.err.splitlines() if line.startswith("error")]
+
+
+def test_a_cell_is_followed_to_the_data_and_the_backbone(results, capsys):
+    lines = said(capsys, "trace", "results/tables/main.csv:6:value")
+    tree = "\n".join(lines)
+    shown = [(len(line) - len(line.lstrip())) // 2 for line in lines], [line.split()[0] for line in lines]
+    run = "results/tiny/trio/lens/seed0"
+    expected = [
+        (0, "value"),
+        (1, "results/tables/main.csv"),
+        (2, "results/comparisons.csv"),
+        (3, "results/scores.csv"),
+        (4, "results/scores.csv,"),
+        (5, f"{run}/samples/generation.zh.jsonl"),
+        (5, f"{run}/scores.json"),
+        (6, "results/data/mine/zh.jsonl"),  # no other language's texts
+        (7, "corpus/train.jsonl"),
+        (6, f"{run}/checkpoint/manifest.json"),  # which is gone
+        (7, "results/tiny/backbone/manifest.json"),
+        (8, "source"),
+        (7, f"{run}/delta.safetensors"),
+        (8, "method"),
+        (8, "results/data/mine/en.jsonl"),
+        (9, "corpus/train.jsonl"),
+        (8, "results/data/mine/sw.jsonl"),
+        (9, "corpus/train.jsonl"),
+        (8, "results/data/mine/zh.jsonl"),
+        (8, "results/tiny/backbone/manifest.json"),
+    ]
+    assert list(zip(*shown, strict=True)) == expected, tree
+    assert lines[0] == "value = 0.5 (tiny trio lens generation fidelity zh)"
+    assert "row 6" in lines[1] and "row 6" in lines[2]
+    assert '"name":"some/model"' in tree and '{"kind":"lens","lr":0.5}, seed 0' in tree
+    assert file_digest(results / "tiny/trio/lens/seed0/delta.safetensors")[:12] in tree
+
+
+def test_a_mean_over_languages_is_that_of_the_targets(results, capsys):
+    tree = "\n".join(said(capsys, "trace", "results/comparisons.csv:8:8"))
+    assert "generation.zh.jsonl" in tree and "generation.sw.jsonl" in tree and "generation.en.jsonl" not in tree
+
+
+def test_base_stands_in_no_setting(results, capsys):
+    tree = "\n".join(said(capsys, "trace", "results/scores.csv:2:n"))
+    assert "n = 9 (tiny none base generation fidelity en)" in tree
+    assert "results/tiny/none/base/seed0/scores.json" in tree and "delta" not in tree
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("results/tables/main.csv:1:value", "no row 1; row 1 is the header, the others are 2 to 8"),
+        ("results/tables/main.csv:9:value", "no row 9; row 1 is the header, the others are 2 to 8"),
+        ("results/tables/main.csv:2:p", "no column 'p'; it has backbone, setting, method"),
+        ("results/tables/main.csv:2:99", "no column '99'; it has backbone"),
+        ("results/tables/main.csv", "not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value"),
+        (
+            "results/tables/cost.csv:2:a",
+            "rows of scores.csv, comparisons.csv, sweeps.csv, tables/main.csv can be",
+        ),
+        ("elsewhere/scores.csv:2:n", "elsewhere/scores.csv: no such file"),
+    ],
+)
+def test_what_cannot_be_traced(results, capsys, place, message):
+    (line,) = said(capsys, "trace", place, code=2)
+    assert message in line
+
+
+def test_a_missing_record_ends_the_trace(results, capsys):
+    (results / f"tiny/trio/lens/seed0/scores.json{RECORD}").unlink()
+    (line,) = said(capsys, "trace", "results/tables/main.csv:6:value", code=2)
+    assert line.endswith("generation.zh.jsonl: no record of it; run the stage that writes it again")
+
+
+def test_a_whole_folder_is_ok_also_elsewhere(results, tmp_path, capsys, monkeypatch):
+    assert said(capsys, "verify") == ["ok: results is as its records say"]
+    shutil.copytree(results, tmp_path / "home" / "downloaded")
+    monkeypatch.chdir(tmp_path / "home")
+    assert said(capsys, "verify", "downloaded") == ["ok: downloaded is as its records say"]
+
+
+def test_every_problem_has_a_line(results, capsys):
+    (results / "report.html").write_text("another")
+    (results / "tiny/none/base/seed0/samples/generation.en.jsonl").unlink()
+    (results / "tiny/backbone/model.safetensors").write_text("WEIGHTS")
+    (results / "notes.txt").write_text("mine")
+    (results / "scores.csv.corrupt").write_text("x")
+    (results / "cells/ab/abc.json").write_text("{}")
+    (results / "config.json").write_text("{}")
+    (results / f"data/mine/sw.jsonl{RECORD}").write_text("{")
+    stage("pair_data", "results/data/mine/zh.jsonl", files={"results/data/mine/zh.jsonl": "new"})
+    *lines, last = said(capsys, "verify", code=2)
+    run, base = "results/tiny/trio/lens/seed0", "results/tiny/none/base/seed0"
+    assert sorted(lines) == sorted(
+        [
+            "results/report.html: changed since its stage wrote it",
+            f"{base}/samples/generation.en.jsonl: missing",
+            "results/tiny/backbone/model.safetensors: changed since its stage wrote it",
+            "results/notes.txt: unknown, no stage that left a record wrote it",
+            "results/scores.csv.corrupt: was found damaged and set aside; delete it",
+            "results/cells/ab/abc.json: a damaged entry; delete it",
+            "results/tables: stale, made from results/config.json as it was before",
+            f"results/data/mine/sw.jsonl{RECORD}: a damaged record; run its stage again",
+            f"{run}/delta.safetensors: stale, made from results/data/mine/zh.jsonl as it was before",
+            f"{run}/scores.json: stale, made from results/data/mine/zh.jsonl as it was before",
+            f"{base}/scores.json: stale, made from results/data/mine/zh.jsonl as it was before",
+        ]
+    )
+    assert last == "error: results: 11 of its files are not as their records say"
+
+
+def test_a_folder_without_records(tmp_path, capsys):
+    (line,) = said(capsys, "verify", str(tmp_path), code=2)
+    assert line.endswith("no records in it; name the results folder of a run")
+
+
+@pytest.mark.parametrize("output", ["crate", "crate.zip"])
+def test_a_crate_is_read_back(results, tmp_path, capsys, output):
+    said(capsys, "crate", "--output", output)
+    if output.endswith(".zip"):
+        with zipfile.ZipFile(output) as archive:
+            archive.extractall("unpacked")
+    crate = ROCrate(tmp_path / ("unpacked" if output.endswith(".zip") else output))
+    assert crate.mainEntity.id == "Snakefile" and "ComputationalWorkflow" in crate.mainEntity.type
+    assert crate.name == "Made up"
+    file = crate.get("results/tables/main.csv")
+    assert file["sha256"] == file_digest(results / "tables/main.csv")
+    assert crate.get("results/tiny/trio/lens/seed0/delta.safetensors") is None
+    action = crate.get("#tables")
+    assert {one.id for one in action["object"]} == {"results/config.json", "results/comparisons.csv"}
+    assert {one.id for one in action["result"]} == {"results/tables/main.csv", "results/tables/cost.csv"}
+    assert action["instrument"].id == "#make_table" and action["endTime"] >= action["startTime"]
+    for entity in crate.data_entities:
+        assert (crate.source / entity.id).is_file(), entity.id
+    (line,) = said(capsys, "crate", "--output", output, code=2)
+    assert line == f"error: {output}: exists already; give a new folder or file"
+
+
+def test_a_crate_with_what_was_trained(results, capsys):
+    said(capsys, "crate", "--output", "crate", "--deltas")
+    assert Path("crate/results/tiny/trio/lens/seed0/delta.safetensors").read_text() == "d"
