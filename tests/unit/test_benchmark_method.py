@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from lensflow import fitting, hidden_states, training
+from lensflow import cli, fitting, hidden_states, training
 from lensflow.config import Extraction, PlainPrompt, Setting
 from lensflow.corpora import read_texts
 from lensflow.decoders import load_decoder
@@ -23,12 +23,15 @@ PAIRS = 12  # not a multiple of the published probing batch, nor of the training
 WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}
 
 
+def benchmark(name):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        return importlib.import_module(name)
+
+
 @pytest.fixture(scope="module")
 def method():
-    folder = Path(__file__).parents[2] / "benchmarks"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        return importlib.import_module("method")
+    return benchmark("method")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -76,3 +79,15 @@ def test_without_a_gpu_the_option_is_refused_before_anything_runs(method):
     assert method.device_name(0).endswith(" cores")
     with pytest.raises(LensflowError, match=r"^--gpus 1: this machine has no CUDA device .*; leave the option out$"):
         method.device_name(1)
+
+
+def test_both_benchmarks_hand_the_gpu_to_the_stages_that_use_one(method, monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(method, "spawn", lambda arguments, threads: called.append(arguments[2:]))
+    paths = {"backbone": tmp_path, "output": tmp_path}
+    method.stage("extract-hidden-states", {}, 1, gpus=1, texts=tmp_path, **paths)
+    method.stage("train", {}, gpus=1, subspaces=tmp_path, states=[tmp_path], texts=[tmp_path], **paths)
+    called += [[name.replace("_", "-"), *rest] for name, rest in benchmark("stream").stages(tmp_path, 1)]
+    parsed = [cli.parser().parse_args(list(map(str, arguments))) for arguments in called]
+    using = [args.function.__name__ for args in parsed if getattr(args, "gpus", 0) == 1]
+    assert using == ["extract_hidden_states", "train", "extract_hidden_states", "extract_hidden_states", "train"]
