@@ -7,14 +7,28 @@ import argparse
 import errno
 import json
 import os
+import platform
+import re
+import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json
 
+LOGGED = ("lensflow", "torch", "transformers", "vllm", "lm-eval")  # packages whose versions stand at a log's top
+# What the system refuses, by the words that it has for it -> what to do: libraries wrap its errors in types of their own.
+REFUSALS = {
+    errno.ENOSPC: "no space left on the disk; free some and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EFBIG: "a file would be larger than is allowed (ulimit -f); raise the limit and run again",
+    errno.EROFS: "the disk is read-only; make it writable, or run elsewhere (--directory)",
+    errno.EACCES: "the results folder must not be written; change its permissions, or run elsewhere (--directory)",
+    errno.ENOMEM: "not enough memory; free some, or run where there is more",
+}
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
 
 
@@ -291,10 +305,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="lensflow", description="Stages of the Lens pipeline; snakemake calls them.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function: Any, epilog: str = "") -> argparse.ArgumentParser:
+    def command(name: str, function: Any, is_stage: bool = True) -> argparse.ArgumentParser:
         summary = (function.__doc__ or "").splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
-        sub.set_defaults(function=function)
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(function=function, is_stage=is_stage)
         return sub
 
     def add(sub: argparse.ArgumentParser, name: str, text: str, many: bool = False) -> None:
@@ -413,20 +427,20 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 
-    sub = command("show-table", show_table)
+    sub = command("show-table", show_table, is_stage=False)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
 
-    sub = command("export", export)
+    sub = command("export", export, is_stage=False)
     add(sub, "--backbone", backbone_help)
     add(sub, "--delta", "delta.safetensors (train)")
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
 
-    sub = command("check", check)
+    sub = command("check", check, is_stage=False)
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
     sub.add_argument("--results", type=Path, default=Path("results"))
 
-    sub = command("show-config", show_config)
+    sub = command("show-config", show_config, is_stage=False)
     stages = (
         *("prepare_backbone", "pair_data", "fetch_items", "extract_hidden_states", "fit_subspaces"),
         *("train", "evaluate", "judge"),
@@ -438,23 +452,49 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
-    sub = command("schema", schema)
+    sub = command("schema", schema, is_stage=False)
     add(sub, "--output", "YAML file to write")
     return top
 
 
+def _log_header(arguments: Sequence[str]) -> str:
+    """The first line of a log: versions, and the command, without what stands before an @ in an address."""
+
+    def known(package: str) -> str | None:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            return None
+
+    versions = [f"python {platform.python_version()}", *filter(None, map(known, LOGGED))]
+    command = re.sub(r"(?<=://)[^/\s\"']*@", "", shlex.join(["lensflow", *arguments]))
+    return f"# {', '.join(versions)}: {command}"
+
+
+def _refusal(error: Exception) -> str | None:
+    """What to do where the system refuses memory or writing; None for any other error."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return REFUSALS[errno.ENOMEM]
+    return next((text for number, text in REFUSALS.items() if os.strerror(number) in str(error)), None)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend)."""
+    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend, 130 interrupted)."""
     args = parser().parse_args(arguments)
+    if args.is_stage:
+        print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)
     try:
         args.function(args)
     except LensflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # safetensors wraps the system's error in a type of its own
-        if os.strerror(errno.ENOSPC) not in str(error):
+    except KeyboardInterrupt:
+        print("error: interrupted; run again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (reason := _refusal(error)) is None:
             raise
-        print("error: no space left on the disk; free some and run again", file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     return 0
 
