@@ -1,6 +1,5 @@
 """What goes wrong: each case does something to a project and yields the runs that follow, the last of which finishes."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -136,7 +135,7 @@ def snakemake_killed(stage: str) -> Case:
     def play(project: Project) -> Iterator[Run]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
-        os.killpg(run.process.pid, signal.SIGKILL)
+        run.signal(signal.SIGKILL, group=True)
         run.wait()
         yield from unlocked(project, stage)
 
@@ -147,7 +146,7 @@ def orphaned(stage: str) -> Case:
     def play(project: Project) -> Iterator[Run]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
-        run.process.kill()
+        run.signal(signal.SIGKILL, group=False)
         run.wait()
         run.go_on()
         yield from unlocked(project, stage)
@@ -165,7 +164,7 @@ def interrupted(stage: str, name: str, number: int, group: bool) -> Case:
     def play(project: Project) -> Iterator[Run]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
-        (os.killpg if group else os.kill)(run.process.pid, number)
+        run.signal(number, group)
         run.go_on()
         yield run.wait()
         yield project.run(*target(stage))

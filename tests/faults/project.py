@@ -3,17 +3,15 @@
 import contextlib
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tiny
+from forks import start
 from lensflow.corpora import SPLITS, folder
 from lensflow.files import read_jsonl, write_jsonl
 
@@ -33,7 +31,7 @@ def configuration() -> dict[str, Any]:
     return {
         "title": "faults",
         "backbones": {"tiny": {"source": source, "license": "CC0-1.0", "prompt": {"format": "plain"}}},
-        "corpora": {"small": {"path": "corpus"}},
+        "corpora": {"small": {"path": "corpus", "license": "CC0-1.0"}},
         "settings": {"pair": {"central": "en", "languages": list(LANGUAGES), "probing": "small", "training": "small"}},
         "methods": {"lens-tiny": {"kind": "lens", "lr": 1e-3, "epochs": 3, "batch_size": 2}},
         "benchmarks": {
@@ -57,15 +55,16 @@ class Project:
 
     Attributes:
         root: the folder.
+        server: what its processes are forked from (`forks.serve`).
         config: what `run` runs with.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, server: Path) -> None:
+        self.root, self.server = root, server
         self.config = configuration()
 
     @classmethod
-    def new(cls, root: Path) -> "Project":
+    def new(cls, root: Path, server: Path) -> "Project":
         """Write a project that has not run yet."""
         root.mkdir()
         for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
@@ -77,7 +76,7 @@ class Project:
                 root / "corpus" / f"{split}.jsonl",
                 [row | {"prompt": {code: row["prompt"][code] for code in LANGUAGES}} for row in rows],
             )
-        return cls(root)
+        return cls(root, server)
 
     def copy(self, root: Path) -> "Project":
         """Copy the project with Snakemake's records and the times of its files; links lead into the copy."""
@@ -88,12 +87,12 @@ class Project:
                 path.unlink()
                 path.symlink_to(root / Path(target).relative_to(self.root))
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
-        return Project(root)
+        return Project(root, self.server)
 
     def start(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
         """Start the workflow as a user would, with a fault in one of its stages."""
         (self.root / "faults.yaml").write_text(json.dumps(self.config))  # JSON is YAML
-        return Run(self.root, arguments, fault)
+        return Run(self.root, arguments, fault, self.server)
 
     def run(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
         """Run the workflow to its end."""
@@ -121,29 +120,23 @@ class Project:
 class Run:
     """A run of the workflow in its own group of processes."""
 
-    def __init__(self, root: Path, arguments: Sequence[str], fault: Mapping[str, Any] | None) -> None:
+    def __init__(self, root: Path, arguments: Sequence[str], fault: Mapping[str, Any] | None, server: Path) -> None:
         environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
             "COLUMNS": "1000",  # no line of a log is broken
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "injected"), str(REPOSITORY / "src")]),
-            "PYTHONDONTWRITEBYTECODE": "",
+            "PATH": f"{server.parent}{os.pathsep}{os.environ['PATH']}",
         }
         if fault is not None:
             environment["FAULT"] = json.dumps(fault)
-        command = [sys.executable, "-m", "snakemake", "--configfile", "faults.yaml", "--cores", "2", *arguments]
+        command = ["snakemake", "--configfile", "faults.yaml", "--cores", "2", *arguments]
         self.root, self.code, self.output = root, -1, ""
-        self.reached = False
         self._output = (root / "output.txt").open("w+")
-        self.process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        self._process = start(server, command, root, environment, [self._output.fileno()] * 2, group=0)
 
     def until_reached(self) -> "Run":
         """Wait until the stage with the fault has come to it."""
         end = time.monotonic() + TIMEOUT
         while not (self.root / "reached").exists():
-            assert self.process.poll() is None, f"ended before it: {self.wait().output}"
-            assert time.monotonic() < end, "waited in vain"
+            assert time.monotonic() < end, f"waited in vain: {(self.root / 'output.txt').read_text()}"
             time.sleep(0.05)
         return self
 
@@ -151,14 +144,13 @@ class Run:
         """Let the stage with the fault go on."""
         (self.root / "go").touch()
 
-    def interrupt(self) -> "Run":
-        """Do what ctrl-C in a terminal does: interrupt Snakemake and all that it started."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        return self
+    def signal(self, number: int, group: bool) -> None:
+        """Send a signal to Snakemake, or to it and all that it started, as ctrl-C in a terminal does."""
+        (os.killpg if group else os.kill)(self._process.pid, number)
 
     def wait(self) -> "Run":
         """Wait for the end and read what was said."""
-        self.code = self.process.wait(timeout=TIMEOUT)
+        self.code = self._process.wait(TIMEOUT)
         self._output.seek(0)
         self.output = self._output.read()
         return self
@@ -212,8 +204,3 @@ def _replace(path: Path, content: bytes) -> None:
     times = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def errors(output: str) -> list[str]:
-    """Return the lines that say what went wrong, each once."""
-    return list(dict.fromkeys(re.findall(r"^error: .*$", output, re.MULTILINE)))

@@ -5,12 +5,17 @@ The cases stand in `cases.py`. What happened is written to docs/faults.md when a
 
 import os
 import re
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
-from cases import CASES, LAST_MOMENT, TABLES, Case, fault
+from cases import CASES, TABLES, Case
 from project import REPOSITORY, Project, Run, configuration, mountable
 
 from lensflow.files import digest
@@ -27,9 +32,26 @@ very small model in a real run and compares scores, samples and tables, byte by 
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def server() -> Iterator[Path]:
+    """Give the folder of a server that starts commands."""
+    with tempfile.TemporaryDirectory() as folder:  # short, as a socket's path has to be
+        paths = [REPOSITORY / "src", REPOSITORY / "tests"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, forks.__file__, folder], env=environment)
+        try:
+            while not os.access(Path(folder) / "lensflow", os.X_OK):
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield Path(folder)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def finished(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose run was not disturbed."""
-    project = Project.new(tmp_path_factory.mktemp("faults") / "project")
+    project = Project.new(tmp_path_factory.mktemp("faults") / "project", server)
     run = project.run()
     assert run.code == 0, run.output
     return project
@@ -43,7 +65,7 @@ def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> 
     def of(project: Project) -> dict[str, bytes]:
         key = digest(project.config)
         if key not in known:
-            clean = Project.new(tmp_path_factory.mktemp("clean") / "project")
+            clean = Project.new(tmp_path_factory.mktemp("clean") / "project", project.server)
             clean.config = project.config
             run = clean.run(TABLES)
             assert run.code == 0, run.output

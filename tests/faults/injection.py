@@ -1,11 +1,11 @@
-"""Puts one fault into one stage of the real command line. Python imports this file by its name on every start.
+"""Faults that happen inside a stage at a given moment.
 
-The variable FAULT holds JSON: `stage` names the stage, `at` says when, an event of Python's audit hooks ("open": a file
-is opened, "os.rename": a finished file gets its name) and a pattern of the file's path, `do` what happens then.
+A fault is a mapping: `at` is the moment, an event of Python's audit hooks ("open": a file is opened, "os.rename": a
+finished file gets its name) and a pattern of the file's path; `times` is how often it comes to that, 1 if it is missing;
+`do` names one of `ACTIONS`.
 """
 
 import fnmatch
-import json
 import os
 import resource
 import signal
@@ -47,6 +47,7 @@ ACTIONS = {f.__name__: f for f in (kill, wait, limit_memory, limit_file_size, ch
 
 
 def install(faults: list[dict[str, Any]]) -> None:
+    """Let faults happen in this process, one after the other."""
     pending = list(faults)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -59,10 +60,3 @@ def install(faults: list[dict[str, Any]]) -> None:
                 ACTIONS[pending.pop(0)["do"]]()
 
     sys.addaudithook(hook)
-
-
-command = sys.orig_argv[1:3]
-if "FAULT" in os.environ and len(command) == 2 and command[0].endswith("/lensflow"):
-    fault = json.loads(os.environ["FAULT"])
-    if command[1] == fault["stage"]:
-        install(fault["faults"])
