@@ -7,19 +7,16 @@ import argparse
 import errno
 import json
 import os
-import platform
 import re
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json
 
-LOGGED = ("lensflow", "torch", "transformers", "vllm", "lm-eval")  # packages whose versions stand at a log's top
 # What the system refuses, by the words that it has for it -> what to do: libraries wrap its errors in types of their own.
 REFUSALS = {
     errno.ENOSPC: "no space left on the disk; free some and run again",
@@ -195,6 +192,11 @@ def collect_scores(args: argparse.Namespace) -> None:
     scores.collect(_stage_config(args.config), args.scores, args.output)
 
 
+def resolve_config(args: argparse.Namespace) -> None:
+    """Write down what tables, figures and report need of the configuration."""
+    write_json(args.output, _stage_config(args.config))
+
+
 def make_table(args: argparse.Namespace) -> None:
     """Write the tables as Markdown, LaTeX and CSV."""
     from lensflow import presentation
@@ -305,10 +307,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="lensflow", description="Stages of the Lens pipeline; snakemake calls them.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function: Any, is_stage: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, function: Any, module: str | None = None) -> argparse.ArgumentParser:
+        """Add a subcommand; `module` has the code of a stage, which leaves a record of what it did."""
         summary = (function.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(function=function, is_stage=is_stage)
+        sub.set_defaults(function=function, command=name.replace("-", "_"), module=module)
         return sub
 
     def add(sub: argparse.ArgumentParser, name: str, text: str, many: bool = False) -> None:
@@ -332,31 +335,31 @@ def parser() -> argparse.ArgumentParser:
     comparisons_help = "comparisons.csv (collect-scores)"
     states_help = "{language}.safetensors of each language (extract-hidden-states)"
 
-    sub = command("prepare-backbone", prepare_backbone)
+    sub = command("prepare-backbone", prepare_backbone, "backbones")
     add_config(sub)
     add_root(sub)
     add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it")
 
-    sub = command("pair-data", pair_data)
+    sub = command("pair-data", pair_data, "corpora")
     add_config(sub)
     add_root(sub)
     add_datasets_root(sub)
     add(sub, "--output", "{language}.jsonl to write")
 
-    sub = command("extract-hidden-states", extract_hidden_states)
+    sub = command("extract-hidden-states", extract_hidden_states, "hidden_states")
     add_config(sub)
     add_gpus(sub)
     add(sub, "--backbone", backbone_help)
     add(sub, "--texts", "{language}.jsonl (pair-data)")
     add(sub, "--output", "{language}.safetensors to write")
 
-    sub = command("fit-subspaces", fit_subspaces)
+    sub = command("fit-subspaces", fit_subspaces, "fitting")
     add_config(sub)
     add(sub, "--states", states_help, many=True)
     add(sub, "--texts", texts_help, many=True)
     add(sub, "--output", "subspaces.safetensors to write")
 
-    sub = command("train", train)
+    sub = command("train", train, "cost")
     add_config(sub)
     add_gpus(sub)
     add(sub, "--backbone", backbone_help)
@@ -366,18 +369,18 @@ def parser() -> argparse.ArgumentParser:
     beside = "config.json, history.jsonl, dev_states.safetensors, intervention.safetensors and cost.json"
     add(sub, "--output", f"delta.safetensors to write; {beside} go beside it")
 
-    sub = command("export-checkpoint", export_checkpoint)
+    sub = command("export-checkpoint", export_checkpoint, "deltas")
     add(sub, "--backbone", backbone_help)
     add(sub, "--delta", "delta.safetensors (train)")
     add(sub, "--output", "manifest.json to write; the checkpoint's files go beside it, links where nothing changed")
 
-    sub = command("fetch-items", fetch_items)
+    sub = command("fetch-items", fetch_items, "items")
     add_config(sub)
     sub.add_argument("--language", required=True, help="language code")
     add_datasets_root(sub)
     add(sub, "--output", "{language}.jsonl to write; {language}.source.json goes beside it")
 
-    sub = command("evaluate", evaluate)
+    sub = command("evaluate", evaluate, "evaluation")
     add_config(sub)
     add(sub, "--checkpoint", "manifest.json of the checkpoint (prepare-backbone, export-checkpoint)")
     sub.add_argument("--intervention", type=Path, nargs="?", help="intervention.safetensors (train), if any")
@@ -389,24 +392,28 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--cache", "folder of computed cells")
     add(sub, "--output", "scores.json to write; samples go beside it")
 
-    sub = command("judge", judge)
+    sub = command("judge", judge, "judging")
     add_config(sub)
     add(sub, "--scores", "scores.json (evaluate), with the samples beside it")
     add(sub, "--cache", "folder of verdicts so far")
     add(sub, "--output", "judged.json to write; verdicts go beside it")
 
-    sub = command("collect-scores", collect_scores)
+    sub = command("collect-scores", collect_scores, "scores")
     add_config(sub)
     add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
     add(sub, "--output", "scores.csv to write; comparisons.csv goes beside it")
 
-    sub = command("make-table", make_table)
+    sub = command("resolve-config", resolve_config, "files")
+    add_config(sub)
+    add(sub, "--output", "config.json to write")
+
+    sub = command("make-table", make_table, "presentation")
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
     sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
     add(sub, "--output", "folder for the tables")
 
-    sub = command("make-figures", make_figures)
+    sub = command("make-figures", make_figures, "presentation")
     add_config(sub)
     sub.add_argument("--backbone", required=True, help="name of the backbone")
     sub.add_argument("--setting", required=True, help="name of the setting")
@@ -418,7 +425,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--runs", type=Path, nargs="*", default=[], help="history.jsonl of each training")
     add(sub, "--output", "folder for the figures")
 
-    sub = command("report", report)
+    sub = command("report", report, "presentation")
     add_config(sub)
     add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
@@ -427,20 +434,20 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--results", "folder with every checkpoint's samples")
     add(sub, "--output", "report.html to write")
 
-    sub = command("show-table", show_table, is_stage=False)
+    sub = command("show-table", show_table)
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
 
-    sub = command("export", export, is_stage=False)
+    sub = command("export", export)
     add(sub, "--backbone", backbone_help)
     add(sub, "--delta", "delta.safetensors (train)")
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
 
-    sub = command("check", check, is_stage=False)
+    sub = command("check", check)
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
     sub.add_argument("--results", type=Path, default=Path("results"))
 
-    sub = command("show-config", show_config, is_stage=False)
+    sub = command("show-config", show_config)
     stages = (
         *("prepare_backbone", "pair_data", "fetch_items", "extract_hidden_states", "fit_subspaces"),
         *("train", "evaluate", "judge"),
@@ -452,23 +459,18 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
-    sub = command("schema", schema, is_stage=False)
+    sub = command("schema", schema)
     add(sub, "--output", "YAML file to write")
     return top
 
 
 def _log_header(arguments: Sequence[str]) -> str:
     """The first line of a log: versions, and the command, without what stands before an @ in an address."""
+    from lensflow.records import versions
 
-    def known(package: str) -> str | None:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            return None
-
-    versions = [f"python {platform.python_version()}", *filter(None, map(known, LOGGED))]
+    known = ", ".join(f"{package} {number}" for package, number in versions().items())
     command = re.sub(r"(?<=://)[^/\s\"']*@", "", shlex.join(["lensflow", *arguments]))
-    return f"# {', '.join(versions)}: {command}"
+    return f"# {known}: {command}"
 
 
 def _refusal(error: Exception) -> str | None:
@@ -481,10 +483,16 @@ def _refusal(error: Exception) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend, 130 interrupted)."""
     args = parser().parse_args(arguments)
-    if args.is_stage:
+    if args.module is not None:
         print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)
     try:
-        args.function(args)
+        if args.module is None:
+            args.function(args)
+        else:
+            from lensflow.records import recording
+
+            with recording(args.command, args.module, vars(args)):
+                args.function(args)
     except LensflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lensflow.backbones import MANIFEST, verify
+from lensflow.backbones import verify
 from lensflow.decoders import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, digest, file_digest, write_json
+from lensflow.files import MANIFEST, atomic_path, checked, digest, file_digest, write_json
 
 
 def write(tensors: Mapping[str, Tensor], checkpoint: Path, output: Path) -> None:
@@ -55,7 +55,7 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
     source, folder = backbone.parent.resolve(), output.parent
     if folder.resolve() == source:
         raise LensflowError(f"{folder}: is the backbone's own folder; give another output")
-    trained = load_file(delta)
+    trained = load_file(checked(delta))
     files = WeightFiles(source)
     for name, tensor in trained.items():
         if name not in files.location:

@@ -33,10 +33,12 @@ from lensflow.config import (
 from lensflow.corpora import read_texts
 from lensflow.engines import Engine
 from lensflow.errors import LensflowError
-from lensflow.files import digest, read_json, write_json, write_jsonl
+from lensflow.files import digest, read_entry, write_entry, write_json, write_jsonl
 from lensflow.interventions import Intervention
 from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
+
+HASHED = 2 * 10**9  # bytes of a checkpoint up to which its weights are hashed before they are evaluated
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Evaluator:
         evaluation: Evaluation,
         resources: Resources,
     ) -> None:
-        self.manifest = verify(inputs.checkpoint)
+        self.manifest = verify(inputs.checkpoint, HASHED)
         self.folder = inputs.checkpoint.parent
         self.inputs, self.prompt, self.evaluation, self.resources = inputs, prompt, evaluation, resources
         self.intervention = interventions.load(inputs.intervention) if inputs.intervention else Intervention()
@@ -361,15 +363,16 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
     identities = {cell.place: evaluator.identity(cell) for cell in cells}
     keys = {place: digest({"code": code, **identity}) for place, identity in identities.items()}
     paths = {place: cache / key[:2] / f"{key}.json" for place, key in keys.items()}
-    evaluator.prepare([cell for cell in cells if not paths[cell.place].is_file()])
+    missing = {cell.place for cell in cells if read_entry(paths[cell.place]) is None}
+    evaluator.prepare([cell for cell in cells if cell.place in missing])
     rows = []
     with tqdm(cells, desc="cells", unit="cell") as progress:
         for cell in progress:
             progress.set_postfix_str(f"{cell.name} {cell.language}")
             key, path = keys[cell.place], paths[cell.place]
-            if not path.is_file():
-                write_json(path, {"identity": identities[cell.place], **evaluator.run(cell)})
-            result = read_json(path)
+            if cell.place in missing:
+                write_entry(path, {"identity": identities[cell.place], **evaluator.run(cell)})
+            result = read_entry(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
             place = {"benchmark": cell.name, "language": cell.language, "cell": key}
             rows.append(place | {"ids": [sample["id"] for sample in result["samples"]], "scores": result["scores"]})

@@ -2,19 +2,58 @@
 
 Everything that the pipeline writes appears under its final name at once and whole (written to a temporary name beside
 it, flushed, then renamed), so that a killed job never leaves half a file under a name that somebody trusts.
+
+Every run of a stage leaves a record beside its output (`lensflow.records`). What has one is compared with it whenever
+it is read (`checked`); what another hand wrote has none and is taken as it is.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
+
+MANIFEST = "manifest.json"  # lists the files of a checkpoint with their checksums
+RECORD = ".record.json"  # a record's name is its output's and this
+CORRUPT = ".corrupt"  # what was found damaged has its name and this
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Journal:
+    """What a stage has read and written so far, under absolute paths.
+
+    Attributes:
+        read: file -> sha256.
+        written: the files, as a set in order.
+    """
+
+    read: dict[Path, str] = field(default_factory=dict)
+    written: dict[Path, None] = field(default_factory=dict)
+
+
+_journal: Journal | None = None  # of the stage that runs
+
+
+@contextmanager
+def journal() -> Iterator[Journal]:
+    """Keep track of what is read and written from here on."""
+    global _journal
+    before, _journal = _journal, Journal()
+    try:
+        yield _journal
+    finally:
+        _journal = before
 
 
 @contextmanager
@@ -30,6 +69,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        if _journal is not None:
+            _journal.written[path.absolute()] = None
     except OSError as error:
         raise LensflowError(
             f"{path}: cannot be written ({error.strerror or error}); free space or check permissions"
@@ -72,8 +113,9 @@ def read_json(path: Path) -> Any:
     """Read one JSON value.
 
     Raises:
-        LensflowError: the file is missing or not JSON.
+        LensflowError: the file is missing or not JSON, or not what a stage wrote.
     """
+    checked(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,8 +133,10 @@ def read_jsonl(path: Path) -> list[Any]:
     """Read one JSON value a line.
 
     Raises:
-        LensflowError: the file is missing, a line is empty or not JSON; the message names file and line.
+        LensflowError: the file is missing or not what a stage wrote, a line is empty or not JSON; the message names
+            file and line.
     """
+    checked(path)
     try:
         # Not splitlines(): it also splits at U+2028 and the like, which JSON allows inside a string.
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -134,3 +178,128 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file") from None
+
+
+def checked(path: Path) -> Path:
+    """Return the path of a file that is about to be read, compared with the record of the stage that wrote it.
+
+    Raises:
+        LensflowError: the file is not what the stage wrote. It was set aside, so that Snakemake makes it again.
+    """
+    place = path.absolute()
+    if not path.is_file() or (_journal is not None and place in _journal.written):
+        return path
+    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # which stands for it
+        return path
+    sha256 = current_digest(path)
+    if (found := record_of(path)) and found[1]["outputs"][relative(path, found[0].parent)] != sha256:
+        raise set_aside(path)
+    if _journal is not None:
+        _journal.read[place] = sha256
+    return path
+
+
+def current_digest(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes, computed once as long as it stays as it is."""
+    status = path.stat()
+    return _digest_of(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.cache
+def _digest_of(path: Path, *_: int) -> str:
+    return file_digest(path)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path as it is written in a record in `folder`, which may be moved together with what it names."""
+    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+
+
+def record_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the record that names a file among its outputs, with its own path; None if there is none.
+
+    It lies beside the file, or beside the folder that it is in, under the name of what the stage was run for.
+
+    Raises:
+        LensflowError: the record is damaged.
+    """
+    path = path.absolute()
+    own = path.with_name(f"{path.name}{RECORD}")
+    others = (record for folder in path.parents[:2] for record in sorted(folder.glob(f"*{RECORD}")))
+    for record in (own, *others):
+        if record.is_file():
+            content = read_record(record)
+            if relative(path, record.parent) in content["outputs"]:
+                return record, content
+    return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        LensflowError: it is damaged.
+    """
+    status = path.stat()
+    return _record_at(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _record_at(path: Path, *_: int) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["stage"], content["output"], content["inputs"], content["outputs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LensflowError(f"{path}: a damaged record ({error}); delete it and run again") from None
+    return content
+
+
+def set_aside(path: Path) -> LensflowError:
+    """Rename a damaged file, and with it what its stage was run for, which Snakemake then makes again.
+
+    A file of a checkpoint takes the whole checkpoint with it, and if it is linked the one that it is linked from.
+
+    Args:
+        path: a file that a record names, or that lies beside a manifest that one names.
+
+    Returns:
+        The error to raise.
+    """
+    found_as = "its checksum differs from what stage {} wrote (truncated or changed)"
+    reason = found_as if path.is_file() else "missing, though stage {} wrote it"
+    places, stages = [path], []
+    targets = [path.parent / path.readlink()] if path.is_symlink() else []
+    for file in (path, *targets):
+        if found := record_of(file) or record_of(file.with_name(MANIFEST)):
+            places.append(found[0].parent / found[1]["output"])
+            stages.append(found[1]["stage"])
+    for place in places:
+        aside = place.with_name(f"{place.name}{CORRUPT}")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        with contextlib.suppress(FileNotFoundError):  # gone with its folder, or another job found it damaged, too
+            place.replace(aside)
+    return LensflowError(f"{path}: {reason.format(stages[-1])}; it was set aside, run again to remake it")
+
+
+def write_entry(path: Path, value: Any) -> None:
+    """Write an entry of a cache, with the digest of its value in it: jobs that share a cache need no record of it."""
+    write_json(path, {"sha256": digest(value), "value": value})
+    if _journal is not None:
+        del _journal.written[path.absolute()]
+
+
+def read_entry(path: Path) -> Any:
+    """Return the value of a cache's entry; None if there is none, or a damaged one, which is set aside and said."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["sha256"] == digest(content["value"]):
+            return content["value"]
+    except (ValueError, KeyError, TypeError):
+        pass
+    with contextlib.suppress(FileNotFoundError):  # another job was here first
+        path.replace(path.with_name(f"{path.name}{CORRUPT}"))
+    LOG.warning("%s: damaged (truncated or changed); it was set aside and is made again", path)
+    return None

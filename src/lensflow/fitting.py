@@ -12,7 +12,7 @@ from lensflow import hidden_states
 from lensflow.config import Setting
 from lensflow.corpora import read_texts
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json
+from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.subspaces import directions, fit_subspaces
 
 
@@ -74,7 +74,8 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
         save_file(
             {name: tensor.float().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={"languages": canonical_json(setting.languages), "central": setting.central},
+            # One entry: several are written in any order, and what is made again must have the same checksum.
+            metadata={"setting": canonical_json({"central": setting.central, "languages": setting.languages})},
         )
 
 
@@ -84,6 +85,7 @@ def load(path: Path, setting: Setting) -> LanguageSubspaces:
     Raises:
         LensflowError: the file is damaged.
     """
+    checked(path)
     try:
         with safe_open(path, framework="pt") as file:
             return LanguageSubspaces(setting.languages, *(file.get_tensor(name) for name in TENSORS))

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lensflow import parts
 from lensflow.config import Extraction
 from lensflow.corpora import Text
 from lensflow.decoders import StreamedDecoder, batches_by_length, layers_of, pad, pool, tap_layers
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json
+from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.prompts import PromptTokenizer, truncate
 
 
@@ -77,7 +78,8 @@ def extract(decoder: nn.Module, texts: Sequences, extraction: Extraction, scratc
     with tqdm(total=len(texts.ids), desc=f"{texts.language} texts", unit="text", mininterval=1) as progress:
         for number, batch in enumerate(batches_by_length(states.lengths.tolist(), extraction.batch_tokens)):
             part = scratch / f"{number}.safetensors"
-            if not part.is_file():
+            finished = parts.read(part)
+            if finished is None:
                 ids, lengths = pad([texts.ids[index] for index in batch])
                 with tap_layers(decoder, [first] if trainable else [], range(depth)) as tapped:
                     output = decoder(input_ids=ids.to(parameter.device), use_cache=False).last_hidden_state
@@ -88,13 +90,13 @@ def extract(decoder: nn.Module, texts: Sequences, extraction: Extraction, scratc
                 }
                 if trainable:
                     tensors["tokens"] = _real_tokens(tapped["in", first].cpu(), lengths)
-                with atomic_path(part) as temporary:
-                    save_file(tensors, temporary)
-            finished = _read(part)
-            states.layers[:, batch] = finished["layers"]
-            states.post_norm[batch] = finished["post_norm"]
+                parts.write(part, tensors)
+            else:
+                tensors, _ = finished
+            states.layers[:, batch] = tensors["layers"]
+            states.post_norm[batch] = tensors["post_norm"]
             if trainable:
-                states.tokens[torch.cat([rows[index] for index in batch])] = finished["tokens"]
+                states.tokens[torch.cat([rows[index] for index in batch])] = tensors["tokens"]
             progress.update(len(batch))
     _check_finite(states.layers, texts)
     return states
@@ -121,11 +123,11 @@ def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, s
     between = torch.empty(int(states.lengths.sum()), width, dtype=decoder.dtype)  # all tokens' states, as in `tokens`
     kept = {"between": between, "layers": states.layers, "post_norm": states.post_norm, "tokens": states.tokens}
     done, path = 0, scratch / "layers.safetensors"
-    if path.is_file():
-        finished = _read(path)
-        done = int(finished["done"])
+    if (finished := parts.read(path)) is not None:
+        tensors, _ = finished
+        done = int(tensors["done"])
         for key, tensor in kept.items():
-            tensor.copy_(finished[key])
+            tensor.copy_(tensors[key])
     batches = batches_by_length(states.lengths.tolist(), extraction.batch_tokens)
     with tqdm(total=depth, initial=done, desc=f"{texts.language} layers", unit="layer", mininterval=1) as progress:
         for layer in range(done, depth):
@@ -141,8 +143,7 @@ def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, s
                     states.layers[layer, batch] = pool(leaving, lengths, extraction.pooling)
                     if layer == depth - 1:
                         states.post_norm[batch] = pool(output, lengths, extraction.pooling)
-            with atomic_path(path) as temporary:
-                save_file(kept | {"done": torch.tensor(layer + 1)}, temporary)
+            parts.write(path, kept | {"done": torch.tensor(layer + 1)})
             progress.update(1)
     _check_finite(states.layers, texts)
     return states
@@ -199,12 +200,9 @@ def load(path: Path) -> HiddenStates:
     Raises:
         LensflowError: the file is missing or damaged.
     """
-    tensors = _read(path)
-    return HiddenStates(**{field.name: tensors[field.name] for field in fields(HiddenStates)})
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+    checked(path)
     try:
-        return dict(load_file(path))
+        tensors = load_file(path)
+        return HiddenStates(**{field.name: tensors[field.name] for field in fields(HiddenStates)})
     except Exception as error:  # safetensors raises its own error type for a damaged file
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json
+from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.projections import project
 
 NAME = "intervention.safetensors"
@@ -119,6 +119,7 @@ def load(path: Path) -> Intervention:
     """
     if not path.is_file():
         raise LensflowError(f"{path}: no such file; train the method again")
+    checked(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from lensflow.config import Judge
 from lensflow.errors import LensflowError
 from lensflow.evaluation import score
-from lensflow.files import digest, read_json, read_jsonl, write_json, write_jsonl
+from lensflow.files import digest, read_entry, read_json, read_jsonl, write_entry, write_json, write_jsonl
 
 PROMPTS = Path(str(files("lensflow"))) / "data" / "judge_prompts.yaml"
 # The second one is for verdicts that forgot a pair of brackets (Zheng et al.).
@@ -283,7 +283,7 @@ def _path(cache: Path, key: str) -> Path:
 def _ask_missing(cell: Answers, cache: Path) -> None:
     """Fill the cache; each verdict is on the disk before the next request of its thread starts."""
     wanted = {digest(request): request for request in cell.requests}
-    missing = {key: request for key, request in wanted.items() if not _path(cache, key).is_file()}
+    missing = {key: request for key, request in wanted.items() if read_entry(_path(cache, key)) is None}
     where = f"benchmarks.{cell.name}.judge"
     if not missing:
         return
@@ -298,7 +298,7 @@ def _ask_missing(cell: Answers, cache: Path) -> None:
             try:
                 verdict = endpoint.ask(missing[key])
                 kept = {"request": missing[key], "base_url": cell.judge.base_url, "verdict": verdict}
-                write_json(_path(cache, key), kept)
+                write_entry(_path(cache, key), kept)
             except LensflowError:
                 stopped.set()  # here already, before this thread takes its next request
                 raise
@@ -323,7 +323,7 @@ def _ask_missing(cell: Answers, cache: Path) -> None:
 
 def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: Path) -> dict[str, Any]:
     """One line for readers: question, answer, verdict."""
-    verdict = read_json(_path(cache, key))["verdict"]
+    verdict = read_entry(_path(cache, key))["verdict"]
     return {
         "id": f"{sample['id']}.{turn}",
         "category": sample["category"],

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
-from lensflow.files import read_json
+from lensflow.files import checked, read_json
 from lensflow.interventions import Intervention
 
 TEMPLATE = Path(str(files("lensflow"))) / "templates" / "model_card.md.j2"
@@ -32,7 +32,7 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
     run = delta.parent
     config = read_json(run / "config.json")
     setting, source = config["setting"], manifest["source"]
-    with safe_open(delta, framework="pt") as file:
+    with safe_open(checked(delta), framework="pt") as file:
         changed = sorted(file.keys())
     return str(
         ModelCard.from_template(

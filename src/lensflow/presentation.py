@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lensflow import analysis, figures, fitting, hidden_states, report, state_figures, summaries, tables
 from lensflow.config import Setting
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, read_jsonl, write_text
+from lensflow.files import checked, read_json, read_jsonl, write_text
 
 VERSIONS = ("lensflow", "torch", "transformers", "lm-eval", "snakemake", "numpy", "datasets", "Babel")
 # Name of a table -> what it shows.
@@ -50,7 +50,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Setting]:
 
 def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     try:
-        frame = pd.read_csv(comparisons, dtype={"seeds": str})
+        frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
@@ -139,7 +139,7 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
         figures.save(figures.fidelity_bars(block), folder / "fidelity")
-    points = _points(block, pd.read_csv(inputs.scores))
+    points = _points(block, pd.read_csv(checked(inputs.scores)))
     axes = (
         f"negative log-likelihood in {block.central}, nats a token",
         f"fidelity, mean over {tables.TARGETS}" if len(block.targets) > 1 else f"fidelity in {block.targets[0]}",
@@ -160,7 +160,7 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
             figures.save(figure, folder / name)
     for path in inputs.histories:
         file = path.with_name("dev_states.safetensors")
-        if not (file.is_file() and file.stat().st_size and (states := load_file(file))):
+        if not (file.is_file() and file.stat().st_size and (states := load_file(checked(file)))):
             continue  # of a method that trains without hidden states
         before, after = (
             {key: states[f"{side}.{key}"].float().numpy() for key in setting.languages} for side in ("before", "after")
@@ -234,7 +234,7 @@ def _sweeps(block: tables.Block, points: Sequence[figures.Point], path: Path) ->
 
     Their scores are of the benchmarks that the block's are, in the same languages.
     """
-    frame = pd.read_csv(path, dtype={"seeds": str, "at": str, "by": str})
+    frame = pd.read_csv(checked(path), dtype={"seeds": str, "at": str, "by": str})
     frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
     frame = frame[frame["method"] != tables.BASE].fillna({"by": ""})
     wanted = {"nll": block.central, "fidelity": _targets(block)}
@@ -326,7 +326,7 @@ def write_report(
         output: the HTML file.
     """
     blocks = _blocks(config, comparisons)
-    frame = pd.read_csv(scores)
+    frame = pd.read_csv(checked(scores))
     keys = ["backbone", "setting", "method", "seed", "engine", "dtype", "weights"]
     checkpoints: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
     sections = []

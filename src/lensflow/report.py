@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lensflow.errors import LensflowError
-from lensflow.files import write_text
+from lensflow.files import checked, write_text
 from lensflow.tables import BASE
 
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -141,7 +141,7 @@ def _data_uri(path: Path) -> str:
     if (media := MEDIA.get(path.suffix)) is None:
         raise LensflowError(f"{path}: not a figure; give an .svg or .png file")
     try:
-        content = path.read_bytes()
+        content = checked(path).read_bytes()
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such figure; draw it first") from None
     return f"data:{media};base64,{base64.b64encode(content).decode()}"

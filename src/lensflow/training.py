@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensflow import deltas, fitting, hidden_states
+from lensflow import deltas, fitting, hidden_states, parts
 from lensflow.config import Extraction, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
 from lensflow.decoders import CPU, batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
@@ -336,18 +335,14 @@ class LensTrainer:
             "history": canonical_json(self.history),
             "scheduler": canonical_json(self.scheduler.state_dict()),
         }
-        with atomic_path(scratch) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        parts.write(scratch, tensors, metadata)
 
     def load_checkpoint(self, scratch: Path) -> None:
-        """Go on from a checkpoint of the same run; one of another run is ignored."""
-        if not scratch.is_file():
+        """Go on from a checkpoint of the same run; one of another run, or a damaged one, is ignored."""
+        finished = parts.read(scratch)
+        if finished is None or finished[1]["identity"] != self._identity():
             return
-        with safe_open(scratch, framework="pt") as file:
-            metadata = file.metadata()
-        if metadata["identity"] != self._identity():
-            return
-        tensors = load_file(scratch)
+        tensors, metadata = finished
         for key, value in tensors.items():
             name, _, part = key.partition(":")
             if part == "value":

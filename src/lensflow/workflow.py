@@ -20,7 +20,7 @@ from typing import Any
 from lensflow import backbones, corpora, methods, sweeps
 from lensflow.config import Config, FromDataset, Generation, Judge, Likelihood, MtBench, Task
 from lensflow.errors import LensflowError
-from lensflow.files import canonical_json, digest
+from lensflow.files import MANIFEST, canonical_json, digest
 
 BASE = ("none", "base", 0)  # setting, method and seed of the untouched backbone
 
@@ -360,7 +360,7 @@ class Plan:
             LensflowError: it has not; says how much is needed.
         """
         # A checkpoint, the same again while it is written, and one exported copy of the trained shards.
-        missing = [name for name in self.backbones if not (results / name / "backbone" / backbones.MANIFEST).is_file()]
+        missing = [name for name in self.backbones if not (results / name / "backbone" / MANIFEST).is_file()]
         needed = sum(2 * (self.config.backbones[name].resources.disk_gb or 0) for name in missing)
         existing = next(path for path in (results, *results.resolve().parents) if path.exists())
         free = shutil.disk_usage(existing).free / 1e9

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from lensflow import cli
-from lensflow.files import read_json, read_jsonl, write_json, write_jsonl
+from lensflow.files import read_entry, read_json, read_jsonl, write_json, write_jsonl
 
 KEY = "sk-planted-e2e"
 START_LIMIT = 300  # seconds
@@ -179,7 +179,7 @@ def test_a_real_server_judges_once(server: VllmServer, run: Path, capsys: pytest
     rows = read_jsonl(run / "verdicts" / "mt-bench.en.jsonl")
     assert [row["rating"] for row in rows] == rating["items"]
     assert {row["model"] for row in rows} == {"smollm2"}
-    kept = [read_json(path) for path in (run.parent / "verdicts").glob("*/*.json")]
+    kept = [read_entry(path) for path in (run.parent / "verdicts").glob("*/*.json")]
     assert sorted(file["verdict"]["text"] for file in kept) == sorted(row["verdict"] for row in rows)
     assert all(0 < file["verdict"]["usage"]["completion_tokens"] <= MAX_TOKENS for file in kept)
     assert any(row["verdict"] for row in rows)

@@ -21,6 +21,8 @@ from project import REPOSITORY, Project, Run, configuration, mountable
 from lensflow.files import digest
 
 REPORT = REPOSITORY / "docs/faults.md"
+# What says why a run stopped; the last is all that there is to say of a killed job.
+SAYS = (r"^error: .*$", r"^Error: Directory cannot be locked.*$", r"^A stage did not finish: .*$")
 HEAD = """# Faults
 
 What happens when something goes wrong in the middle of a run. Every line is written by `pytest tests/faults`, which does it to a
@@ -87,7 +89,8 @@ def rows() -> Iterator[dict[str, str]]:
 
 def line(run: Run) -> str:
     """Return the one line that says why a run stopped."""
-    found = list(dict.fromkeys(re.findall(r"^(?:error: |Error: Directory cannot be locked).*$", run.output, re.MULTILINE)))
+    found = next(filter(None, (re.findall(pattern, run.output, re.MULTILINE) for pattern in SAYS)), [])
+    found = list(dict.fromkeys(found))
     assert len(found) == 1, run.output
     return re.sub(r"\s+", " ", found[0].replace(f"{run.root}/", "")).strip()
 
@@ -107,7 +110,7 @@ def test_a_fault(case: Case, finished: Project, undisturbed: Any, rows: dict[str
             said.append(line(run))
     assert run.code == 0, run.output
     numbers = project.numbers()
-    expected = {path: content for path, content in undisturbed(project).items()}
+    expected = undisturbed(project)
     assert numbers.keys() == expected.keys()
     assert [path for path, content in expected.items() if numbers[path] != content] == []
     stops = "; then ".join(f"stopped: `{one}`" for one in said)

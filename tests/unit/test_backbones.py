@@ -104,7 +104,9 @@ def test_verify_sees_what_happened_to_a_checkpoint(source, tmp_path, damage):
     assert verify(manifest) == read_json(manifest)
     shard = source / "model-2.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1]) if damage == "truncate" else shard.unlink()
-    with pytest.raises(LensflowError, match=r"model-2.safetensors: missing or truncated; delete .* and run again"):
+    with pytest.raises(
+        LensflowError, match=r"model-2.safetensors: missing, truncated or changed; delete .* and run again"
+    ):
         verify(manifest)
 
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import cli, hidden_states
+from lensflow import cli, hidden_states, parts
 from lensflow.config import Extraction
 from lensflow.decoders import StreamedDecoder, WeightFiles, batches_by_length, layers_of, load_decoder
 from lensflow.errors import LensflowError
-from lensflow.files import write_jsonl
+from lensflow.files import RECORD, write_jsonl
 
 SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
 NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]
@@ -192,7 +192,7 @@ def killed_at(shards: int, half: bool, arguments: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(tensors, path, **rest)
 
-    hidden_states.save_file = save
+    hidden_states.save_file = parts.save_file = save
     cli.main(arguments)
 
 
@@ -237,13 +237,31 @@ def test_a_killed_extraction_goes_on_at_the_last_finished_shard(checkpoint, tmp_
         assert not output.exists()
     written = []
     write = hidden_states.save_file
-    monkeypatch.setattr(
-        hidden_states, "save_file", lambda tensors, path, **rest: (written.append(path), write(tensors, path, **rest))
-    )
+    for module in (hidden_states, parts):
+        monkeypatch.setattr(
+            module, "save_file", lambda tensors, path, **rest: (written.append(path), write(tensors, path, **rest))
+        )
     assert cli.main(arguments) == 0
     assert len(written) == 1  # nothing was left to compute
     assert output.read_bytes() == undisturbed.read_bytes()
     assert not list(output.parent.glob("*.parts"))
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_a_damaged_shard_is_computed_again(checkpoint, tmp_path, memory, caplog):
+    undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
+    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
+    arguments = arguments_of(checkpoint, tmp_path, output, memory=memory)
+    die(2, False, arguments)
+    shards = sorted(output.parent.glob("*.parts/*.safetensors"))
+    for shard, flipped in zip(shards, (True, False), strict=False):
+        content = bytearray(shard.read_bytes())
+        content[-5] ^= 1
+        shard.write_bytes(content if flipped else content[:-5])
+    assert cli.main(arguments) == 0
+    for shard in shards:
+        assert f"{shard}: damaged (truncated or changed); it was removed and is made again" in caplog.text
+    assert output.read_bytes() == undisturbed.read_bytes()
 
 
 @pytest.mark.parametrize("memory", ["resident", "stream"])
@@ -253,7 +271,7 @@ def test_shards_of_another_run_are_ignored(checkpoint, tmp_path, memory):
     die(2, False, arguments_of(checkpoint, tmp_path, output, memory=memory))
     assert cli.main(arguments_of(checkpoint, tmp_path, output, memory=memory, max_tokens=5)) == 0
     assert output.read_bytes() == undisturbed.read_bytes()
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [output, output.with_name(f"{output.name}{RECORD}")]
 
 
 def test_streaming_never_loads_the_whole_decoder(checkpoint, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import pytest
 from lensflow import cli, judging, scores
 from lensflow.config import Judge
 from lensflow.errors import LensflowError
-from lensflow.files import digest, read_json, read_jsonl, write_json, write_jsonl
+from lensflow.files import digest, read_entry, read_json, read_jsonl, write_json, write_jsonl
 
 KEY = "sk-planted-0123456789"
 SAMPLES = [
@@ -139,7 +139,7 @@ def judge(run: Path, server: Server, **keys: object) -> dict[str, Any]:
 
 
 def kept(run: Path) -> list[dict[str, Any]]:
-    return [read_json(path) for path in (run.parents[3] / "verdicts").glob("*/*.json")]
+    return [read_entry(path) for path in (run.parents[3] / "verdicts").glob("*/*.json")]
 
 
 def good(number: int, _: dict[str, Any]) -> Reply:
@@ -339,6 +339,19 @@ def test_the_same_question_is_asked_once(serve, run):
     items = dict(zip(cell["ids"], cell["scores"][0]["items"], strict=True))
     assert len(server.requests) == VERDICTS
     assert (items["81.1"], items["81.2"]) == (items["82.1"], items["82.2"])
+
+
+def test_a_damaged_verdict_is_named_and_asked_for_again(serve, run, caplog):
+    server = serve(lambda *_: completion("Fine. Rating: [[3]]"))
+    first = judge(run, server)
+    flipped, cut, whole, *_ = sorted((run.parents[3] / "verdicts").glob("*/*.json"))
+    flipped.write_text(flipped.read_text().replace("[[3]]", "[[9]]"))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    assert judge(run, server) == first
+    assert len(server.requests) == VERDICTS + 2
+    for path in (flipped, cut):
+        assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
+    assert whole.name not in caplog.text
 
 
 def test_a_killed_stage_goes_on(serve, run):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import cli, fitting, training
+from lensflow import cli, fitting, parts, training
 from lensflow.config import Extraction
 from lensflow.decoders import layers_of, load_top_layers
 from lensflow.errors import LensflowError
@@ -411,7 +411,7 @@ def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
 
     def save(self: LensTrainer, scratch: Path) -> None:
         if self.step >= step and while_saving:
-            training.save_file = lambda tensors, path, metadata: (path.write_bytes(b"half a file"), die())
+            parts.save_file = lambda tensors, path, metadata: (path.write_bytes(b"half a file"), die())
         if self.step % 3 == 0:
             save_checkpoint(self, scratch)
 
@@ -483,6 +483,12 @@ def test_a_checkpoint_for_another_backbone_is_ignored(stages, tmp_path):
     same, _ = make_trainer(stages("llama"), lens())
     same.load_checkpoint(tmp_path / "scratch.safetensors")
     assert same.step == 1
+    content = bytearray((tmp_path / "scratch.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    other, _ = make_trainer(stages("llama"), lens())
+    other.load_checkpoint(tmp_path / "damaged.safetensors")
+    assert other.step == 0 and not (tmp_path / "damaged.safetensors").exists()
     other, _ = make_trainer(stages("mistral"), lens())
     other.load_checkpoint(tmp_path / "scratch.safetensors")
     assert other.step == 0

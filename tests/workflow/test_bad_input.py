@@ -405,7 +405,8 @@ def test_a_backbone_damaged_after_it_was_prepared(project, config, capsys):
     path = project / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     arguments = ["export-checkpoint", "--backbone", str(output), "--delta", "x", "--output", "y/manifest.json"]
-    assert "model.safetensors: missing or truncated; delete" in refused(arguments, capsys)
+    assert "model.safetensors: its checksum differs from what stage prepare_backbone" in refused(arguments, capsys)
+    assert not output.parent.exists()  # so that Snakemake prepares it again
     assert not (project / "y").exists()
 
 

@@ -1,0 +1,202 @@
+"""Records of every stage, and what is said and made again when a file is not what a stage wrote."""
+
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chain import RUN, Chain
+from lensflow import cli
+from lensflow.files import CORRUPT, RECORD, file_digest, read_json
+
+BASE = "tiny/none/base/seed0"
+STATES = "tiny/hidden_states/mine"
+FIGURES = "figures/tiny.en-zh"
+
+
+@pytest.fixture(scope="session")
+def finished(checkpoint, tmp_path_factory) -> Chain:
+    """A whole run."""
+    with pytest.MonkeyPatch.context() as patch:
+        chain = Chain(tmp_path_factory.mktemp("chain"), checkpoint("llama"))
+        patch.chdir(chain.root)
+        assert chain.make() == 0
+    return chain
+
+
+@pytest.fixture
+def chain(finished, tmp_path, monkeypatch) -> Chain:
+    """A copy of it, from within its folder."""
+    copied = copy.copy(finished)
+    copied.root = tmp_path / "copy"
+    shutil.copytree(finished.root, copied.root, symlinks=True)
+    # An exported checkpoint links to the backbone's files by absolute paths.
+    for path in copied.results.rglob("checkpoint/*"):
+        if path.is_symlink():
+            target = copied.root / path.readlink().relative_to(finished.root.resolve())
+            path.unlink()
+            path.symlink_to(target)
+    for path in (copied.results / "tiny/backbone").iterdir():
+        if path.is_symlink():
+            path.unlink()
+            path.symlink_to(copied.root / "model" / path.name)
+    monkeypatch.chdir(copied.root)
+    return copied
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # what links to it is left alone, what it links to, too
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_a_record_names_what_a_file_was_made_of(chain):
+    record = read_json(chain.results / f"{RUN}/delta.safetensors{RECORD}")
+    assert record["stage"] == "train"
+    assert (record["config"]["method"]["lr"], record["seed"]) == (1e-2, 0)
+    folder = chain.results / RUN
+    written = {"delta.safetensors", "config.json", "history.jsonl", "dev_states.safetensors"}
+    assert set(record["outputs"]) == written | {"intervention.safetensors", "cost.json"}
+    read = {f"../../../hidden_states/mine/{code}.safetensors" for code in ("en", "zh")}
+    read |= {f"../../../../data/mine/{code}.jsonl" for code in ("en", "zh")}
+    assert set(record["inputs"]) == read | {"../../../backbone/manifest.json", "../../subspaces.safetensors"}
+    for name, sha256 in (record["inputs"] | record["outputs"]).items():
+        assert file_digest(folder / name) == sha256, name
+    assert record["versions"].keys() >= {"python", "lensflow", "torch", "transformers", "numpy", "datasets"}
+    assert record["machine"]["cores"] == os.cpu_count()
+    assert re.fullmatch(r"20\d\d-.*\+00:00", record["started"])
+    assert record["code"]["commit"] is None or re.match(r"[0-9a-f]{40}", record["code"]["commit"])
+
+
+def test_every_file_has_a_record_that_names_no_place(chain):
+    named = {chain.results / "config.json"}
+    for path in chain.results.rglob(f"*{RECORD}"):
+        text = path.read_text()
+        assert str(chain.root) not in text and os.uname().nodename not in text
+        named |= {path} | {path.parent / name for name in json.loads(text)["outputs"]}
+    left = {path for path in chain.results.rglob("*") if path.is_file()} - named
+    of_checkpoints = {path for path in left if path.with_name("manifest.json").is_file()}
+    assert all(path.is_relative_to(chain.results / "cells") for path in left - of_checkpoints)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize(
+    ("damaged", "stage", "reader"),
+    [
+        ("tiny/backbone/manifest.json", "prepare_backbone", f"{STATES}/en.safetensors"),
+        ("tiny/backbone/tokenizer.json", "prepare_backbone", f"{STATES}/en.safetensors"),
+        ("tiny/backbone/model-00002-of-00014.safetensors", "prepare_backbone", f"{BASE}/scores.json"),
+        ("data/mine/zh.jsonl", "pair_data", f"{STATES}/zh.safetensors"),
+        ("data/mine/en.jsonl", "pair_data", f"{BASE}/scores.json"),
+        (f"{STATES}/zh.safetensors", "extract_hidden_states", "tiny/en-zh/subspaces.safetensors"),
+        (f"{STATES}/en.safetensors", "extract_hidden_states", f"{RUN}/delta.safetensors"),
+        ("tiny/en-zh/subspaces.safetensors", "fit_subspaces", f"{RUN}/delta.safetensors"),
+        (f"{RUN}/delta.safetensors", "train", f"{RUN}/checkpoint"),
+        (f"{RUN}/history.jsonl", "train", FIGURES),
+        (f"{RUN}/dev_states.safetensors", "train", FIGURES),
+        (f"{RUN}/intervention.safetensors", "train", f"{RUN}/scores.json"),
+        (f"{RUN}/cost.json", "train", "tables/main.md"),
+        (f"{RUN}/checkpoint/manifest.json", "export_checkpoint", f"{RUN}/scores.json"),
+        (f"{RUN}/checkpoint/model-00014-of-00014.safetensors", "export_checkpoint", f"{RUN}/scores.json"),
+        (f"{RUN}/checkpoint/model-00002-of-00014.safetensors", "export_checkpoint", f"{RUN}/scores.json"),
+        (f"{RUN}/scores.json", "evaluate", "scores.csv"),
+        (f"{RUN}/samples/generation.zh.jsonl", "evaluate", "report.html"),
+        ("comparisons.csv", "collect_scores", "tables/main.md"),
+        ("scores.csv", "collect_scores", "report.html"),
+        ("sweeps.csv", "collect_scores", FIGURES),
+        (f"{FIGURES}/fidelity.svg", "make_figures", "report.html"),
+    ],
+)
+def test_a_damaged_file_is_set_aside_and_made_again(chain, capfd, damaged, stage, reader, damage: Callable):
+    path = chain.results / damaged
+    before = path.read_bytes()
+    damage(path)
+    assert chain.again(reader) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert lines == [
+        f"error: results/{damaged}: its checksum differs from what stage {stage} wrote (truncated or changed); it was "
+        "set aside, run again to remake it"
+    ]
+    assert not path.exists()
+    assert any(name.split(CORRUPT)[0] in damaged for name in chain.set_aside())
+    assert chain.make() == 0
+    assert chain.again(reader) == 0
+    if damaged != f"{RUN}/cost.json":  # it took another time
+        assert path.read_bytes() == before
+
+
+def test_the_backbone_goes_when_a_checkpoint_links_to_its_damaged_file(chain, capfd):
+    path = chain.results / f"{RUN}/checkpoint/model-00002-of-00014.safetensors"
+    linked = path.readlink()
+    assert linked.parent == chain.results / "tiny/backbone"
+    flip(linked)
+    assert chain.again(f"{RUN}/scores.json") == 2
+    assert "what stage prepare_backbone wrote" in capfd.readouterr().err
+    assert {f"{RUN}/checkpoint{CORRUPT}", f"tiny/backbone{CORRUPT}"} <= set(chain.set_aside())
+    assert chain.make() == 0
+    assert chain.again(f"{RUN}/scores.json") == 0
+
+
+def test_a_lost_file_of_a_checkpoint(chain, capfd):
+    (chain.results / "tiny/backbone/model-00003-of-00014.safetensors").unlink()
+    assert chain.again(f"{STATES}/en.safetensors") == 2
+    assert "missing, though stage prepare_backbone wrote it; it was set aside, run again" in capfd.readouterr().err
+    assert chain.make() == 0
+    assert chain.again(f"{STATES}/en.safetensors") == 0
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+def test_a_damaged_cell_is_named_and_computed_again(chain, caplog, damage):
+    cells = sorted((chain.results / "cells").rglob("*.json"))
+    before = [path.read_bytes() for path in cells]
+    scores = (chain.results / f"{BASE}/scores.json").read_bytes()
+    for path in cells:
+        damage(path)
+    assert chain.again(f"{BASE}/scores.json") == 0
+    mine = [path for path in cells if path.with_name(f"{path.name}{CORRUPT}").is_file()]
+    assert len(mine) * 2 == len(cells)
+    for path in mine:
+        said = (
+            f"results/{path.relative_to(chain.results)}: damaged (truncated or changed); it was set aside and is made"
+        )
+        assert said in caplog.text
+        assert path.read_bytes() == before[cells.index(path)]
+    assert (chain.results / f"{BASE}/scores.json").read_bytes() == scores
+
+
+def test_what_another_hand_wrote_needs_no_record(chain):
+    (chain.results / f"data/mine/zh.jsonl{RECORD}").unlink()
+    with (chain.results / "data/mine/zh.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "new", "split": "dev", "prompt": "新"}) + "\n")
+    assert chain.again(f"{STATES}/zh.safetensors") == 0
+    record = read_json(chain.results / f"{STATES}/zh.safetensors{RECORD}")
+    assert record["inputs"]["../../../data/mine/zh.jsonl"] == file_digest(chain.results / "data/mine/zh.jsonl")
+
+
+def test_a_damaged_record(chain, capfd):
+    (chain.results / f"data/mine/zh.jsonl{RECORD}").write_text("{")
+    assert chain.again(f"{STATES}/zh.safetensors") == 2
+    said = rf"error: \S+/results/data/mine/zh.jsonl{RECORD}: a damaged record \(.*\); delete it and run again"
+    assert re.search(said, capfd.readouterr().err)
+
+
+def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
+    path = chain.results / f"{RUN}/delta.safetensors{RECORD}"
+    before = path.read_bytes()
+    command = next(list(s.command) for s in chain.steps if s.command[0] == "train")
+    stage = json.loads(command[2])
+    stage["setting"]["central"] = "sw"
+    assert cli.main(["train", "--config", json.dumps(stage), *command[3:]]) == 2
+    assert path.read_bytes() == before
