@@ -309,6 +309,7 @@ def folder_moved(project: Project) -> Iterator[Run]:
     moved = project.root.with_name("elsewhere")
     shutil.move(project.root, moved)
     project.root = moved
+    yield project.run(TABLES)  # whose backbone links to files at the old place
     yield project.run(TABLES)
 
 
@@ -318,7 +319,9 @@ CASES = [
     *map(job_killed, OUTPUTS),
     Case("training killed half-way", "SIGKILL after nine steps, whose state was kept", training_killed),
     *(
-        Case(f"state of a training {how}", "SIGKILL after nine steps, then its kept state damaged", training_damaged(do))
+        Case(
+            f"state of a training {how}", "SIGKILL after nine steps, then its kept state damaged", training_damaged(do)
+        )
         for do, how in ((truncate, "cut in half"), (flip, "one bit changed"))
     ),
     *map(snakemake_killed, KILLED_SNAKEMAKE),

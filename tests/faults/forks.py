@@ -128,8 +128,9 @@ def _watch(connection: socket.socket) -> None:
 def _become(request: Mapping[str, Any], files: list[int]) -> int:
     """Be the command that is asked for; return its exit code."""
     import injection
-    import lensflow.cli
     import snakemake.cli
+
+    import lensflow.cli
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     os.setpgid(0, request["group"])
@@ -160,7 +161,7 @@ def _exit_code(main: Any) -> int:
         traceback.print_exc()
         return 1
     if isinstance(code, str):
-        print(code, file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{code}\n")
         return 1
     return int(code or 0)
 

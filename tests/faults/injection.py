@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SPARE_MEMORY = 32 << 20  # bytes above what the process has when it runs out of memory
+SPARE_MEMORY = 1 << 20  # bytes above what the process has when it runs out of memory
 
 
 def kill() -> None:

@@ -5,15 +5,17 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tiny
 from forks import start
+
+import tiny
 from lensflow.corpora import SPLITS, folder
-from lensflow.files import read_jsonl, write_jsonl
+from lensflow.files import CORRUPT, read_jsonl, write_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
 LANGUAGES = ("en", "zh")
@@ -22,7 +24,7 @@ COUNTS = {"train": 12, "dev": 3, "test": 4}
 COMPARED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/*", "*/*/*/*/scores.json", "*/*/*/*/samples/*")
 MEASURED = ("cost.md", "cost.tex", "cost.csv")
 TRAINED = "results/tiny/pair/lens-tiny/seed0"
-TIMEOUT = 600
+TIMEOUT = 1800  # seconds, on a busy machine
 
 
 def configuration() -> dict[str, Any]:
@@ -82,10 +84,10 @@ class Project:
         """Copy the project with Snakemake's records and the times of its files; links lead into the copy."""
         shutil.copytree(self.root, root, symlinks=True)
         for path in root.rglob("*"):
-            if path.is_symlink() and (target := os.readlink(path)).startswith(f"{self.root}/"):
+            if path.is_symlink() and (target := path.readlink()).is_relative_to(self.root):
                 times = path.lstat()
                 path.unlink()
-                path.symlink_to(root / Path(target).relative_to(self.root))
+                path.symlink_to(root / target.relative_to(self.root))
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
         return Project(root, self.server)
 
@@ -113,7 +115,7 @@ class Project:
         return {
             str(path.relative_to(results)): path.read_bytes()
             for path in paths
-            if path.name not in MEASURED and not path.name.startswith(".") and "record" not in path.suffixes[:1]
+            if path.name not in MEASURED and path.suffix != CORRUPT
         }
 
 
@@ -129,14 +131,16 @@ class Run:
             environment["FAULT"] = json.dumps(fault)
         command = ["snakemake", "--configfile", "faults.yaml", "--cores", "2", *arguments]
         self.root, self.code, self.output = root, -1, ""
-        self._output = (root / "output.txt").open("w+")
-        self._process = start(server, command, root, environment, [self._output.fileno()] * 2, group=0)
+        file, name = tempfile.mkstemp(dir=root)
+        self._output = Path(name)
+        self._process = start(server, command, root, environment, [file, file], group=0)
+        os.close(file)
 
     def until_reached(self) -> "Run":
         """Wait until the stage with the fault has come to it."""
         end = time.monotonic() + TIMEOUT
         while not (self.root / "reached").exists():
-            assert time.monotonic() < end, f"waited in vain: {(self.root / 'output.txt').read_text()}"
+            assert time.monotonic() < end, "waited in vain"
             time.sleep(0.05)
         return self
 
@@ -151,8 +155,7 @@ class Run:
     def wait(self) -> "Run":
         """Wait for the end and read what was said."""
         self.code = self._process.wait(TIMEOUT)
-        self._output.seek(0)
-        self.output = self._output.read()
+        self.output = self._output.read_text()
         return self
 
 
@@ -175,8 +178,6 @@ def own_disk(folder: Path, free: int) -> Iterator[None]:
 
 def mountable() -> bool:
     """Say whether this user may mount."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False)
