@@ -17,7 +17,7 @@ from typing import Any
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json
 
-# What the system refuses, by the words that it has for it -> what to do: libraries wrap its errors in types of their own.
+# What the system refuses -> what to do. Found by its words: libraries wrap its errors in types of their own.
 REFUSALS = {
     errno.ENOSPC: "no space left on the disk; free some and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",

@@ -1,4 +1,4 @@
-"""What goes wrong: each case does something to a project and yields the runs that follow, the last of which finishes."""
+"""What goes wrong: a case does something to a project and yields the runs that follow, the last of which finishes."""
 
 import shutil
 import signal

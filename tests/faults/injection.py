@@ -1,7 +1,7 @@
 """Faults that happen inside a stage at a given moment.
 
 A fault is a mapping: `at` is the moment, an event of Python's audit hooks ("open": a file is opened, "os.rename": a
-finished file gets its name) and a pattern of the file's path; `times` is how often it comes to that, 1 if it is missing;
+finished file gets its name) and a pattern of the file's path; `times` is how often it comes to that, by default once;
 `do` names one of `ACTIONS`.
 """
 

@@ -25,8 +25,9 @@ REPORT = REPOSITORY / "docs/faults.md"
 SAYS = (r"^error: .*$", r"^Error: Directory cannot be locked.*$", r"^A stage did not finish: .*$")
 HEAD = """# Faults
 
-What happens when something goes wrong in the middle of a run. Every line is written by `pytest tests/faults`, which does
-it to a very small model in a real run and compares scores, samples and tables, byte by byte, with an undisturbed run's.
+What happens when something goes wrong in the middle of a run. Every line is written by `pytest tests/faults`, which
+does it to a very small model in a real run and compares scores, samples and tables with those of an undisturbed run,
+byte by byte.
 
 | case | what was done | what happened |
 |---|---|---|
