@@ -1,5 +1,6 @@
 """Wiring only: configuration, stages, targets. What a stage does stands in src/lensflow, one module each."""
 
+import sys
 from pathlib import Path
 
 from snakemake.sourcecache import LocalSourceFile
@@ -43,3 +44,10 @@ rule all:
     default_target: True
     input:
         targets(),
+
+
+onerror:
+    print(
+        "A stage did not finish: the end of its log, above, says why. Run again to go on; what is finished is kept.",
+        file=sys.stderr,
+    )

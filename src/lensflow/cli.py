@@ -7,6 +7,8 @@ import argparse
 import errno
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,15 @@ from typing import Any
 from lensflow.errors import LensflowError
 from lensflow.files import parse_json, read_json, write_json
 
+# What the system refuses -> what to do. Found by its words: libraries wrap its errors in types of their own.
+REFUSALS = {
+    errno.ENOSPC: "no space left on the disk; free some and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EFBIG: "a file would be larger than is allowed (ulimit -f); raise the limit and run again",
+    errno.EROFS: "the disk is read-only; make it writable, or run elsewhere (--directory)",
+    errno.EACCES: "the results folder must not be written; change its permissions, or run elsewhere (--directory)",
+    errno.ENOMEM: "not enough memory; free some, or run where there is more",
+}
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
 
 
@@ -179,6 +190,11 @@ def collect_scores(args: argparse.Namespace) -> None:
     from lensflow import scores
 
     scores.collect(_stage_config(args.config), args.scores, args.output)
+
+
+def resolve_config(args: argparse.Namespace) -> None:
+    """Write down what tables, figures and report need of the configuration."""
+    write_json(args.output, _stage_config(args.config))
 
 
 def make_table(args: argparse.Namespace) -> None:
@@ -443,6 +459,10 @@ def parser() -> argparse.ArgumentParser:
     add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
     add(sub, "--output", "scores.csv to write; comparisons.csv goes beside it")
 
+    sub = command("resolve-config", resolve_config, "files")
+    add_config(sub)
+    add(sub, "--output", "config.json to write")
+
     sub = command("make-table", make_table, "presentation")
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
@@ -524,9 +544,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _log_header(arguments: Sequence[str]) -> str:
+    """The first line of a log: versions, and the command, without what stands before an @ in an address."""
+    from lensflow.records import versions
+
+    known = ", ".join(f"{package} {number}" for package, number in versions().items())
+    command = re.sub(r"(?<=://)[^/\s\"']*@", "", shlex.join(["lensflow", *arguments]))
+    return f"# {known}: {command}"
+
+
+def _refusal(error: Exception) -> str | None:
+    """What to do where the system refuses memory or writing; None for any other error."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return REFUSALS[errno.ENOMEM]
+    return next((text for number, text in REFUSALS.items() if os.strerror(number) in str(error)), None)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend)."""
+    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend, 130 interrupted)."""
     args = parser().parse_args(arguments)
+    if args.module is not None:
+        print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)
     try:
         if args.module is None:
             args.function(args)
@@ -538,10 +576,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LensflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # safetensors wraps the system's error in a type of its own
-        if os.strerror(errno.ENOSPC) not in str(error):
+    except KeyboardInterrupt:
+        print("error: interrupted; run again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if (reason := _refusal(error)) is None:
             raise
-        print("error: no space left on the disk; free some and run again", file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     return 0
 

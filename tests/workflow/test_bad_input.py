@@ -1,11 +1,15 @@
 """User mistakes: an exit code that is not 0, one line that says what to do, and nothing computed."""
 
+import errno
 import hashlib
 import json
+import os
+import shlex
 import shutil
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -42,11 +46,12 @@ def error(project: Path, capsys: pytest.CaptureFixture) -> Check:
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     assert cli.main(arguments) == 2
-    output, message = capsys.readouterr()
+    output, said = capsys.readouterr()
     assert output == ""
+    # A stage's log begins with versions and command.
+    (message,) = (line for line in said.splitlines() if not line.startswith("# python "))
     assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message.strip()
+    return message
 
 
 def test_the_configuration_of_these_tests_is_accepted(project, config, capsys):
@@ -419,13 +424,45 @@ def test_no_disk_space(config, error):
     assert "GB free, about 2000000000.0 GB needed for tiny; free some space" in message
 
 
-def test_no_disk_space_in_the_middle_of_a_job(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space left on the disk; free some and run again"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "the disk is read-only; make it writable, or run elsewhere"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), "a file would be larger than is allowed (ulimit -f); raise"),
+        (MemoryError(), "not enough memory; free some, or run where there is more"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory; free some"),
+        (RuntimeError("you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"), "not enough memory"),
+    ],
+)
+def test_what_the_system_refuses_in_the_middle_of_a_job(monkeypatch, capsys, raised, message):
     def write(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise raised
 
     monkeypatch.setattr("lensflow.scores.collect", write)
-    message = refused(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"], capsys)
-    assert message == "error: no space left on the disk; free some and run again"
+    said = refused(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"], capsys)
+    assert said.startswith(f"error: {message}")
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    def write(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("lensflow.scores.collect", write)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"])
+
+
+def test_a_log_begins_with_versions_and_command_and_no_secret(tmp_path, capsys):
+    judge = {"model": "m", "base_url": "https://me:secret@judge.example/v1", "key_variable": "MY_KEY"}
+    config = json.dumps({"benchmarks": [{"name": "b", "benchmark": {"judge": judge}, "languages": []}]})
+    arguments = ["judge", "--config", config, "--scores", "s", "--cache", "c", "--output", str(tmp_path / "o")]
+    assert cli.main(arguments) == 2
+    header = capsys.readouterr().err.splitlines()[0]
+    versions, command = header.split(": ", 1)
+    assert versions.startswith("# python 3.11.")
+    assert f", lensflow {version('lensflow')}, torch {version('torch')}, " in versions
+    assert shlex.split(command) == ["lensflow", *(a.replace("me:secret@", "") for a in arguments)]
 
 
 @pytest.mark.parametrize("engine", ["auto", "vllm"])

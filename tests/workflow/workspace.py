@@ -15,7 +15,7 @@ COPIED = ("src", "workflow", "config", "envs", "profiles")
 
 # Stands in for the command line: writes every file that a stage promises, and nothing else.
 FAKE_LENSFLOW = """#!/bin/sh
-command=$1
+command=$1 config=$3
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in
@@ -27,6 +27,7 @@ case $command in
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
   collect-scores) : > "$2"; : > "$folder/comparisons.csv"; : > "$folder/sweeps.csv" ;;
+  resolve-config) printf '%s' "$config" > "$2" ;;
   *) : > "$2" ;;
 esac
 """

@@ -14,7 +14,7 @@ rule resolve_config:
             PLAN.presentation() | {"command": command(), "results": RESULTS}
         ),
     shell:
-        "printf '%s\\n' {params.config:q} > {output} 2> {log}"
+        "lensflow resolve-config --config {params.config:q} --output {output} 2> {log}"
 
 
 rule make_table:

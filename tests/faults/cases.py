@@ -1,0 +1,349 @@
+"""What goes wrong: a case does something to a project and yields the runs that follow, the last of which finishes."""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from project import TRAINED, Project, Run, flip, own_disk, truncate
+
+# In the order in which they run: stage -> what it leaves behind below the results folder.
+OUTPUTS = {
+    "prepare_backbone": ("tiny/backbone",),
+    "pair_data": ("data",),
+    "extract_hidden_states": ("tiny/hidden_states",),
+    "fit_subspaces": ("tiny/pair/subspaces.safetensors",),
+    "train": ("tiny/pair/lens-tiny",),
+    "export_checkpoint": (),
+    "evaluate": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples", "cells"),
+    "collect_scores": ("scores.csv", "comparisons.csv", "sweeps.csv"),
+    "make_table": ("tables",),
+    "make_figures": ("figures",),
+    "report": ("report.html",),
+}
+# Stage -> the moment at which it has finished an output, but has not yet given it its name, and how often before.
+LAST_MOMENT = {
+    "prepare_backbone": ("*/backbone/manifest.json", 1),
+    "pair_data": ("*/data/small/en.jsonl", 1),
+    "extract_hidden_states": ("*/hidden_states/small/en.safetensors", 1),
+    "fit_subspaces": ("*/subspaces.safetensors", 1),
+    "train": ("*/delta.safetensors", 1),
+    "export_checkpoint": ("*/checkpoint/manifest.json", 1),
+    "evaluate": ("*/cells/*.json", 3),
+    "collect_scores": ("*/comparisons.csv", 1),
+    "make_table": ("*/main.tex", 1),
+    "make_figures": ("*/figures/*", 3),
+    "report": ("*/report.html", 1),
+}
+# Stage -> the first file that it opens of what stages before it wrote.
+INPUT = {
+    "extract_hidden_states": "*/data/small/*.jsonl",
+    "train": "*/data/small/*.jsonl",
+    "evaluate": "*/data/small/*.jsonl",
+}
+TABLES = "results/tables/main.md"  # with all other tables; figures and the report take as long as everything else
+Faults = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault.
+
+    Attributes:
+        name: which.
+        done: what is done.
+        play: does it and yields every run after it; what ends in an error may be followed by another one.
+        needs_root: whether only root can do it.
+        quick: whether it is tested every time.
+    """
+
+    name: str
+    done: str
+    play: Callable[[Project], Iterator[Run]]
+    needs_root: bool = False
+    quick: bool = False
+
+
+def command(stage: str) -> str:
+    """Return a stage's name on the command line."""
+    return stage.replace("_", "-")
+
+
+def fault(stage: str, action: str) -> Faults:
+    """Let something happen at a stage's last moment."""
+    path, times = LAST_MOMENT[stage]
+    return {"stage": command(stage), "faults": [{"at": ["os.rename", path], "times": times, "do": action}]}
+
+
+def at_input(stage: str, action: str) -> Faults:
+    """Let something happen when a stage opens its first input."""
+    return {"stage": command(stage), "faults": [{"at": ["open", INPUT[stage]], "do": action}]}
+
+
+def half_trained(action: str) -> Faults:
+    """Let something happen in the middle of a training that keeps its state after every step."""
+    often = {"at": ["open", INPUT["train"]], "do": "checkpoint_often"}
+    return {
+        "stage": "train",
+        "faults": [often, {"at": ["os.rename", "*/.training.safetensors"], "times": 9, "do": action}],
+    }
+
+
+def target(stage: str) -> list[str]:
+    """Return what to ask for: tables, and all where the stage is about more."""
+    return [] if stage in ("make_figures", "report") else [TABLES]
+
+
+def unfinished(project: Project, stage: str, keep: str = "") -> None:
+    """Leave a results folder as it is before a stage, but for what is to be kept."""
+    stages = list(OUTPUTS)
+    for name in stages[stages.index(stage) :]:
+        project.remove(*(pattern for pattern in OUTPUTS[name] if pattern != keep))
+
+
+def job_killed(stage: str) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        yield project.run(*target(stage), fault=fault(stage, "kill"))
+        yield project.run(*target(stage))
+
+    done = f"SIGKILL when {LAST_MOMENT[stage][0].split('/')[-1]} is written, not yet named"
+    return Case(f"{stage} killed", done, play, quick=stage == "make_table")
+
+
+def training_killed(project: Project) -> Iterator[Run]:
+    unfinished(project, "train")
+    yield project.run(TABLES, fault=half_trained("kill"))
+    assert list((project.root / TRAINED).glob(".training.safetensors")), "no state was kept"
+    yield project.run(TABLES)
+
+
+def training_damaged(damage: Callable[[Path], None]) -> Callable[[Project], Iterator[Run]]:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, "train")
+        yield project.run(TABLES, fault=half_trained("kill"))
+        damage(project.root / TRAINED / ".training.safetensors")
+        yield project.run(TABLES)
+
+    return play
+
+
+def snakemake_killed(stage: str) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
+        run.signal(signal.SIGKILL, group=True)
+        run.wait()
+        yield from unlocked(project, stage)
+
+    return Case(f"Snakemake killed in {stage}", "SIGKILL to Snakemake and all that it started", play)
+
+
+def orphaned(stage: str) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
+        run.signal(signal.SIGKILL, group=False)
+        run.wait()
+        run.go_on()
+        yield from unlocked(project, stage)
+
+    return Case(f"Snakemake alone killed in {stage}", "SIGKILL to Snakemake; the job goes on alone to its end", play)
+
+
+def unlocked(project: Project, stage: str) -> Iterator[Run]:
+    yield project.run(*target(stage))
+    assert project.run("--unlock").code == 0
+    yield project.run(*target(stage))
+
+
+def interrupted(stage: str, name: str, number: int, group: bool) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
+        run.signal(number, group)
+        run.go_on()
+        yield run.wait()
+        yield project.run(*target(stage))
+
+    whom = "Snakemake and all that it started" if group else "Snakemake"
+    return Case(f"{name} in {stage}", f"{signal.Signals(number).name} to {whom}", play)
+
+
+def disk_full(stage: str) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        with own_disk(project.root / "results", free=0):
+            yield project.run(*target(stage))
+            (project.root / "results" / "filler").unlink()
+            yield project.run(*target(stage))
+
+    return Case(f"disk full in {stage}", "no byte left for the results; some freed", play, needs_root=True)
+
+
+def read_only(project: Project) -> Iterator[Run]:
+    unfinished(project, "evaluate")
+    results = project.root / "results"
+    with own_disk(results, free=1 << 20):
+        subprocess.run(["mount", "-o", "remount,ro", results], check=True)
+        yield project.run(TABLES)
+        subprocess.run(["mount", "-o", "remount,rw", results], check=True)
+        yield project.run(TABLES)
+
+
+def file_too_large(project: Project) -> Iterator[Run]:
+    unfinished(project, "train")
+    yield project.run(TABLES, fault=at_input("train", "limit_file_size"))
+    yield project.run(TABLES)
+
+
+def out_of_memory(stage: str) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, stage)
+        yield project.run(TABLES, fault=at_input(stage, "limit_memory"))
+        yield project.run(TABLES)
+
+    return Case(f"out of memory in {stage}", "RLIMIT_AS just above what the process has", play)
+
+
+# Kind of file -> where it lies, and the stage that reads it again.
+FILES = {
+    "texts": ("results/data/small/zh.jsonl", "evaluate"),
+    "backbone's weights": ("model/model-00002-of-*.safetensors", "evaluate"),
+    "backbone's tokenizer": ("model/tokenizer.json", "evaluate"),
+    "backbone's manifest": ("results/tiny/backbone/manifest.json", "evaluate"),
+    "hidden states": ("results/tiny/hidden_states/small/zh.safetensors", "fit_subspaces"),
+    "subspaces": ("results/tiny/pair/subspaces.safetensors", "train"),
+    "delta": (f"{TRAINED}/delta.safetensors", "evaluate"),
+    "intervention": (f"{TRAINED}/intervention.safetensors", "evaluate"),
+    "cell": ("results/cells/*/*.json", "evaluate"),
+    "scores": (f"{TRAINED}/scores.json", "collect_scores"),
+    "scores.csv": ("results/scores.csv", "report"),
+    "comparisons.csv": ("results/comparisons.csv", "make_table"),
+    "cost": (f"{TRAINED}/cost.json", "make_table"),
+    "resolved configuration": ("results/config.json", "make_table"),
+    "history": (f"{TRAINED}/history.jsonl", "make_figures"),
+    "dev states": (f"{TRAINED}/dev_states.safetensors", "make_figures"),
+    "samples": (f"{TRAINED}/samples/answers.zh.jsonl", "report"),
+    "configuration of a training": (f"{TRAINED}/config.json", "collect_scores"),
+}
+
+
+def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
+    pattern, reader = FILES[kind]
+
+    def play(project: Project) -> Iterator[Run]:
+        (path, *_) = sorted(project.root.glob(pattern))
+        unfinished(project, reader, keep="cells" if kind == "cell" else "")
+        before = path.read_bytes()
+        damage(path)
+        yield project.run(*target(reader))
+        if pattern.startswith("model/"):
+            path.write_bytes(before)
+        yield project.run(*target(reader))
+
+    how = {truncate: "cut in half", flip: "one bit changed"}[damage]
+    done = f"{pattern}: {how}" + ("; then fetched again" if pattern.startswith("model/") else "")
+    return Case(f"{kind} {how}", done, play, quick=kind == "comparisons.csv" and damage is flip)
+
+
+def deleted(kind: str, pattern: str, change: Callable[[dict[str, Any]], None]) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        project.remove(pattern)
+        assert project.run(TABLES).code == 0
+        change(project.config)
+        yield project.run(TABLES)
+
+    return Case(f"{kind} deleted", f"{pattern} deleted while the tables are there; then {change.__doc__}", play)
+
+
+def another_lr(config: dict[str, Any]) -> None:
+    """another lr"""
+    config["methods"]["lens-tiny"]["lr"] = 3e-3
+
+
+def another_probing(config: dict[str, Any]) -> None:
+    """fewer texts to probe with"""
+    config["settings"]["pair"]["probing_texts"] = 8
+
+
+def fewer_items(config: dict[str, Any]) -> None:
+    """fewer items to evaluate"""
+    config["evaluation"]["limit"] = 3
+
+
+def another_seed(config: dict[str, Any]) -> None:
+    """one more seed"""
+    config["runs"][0]["seeds"] = [0, 1]
+
+
+def changed_half_way(change: Callable[[dict[str, Any]], None]) -> Case:
+    def play(project: Project) -> Iterator[Run]:
+        unfinished(project, "train")
+        yield project.run(TABLES, fault=half_trained("kill"))
+        change(project.config)
+        yield project.run(TABLES)
+
+    done = f"SIGKILL in the middle of the training, then {change.__doc__}"
+    return Case(f"configuration changed half-way: {change.__doc__}", done, play)
+
+
+def seed_added(project: Project) -> Iterator[Run]:
+    another_seed(project.config)
+    yield project.run(TABLES)
+
+
+def two_at_once(project: Project) -> Iterator[Run]:
+    unfinished(project, "collect_scores")
+    first = project.start(TABLES, fault=fault("collect_scores", "wait")).until_reached()
+    yield project.run(TABLES)
+    first.go_on()
+    yield first.wait()
+
+
+def folder_moved(project: Project) -> Iterator[Run]:
+    unfinished(project, "evaluate")
+    moved = project.root.with_name("elsewhere")
+    shutil.move(project.root, moved)
+    project.root = moved
+    yield project.run(TABLES)  # whose backbone links to files at the old place
+    yield project.run(TABLES)
+
+
+KILLED_SNAKEMAKE = ("extract_hidden_states", "train", "evaluate", "make_table")
+FULL = ("prepare_backbone", "pair_data", "extract_hidden_states", "train", "evaluate", "collect_scores", "report")
+CASES = [
+    *map(job_killed, OUTPUTS),
+    Case("training killed half-way", "SIGKILL after nine steps, whose state was kept", training_killed),
+    *(
+        Case(
+            f"state of a training {how}", "SIGKILL after nine steps, then its kept state damaged", training_damaged(do)
+        )
+        for do, how in ((truncate, "cut in half"), (flip, "one bit changed"))
+    ),
+    *map(snakemake_killed, KILLED_SNAKEMAKE),
+    *map(orphaned, ("train", "evaluate")),
+    interrupted("train", "ctrl-C", signal.SIGINT, group=True),
+    interrupted("evaluate", "ctrl-C", signal.SIGINT, group=True),
+    interrupted("train", "SIGTERM", signal.SIGTERM, group=False),
+    interrupted("evaluate", "SIGTERM to all", signal.SIGTERM, group=True),
+    *map(disk_full, FULL),
+    Case("results folder read-only", "mounted read-only; then for writing", read_only, needs_root=True),
+    Case("files limited in size", "RLIMIT_FSIZE of 512 bytes in train", file_too_large),
+    *map(out_of_memory, INPUT),
+    *(damaged(kind, damage) for kind in FILES for damage in (truncate, flip)),
+    deleted("texts", "data/small/zh.jsonl", fewer_items),
+    deleted("backbone", "tiny/backbone", fewer_items),
+    deleted("delta", "tiny/pair/lens-tiny/seed0/delta.safetensors", fewer_items),
+    deleted("scores", "tiny/none/base/seed0/scores.json", fewer_items),
+    deleted("cells", "cells", fewer_items),
+    deleted("subspaces", "tiny/pair/subspaces.safetensors", another_lr),
+    deleted("hidden states", "tiny/hidden_states/small/zh.safetensors", another_probing),
+    changed_half_way(another_lr),
+    Case("seed added", "seeds: [0, 1] in a finished folder", seed_added),
+    Case("two runs at once", "the same command a second time while it runs", two_at_once, quick=True),
+    Case("folder moved", "the whole project moved to another place before the evaluation", folder_moved),
+]

@@ -1,0 +1,119 @@
+"""Whatever happens to a run, its tables are those of an undisturbed one, or one line says what to do.
+
+The cases stand in `cases.py`. What happened is written to docs/faults.md when all of them ran.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import forks
+import pytest
+from cases import CASES, TABLES, Case
+from project import REPOSITORY, Project, Run, configuration, mountable
+
+from lensflow.files import digest
+
+REPORT = REPOSITORY / "docs/faults.md"
+# What says why a run stopped; the last is all that there is to say of a killed job.
+SAYS = (r"^error: .*$", r"^Error: Directory cannot be locked.*$", r"^A stage did not finish: .*$")
+HEAD = """# Faults
+
+What happens when something goes wrong in the middle of a run. Every line is written by `pytest tests/faults`, which
+does it to a very small model in a real run and compares scores, samples and tables with those of an undisturbed run,
+byte by byte.
+
+| case | what was done | what happened |
+|---|---|---|
+"""
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Path]:
+    """Give the folder of a server that starts commands."""
+    with tempfile.TemporaryDirectory() as folder:  # short, as a socket's path has to be
+        paths = [REPOSITORY / "src", REPOSITORY / "tests"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, forks.__file__, folder], env=environment)
+        try:
+            while not os.access(Path(folder) / "lensflow", os.X_OK):
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield Path(folder)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def finished(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose run was not disturbed."""
+    project = Project.new(tmp_path_factory.mktemp("faults") / "project", server)
+    run = project.run()
+    assert run.code == 0, run.output
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project], dict[str, bytes]]:
+    """Give the numbers of an undisturbed run of a project's configuration, from nothing."""
+    known = {digest(configuration()): finished.numbers()}
+
+    def of(project: Project) -> dict[str, bytes]:
+        key = digest(project.config)
+        if key not in known:
+            clean = Project.new(tmp_path_factory.mktemp("clean") / "project", project.server)
+            clean.config = project.config
+            run = clean.run(TABLES)
+            assert run.code == 0, run.output
+            known[key] = clean.numbers()
+        return known[key]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def rows() -> Iterator[dict[str, str]]:
+    """Collect what happened, by case; written down when that is all."""
+    happened: dict[str, str] = {}
+    yield happened
+    if happened.keys() == {case.name for case in CASES}:
+        lines = [f"| {case.name} | {case.done} | {happened[case.name]} |\n" for case in CASES]
+        REPORT.write_text(HEAD + "".join(lines).replace("*", r"\*"), encoding="utf-8")
+
+
+def line(run: Run) -> str:
+    """Return the one line that says why a run stopped."""
+    found = next(filter(None, (re.findall(pattern, run.output, re.MULTILINE) for pattern in SAYS)), [])
+    found = list(dict.fromkeys(found))
+    # Jobs that ran side by side may have failed of the same.
+    assert 0 < len(found) <= max(1, run.output.count("✗ Failed")), run.output
+    return re.sub(r"\s+", " ", found[0].replace(f"{run.root}/", "")).strip()
+
+
+MARKED = [pytest.param(case, id=case.name, marks=() if case.quick else pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_a_fault(case: Case, finished: Project, undisturbed: Any, rows: dict[str, str], tmp_path: Path) -> None:
+    if case.needs_root and not mountable():
+        pytest.skip("may not mount a disk")
+    project = finished.copy(tmp_path / "project")
+    said = []
+    for run in case.play(project):
+        assert "Traceback" not in run.output, run.output
+        if run.code:
+            said.append(line(run))
+    assert run.code == 0, run.output
+    numbers = project.numbers()
+    expected = undisturbed(project)
+    assert numbers.keys() == expected.keys()
+    assert [path for path, content in expected.items() if numbers[path] != content] == []
+    stops = "; then ".join(f"stopped: `{one}`" for one in said)
+    rows[case.name] = f"{stops}; the next run finished, tables identical" if said else "finished, tables identical"
