@@ -1,7 +1,12 @@
-"""Every stage on the command line, from a tiny random checkpoint to the report, in a folder as the workflow's."""
+"""Every stage on the command line, from a tiny random checkpoint to the report, in a folder as the workflow's.
+
+python chain.py FOLDER CHECKPOINT
+"""
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +46,10 @@ class Chain:
             write_jsonl(root / "corpus" / f"{split}.jsonl", rows)
         (root / "run.yaml").write_text(yaml.safe_dump(self.configuration()))
         plan = workflow.Plan(config.read([root / "run.yaml"], REPOSITORY), root, REPOSITORY)
-        write_json(self.results / "config.json", plan.presentation() | {"command": "snakemake --configfile run.yaml"})
+        write_json(
+            self.results / "config.json",
+            plan.presentation() | {"command": "snakemake --configfile run.yaml", "results": "results"},
+        )
         self.steps = self._steps(plan)
 
     @property
@@ -148,3 +156,8 @@ class Chain:
         """What has been set aside, below the results folder."""
         found = self.results.rglob(f"*{CORRUPT}")
         return sorted(path.relative_to(self.results).as_posix() for path in found)
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    sys.exit(Chain(Path(), Path(sys.argv[2])).make())
