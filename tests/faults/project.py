@@ -23,6 +23,7 @@ COUNTS = {"train": 12, "dev": 3, "test": 4}
 # What a wrong number would show in: everything with scores in it. What training took differs from run to run.
 COMPARED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/*", "*/*/*/*/scores.json", "*/*/*/*/samples/*")
 MEASURED = ("cost.md", "cost.tex", "cost.csv")
+CONFIG_FILE = "faults.yaml"
 TRAINED = "results/tiny/pair/lens-tiny/seed0"
 TIMEOUT = 1800  # seconds, on a busy machine
 
@@ -91,9 +92,14 @@ class Project:
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
         return Project(root, self.server)
 
+    def write_config(self) -> str:
+        """Write the configuration; return the name of its file."""
+        (self.root / CONFIG_FILE).write_text(json.dumps(self.config))  # JSON is YAML
+        return CONFIG_FILE
+
     def start(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
         """Start the workflow as a user would, with a fault in one of its stages."""
-        (self.root / "faults.yaml").write_text(json.dumps(self.config))  # JSON is YAML
+        self.write_config()
         return Run(self.root, arguments, fault, self.server)
 
     def run(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
@@ -129,7 +135,7 @@ class Run:
         }
         if fault is not None:
             environment["FAULT"] = json.dumps(fault)
-        command = ["snakemake", "--configfile", "faults.yaml", "--cores", "2", *arguments]
+        command = ["snakemake", "--configfile", CONFIG_FILE, "--cores", "2", *arguments]
         self.root, self.code, self.output = root, -1, ""
         file, name = tempfile.mkstemp(dir=root)
         self._output = Path(name)

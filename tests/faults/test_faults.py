@@ -97,6 +97,16 @@ def line(run: Run) -> str:
     return re.sub(r"\s+", " ", found[0].replace(f"{run.root}/", "")).strip()
 
 
+@pytest.mark.slow
+def test_forked_stages_do_what_the_commands_do(finished: Project, tmp_path: Path) -> None:
+    """The numbers that all others are compared with are those of the real command line."""
+    project = Project.new(tmp_path / "project", finished.server)
+    command = [sys.executable, "-m", "snakemake", "--configfile", project.write_config(), "--cores", "2", TABLES]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
+    subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True)
+    assert project.numbers() == finished.numbers()
+
+
 MARKED = [pytest.param(case, id=case.name, marks=() if case.quick else pytest.mark.slow) for case in CASES]
 
 
