@@ -1,8 +1,9 @@
 """By how much results differ with threads, batches and engines: python benchmarks/determinism.py MANIFEST [TEXTS]
 
-MANIFEST is that of a prepared chat model, such as results/smollm2-135m-instruct/backbone/manifest.json. Prints one line
-a comparison: how many numbers are the same bits, and the largest difference, relative to the root mean square for
-tensors, and in nats for log-likelihoods. What is in docs/determinism.md was measured with it.
+MANIFEST is that of a prepared backbone, such as results/smollm2-135m-instruct/backbone/manifest.json; it is prompted by
+its chat template if it has one. Prints one line a comparison: how many numbers are the same bits, and the largest
+difference, relative to the root mean square for tensors, and in nats for log-likelihoods. What is in
+docs/determinism.md was measured with it.
 """
 
 import json
@@ -16,13 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from lensflow import cli, corpora
-from lensflow.config import ChatPrompt, Resources
+from lensflow.config import Prompt, Resources, parse
 from lensflow.engines.transformers import TransformersEngine
 from lensflow.files import read_jsonl, write_jsonl
 from lensflow.prompts import PromptTokenizer
 
 LANGUAGES = ("en", "zh")
-PROMPT = {"format": "chat"}
 SETTING = {"central": "en", "languages": list(LANGUAGES)}
 METHOD = {"kind": "lens", "lr": 1e-5}
 Requests = list[tuple[list[int], list[int]]]
@@ -34,10 +34,16 @@ def stage(command: str, config: Mapping[str, Any], *arguments: object) -> None:
         sys.exit(code)
 
 
+def prompt(manifest: Path) -> dict[str, str]:
+    """The prompt format of a backbone."""
+    return {"format": "chat" if (manifest.parent / "chat_template.jinja").is_file() else "plain"}
+
+
 def states(manifest: Path, texts: Mapping[str, Path], folder: Path, batch_tokens: int = 2048) -> dict[str, Path]:
     """Extract the states of all texts."""
     found = {code: folder / "states" / f"{code}.safetensors" for code in texts}
-    config = {"prompt": PROMPT, "extraction": {"trainable_layers": 2, "batch_tokens": batch_tokens}}
+    extraction = {"trainable_layers": 2, "batch_tokens": batch_tokens}
+    config = {"prompt": prompt(manifest), "extraction": extraction}
     for code, path in found.items():
         files = ("--backbone", manifest, "--texts", texts[code], "--output", path)
         stage("extract-hidden-states", config, *files)
@@ -49,7 +55,8 @@ def delta(manifest: Path, texts: Mapping[str, Path], found: Mapping[str, Path], 
     files = ("--states", *found.values(), "--texts", *texts.values())
     subspaces, output = folder / "subspaces.safetensors", folder / "tiny/duo/lens/seed0/delta.safetensors"
     stage("fit-subspaces", {"setting": SETTING}, *files, "--output", subspaces)
-    config = {"method": METHOD, "setting": SETTING, "prompt": PROMPT, "extraction": {"trainable_layers": 2}, "seed": 0}
+    config = {"method": METHOD, "setting": SETTING, "extraction": {"trainable_layers": 2}, "seed": 0}
+    config["prompt"] = prompt(manifest)
     stage("train", config, *files, "--backbone", manifest, "--subspaces", subspaces, "--output", output)
     return output
 
@@ -98,7 +105,7 @@ def main() -> None:
         tensors("states, in batches and text by text", first["zh"], alone["zh"])
         tensors("delta, 1 and 2 threads", trained, delta(manifest, texts, first, folder / "d"))
 
-        tokenizer = PromptTokenizer(manifest.parent, ChatPrompt(format="chat"))
+        tokenizer = PromptTokenizer(manifest.parent, parse(Prompt, prompt(manifest)))
         requests: Requests = []
         for text in corpora.read_texts(texts["zh"], ["test"]):
             ids = tokenizer.encode(text.prompt)
