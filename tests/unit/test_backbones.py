@@ -151,7 +151,7 @@ RESPONSE = httpx2.Response(403, request=httpx2.Request("GET", "https://example.o
         (GatedRepoError("no", response=RESPONSE), "gated; accept its licence on the hub and set HF_TOKEN"),
         (RepositoryNotFoundError("no", response=RESPONSE), "the hub has no such repository, or it is private"),
         (RevisionNotFoundError("no", response=RESPONSE), "the hub has no such revision; update source.revision"),
-        (LocalEntryNotFoundError("offline\nand more"), r"cannot be fetched \(offline\); check the network"),
+        (LocalEntryNotFoundError("offline\nand more"), r"cannot be fetched \(offline and more\); check the network"),
     ],
 )
 def test_what_the_hub_refuses(tmp_path, monkeypatch, refusal, message):
