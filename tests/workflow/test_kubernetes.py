@@ -146,7 +146,7 @@ def snakemake(workspace: Workspace, *arguments: str) -> subprocess.CompletedProc
 def test_a_dry_run(workspace):
     done = snakemake(workspace, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"total +16\b", done.stderr), done.stderr
+    assert re.search(r"total +16\b", done.stdout), done.stderr
 
 
 def test_pods(workspace, tmp_path):
@@ -165,5 +165,17 @@ def test_pods(workspace, tmp_path):
     assert (volume / "store/results/tables/main.csv").is_file()
     assert {container["image"] for container in pods.containers} == {"image"}
     limits = [container["resources"]["limits"] for container in pods.containers]
-    assert limits == [container["resources"]["requests"] for container in pods.containers]
-    assert limits == []
+    asked = [(limit["memory"], limit.get("nvidia.com/gpu"), limit["cpu"]) for limit in limits]
+    expected = sorted(
+        [
+            ("1000M", None, "1000m"),  # texts
+            ("1500M", None, "1000m"),  # backbone
+            ("1500M", "2", "8000m"),  # base
+            ("2000M", "1", "1000m"),  # states and subspaces
+            ("1500M", "1", "1000m"),  # training
+            ("2000M", "2", "8000m"),  # export and evaluation
+            ("4000M", None, "1000m"),  # tables, figures, report
+        ],
+        key=str,
+    )
+    assert sorted(asked, key=str) == expected
