@@ -131,7 +131,7 @@ class Run:
     def __init__(self, root: Path, arguments: Sequence[str], fault: Mapping[str, Any] | None, server: Path) -> None:
         environment = os.environ | {
             "COLUMNS": "1000",  # no line of a log is broken
-            "PATH": f"{server.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{server}{os.pathsep}{os.environ['PATH']}",
         }
         if fault is not None:
             environment["FAULT"] = json.dumps(fault)
