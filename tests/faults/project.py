@@ -121,7 +121,7 @@ class Project:
         return {
             str(path.relative_to(results)): path.read_bytes()
             for path in paths
-            if path.name not in MEASURED and path.suffix != CORRUPT
+            if path.name not in MEASURED and path.suffix not in (CORRUPT, ".tmp")
         }
 
 
