@@ -48,6 +48,7 @@ rule all:
 
 onerror:
     print(
-        "A stage did not finish: the end of its log, above, says why. Run again to go on; what is finished is kept.",
+        "A stage did not finish: its log, above, ends with why, or without a word if it was killed (for want of memory?)."
+        " Run again to go on; what is finished is kept.",
         file=sys.stderr,
     )

@@ -110,7 +110,7 @@ def job_killed(stage: str) -> Case:
         yield project.run(*target(stage), fault=fault(stage, "kill"))
         yield project.run(*target(stage))
 
-    done = f"SIGKILL when {LAST_MOMENT[stage][0].split('/')[-1]} is written, not yet named"
+    done = f"SIGKILL when `{LAST_MOMENT[stage][0].split('/')[-1]}` is written, not yet named"
     return Case(f"{stage} killed", done, play, quick=stage == "make_table")
 
 
@@ -246,7 +246,7 @@ def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
         yield project.run(*target(reader))
 
     how = {truncate: "cut in half", flip: "one bit changed"}[damage]
-    done = f"{pattern}: {how}" + ("; then fetched again" if pattern.startswith("model/") else "")
+    done = f"`{pattern}`: {how}" + ("; then fetched again" if pattern.startswith("model/") else "")
     return Case(f"{kind} {how}", done, play, quick=kind == "comparisons.csv" and damage is flip)
 
 
@@ -257,7 +257,7 @@ def deleted(kind: str, pattern: str, change: Callable[[dict[str, Any]], None]) -
         change(project.config)
         yield project.run(TABLES)
 
-    return Case(f"{kind} deleted", f"{pattern} deleted while the tables are there; then {change.__doc__}", play)
+    return Case(f"{kind} deleted", f"`{pattern}` deleted while the tables are there; then {change.__doc__}", play)
 
 
 def another_lr(config: dict[str, Any]) -> None:

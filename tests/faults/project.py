@@ -121,7 +121,7 @@ class Project:
         return {
             str(path.relative_to(results)): path.read_bytes()
             for path in paths
-            if path.name not in MEASURED and path.suffix != CORRUPT
+            if path.name not in MEASURED and path.suffix not in (CORRUPT, ".tmp")
         }
 
 
@@ -131,7 +131,7 @@ class Run:
     def __init__(self, root: Path, arguments: Sequence[str], fault: Mapping[str, Any] | None, server: Path) -> None:
         environment = os.environ | {
             "COLUMNS": "1000",  # no line of a log is broken
-            "PATH": f"{server.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{server}{os.pathsep}{os.environ['PATH']}",
         }
         if fault is not None:
             environment["FAULT"] = json.dumps(fault)

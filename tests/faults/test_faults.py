@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,19 @@ def rows() -> Iterator[dict[str, str]]:
     happened: dict[str, str] = {}
     yield happened
     if happened.keys() == {case.name for case in CASES}:
-        lines = [f"| {case.name} | {case.done} | {happened[case.name]} |\n" for case in CASES]
-        REPORT.write_text(HEAD + "".join(lines).replace("*", r"\*"), encoding="utf-8")
+        write(happened)
+
+
+def summary(said: list[str]) -> str:
+    """Say what happened in a case that ended well, from the lines with which runs stopped."""
+    stops = "; then ".join(f"stopped: `{one}`" for one in said)
+    return f"{stops}; the next run finished, tables identical" if said else "finished, tables identical"
+
+
+def write(happened: Mapping[str, str]) -> None:
+    """Write down what happened in every case."""
+    lines = [f"| {case.name} | {case.done} | {happened[case.name]} |\n" for case in CASES]
+    REPORT.write_text(HEAD + "".join(lines), encoding="utf-8")
 
 
 def line(run: Run) -> str:
@@ -125,5 +136,4 @@ def test_a_fault(case: Case, finished: Project, undisturbed: Any, rows: dict[str
     expected = undisturbed(project)
     assert numbers.keys() == expected.keys()
     assert [path for path, content in expected.items() if numbers[path] != content] == []
-    stops = "; then ".join(f"stopped: `{one}`" for one in said)
-    rows[case.name] = f"{stops}; the next run finished, tables identical" if said else "finished, tables identical"
+    rows[case.name] = summary(said)
