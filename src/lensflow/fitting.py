@@ -70,11 +70,13 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
         "means": stacked,
         "norms": torch.stack(norms, dim=1),
     }
+    # In one entry: safetensors writes several entries of metadata in any order, and equal fits are to be equal bytes.
+    written = canonical_json({"languages": setting.languages, "central": setting.central})
     with atomic_path(output) as temporary:
         save_file(
             {name: tensor.float().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={"languages": canonical_json(setting.languages), "central": setting.central},
+            metadata={"setting": written},
         )
 
 
