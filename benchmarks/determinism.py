@@ -24,7 +24,7 @@ from lensflow.prompts import PromptTokenizer
 
 LANGUAGES = ("en", "zh")
 SETTING = {"central": "en", "languages": list(LANGUAGES)}
-METHOD = {"kind": "lens", "lr": 1e-5}
+METHOD = {"kind": "lens", "lr": 1e-4, "batch_size": 2, "warmup": 0.0}
 Requests = list[tuple[list[int], list[int]]]
 
 
@@ -110,20 +110,23 @@ def main() -> None:
         for text in corpora.read_texts(texts["zh"], ["test"]):
             ids = tokenizer.encode(text.prompt)
             requests.append((ids[: len(ids) // 2], ids[len(ids) // 2 :]))
+        together = {}
         for dtype in ("float32", "bfloat16"):
             engine = TransformersEngine(manifest.parent, dtype, tokenizer)
-            together = engine.loglikelihoods(requests)
-            scores(f"log-likelihood, {dtype}, again", together, engine.loglikelihoods(requests))
+            together[dtype] = engine.loglikelihoods(requests)
+            scores(f"log-likelihood, {dtype}, again", together[dtype], engine.loglikelihoods(requests))
             one_by_one = [engine.loglikelihoods([request])[0] for request in requests]
-            scores(f"log-likelihood, {dtype}, in a batch and one by one", together, one_by_one)
+            scores(f"log-likelihood, {dtype}, in a batch and one by one", together[dtype], one_by_one)
             torch.set_num_threads(1)
-            scores(f"log-likelihood, {dtype}, 1 and 2 threads", engine.loglikelihoods(requests), together)
+            scores(f"log-likelihood, {dtype}, 1 and 2 threads", engine.loglikelihoods(requests), together[dtype])
             torch.set_num_threads(2)
-            from lensflow.engines.vllm import VllmEngine  # optional
+        from lensflow.engines.vllm import VllmEngine  # optional, and not for every checkpoint: last
 
+        for dtype, of_transformers in together.items():
             vllm = VllmEngine(manifest.parent, dtype, tokenizer, 512, Resources())
-            scores(f"log-likelihood, {dtype}, transformers and vLLM", together, vllm.loglikelihoods(requests))
-            scores(f"log-likelihood, {dtype}, vLLM again", *(vllm.loglikelihoods(requests) for _ in range(2)))
+            of_vllm = vllm.loglikelihoods(requests)
+            scores(f"log-likelihood, {dtype}, transformers and vLLM", of_transformers, of_vllm)
+            scores(f"log-likelihood, {dtype}, vLLM again", of_vllm, vllm.loglikelihoods(requests))
             vllm.close()
 
 

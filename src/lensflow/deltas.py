@@ -76,7 +76,9 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
         with safe_open(source / name, framework="pt") as file:
             keys = list(file.keys())
             tensors = {key: file.get_tensor(key) for key in keys}
-            metadata = file.metadata()
+            # What transformers asks for, and no more: several entries are written in any order, and the checksum is
+            # what evaluated cells are kept under.
+            metadata = {key: value for key, value in (file.metadata() or {}).items() if key == "format"}
         for key, old in tensors.items():
             if key in trained:
                 tensors[key] = trained[key].to(old.dtype)
