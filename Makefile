@@ -7,7 +7,7 @@ LOCK ?= $(or $(shell cat .venv/.installed 2>/dev/null),cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test lint setup lock
+.PHONY: demo test test-slow lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@snakemake --cores $(CORES) $(addprefix --configfile ,$(CONFIG))
@@ -19,6 +19,9 @@ demo: .venv/.installed  ## from a bare machine to the finished tables, figures a
 
 test: .venv/.installed  ## unit, workflow and end-to-end tests
 	@pytest
+
+test-slow: .venv/.installed  ## what takes minutes: every fault, a real cluster, LaTeX, the report in a browser
+	@pytest -m slow
 
 lint: .venv/.installed  ## style, types, workflow
 	ruff check .
