@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
-# Nothing that needs cgroups, a database or another user than this one; ended jobs are shown for a day, not for 5 minutes.
+# Nothing that needs cgroups, a database or another user than this one; ended jobs are shown for a day, not 5 minutes.
 SLURM_CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
