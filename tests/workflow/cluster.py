@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
-# Nothing that needs cgroups, a database or another user than this one.
+# Nothing that needs cgroups, a database or another user than this one; ended jobs are shown for a day, not 5 minutes.
 SLURM_CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -37,6 +37,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
+MinJobAge=86400
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=64000 Gres=gpu:2
 PartitionName=other Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpus Nodes=ALL MaxTime=INFINITE State=UP
