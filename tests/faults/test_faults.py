@@ -131,6 +131,8 @@ def test_a_fault(case: Case, finished: Project, undisturbed: Any, rows: dict[str
         assert "Traceback" not in run.output, run.output
         if run.code:
             said.append(line(run))
+        # Each failed job shows its log, whose first line has versions and command.
+        assert run.output.count("✗ Failed") == run.output.count("Log file: logs/") == run.output.count("# python 3.")
     assert run.code == 0, run.output
     numbers = project.numbers()
     expected = undisturbed(project)
