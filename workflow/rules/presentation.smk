@@ -73,6 +73,8 @@ rule report:
             f"results/figures/{backbone}.{setting}"
             for backbone, setting in drawn_pairs()
         ],
+        # The samples beside them are shown: what was set aside as damaged is made again, not left out.
+        samples=[f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
     output:
         "results/report.html",
     log:
