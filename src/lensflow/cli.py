@@ -546,7 +546,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _log_header(arguments: Sequence[str]) -> str:
     """The first line of a log: versions, and the command, without what stands before an @ in an address."""
-    from lensflow.records import versions
+    from lensflow.surroundings import versions
 
     known = ", ".join(f"{package} {number}" for package, number in versions().items())
     command = re.sub(r"(?<=://)[^/\s\"']*@", "", shlex.join(["lensflow", *arguments]))

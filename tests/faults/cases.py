@@ -3,7 +3,7 @@
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Case:
 
     name: str
     done: str
-    play: Callable[[Project], Iterator[Run]]
+    play: Callable[[Project], Generator[Run, None, None]]
     needs_root: bool = False
     quick: bool = False
 
@@ -105,7 +105,7 @@ def unfinished(project: Project, stage: str, keep: str = "") -> None:
 
 
 def job_killed(stage: str) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         yield project.run(*target(stage), fault=fault(stage, "kill"))
         yield project.run(*target(stage))
@@ -114,15 +114,15 @@ def job_killed(stage: str) -> Case:
     return Case(f"{stage} killed", done, play, quick=stage == "make_table")
 
 
-def training_killed(project: Project) -> Iterator[Run]:
+def training_killed(project: Project) -> Generator[Run, None, None]:
     unfinished(project, "train")
     yield project.run(TABLES, fault=half_trained("kill"))
     assert list((project.root / TRAINED).glob(".training.safetensors")), "no state was kept"
     yield project.run(TABLES)
 
 
-def training_damaged(damage: Callable[[Path], None]) -> Callable[[Project], Iterator[Run]]:
-    def play(project: Project) -> Iterator[Run]:
+def training_damaged(damage: Callable[[Path], None]) -> Callable[[Project], Generator[Run, None, None]]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, "train")
         yield project.run(TABLES, fault=half_trained("kill"))
         damage(project.root / TRAINED / ".training.safetensors")
@@ -132,7 +132,7 @@ def training_damaged(damage: Callable[[Path], None]) -> Callable[[Project], Iter
 
 
 def snakemake_killed(stage: str) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
         run.signal(signal.SIGKILL, group=True)
@@ -143,7 +143,7 @@ def snakemake_killed(stage: str) -> Case:
 
 
 def orphaned(stage: str) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
         run.signal(signal.SIGKILL, group=False)
@@ -154,14 +154,14 @@ def orphaned(stage: str) -> Case:
     return Case(f"Snakemake alone killed in {stage}", "SIGKILL to Snakemake; the job goes on alone to its end", play)
 
 
-def unlocked(project: Project, stage: str) -> Iterator[Run]:
+def unlocked(project: Project, stage: str) -> Generator[Run, None, None]:
     yield project.run(*target(stage))
     assert project.run("--unlock").code == 0
     yield project.run(*target(stage))
 
 
 def interrupted(stage: str, name: str, number: int, group: bool) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         run = project.start(*target(stage), fault=fault(stage, "wait")).until_reached()
         run.signal(number, group)
@@ -174,7 +174,7 @@ def interrupted(stage: str, name: str, number: int, group: bool) -> Case:
 
 
 def disk_full(stage: str) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         with own_disk(project.root / "results", free=0):
             yield project.run(*target(stage))
@@ -184,7 +184,7 @@ def disk_full(stage: str) -> Case:
     return Case(f"disk full in {stage}", "no byte left for the results; some freed", play, needs_root=True)
 
 
-def read_only(project: Project) -> Iterator[Run]:
+def read_only(project: Project) -> Generator[Run, None, None]:
     unfinished(project, "evaluate")
     results = project.root / "results"
     with own_disk(results, free=1 << 20):
@@ -194,14 +194,14 @@ def read_only(project: Project) -> Iterator[Run]:
         yield project.run(TABLES)
 
 
-def file_too_large(project: Project) -> Iterator[Run]:
+def file_too_large(project: Project) -> Generator[Run, None, None]:
     unfinished(project, "train")
     yield project.run(TABLES, fault=at_input("train", "limit_file_size"))
     yield project.run(TABLES)
 
 
 def out_of_memory(stage: str) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
         yield project.run(TABLES, fault=at_input(stage, "limit_memory"))
         yield project.run(TABLES)
@@ -235,7 +235,7 @@ FILES = {
 def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
     pattern, reader = FILES[kind]
 
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         (path, *_) = sorted(project.root.glob(pattern))
         unfinished(project, reader, keep="cells" if kind == "cell" else "")
         before = path.read_bytes()
@@ -251,7 +251,7 @@ def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
 
 
 def deleted(kind: str, pattern: str, change: Callable[[dict[str, Any]], None]) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         project.remove(pattern)
         assert project.run(TABLES).code == 0
         change(project.config)
@@ -281,7 +281,7 @@ def another_seed(config: dict[str, Any]) -> None:
 
 
 def changed_half_way(change: Callable[[dict[str, Any]], None]) -> Case:
-    def play(project: Project) -> Iterator[Run]:
+    def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, "train")
         yield project.run(TABLES, fault=half_trained("kill"))
         change(project.config)
@@ -291,12 +291,12 @@ def changed_half_way(change: Callable[[dict[str, Any]], None]) -> Case:
     return Case(f"configuration changed half-way: {change.__doc__}", done, play)
 
 
-def seed_added(project: Project) -> Iterator[Run]:
+def seed_added(project: Project) -> Generator[Run, None, None]:
     another_seed(project.config)
     yield project.run(TABLES)
 
 
-def two_at_once(project: Project) -> Iterator[Run]:
+def two_at_once(project: Project) -> Generator[Run, None, None]:
     unfinished(project, "collect_scores")
     first = project.start(TABLES, fault=fault("collect_scores", "wait")).until_reached()
     yield project.run(TABLES)
@@ -304,7 +304,7 @@ def two_at_once(project: Project) -> Iterator[Run]:
     yield first.wait()
 
 
-def folder_moved(project: Project) -> Iterator[Run]:
+def folder_moved(project: Project) -> Generator[Run, None, None]:
     unfinished(project, "evaluate")
     moved = project.root.with_name("elsewhere")
     shutil.move(project.root, moved)

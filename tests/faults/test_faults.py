@@ -3,6 +3,7 @@
 The cases stand in `cases.py`. What happened is written to docs/faults.md when all of them ran.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -127,12 +128,16 @@ def test_a_fault(case: Case, finished: Project, undisturbed: Any, rows: dict[str
         pytest.skip("may not mount a disk")
     project = finished.copy(tmp_path / "project")
     said = []
-    for run in case.play(project):
-        assert "Traceback" not in run.output, run.output
-        if run.code:
-            said.append(line(run))
+    with contextlib.closing(case.play(project)) as runs:
+        for run in runs:
+            assert "Traceback" not in run.output, run.output
+            if run.code:
+                said.append(line(run))
+            # Each failed job shows its log, whose first line has versions and command.
+            shown = [run.output.count(text) for text in ("✗ Failed", "Log file: logs/", "# python 3.")]
+            assert len(set(shown)) == 1, run.output
+            numbers = project.numbers()  # before a disk of its own goes
     assert run.code == 0, run.output
-    numbers = project.numbers()
     expected = undisturbed(project)
     assert numbers.keys() == expected.keys()
     assert [path for path, content in expected.items() if numbers[path] != content] == []

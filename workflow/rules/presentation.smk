@@ -88,6 +88,8 @@ rule report:
             f"results/timings/{path.name}"
             for path in Path(RESULTS, "timings").glob("*.md")
         ),
+        # The samples beside them are shown: what was set aside as damaged is made again, not left out.
+        samples=[f"results/{c.folder}/scores.json" for c in PLAN.checkpoints],
     output:
         "results/report.html",
     log:
