@@ -53,6 +53,7 @@ def running(command: list[str], folder: Path, environment: dict[str, str], outpu
             process.wait()
 
 
+@pytest.mark.slow
 def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
     workspace = Workspace(tmp_path)
     fake = workspace.root / "bin" / "lensflow"
