@@ -538,6 +538,8 @@ class Run(Strict):
             return value
         named: dict[str, Any] = {}
         for entry in value:
+            if not isinstance(entry, (str, Mapping)):
+                raise ValueError("must hold names, or name: [languages]")
             for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
                 if name in named:
                     raise ValueError(f"'{name}' stands there twice; remove one")
