@@ -25,6 +25,7 @@ from lensflow.files import (
 )
 
 CACHES = ("cells", "verdicts")
+TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
 EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
 TRACED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/main.csv")
 PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
@@ -100,7 +101,7 @@ def verify(results: Path) -> list[str]:
 def _unknown(file: Path, results: Path, known: set[Path]) -> str | None:
     """Say what is wrong with a file that no record may name."""
     parts = file.relative_to(results).parts
-    if file in known or not file.is_file() or any(part.startswith(".") for part in parts):
+    if file in known or parts[0] == TIMINGS or not file.is_file() or any(part.startswith(".") for part in parts):
         return None
     if _is_aside(file):
         return f"{file}: was found damaged and set aside; delete it"

@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 def proportion_interval(k: float, n: float) -> tuple[float, float]:
     """Wilson score interval of k successes in n > 0 trials (1927), which stays in [0, 1] and serves k = 0 and n too."""
     low, high = proportion_confint(k, n, alpha=1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    # Not 7e-18, and not 1 but for a rounding.
+    return 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
 
 
 def mean_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:

@@ -149,6 +149,8 @@ def test_a_missing_record_ends_the_trace(results, capsys):
 
 
 def test_a_whole_folder_is_ok_also_elsewhere(results, tmp_path, capsys, monkeypatch):
+    (results / "timings").mkdir()
+    (results / "timings/method.md").write_text("of a benchmark script")
     assert said(capsys, "verify") == ["ok: results is as its records say"]
     shutil.copytree(results, tmp_path / "home" / "downloaded")
     monkeypatch.chdir(tmp_path / "home")

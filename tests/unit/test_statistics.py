@@ -58,6 +58,7 @@ def test_proportion_interval_is_wilson_s_formula(k, n):
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert proportion_interval(k, n) == pytest.approx((centre - half, centre + half), abs=1e-12)
+    assert (proportion_interval(0, n)[0], proportion_interval(n, n)[1]) == (0, 1)
 
 
 @pytest.mark.parametrize("n", [40, 100, 240])
