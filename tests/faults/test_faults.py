@@ -26,9 +26,9 @@ REPORT = REPOSITORY / "docs/faults.md"
 SAYS = (r"^error: .*$", r"^Error: Directory cannot be locked.*$", r"^A stage did not finish: .*$")
 HEAD = """# Faults
 
-What happens when something goes wrong in the middle of a run. Every line is written by `pytest -m '' tests/faults`, which
-does it to a very small model in a real run and compares scores, samples and tables with those of an undisturbed run,
-byte by byte.
+What happens when something goes wrong in the middle of a run. `pytest -m '' tests/faults` writes every line: it does it
+to a very small model in a real run and compares scores, samples and tables with those of an undisturbed run, byte
+by byte.
 
 | case | what was done | what happened |
 |---|---|---|
