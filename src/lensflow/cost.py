@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lensflow import interventions
+from lensflow import energy, interventions
 from lensflow.files import atomic_path, write_json, write_jsonl
 from lensflow.methods import Run, module_of
 
@@ -18,8 +18,9 @@ def train_measured(run: Run[Any]) -> None:
 
     It holds `seconds` (loading and writing included; what killed processes spent on what was gone on from is added),
     `device` (`cpu` or `cuda`), `peak_memory` (bytes: the process's largest resident set, or the most that was allocated
-    on the GPU), `tokens` (that were trained on, each as often as it was) and `trained_parameters`. It is of this stage
-    alone, not of those that extract hidden states before it.
+    on the GPU), `tokens` (that were trained on, each as often as it was), `trained_parameters` and, where Linux lets
+    one read its counters, `energy_joules` (of the processors, whatever else they did, since this process began to
+    train). It is of this stage alone, not of those that extract hidden states before it.
 
     History, dev states and intervention that a method does not write are left empty, so that all methods have the same
     files.
@@ -29,9 +30,9 @@ def train_measured(run: Run[Any]) -> None:
     for path in (history, *tensors):
         path.unlink(missing_ok=True)  # of another method that had this name
     on_gpu = torch.cuda.is_available()
-    started = time.monotonic()
+    counted, started = energy.counters(), time.monotonic()
     trained = module_of(run.method.kind).train(run)
-    seconds = time.monotonic() - started
+    seconds, used = time.monotonic() - started, energy.joules(counted, energy.counters())
     if not history.exists():
         write_jsonl(history, [])
     for path in tensors:
@@ -48,5 +49,6 @@ def train_measured(run: Run[Any]) -> None:
             "peak_memory": allocated or resident,
             "tokens": trained.tokens,
             "trained_parameters": trained.parameters,
+            **({} if used is None else {"energy_joules": round(used, 1)}),
         },
     )
