@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -89,5 +89,5 @@ def load(path: Path, setting: Setting) -> LanguageSubspaces:
     try:
         with safe_open(path, framework="pt") as file:
             return LanguageSubspaces(setting.languages, *(file.get_tensor(name) for name in TENSORS))
-    except Exception as error:  # safetensors raises its own error type for a damaged file
+    except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None

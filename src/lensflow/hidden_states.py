@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -204,5 +205,5 @@ def load(path: Path) -> HiddenStates:
     try:
         tensors = load_file(path)
         return HiddenStates(**{field.name: tensors[field.name] for field in fields(HiddenStates)})
-    except Exception as error:  # safetensors raises its own error type for a damaged file
+    except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None

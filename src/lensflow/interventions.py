@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -124,7 +124,7 @@ def load(path: Path) -> Intervention:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             told = json.loads((file.metadata() or {}).get("told", "{}"))
-    except Exception as error:  # safetensors raises its own error type for a damaged file
+    except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None
     return Intervention(
         {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)},
