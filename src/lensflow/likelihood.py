@@ -40,12 +40,12 @@ def read_prompts(
         ids, lengths = pad([sequences[index] for index in batch])
         ids = ids.to(model.device)
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        following = logits[:, :-1].gather(2, ids[:, 1:, None])[..., 0].float()
-        nll = (logits[:, :-1].logsumexp(2).float() - following).cpu()
         final = last_token(logits, lengths).float().cpu()
         for row, index in enumerate(batch):
-            here = torch.tensor(counted[index][1:])
-            rows[index] = {"nll": float(nll[row, : len(here)][here].double().sum()), "tokens": int(here.sum())}
+            here, length = torch.tensor(counted[index][1:]), len(sequences[index])
+            # A prompt at a time, in float32: in bfloat16 a sum over the vocabulary would be rounded to 8 bits.
+            logp = logits[row, : length - 1].float().log_softmax(1).gather(1, ids[row, 1:length, None])[:, 0].cpu()
+            rows[index] = {"nll": float((-logp)[here].double().sum()), "tokens": int(here.sum())}
         if masks is not None:
             target, latin = (_fit(mask, final.shape[1]) for mask in masks)
             mass = metrics.target_script_share(final.softmax(-1), target, latin)

@@ -152,8 +152,9 @@ class TransformersEngine:
 
 def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of targets (n) under rows `owner` (n) of logits (rows, vocabulary); whether none is higher."""
-    chosen = logits[owner, targets].float()
-    return chosen - logits.float().logsumexp(1)[owner], chosen >= logits.amax(1)[owner]
+    # log_softmax, though most of it is not needed: on a CPU it takes a fifth of the time of logsumexp.
+    logp = logits.float().log_softmax(1)[owner, targets]
+    return logp, logits[owner, targets] >= logits.amax(1)[owner]
 
 
 def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
