@@ -156,6 +156,8 @@ def main() -> None:
     )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
+        # `datasets` would take another run's prompts for these.
+        os.environ["HF_DATASETS_CACHE"] = str(Path(temporary) / "cache")
         folder = write_prompts(config, root.absolute(), args.prompts, Path(temporary))
         measured, samples = ours(config, backbone, root.absolute(), args.limit, args.prompts, folder)
         total, peak = 0.0, 0.0
