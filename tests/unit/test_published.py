@@ -55,6 +55,13 @@ def test_a_value_outside_of_its_interval(old, tmp_path, capsys):
     assert error.startswith(f"error: {results}: 2 differences from {old}; find out why, or publish them")
 
 
+def test_a_count_that_depends_on_the_answers(tmp_path, capsys):
+    old = write(tmp_path / "published", "flat", metric="word_pass_rate")
+    results = write(tmp_path / "results", metric="word_pass_rate", n=99)
+    assert cli.main(["compare-tables", str(old), str(results)]) == 0
+    assert "main: smollm2 en-zh lens generation word_pass_rate zh: n 100 → 99" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("value", [0.93, 0.95, 0.99])
 def test_a_value_inside_of_its_interval(old, tmp_path, capsys, value):
     results = write(tmp_path / "results", value=value, p=0.5)
