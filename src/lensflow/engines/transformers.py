@@ -158,8 +158,18 @@ def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tenso
 
 
 def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
-    """Indices of requests in batches: equal contexts side by side, similar lengths together, longest first."""
-    key: Any = lambda i: (len(requests[i][0]), requests[i][0], len(requests[i][1]))  # noqa: E731
+    """Indices of requests in batches: equal contexts side by side, similar continuations together, longest first.
+
+    A continuation's padding passes the output layer, a context's does not, so that the former counts for more.
+    """
+    longest_of: dict[tuple[int, ...], int] = {}
+    for context, continuation in requests:
+        longest_of[tuple(context)] = max(longest_of.get(tuple(context), 0), len(continuation))
+
+    def key(i: int) -> Any:
+        context, continuation = requests[i]
+        return longest_of[tuple(context)], len(context), context, len(continuation)
+
     batch: list[int] = []
     longest_context = longest = 0
     for i in sorted(range(len(requests)), key=key, reverse=True):
