@@ -10,6 +10,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 .PHONY: demo test test-slow lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
+	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
 	@snakemake --cores $(CORES) $(addprefix --configfile ,$(CONFIG))
 	@lensflow show-table --config results/config.json --comparisons results/comparisons.csv
 	@echo

@@ -24,7 +24,7 @@ from lensflow import items
 from lensflow.config import Task, read
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl, write_text
-from measuring import Measured, markdown, row, say, spawn, write
+from measuring import Measured, backbone_of, markdown, row, say, spawn, write
 
 CELLS = (("xcopa", "zh"), ("xcopa", "sw"), ("xwinograd", "ja"), ("xwinograd", "en"))
 PROMPTS = {"lcb-aya": ("en", "zh", "ar"), "lcb-native": ("ja", "ko", "es")}
@@ -96,7 +96,7 @@ def ours(
     config: Any, backbone: Path, root: Path, limit: int, prompts: int, folder: Path
 ) -> tuple[Measured, dict[tuple[str, str], list[dict[str, Any]]]]:
     """Evaluate all cells in one job; return what it took and each cell's samples."""
-    prompt = config.backbones[backbone.parent.parent.name].prompt.canonical()
+    prompt = backbone_of(config, backbone).prompt.canonical()
     cells = []
     for name, language in CELLS:
         benchmark = config.benchmarks[name]

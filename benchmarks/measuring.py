@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lensflow.config import Backbone, Config
 from lensflow.errors import LensflowError
 from lensflow.files import write_text
 
@@ -26,6 +27,18 @@ class Measured:
     seconds: float
     megabytes: float
     result: dict[str, Any] = field(default_factory=dict)
+
+
+def backbone_of(config: Config, manifest: Path) -> Backbone:
+    """Return the catalog's entry of a prepared backbone, `.../{backbone}/backbone/manifest.json`.
+
+    Raises:
+        LensflowError: there is no such file, or the catalog has no such backbone.
+    """
+    name = manifest.absolute().parent.parent.name
+    if not manifest.is_file() or name not in config.backbones:
+        raise LensflowError(f"--backbone {manifest}: not the manifest.json of a prepared backbone; run make demo first")
+    return config.backbones[name]
 
 
 def device_name(gpus: int) -> str:

@@ -31,7 +31,7 @@ from lensflow.config import Config, read
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl
 from lensflow.methods.lens import Lens
-from measuring import Measured, device_name, markdown, row, say, spawn, verdict, write
+from measuring import Measured, backbone_of, device_name, markdown, row, say, spawn, verdict, write
 
 # The parent must not import torch: a child's maximum resident set begins with its parent's.
 DTYPES = ("float32", "bfloat16")
@@ -335,7 +335,7 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
     """Measure one precision; yield rows of the table."""
     setting, method, extraction = config.settings[args.setting], config.methods["lens-published"], config.extraction
     assert isinstance(method, Lens)
-    prompt = config.backbones[args.backbone.parent.parent.name].prompt.canonical()
+    prompt = backbone_of(config, args.backbone).prompt.canonical()
     # The published procedure takes the first language as the central one.
     languages = (setting.central, *setting.targets)
     texts = write_texts(config, languages, setting.training, args.pairs, work / "texts")

@@ -268,6 +268,8 @@ def export(args: argparse.Namespace) -> None:
     from lensflow.files import write_text
     from lensflow.model_card import model_card
 
+    if not args.delta.is_file():
+        raise LensflowError(f"{args.delta}: no such file; train the method, or name its delta.safetensors")
     manifest, applied = backbones.verify(args.backbone), args.delta.with_name(interventions.NAME)
     intervention = interventions.load(applied)
     biases = logit_bias.logit_biases(args.backbone.parent, intervention.shifts)

@@ -127,18 +127,18 @@ def trace(place: str) -> str:
     Raises:
         LensflowError: there is no such file, row or column, or a record is missing.
     """
-    file, row, column = _parse(place)
-    file = file.absolute()
+    named, row, column = _parse(place)
+    file = named.absolute()
     results = file.parent.parent if file.parent.name == "tables" else file.parent
     if file.relative_to(results).as_posix() not in TRACED:
-        raise LensflowError(f"{file}: rows of {', '.join(TRACED)} can be traced")
-    frame = _rows(file)
+        raise LensflowError(f"{named}: rows of {', '.join(TRACED)} can be traced")
+    frame = _rows(named)
     if not 2 <= row <= len(frame) + 1:
-        raise LensflowError(f"{file}: no row {row}; row 1 is the header, the others are 2 to {len(frame) + 1}")
+        raise LensflowError(f"{named}: no row {row}; row 1 is the header, the others are 2 to {len(frame) + 1}")
     columns = list(frame.columns)
     name = columns[int(column) - 1] if column.isdecimal() and 1 <= int(column) <= len(columns) else column
     if name not in columns:
-        raise LensflowError(f"{file}: no column '{column}'; it has {', '.join(columns)}")
+        raise LensflowError(f"{named}: no column '{column}'; it has {', '.join(columns)}")
     cell = {str(key): str(value) for key, value in frame.iloc[row - 2].items()}
     walk = _Walk(results)
     shown = " ".join(str(cell[key]) for key in PLACE)

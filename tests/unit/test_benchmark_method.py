@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import tiny
 from lensflow import cli, fitting, hidden_states, training
-from lensflow.config import Extraction, PlainPrompt, Setting
+from lensflow.config import Extraction, PlainPrompt, Setting, read
 from lensflow.corpora import read_texts
 from lensflow.decoders import load_decoder
 from lensflow.errors import LensflowError
@@ -91,3 +91,13 @@ def test_both_benchmarks_hand_the_gpu_to_the_stages_that_use_one(method, monkeyp
     parsed = [cli.parser().parse_args(list(map(str, arguments))) for arguments in called]
     using = [args.function.__name__ for args in parsed if getattr(args, "gpus", 0) == 1]
     assert using == ["extract_hidden_states", "train", "extract_hidden_states", "extract_hidden_states", "train"]
+
+
+def test_a_backbone_that_is_not_prepared(tmp_path):
+    config = read([], Path(__file__).parents[2])
+    for path in (tmp_path / "gemma-3-270m/backbone/manifest.json", tmp_path / "manifest.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(LensflowError, match="not the manifest.json of a prepared backbone; run make demo first"):
+            benchmark("measuring").backbone_of(config, path)
+        path.touch()
+    assert benchmark("measuring").backbone_of(config, tmp_path / "gemma-3-270m/backbone/manifest.json").prompt

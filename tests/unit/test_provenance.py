@@ -125,7 +125,10 @@ def test_base_stands_in_no_setting(results, capsys):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("results/tables/main.csv:1:value", "no row 1; row 1 is the header, the others are 2 to 8"),
+        (
+            "results/tables/main.csv:1:value",
+            "error: results/tables/main.csv: no row 1; row 1 is the header, the others are 2 to 8",
+        ),
         ("results/tables/main.csv:9:value", "no row 9; row 1 is the header, the others are 2 to 8"),
         ("results/tables/main.csv:2:p", "no column 'p'; it has backbone, setting, method"),
         ("results/tables/main.csv:2:99", "no column '99'; it has backbone"),

@@ -410,6 +410,12 @@ def test_a_backbone_damaged_after_it_was_prepared(project, config, capsys):
     assert not (project / "y").exists()
 
 
+def test_a_delta_that_is_not_there(project, capsys):
+    assert "nope.safetensors: no such file; train the method, or name its delta" in refused(
+        ["export", "--backbone", "model", "--delta", "nope.safetensors", "out"], capsys
+    )
+
+
 def test_a_chat_prompt_without_a_chat_template(config, error):
     config["backbones"]["tiny"]["prompt"] = {"format": "chat"}
     assert "model: the tokenizer has no chat template; set prompt.format: plain" in error(config)
