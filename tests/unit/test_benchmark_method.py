@@ -97,7 +97,7 @@ def test_a_backbone_that_is_not_prepared(tmp_path):
     config = read([], Path(__file__).parents[2])
     for path in (tmp_path / "gemma-3-270m/backbone/manifest.json", tmp_path / "manifest.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pytest.raises(LensflowError, match="not the manifest.json of a prepared backbone; run make demo first"):
+        with pytest.raises(LensflowError, match=r"not the manifest\.json of a prepared backbone; run make demo first"):
             benchmark("measuring").backbone_of(config, path)
         path.touch()
     assert benchmark("measuring").backbone_of(config, tmp_path / "gemma-3-270m/backbone/manifest.json").prompt
