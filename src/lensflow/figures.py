@@ -90,7 +90,8 @@ def fidelity_bars(block: Block) -> Figure:
     mine = [row for row in block.rows if row.benchmark == benchmark]
     panels = {metric: [row for row in mine if row.metric == metric] for metric in ("fidelity", "repetition")}
     panels = {metric: rows for metric, rows in panels.items() if rows}
-    keys = list(block.columns)
+    measured = {key for rows in panels.values() for row in rows for key in row.cells}
+    keys = [key for key in block.columns if key in measured]  # a language may be in other benchmarks alone
     # Half a place of air after the central language, before the mean and before the languages of neither kind.
     parts = [[block.central], block.targets, [TARGETS], block.others]
     parted = [next(part for part, of_part in enumerate(parts) if key in of_part) for key in keys]
@@ -130,7 +131,7 @@ def fidelity_bars(block: Block) -> Figure:
             for left, right in pairwise(places):
                 if right - left > 1:
                     ax.axvline((left + right) / 2, color="#888888", linewidth=0.8, linestyle=":")
-        axes[-1].set_xticks(places, [heading.replace(" (", "\n(") for heading in block.columns.values()])
+        axes[-1].set_xticks(places, [block.columns[key].replace(" (", "\n(") for key in keys])
         figure.suptitle(f"{block.backbone}, {block.setting}: answers in the language of the prompt", fontsize=10)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3 if len(keys) < 5 else 6, methods))

@@ -70,6 +70,9 @@ def test_bars_set_apart_what_is_neither_central_nor_target(block):
     lefts = np.array([bar.get_x() for bar in bars])
     assert np.diff(lefts) == pytest.approx([1.5, 1, 1.5, 1.5, 1])
     assert [label.get_text() for label in ax.get_xticklabels()][-2:] == ["fr\n(other)", "de\n(other)"]
+    elsewhere = dataclasses.replace(block, others=("fr", "de", "es"), rows=rows)  # es is in another benchmark alone
+    (ax,) = figures.fidelity_bars(elsewhere).axes
+    assert [label.get_text() for label in ax.get_xticklabels()][-1] == "de\n(other)"
 
 
 def test_curves_draw_each_split_and_scale_wide_terms_logarithmically():
