@@ -331,7 +331,7 @@ def write_report(
     versions = [record["versions"] for record in records if record] or [surroundings.versions()]
     sections = []
     for block in blocks:
-        html = {"main": tables.to_html([block])[0][1]}
+        html = {"main": tables.to_html(block)}
         html |= {
             name: summaries.to_html(sheets[0]) for name, sheets in _sheets(config, [block], costs).items() if sheets
         }
