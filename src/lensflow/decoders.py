@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from lensflow.config import Pooling
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LAYER = re.compile(r"^(?P<stem>.*\blayers\.)(?P<index>\d+)\.(?P<rest>.+)$")
@@ -37,7 +40,7 @@ def device_of(gpus: int) -> torch.device:
     return torch.device("cuda") if gpus else CPU
 
 
-def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU) -> nn.Module:
+def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU) -> "PreTrainedModel":
     """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
 
     Args:
@@ -51,23 +54,23 @@ def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: tor
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype or "auto", attn_implementation="sdpa")
-    decoder: nn.Module = model.base_model
+    decoder = model.base_model
     decoder.requires_grad_(False).eval()
     layers_of(decoder)
     return decoder.to(device)
 
 
-def layers_of(decoder: nn.Module) -> nn.ModuleList:
+def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
     """Return the decoder layers: the one list of modules that is as long as the configuration says.
 
     Raises:
         LensflowError: there is not exactly one such list.
     """
-    depth = decoder.config.num_hidden_layers  # type: ignore[union-attr]
+    depth = decoder.config.num_hidden_layers
     found = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(found) != 1:
         raise LensflowError(
-            f"model type '{decoder.config.model_type}': no single stack of {depth} decoder layers; "  # type: ignore[union-attr]
+            f"model type '{decoder.config.model_type}': no single stack of {depth} decoder layers; "
             "this family is not supported"
         )
     return found[0]
@@ -122,7 +125,7 @@ class WeightFiles:
 
 def load_top_layers(
     checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU
-) -> tuple[nn.Module, dict[str, str]]:
+) -> tuple["PreTrainedModel", dict[str, str]]:
     """Build a decoder of only the top `count` layers and the final norm; nothing else is read.
 
     It is called with `inputs_embeds`, the states that enter its first layer.
@@ -150,7 +153,7 @@ def load_top_layers(
     if getattr(config, "layer_types", None):
         config.layer_types = list(config.layer_types[depth - count :])
     config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
-    decoder: nn.Module = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    decoder = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
     files = WeightFiles(checkpoint)
     names = files.top_layers(depth, count)
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
@@ -189,7 +192,7 @@ class StreamedDecoder:
         self.dtype: torch.dtype = config.dtype or self._files.read(next(iter(self._files.location))).dtype
         with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
             model = AutoModel.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
-        self.module: nn.Module = model.requires_grad_(False).eval()
+        self.module: PreTrainedModel = model.requires_grad_(False).eval()
         self._layers = layers_of(self.module)
         embedding = model.get_input_embeddings()
         used = torch.tensor(sorted({token for ids in sequences for token in ids}))
@@ -217,7 +220,7 @@ class StreamedDecoder:
         embedding.register_forward_pre_hook(lambda module, args: (torch.searchsorted(used, args[0]), *args[1:]))
 
     def _unfit(self, reason: str) -> LensflowError:
-        family = self.module.config.model_type  # type: ignore[union-attr]
+        family = self.module.config.model_type
         return LensflowError(f"model type '{family}': {reason}; set extraction.memory: resident")
 
     def _read(self, name: str, shape: torch.Size) -> Tensor:
@@ -289,7 +292,9 @@ def _skip(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 @contextmanager
-def tap_layers(decoder: nn.Module, entering: Sequence[int], leaving: Sequence[int]) -> Iterator[dict[Any, Tensor]]:
+def tap_layers(
+    decoder: "PreTrainedModel", entering: Sequence[int], leaving: Sequence[int]
+) -> Iterator[dict[Any, Tensor]]:
     """Collect states during a forward pass.
 
     Args:
@@ -340,7 +345,7 @@ class _KeysAndValues:
 
 
 @contextmanager
-def only_rows(decoder: nn.Module, rows: Tensor) -> Iterator[None]:
+def only_rows(decoder: "PreTrainedModel", rows: Tensor) -> Iterator[None]:
     """Let the top layer compute only some tokens of one packed sequence, from all tokens' keys and values.
 
     The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the chosen ones.

@@ -19,7 +19,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from lensflow import deltas
 from lensflow.config import FineTuning
-from lensflow.decoders import WeightFiles
+from lensflow.decoders import WeightFiles, device_of
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl
 from lensflow.methods import Run, Trained
@@ -138,10 +138,10 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
         dev: what to record the loss of; may be empty.
 
     Raises:
-        LensflowError: an example has nothing to learn, the loss or its gradient is not finite, or the checkpoint names
-            its tensors in another way than the model does.
+        LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
+            tensors in another way than the model does, or the run was given a GPU and there is none.
     """
-    config, checkpoint = run.method, run.backbone.parent
+    config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
     train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens)
     set_seed(run.seed)  # of the adapters' first values
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
@@ -163,7 +163,7 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
         model = get_peft_model(model, adapters)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
-        trainer = Trainer(model, _arguments(run, unused, bool(dev)), collate, list(train), list(dev) or None)
+        trainer = Trainer(model, _arguments(run, unused, bool(dev), device), collate, list(train), list(dev) or None)
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_Progress(run.output.parent.parent.name))
         trainer.train()
@@ -175,8 +175,8 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     return Trained(sum(len(example.ids) for example in train) * config.epochs, parameters)
 
 
-def _arguments(run: Run[F], folder: str, has_dev: bool) -> TrainingArguments:
-    config, on_gpu = run.method, torch.cuda.is_available()
+def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) -> TrainingArguments:
+    config, on_gpu = run.method, device.type == "cuda"
     arguments = TrainingArguments(
         output_dir=folder,
         save_strategy="no",

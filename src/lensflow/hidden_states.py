@@ -6,6 +6,7 @@ what training needs (all tokens' states where they enter the trained layers).
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,9 @@ from lensflow.decoders import StreamedDecoder, batches_by_length, layers_of, pad
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path, canonical_json, checked
 from lensflow.prompts import PromptTokenizer, truncate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class HiddenStates:
 
 
 @torch.inference_mode()
-def extract(decoder: nn.Module, texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
+def extract(decoder: "PreTrainedModel", texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
     """Run texts through a frozen decoder.
 
     Naive equivalent: `model(ids, output_hidden_states=True).hidden_states[1:]` of each text alone, at its last token
@@ -73,7 +77,7 @@ def extract(decoder: nn.Module, texts: Sequences, extraction: Extraction, scratc
     """
     depth, trainable = len(layers_of(decoder)), extraction.trainable_layers
     parameter = next(decoder.parameters())
-    states = _empty(depth, texts, int(decoder.config.hidden_size), trainable, parameter.dtype)  # type: ignore[union-attr, arg-type]
+    states = _empty(depth, texts, decoder.config.hidden_size, trainable, parameter.dtype)
     rows = _token_rows(states.lengths)
     first = depth - trainable
     with tqdm(total=len(texts.ids), desc=f"{texts.language} texts", unit="text", mininterval=1) as progress:
@@ -118,7 +122,7 @@ def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, s
     Raises:
         LensflowError: a state is NaN or infinite; names language, text and layer.
     """
-    depth, width = len(layers_of(decoder.module)), int(decoder.module.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    depth, width = len(layers_of(decoder.module)), decoder.module.config.hidden_size
     states = _empty(depth, texts, width, extraction.trainable_layers, decoder.dtype)
     rows = _token_rows(states.lengths)
     between = torch.empty(int(states.lengths.sum()), width, dtype=decoder.dtype)  # all tokens' states, as in `tokens`

@@ -4,6 +4,7 @@ import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -41,8 +42,8 @@ def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Te
     def logits(states: Tensor) -> Tensor:
         """(n, d) -> (n, vocabulary)."""
 
-        def put(decoder: torch.nn.Module, args: object, output: object) -> None:
-            output.last_hidden_state = states[None]  # type: ignore[attr-defined]
+        def put(decoder: torch.nn.Module, args: object, output: Any) -> None:
+            output.last_hidden_state = states[None]
 
         with model.base_model.register_forward_hook(put):
             found: Tensor = model(torch.zeros(1, len(states), dtype=torch.long)).logits[0]

@@ -321,7 +321,8 @@ def write_report(
     blocks = _blocks(config, comparisons)
     frame = pd.read_csv(checked(scores))
     keys = ["backbone", "setting", "method", "seed", "engine", "dtype", "weights"]
-    checkpoints: list[dict[str, Any]] = frame[keys].drop_duplicates().to_dict("records")  # type: ignore[assignment]
+    places = frame[keys].drop_duplicates().itertuples(index=False, name=None)
+    checkpoints = [dict(zip(keys, place, strict=True)) for place in places]
     records = _evaluations(results, checkpoints)
     for row, record in zip(checkpoints, records, strict=True):
         if record:
@@ -330,7 +331,7 @@ def write_report(
     versions = [record["versions"] for record in records if record] or [surroundings.versions()]
     sections = []
     for block in blocks:
-        html = {"main": tables.to_html([block])[0][1]}
+        html = {"main": tables.to_html(block)}
         html |= {
             name: summaries.to_html(sheets[0]) for name, sheets in _sheets(config, [block], costs).items() if sheets
         }

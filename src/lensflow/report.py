@@ -1,7 +1,8 @@
 """The report: one HTML page that carries everything it shows and loads nothing from outside.
 
 Whatever comes from a model, a prompt or a configuration is escaped by the template; only the tables are taken as HTML
-(from `tables.to_html`, which escapes), and the figures stand inside `<img>`, where an SVG cannot run scripts.
+(from `to_html` of `tables` and `summaries`, which escape), and the figures stand inside `<img>`, where an SVG cannot
+run scripts.
 """
 
 import base64
@@ -70,7 +71,7 @@ def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
     """Put the answers of several methods to the same prompts side by side: the rows of `Samples`.
 
     Args:
-        by_method: method -> lines of its generation.{language}.jsonl; the first method gives the order of the prompts,
+        by_method: method -> lines of its {benchmark}.{language}.jsonl; the first method gives the order of the prompts,
             and a method without an answer to one of them is left out there.
 
     Raises:
@@ -136,14 +137,13 @@ def build_report(
 
 def _shown(section: Section) -> dict[str, Any]:
     """What the template needs of a section."""
-    samples = [Samples(*group) for group in section.samples]
-    answered = dict.fromkeys(method for group in samples for row in group.rows for method in row["answers"])
+    answered = dict.fromkeys(method for group in section.samples for row in group.rows for method in row["answers"])
     return {
         "name": section.name,
         "title": section.title,
         "tables": [table._replace(html=Markup(table.html)) for table in section.tables],
         "figures": [(figure, _data_uri(figure.path)) for figure in section.figures],
-        "samples": samples,
+        "samples": section.samples,
         "methods": [method for method in answered if method != BASE],
     }
 

@@ -26,14 +26,8 @@ def proportion_interval(k: float, n: float) -> tuple[float, float]:
     return 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
 
 
-def mean_interval(values: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """BCa bootstrap interval (Efron 1987) of the mean of (n,) values; one point if they are all the same."""
-    values = np.asarray(values, dtype=float)
-    return ratio_interval(values, np.ones_like(values), seed)
-
-
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """BCa bootstrap interval of sum(numerators) / sum(denominators), such as nats a token, over (n,) items.
+    """BCa bootstrap interval (Efron 1987) of sum(numerators) / sum(denominators), such as nats a token; (n,) items.
 
     Items are drawn whole, each numerator with its denominator. One point if the ratio is the same in all items.
     """

@@ -567,12 +567,11 @@ def escape_csv(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def to_html(blocks: Sequence[Block]) -> list[tuple[str, str]]:
-    """(caption, HTML table) of each block, the legend below the last: what `report.build_report` takes. All escaped."""
-    pages = [_html_block(block) for block in blocks]
-    notes = Markup("").join(Markup("<li>{}</li>").format(line) for line in legend(blocks))
-    pages[-1] += Markup("<details><summary>Legend</summary><ul>{}</ul></details>").format(notes)
-    return [(block.caption, str(page)) for block, page in zip(blocks, pages, strict=True)]
+def to_html(block: Block) -> str:
+    """A block as an HTML table, the legend below it. All escaped."""
+    notes = Markup("").join(Markup("<li>{}</li>").format(line) for line in legend([block]))
+    page = Markup("{}<details><summary>Legend</summary><ul>{}</ul></details>")
+    return str(page.format(_html_block(block), notes))
 
 
 def _html_block(block: Block) -> Markup:

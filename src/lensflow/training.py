@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +27,9 @@ from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
 from lensflow.methods import Trained
 from lensflow.methods.lens import Lens
 from lensflow.objective import LensObjective, objective
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHECKPOINT_SECONDS = 60.0
 BATCH_TOKENS = 2048  # of a forward pass without gradients
@@ -88,7 +91,7 @@ class TopStack:
         space: `post_norm` or `pre_norm`.
     """
 
-    def __init__(self, decoder: nn.Module, trained: int, space: str) -> None:
+    def __init__(self, decoder: "PreTrainedModel", trained: int, space: str) -> None:
         self.decoder = decoder
         self.space = space
         self.depth = len(layers_of(decoder))

@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -295,6 +297,19 @@ def test_the_same_again(run):
 def test_a_loss_that_is_not_finite(run):
     with pytest.raises(LensflowError, match=r"^step \d+: the loss or its gradient is not finite; lower lr$"):
         train(run(lr=1e30, lora=None))
+
+
+def test_the_gpus_that_the_stage_was_given_count_not_those_of_the_machine(run, monkeypatch):
+    given = replace(run(), gpus=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LensflowError, match=r"^--gpus 1: this machine has no CUDA device"):
+        train(given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(finetuning, "TrainingArguments", lambda **keys: asked.append(keys) or SimpleNamespace(n_gpu=0))
+    for gpus in (0, 1):
+        finetuning._arguments(given, "", False, finetuning.device_of(gpus))
+    assert [keys["use_cpu"] for keys in asked] == [True, False]
 
 
 def test_a_family_whose_checkpoints_have_other_names(run, monkeypatch):

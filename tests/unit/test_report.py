@@ -48,7 +48,7 @@ def content(tmp_path):
             },
         }
     ]
-    samples = [("generation", "ar", rows), Samples("generation", "zh", rows)]
+    samples = [Samples("generation", "ar", rows), Samples("generation", "zh", rows)]
     tables = [Table("caption <b>", "<table><tr><td>1</td></tr></table>", "snakemake > out && echo '<made>'")]
     figures = [Figure('states "before" & after', figure, "snakemake results/figures")]
     return {
@@ -56,7 +56,7 @@ def content(tmp_path):
         "overview": [("backbone", EVIL), ("loss", 0.123456789)],
         "sections": [
             Section("tiny, duo", "tiny, setting duo <i>", tables, figures, samples),
-            Section("other, duo", "other", [], [], [("lcb", "ar", rows)]),
+            Section("other, duo", "other", [], [], [Samples("lcb", "ar", rows)]),
         ],
         "timings": [Timing(f"16 cores {EVIL}", ["measure", "ratio"], [["training <b>", "7.1x"]])],
         "checkpoints": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],

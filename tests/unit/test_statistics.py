@@ -17,7 +17,6 @@ from lensflow.statistics import (
     interval,
     is_kept,
     mcnemar,
-    mean_interval,
     null_deviations,
     paired_permutation,
     paired_shares_interval,
@@ -68,6 +67,11 @@ def test_proportion_interval_covers(n):
     low, high = np.array([proportion_interval(k, n) for k in range(n + 1)]).T
     covered = (binom.pmf(np.arange(n + 1), n, truth) * ((low <= truth) & (truth <= high))).sum(axis=1)
     assert 0.93 <= covered.mean() <= 0.97
+
+
+def mean_interval(values, seed=0):
+    """The interval of a mean, whose denominators are ones."""
+    return ratio_interval(values, np.ones(len(values)), seed)
 
 
 def test_mean_interval_covers(few_resamples):

@@ -179,15 +179,16 @@ def test_csv(scores, blocks):
 
 
 def test_html(blocks):
-    ((caption, html),) = tables.to_html(blocks)
-    assert caption == "tiny, setting duo (central language en)"
+    (block,) = blocks
+    html = tables.to_html(block)
+    assert block.caption == "tiny, setting duo (central language en)"
     assert '<th scope="row">a_b%&amp;</th><td>0.60 <small>[0.50, 0.80] n=40</small></td>' in html
     assert html.count("<td>–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
 
 
 def test_html_escapes(scores):
     (block,) = tables.main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
-    ((_, html),) = tables.to_html([block])
+    html = tables.to_html(block)
     assert "<script>" not in html and "&lt;script&gt;x&lt;/script&gt;" in html
 
 
@@ -263,8 +264,8 @@ def test_ranks_are_written_in_every_format():
     assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
     assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
     assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
-    assert "<td><b>1.000</b> <small>" in tables.to_html(blocks)[0][1]
-    assert "<td><u>2.000</u> <small>" in tables.to_html(blocks)[0][1]
+    assert "<td><b>1.000</b> <small>" in tables.to_html(blocks[0])
+    assert "<td><u>2.000</u> <small>" in tables.to_html(blocks[0])
     assert tables.BEST_NOTE in tables.legend(blocks)
     (block,) = blocks
     unclear = dataclasses.replace(block, rows=block.rows[:1])
@@ -312,7 +313,7 @@ def test_marks_in_latex(marked):
 
 
 def test_marks_in_html(marked):
-    ((_, html),) = tables.to_html(marked)
+    html = tables.to_html(marked[0])
     better = "better than base, difference +0.10 [0.02, 0.18], adjusted p 0.012"
     assert f'<td><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
     worse = "worse than base, difference +0.10 [0.02, 0.18], adjusted p 0.012, kept within 0.05"
@@ -355,9 +356,8 @@ def test_legend_says_test_correction_family_and_margins(marked):
 
 def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
     blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
-    markdown, latex, ((_, html),), text = (
-        write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_html, tables.to_text)
-    )
+    markdown, latex, text = (write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_text))
+    html = tables.to_html(blocks[0])
     note = "† is told the prompt's language at test time: not like-for-like"
     assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
     assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
