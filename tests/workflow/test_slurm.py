@@ -56,16 +56,14 @@ def running(command: list[str], folder: Path, environment: dict[str, str], outpu
 @pytest.mark.slow
 def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
     workspace = Workspace(tmp_path)
-    fake = workspace.root / "bin" / "lensflow"
-    first, rest = fake.read_text().split("\n", 1)
-    fake.write_text(f"{first}\n{WAITING}{rest}")
+    workspace.before_stages(WAITING)
     config = demo_config()
     resources = {"gpus": 2, "mem_gb": 1.5, "runtime": 7, "partition": "gpus", "disk_gb": 1e-6}
     config["backbones"]["tiny"]["resources"] = resources
     config["runs"][0] |= {"settings": ["en-zh"], "methods": ["base", "lens-a"], "benchmarks": ["generation"]}
     arguments = ["--configfile", str(workspace.write_config(config))]
     environment = workspace.environment | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
-    environment["PATH"] = f"{workspace.root}/bin{os.pathsep}{cluster.environment['PATH']}"
+    environment["PATH"] = f"{workspace.programs}{os.pathsep}{cluster.environment['PATH']}"
     output = tmp_path / "output"
     with running(slurm.snakemake(arguments), workspace.root, environment, output) as process:
         until(lambda: list(workspace.root.glob("waiting.*")), process)
