@@ -69,7 +69,9 @@ def test_two_threads_give_the_same_tables(runs: dict[str, Path]) -> None:
 def test_two_threads_give_nearly_the_same_tensors(runs: dict[str, Path]) -> None:
     """A sum in another order differs in its last bits; a training carries them on."""
     first, other = files(runs["first"]), files(runs["threads"])
-    for name in (name for name in first if re.search(r"hidden_states/.*safetensors$|delta\.safetensors$", name)):
+    names = [name for name in first if re.search(r"hidden_states/.*safetensors$|delta\.safetensors$", name)]
+    assert len(names) == 3
+    for name in names:
         one, two = load_file(first[name]), load_file(other[name])
         assert one.keys() == two.keys()
         for key, tensor in one.items():

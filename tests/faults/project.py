@@ -103,8 +103,10 @@ class Project:
         return Run(self.root, arguments, fault, self.server)
 
     def run(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
-        """Run the workflow to its end."""
-        return self.start(*arguments, fault=fault).wait()
+        """Run the workflow to its end; a fault that nothing came to would test nothing."""
+        run = self.start(*arguments, fault=fault).wait()
+        assert fault is None or (self.root / "reached").exists(), run.output
+        return run
 
     def remove(self, *patterns: str) -> None:
         """Delete files and folders of the results."""

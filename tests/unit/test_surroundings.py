@@ -1,13 +1,28 @@
 import os
 import platform
+import subprocess
 
 from lensflow import surroundings
 
 
 def test_commit_is_that_of_the_code_and_not_of_what_lies_around_it(monkeypatch, tmp_path):
-    assert len((surroundings.commit() or "0" * 40).split()[0]) == 40
-    monkeypatch.setattr(surroundings, "__file__", str(tmp_path / "surroundings.py"))
+    def git(*arguments):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    code = tmp_path / "surroundings.py"
+    code.touch()
+    monkeypatch.setattr(surroundings, "__file__", str(code))
+    git("init")
+    git("commit", "--allow-empty", "-m", "another project")
     assert surroundings.commit() is None
+    git("add", code.name)
+    git("commit", "-m", "the code")
+    commit = git("rev-parse", "HEAD")
+    assert surroundings.commit() == commit
+    code.write_text("# changed\n")
+    assert surroundings.commit() == f"{commit} with changes"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert surroundings.commit() is None
 

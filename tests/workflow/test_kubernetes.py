@@ -108,14 +108,10 @@ def cluster(workspace: Workspace, folder: Path) -> Iterator[Pods]:
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
     workspace = Workspace(tmp_path)
-    fake = workspace.root / "bin" / "lensflow"
-    first, rest = fake.read_text().split("\n", 1)
-    fake.write_text(f"{first}\n{BESIDE}{rest}")
+    workspace.before_stages(BESIDE)
     # Each pod installs the storage's plugin; here it is installed.
     for name, script in (("pip", ""), ("python", f'exec {sys.executable} "$@"')):
-        program = workspace.root / "bin" / name
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
+        workspace.write_program(name, script)
     subprocess.run(["git", "init", "-q"], cwd=workspace.root, check=True)
     subprocess.run(["git", "add", "Snakefile", "workflow", "config"], cwd=workspace.root, check=True)
     return workspace

@@ -42,9 +42,7 @@ class Outer:
 def recording(tmp_path) -> Workspace:
     """A workspace whose command line writes down how it is called."""
     workspace = Workspace(tmp_path)
-    fake = workspace.root / "bin" / "lensflow"
-    first, rest = fake.read_text().split("\n", 1)
-    fake.write_text(f"{first}\n{RECORDING}{rest}")
+    workspace.before_stages(RECORDING)
     return workspace
 
 

@@ -56,16 +56,14 @@ def running(command: list[str], folder: Path, environment: dict[str, str], outpu
 @pytest.mark.slow
 def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
     workspace = Workspace(tmp_path)
-    fake = workspace.root / "bin" / "lensflow"
-    first, rest = fake.read_text().split("\n", 1)
-    fake.write_text(f"{first}\n{WAITING}{rest}")
+    workspace.before_stages(WAITING)
     config = demo_config()
     resources = {"gpus": 2, "mem_gb": 1.5, "runtime": 7, "partition": "gpus", "disk_gb": 1e-6}
     config["backbones"]["tiny"]["resources"] = resources
     config["runs"][0] |= {"settings": ["en-zh"], "methods": ["base", "lens-a"], "benchmarks": ["generation"]}
     arguments = ["--configfile", str(workspace.write_config(config))]
     environment = workspace.environment | {"SLURM_CONF": cluster.environment["SLURM_CONF"]}
-    environment["PATH"] = f"{workspace.root}/bin{os.pathsep}{cluster.environment['PATH']}"
+    environment["PATH"] = f"{workspace.programs}{os.pathsep}{cluster.environment['PATH']}"
     output = tmp_path / "output"
     with running(slurm.snakemake(arguments), workspace.root, environment, output) as process:
         until(lambda: list(workspace.root.glob("waiting.*")), process)
@@ -109,32 +107,31 @@ def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
 def tiny_config(folder: Path) -> dict:
     """A random model of real code, whose training takes long enough to be cancelled."""
     tiny.save_checkpoint("llama", folder / "model")
-    method = {"kind": "lens", "epochs": 400, "lr": 1e-4}
     source = {"kind": "folder", "path": "model"}
     benchmarks = ["generation", "likelihood"]
+    run = {"backbones": ["tiny"], "settings": ["en-zh"], "methods": ["base", "lens-long"], "benchmarks": benchmarks}
     return {
+        "title": "tiny",
         "backbones": {"tiny": {"source": source, "license": "CC0-1.0", "prompt": {"format": "plain"}}},
-        "methods": {"lens-long": method},
+        "methods": {"lens-long": {"kind": "lens", "epochs": 400, "lr": 1e-4}},
+        "benchmarks": {name: {"split": "dev"} for name in benchmarks},
         "evaluation": {"engine": "hf", "dtype": "float32", "limit": 2},
-        "runs": [{"backbones": ["tiny"], "settings": ["en-zh"], "methods": ["base", "lens-long"]}],
-    } | {"benchmarks": {name: {"split": "dev"} for name in benchmarks}, "title": "tiny"}
+        "runs": [run],
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "smallest"])
-def test_a_cancelled_training_is_taken_up_again(cluster, tmp_path, size):
+def test_a_cancelled_training_changes_no_table(cluster, tmp_path, size):
     """A run that was cut short has, once it is finished, the tables of one that was not."""
-    lensflow = shutil.which("lensflow")
-    if lensflow is None:
+    if shutil.which("lensflow") is None:
         pytest.skip("the command lensflow is not installed; run make setup")
     for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     config = REPOSITORY / "config/smallest.yaml"
     if size == "tiny":
-        content = tiny_config(tmp_path)
-        content["runs"][0]["benchmarks"] = list(content["benchmarks"])
         config = tmp_path / "tiny.yaml"
-        config.write_text(json.dumps(content))
+        config.write_text(json.dumps(tiny_config(tmp_path)))
     environment = os.environ | cluster.environment | {"OMP_NUM_THREADS": "1"}
 
     output = tmp_path / "output"

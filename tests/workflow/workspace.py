@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 COPIED = ("src", "workflow", "config", "envs", "profiles")
 
 # Stands in for the command line: writes every file that a stage promises, and nothing else.
-FAKE_LENSFLOW = """#!/bin/sh
+FAKE_LENSFLOW = """\
 command=$1 config=$3
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
@@ -34,7 +34,13 @@ esac
 
 
 class Workspace:
-    """A copy of the workflow in its own folder, with a tiny backbone `tiny` in `model/`."""
+    """A copy of the workflow in its own folder, with a tiny backbone `tiny` in `model/`.
+
+    Attributes:
+        root: the folder.
+        programs: a folder in it whose programs stand in for those of the machine.
+        environment: variables that its commands run with.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root / "workspace"
@@ -44,18 +50,27 @@ class Workspace:
             shutil.copytree(REPOSITORY / name, self.root / name, ignore=ignored)
         shutil.copy(REPOSITORY / "Snakefile", self.root)
         write_checkpoint(self.root / "model")
-        fake = self.root / "bin" / "lensflow"
-        fake.parent.mkdir()
-        fake.write_text(FAKE_LENSFLOW)
-        fake.chmod(0o755)
+        self.programs = self.root / "bin"
+        self.programs.mkdir()
+        self.write_program("lensflow", FAKE_LENSFLOW)
         self.environment = os.environ | {
-            "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.root / "src"),
             # Compiled modules are kept for the next start even where the surroundings forbid it: twice as fast.
             "PYTHONPYCACHEPREFIX": str(root / "pycache"),
             "PYTHONDONTWRITEBYTECODE": "",
             "XDG_CACHE_HOME": str(root / "cache"),
         }
+
+    def write_program(self, name: str, script: str) -> None:
+        """Let a shell script stand in for a program."""
+        program = self.programs / name
+        program.write_text(f"#!/bin/sh\n{script}")
+        program.chmod(0o755)
+
+    def before_stages(self, script: str) -> None:
+        """Let the fake command line run a shell script first, with the arguments of the stage."""
+        self.write_program("lensflow", script + FAKE_LENSFLOW)
 
     def write_config(self, config: dict) -> Path:
         path = self.root / "config" / "test.yaml"
