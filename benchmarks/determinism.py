@@ -39,7 +39,7 @@ def prompt(manifest: Path) -> dict[str, str]:
     return {"format": "chat" if (manifest.parent / "chat_template.jinja").is_file() else "plain"}
 
 
-def states(manifest: Path, texts: Mapping[str, Path], folder: Path, batch_tokens: int = 2048) -> dict[str, Path]:
+def states(manifest: Path, texts: Mapping[str, Path], folder: Path, batch_tokens: int = 512) -> dict[str, Path]:
     """Extract the states of all texts."""
     found = {code: folder / "states" / f"{code}.safetensors" for code in texts}
     extraction = {"trainable_layers": 2, "batch_tokens": batch_tokens}

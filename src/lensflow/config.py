@@ -489,7 +489,7 @@ class Extraction(Strict):
     pooling: Pooling = "last"
     # Token states entering the last so many layers are cached for training; 0 for none.
     trainable_layers: Annotated[int, Field(ge=0)] = 2
-    batch_tokens: Count = 2048  # padded tokens a forward pass; does not change results beyond rounding
+    batch_tokens: Count = 512  # padded tokens a forward pass; does not change results beyond rounding
     # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
     memory: Literal["resident", "stream"] = "resident"
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHECKPOINT_SECONDS = 60.0
-BATCH_TOKENS = 2048  # of a forward pass without gradients
+BATCH_TOKENS = 512  # of a forward pass without gradients
 Pair = tuple[int, str]  # index of the text, target language
 Unit = list[Pair]  # what a batch is counted in: one pair, or one text with all of its targets
 
