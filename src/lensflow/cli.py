@@ -5,6 +5,7 @@ Modules are imported inside the subcommands, so that a mistake is reported befor
 
 import argparse
 import errno
+import gc
 import json
 import os
 import re
@@ -564,6 +565,7 @@ def _refusal(error: Exception) -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend, 130 interrupted)."""
+    gc.set_threshold(100_000)  # torch and transformers make a million objects, which all stay: a second of searching
     args = parser().parse_args(arguments)
     if args.module is not None:
         print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)

@@ -40,6 +40,17 @@ def device_of(gpus: int) -> torch.device:
     return torch.device("cuda") if gpus else CPU
 
 
+def import_transformers() -> Any:
+    """Import transformers, but not scikit-learn, which it would load, too: a second and 100 MB for every stage.
+
+    Only assisted generation, which no stage does, needs that.
+    """
+    import transformers.utils
+
+    transformers.utils.is_sklearn_available = lambda: False
+    return transformers
+
+
 def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU) -> "PreTrainedModel":
     """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
 
@@ -51,9 +62,9 @@ def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: tor
     Raises:
         LensflowError: the family has no stack of decoder layers that can be found.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype or "auto", attn_implementation="sdpa")
+    model = import_transformers().AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=dtype or "auto", attn_implementation="sdpa"
+    )
     decoder = model.base_model
     decoder.requires_grad_(False).eval()
     layers_of(decoder)
@@ -142,9 +153,9 @@ def load_top_layers(
     Raises:
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
     """
-    from transformers import AutoConfig, AutoModel
+    transformers = import_transformers()
 
-    full = AutoConfig.from_pretrained(checkpoint)
+    full = transformers.AutoConfig.from_pretrained(checkpoint)
     config = copy.deepcopy(full.get_text_config())
     depth = config.num_hidden_layers
     if not 1 <= count <= depth:
@@ -153,7 +164,7 @@ def load_top_layers(
     if getattr(config, "layer_types", None):
         config.layer_types = list(config.layer_types[depth - count :])
     config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
-    decoder = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
     files = WeightFiles(checkpoint)
     names = files.top_layers(depth, count)
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
@@ -185,13 +196,14 @@ class StreamedDecoder:
 
     def __init__(self, checkpoint: Path, sequences: Sequence[Sequence[int]], device: torch.device = CPU) -> None:
         from accelerate import init_empty_weights
-        from transformers import AutoConfig, AutoModel
 
-        config = AutoConfig.from_pretrained(checkpoint).get_text_config()
+        transformers = import_transformers()
+
+        config = transformers.AutoConfig.from_pretrained(checkpoint).get_text_config()
         self._files, self.device = WeightFiles(checkpoint), device
         self.dtype: torch.dtype = config.dtype or self._files.read(next(iter(self._files.location))).dtype
         with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
-            model = AutoModel.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+            model = transformers.AutoModel.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
         self.module: PreTrainedModel = model.requires_grad_(False).eval()
         self._layers = layers_of(self.module)
         embedding = model.get_input_embeddings()

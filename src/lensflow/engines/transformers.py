@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensflow.config import Decoding
+from lensflow.decoders import import_transformers
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
 from lensflow.interventions import StateEdit
@@ -41,11 +42,11 @@ class TransformersEngine:
         self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, device: str = "cpu", batch_size: int = 32
     ) -> None:
         prepare_process()
-        from transformers import AutoModelForCausalLM
-
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
         try:
-            self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
+            self.model = (
+                import_transformers().AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
+            )
         except Exception as error:
             raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
         self._batch_size = batch_size
