@@ -124,19 +124,32 @@ class Chain:
             )
             given += ("--items", "results/benchmarks", "--cache", "results/cells", "--output", output)
             add("evaluate", plan.evaluate(checkpoint), *given, outputs=(output[8:],))
-        tidy = tuple(f"{name}.csv" for name in ("scores", "comparisons", "sweeps"))
+        tidy = tuple(f"{name}.csv" for name in ("scores", "comparisons", "versus", "sweeps"))
         given = ("--scores", *scores, "--output", "results/scores.csv")
         add("collect-scores", plan.collect_scores(), *given, outputs=tidy)
         config, costs = "results/config.json", ("--costs", f"results/{RUN}/cost.json")
         compared = ("--comparisons", "results/comparisons.csv")
-        sheets = tuple(f"tables/{n}.{s}" for n in ("summary", "main", "ablation", "cost") for s in ("md", "tex", "csv"))
-        add("make-table", config, *compared, *costs, "--output", "results/tables", outputs=sheets)
+        sheets = tuple(
+            f"tables/{n}.{s}" for n in ("summary", "main", "ablation", "versus", "cost") for s in ("md", "tex", "csv")
+        )
+        direct = ("--versus", "results/versus.csv")
+        add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=sheets)
         given = ("--backbone", "tiny", "--setting", "en-zh", "--scores", "results/scores.csv", *compared)
         given += ("--sweeps", "results/sweeps.csv", "--subspaces", subspaces, "--states", *states)
         given += ("--runs", f"results/{RUN}/history.jsonl")
         figures = "results/figures/tiny.en-zh"
         add("make-figures", config, *given, "--output", figures, outputs=("figures/tiny.en-zh",))
-        given = ("--scores", "results/scores.csv", *compared, *costs, "--figures", figures, "--results", "results")
+        given = (
+            "--scores",
+            "results/scores.csv",
+            *compared,
+            *direct,
+            *costs,
+            "--figures",
+            figures,
+            "--results",
+            "results",
+        )
         add("report", config, *given, "--output", "results/report.html", outputs=("report.html",))
         return steps
 

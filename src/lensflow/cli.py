@@ -202,7 +202,7 @@ def make_table(args: argparse.Namespace) -> None:
     """Write the tables as Markdown, LaTeX and CSV."""
     from lensflow import presentation
 
-    presentation.write_tables(_stage_config(args.config), args.comparisons, args.costs, args.output)
+    presentation.write_tables(_stage_config(args.config), args.comparisons, args.versus, args.costs, args.output)
 
 
 def make_figures(args: argparse.Namespace) -> None:
@@ -218,9 +218,16 @@ def report(args: argparse.Namespace) -> None:
     """Write the self-contained report."""
     from lensflow import presentation
 
-    config = _stage_config(args.config)
     presentation.write_report(
-        config, args.scores, args.comparisons, args.costs, args.figures, args.timings, args.results, args.output
+        _stage_config(args.config),
+        args.scores,
+        args.comparisons,
+        args.versus,
+        args.costs,
+        args.figures,
+        args.timings,
+        args.results,
+        args.output,
     )
 
 
@@ -460,7 +467,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("collect-scores", collect_scores, "scores")
     add_config(sub)
     add(sub, "--scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True)
-    add(sub, "--output", "scores.csv to write; comparisons.csv goes beside it")
+    add(sub, "--output", "scores.csv to write; comparisons.csv, versus.csv and sweeps.csv go beside it")
 
     sub = command("resolve-config", resolve_config, "files")
     add_config(sub)
@@ -469,6 +476,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("make-table", make_table, "presentation")
     add_config(sub)
     add(sub, "--comparisons", comparisons_help)
+    add(sub, "--versus", "versus.csv (collect-scores)")
     sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
     add(sub, "--output", "folder for the tables")
 
@@ -488,6 +496,7 @@ def parser() -> argparse.ArgumentParser:
     add_config(sub)
     add(sub, "--scores", "scores.csv (collect-scores)")
     add(sub, "--comparisons", comparisons_help)
+    add(sub, "--versus", "versus.csv (collect-scores)")
     sub.add_argument("--costs", type=Path, nargs="*", default=[], help="cost.json of each training")
     sub.add_argument("--figures", type=Path, nargs="*", default=[], help="folders of figures (make-figures)")
     sub.add_argument("--timings", type=Path, nargs="*", default=[], help="tables of the scripts in benchmarks/, as .md")
@@ -532,7 +541,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=configfile_help)
 
     sub = command("trace", trace)
-    sub.add_argument("place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, sweeps.csv")
+    sub.add_argument(
+        "place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, versus.csv, sweeps.csv"
+    )
 
     sub = command("verify", verify)
     sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")

@@ -1,4 +1,4 @@
-"""Every cell of the tables, with its interval and, beside it, its method against base on the same items.
+"""Every cell of the tables, with its interval and, beside it, its method against another on the same items.
 
     cells = compare(runs, blocks, settings, margins)
 
@@ -70,6 +70,7 @@ def compare(
     blocks: Iterable[tuple[str, str]],
     settings: Mapping[str, Setting],
     margins: Mapping[str, float],
+    reference: str = BASE,
 ) -> pd.DataFrame:
     """Compute the cells of each block's table.
 
@@ -82,9 +83,12 @@ def compare(
         blocks: (backbone, setting), one table each.
         settings: setting name -> its languages.
         margins: metric -> by how much it may get worse in the central language and still count as kept.
+        reference: the method that all others are compared with. Of two methods with several seeds those count that
+            both have.
 
     Returns:
-        The columns `tables.COLUMNS` and `tables.COMPARED`, which are empty for base and where base lacks the score.
+        The columns `tables.COLUMNS` and `tables.COMPARED`, which are empty for the reference and where that lacks the
+        score.
 
     Raises:
         LensflowError: a cell has two items of one id.
@@ -96,12 +100,14 @@ def compare(
             for place, cells in runs.items()
             if place[0] == backbone and (place[1] == name or place[1:3] == (NO_SETTING, BASE))
         }
-        of_block = _block(places, settings[name], margins)
+        of_block = _block(places, settings[name], margins, reference)
         rows += [{"backbone": backbone, "setting": name} | row for row in of_block]
     return pd.DataFrame(rows, columns=[*COLUMNS, *COMPARED])
 
 
-def _block(places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str, float]) -> list[dict[str, Any]]:
+def _block(
+    places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str, float], reference: str
+) -> list[dict[str, Any]]:
     targets = [language for language in setting.languages if language != setting.central]
     # Base is evaluated once for all settings; this one has the languages that its methods are evaluated in.
     evaluated = [cell["language"] for place, cells in places.items() if place[2] != BASE for cell in cells]
@@ -125,16 +131,19 @@ def _block(places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str
             groups[TARGETS] = defined
         for method, of_method in answers.items():
             for language, members in groups.items():
-                grid = _grid(of_method, members)
-                if not grid:
+                seeds = _seeds(of_method, members)
+                if not seeds:
                     continue
                 place = {"method": method, "benchmark": benchmark, "metric": metric, "language": language}
-                row = place | {"seeds": " ".join(map(str, _seeds(of_method, members)))} | _estimate(grid)
+                row = place | {"seeds": " ".join(map(str, seeds))} | _estimate(_grid(of_method, members, seeds))
                 rows.append(row)
-                base = _grid(answers.get(BASE, {}), members)
-                if method == BASE or not base:
+                its = answers.get(reference, {})
+                theirs = _seeds(its, members)
+                if len(seeds) > 1 and len(theirs) > 1:
+                    seeds = theirs = [seed for seed in seeds if seed in theirs]
+                if method == reference or not theirs:
                     continue
-                test = _compare(row, base, grid)
+                test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
                 if test is not None:
                     tests.append(test)
                 if language == setting.central and metric in margins and "difference" in row:
@@ -179,10 +188,9 @@ def _seeds(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[s
     return sorted(set.intersection(*(set(of_method.get(language, {})) for language in languages)))
 
 
-def _grid(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str]) -> Grid:
-    """What the seeds that answered in all of these languages answered; empty if there is none."""
-    seeds = _seeds(of_method, languages)
-    return [[of_method[language][seed] for seed in seeds] for language in languages] if seeds else []
+def _grid(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str], seeds: Sequence[int]) -> Grid:
+    """What these seeds answered in these languages."""
+    return [[of_method[language][seed] for seed in seeds] for language in languages]
 
 
 def _sample(grid: Grid, kept: Bools | None = None) -> Sample:
@@ -204,7 +212,11 @@ def _estimate(grid: Grid) -> dict[str, Any]:
 
 
 def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
-    """Add to a row its difference to base on the items of both; return the test, unless both are the same weights."""
+    """Add to a row its difference to base, or to what is in its place, on the items of both.
+
+    Returns:
+        The test; None where both are the same weights.
+    """
     mine, its = _sample(grid).denominators > 0, _sample(base).denominators > 0
     kept: Bools = np.logical_and(mine.all(1), its.all(1))
     if not np.any(kept, axis=1).all():
@@ -213,9 +225,7 @@ def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
     row["base"], row["paired"] = before.value, int(kept.sum())
     row["left_out"] = int((mine.any(1) | its.any(1)).sum()) - row["paired"]
     row["difference"] = after.value - before.value
-    if all(
-        answers.digest == base[index][0].digest for index, of_language in enumerate(grid) for answers in of_language
-    ):
+    if all(len({answers.digest for answers in (*ours, *theirs)}) == 1 for ours, theirs in zip(grid, base, strict=True)):
         row["difference_low"] = row["difference_high"] = row["difference"]
         return None
     row["difference_low"], row["difference_high"] = statistics.difference_interval(before, after)
@@ -229,7 +239,7 @@ def _judge(tests: Sequence[Test]) -> None:
     swapped: dict[tuple[str, str], list[Test]] = {}
     for test in tests:
         row, base, other = test.row, test.base, test.other
-        if other.numerators[..., 0].size == 1 and base.is_share and other.is_share:
+        if base.numerators[..., 0].size == other.numerators[..., 0].size == 1 and base.is_share and other.is_share:
             kept = base.denominators[0, 0] > 0
             row["test"] = MCNEMAR
             row["p"] = statistics.mcnemar(base.numerators[0, 0][kept], other.numerators[0, 0][kept])
@@ -240,7 +250,7 @@ def _judge(tests: Sequence[Test]) -> None:
         p_values = statistics.paired_permutation(*np.stack(sides, axis=2))
         for test, p in zip(together, p_values, strict=True):
             test.row["test"], test.row["p"] = PERMUTATION, float(p)
-            if test.other.seeds > 1:
+            if max(test.base.seeds, test.other.seeds) > 1:
                 # Swapping holds the seeds fixed, t trusts a variance of few changed items: the mark needs both.
                 test.row["test"] = SEEDS
                 test.row["p"] = max(test.row["p"], statistics.seeds_test(test.base, test.other))

@@ -559,6 +559,7 @@ class Config(Strict):
     datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
     # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
     retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
+    versus: Name | None = None  # a method that all others are compared with directly, as they are with base
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()
     sweeps: dict[Name, Sweep] = {}
@@ -586,6 +587,8 @@ class Config(Strict):
             for name in run.sweeps:
                 if (method := self.sweeps[name].method) not in self.methods:
                     raise ValueError(f"sweeps.{name}.method: no '{method}'; {did_you_mean(method, self.methods)}")
+        if self.versus is not None and self.versus not in (used := {name for run in self.runs for name in run.methods}):
+            raise ValueError(f"versus: no run has the method '{self.versus}'; {did_you_mean(self.versus, used)}")
         return self
 
     def _check_setting(self, name: str) -> None:

@@ -41,13 +41,13 @@ def device_of(gpus: int) -> torch.device:
 
 
 def import_transformers() -> Any:
-    """Import transformers, but not scikit-learn, which it would load, too: a second and 100 MB for every stage.
+    """Import transformers without scikit-learn and SciPy, which it would load: a second and 100 MB of every stage.
 
-    Only assisted generation, which no stage does, needs that.
+    It needs them for assisted generation and for losses of object detection.
     """
     import transformers.utils
 
-    transformers.utils.is_sklearn_available = lambda: False
+    transformers.utils.is_sklearn_available = transformers.utils.is_scipy_available = lambda: False
     return transformers
 
 

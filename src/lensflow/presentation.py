@@ -21,6 +21,7 @@ TABLES = {
     "summary": "Methods side by side",
     "main": "Every metric in every language",
     "ablation": "Variants of Lens: difference to base",
+    "versus": "All methods: difference to one of them",
     "cost": "What training takes",
 }
 # Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
@@ -54,15 +55,25 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
+def _versus(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], tables.Block]:
+    """The blocks of versus.csv by backbone and setting; none where no method is named."""
+    if config["versus"] is None:
+        return {}
+    frame = pd.read_csv(checked(path), dtype={"seeds": str})
+    blocks = tables.main_table(frame, _settings(config), list(config["methods"]), config.get("told_language", ()))
+    return {(block.backbone, block.setting): block for block in blocks}
+
+
 def _command(config: Mapping[str, Any], target: str) -> str:
     """The command that makes a file below the results folder again, from nothing if need be."""
     return f"{config['command']} {config['results']}/{target}"
 
 
 def _sheets(
-    config: Mapping[str, Any], blocks: Sequence[tables.Block], costs: Sequence[Path]
+    config: Mapping[str, Any], blocks: Sequence[tables.Block], versus: Path, costs: Sequence[Path]
 ) -> dict[str, list[summaries.Sheet]]:
     """The tables beside the main one, by name."""
+    direct = _versus(config, versus)
     found: dict[str, list[summaries.Sheet | None]] = {name: [] for name in TABLES if name != "main"}
     for block in blocks:
         measured = {}
@@ -72,22 +83,27 @@ def _sheets(
                 measured[method, int(seed.removeprefix("seed"))] = read_json(path)
         found["summary"].append(summaries.summary(block))
         found["ablation"].append(summaries.ablation(block, config["methods"]))
+        if compared := direct.get((block.backbone, block.setting)):
+            found["versus"].append(summaries.versus(compared, config["versus"]))
         found["cost"].append(summaries.cost(block, measured))
     return {name: [sheet for sheet in sheets if sheet is not None] for name, sheets in found.items()}
 
 
-def write_tables(config: Mapping[str, Any], comparisons: Path, costs: Sequence[Path], folder: Path) -> None:
+def write_tables(
+    config: Mapping[str, Any], comparisons: Path, versus: Path, costs: Sequence[Path], folder: Path
+) -> None:
     """Write `TABLES` as Markdown, LaTeX and CSV into `folder`, each with the command that makes it.
 
     Args:
         config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
         comparisons: comparisons.csv.
+        versus: versus.csv.
         costs: cost.json of each training.
         folder: for the tables.
     """
     blocks = _blocks(config, comparisons)
     texts = {"main": (tables.to_markdown(blocks), tables.to_latex(blocks), tables.to_csv(blocks))}
-    for name, sheets in _sheets(config, blocks, costs).items():
+    for name, sheets in _sheets(config, blocks, versus, costs).items():
         texts[name] = summaries.to_markdown(sheets), summaries.to_latex(sheets), summaries.to_csv(sheets)
     for name, (markdown, latex, csv) in texts.items():
         command = _command(config, f"tables/{name}.md")
@@ -300,6 +316,7 @@ def write_report(
     config: Mapping[str, Any],
     scores: Path,
     comparisons: Path,
+    versus: Path,
     costs: Sequence[Path],
     folders: Sequence[Path],
     timings: Sequence[Path],
@@ -312,6 +329,7 @@ def write_report(
         config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
         scores: scores.csv.
         comparisons: comparisons.csv.
+        versus: versus.csv.
         costs: cost.json of each training.
         folders: what `write_figures` wrote, {backbone}.{setting} each.
         timings: tables that the scripts in benchmarks/ wrote as Markdown.
@@ -333,7 +351,9 @@ def write_report(
     for block in blocks:
         html = {"main": tables.to_html(block)}
         html |= {
-            name: summaries.to_html(sheets[0]) for name, sheets in _sheets(config, [block], costs).items() if sheets
+            name: summaries.to_html(sheets[0])
+            for name, sheets in _sheets(config, [block], versus, costs).items()
+            if sheets
         }
         shown = [
             report.Table(caption, html[name], _command(config, f"tables/{name}.md"))

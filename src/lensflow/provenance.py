@@ -27,7 +27,7 @@ from lensflow.files import (
 CACHES = ("cells", "verdicts")
 TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
 EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
-TRACED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/main.csv")
+TRACED = ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv", "tables/main.csv")
 PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
 
 

@@ -1,4 +1,4 @@
-"""All scores in one tidy table, and all comparisons with base in another (stage `collect_scores`)."""
+"""All scores in one tidy table, all comparisons with base in another, and so on (stage `collect_scores`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lensflow import comparisons
 from lensflow.config import Language, Name, Setting, Strict, parse
 from lensflow.files import read_json, write_text
-from lensflow.tables import BASE, NO_SETTING, escape_csv
+from lensflow.tables import AGAINST, BASE, NO_SETTING, escape_csv
 
 COLUMNS = (
     "backbone",
@@ -90,10 +90,11 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     """Write one row a score, and one row a cell of the tables.
 
     Args:
-        config: blocks, points of sweeps, settings and retention margins (`Plan.collect_scores`).
+        config: blocks, points of sweeps, settings, retention margins and the method that all others are compared with
+            (`Plan.collect_scores`).
         paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
-        output: the CSV file of the scores; `comparisons.csv` and `sweeps.csv`, the same of every point of a sweep,
-            go beside it.
+        output: the CSV file of the scores. Beside it go `comparisons.csv`, `versus.csv`, the same against another
+            method than base, and `sweeps.csv`, the same of every point of a sweep.
 
     Raises:
         LensflowError: a file is not valid, or a cell has two items of one id.
@@ -120,6 +121,10 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
     main = comparisons.compare(in_tables, blocks, settings, margins)
     write_text(output.with_name("comparisons.csv"), _csv(main))
+    against = config["versus"]
+    direct = comparisons.compare(in_tables, blocks if against else [], settings, {}, against or BASE)
+    direct = direct[direct["difference"].notna()].assign(**{AGAINST: against})[[AGAINST, *main.columns]]
+    write_text(output.with_name("versus.csv"), _csv(direct))
     parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]
     for point in config["sweeps"]:
         backbone, setting = point["backbone"], point["setting"]

@@ -157,6 +157,8 @@ def interval(sample: Sample) -> tuple[float, float]:
 def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
     """Interval of other - base, on the same items, over seeds and items, both random (`variance`).
 
+    Where both have several seeds these are the same ones; else one of them has a single one.
+
     Student's t; for shares Tango's interval (`paired_shares_interval`), with several languages or seeds on the number
     of items that has the same variance, which is never taken to be less than if all answers were independent (with half
     an item more in each cell of the table: Agresti and Min, 2005).
@@ -167,11 +169,11 @@ def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
         return _t_interval(difference, spread, free)
     sizes = other.sizes
     changed = other.numerators - base.numerators
-    gained, lost = (np.maximum(sign * changed, 0).sum((1, 2)) / other.seeds for sign in (1, -1))
+    gained, lost = (np.maximum(sign * changed, 0).sum((1, 2)) / changed.shape[1] for sign in (1, -1))
     n = float(sizes.mean())
-    if other.numerators[..., 0].size > 1:
+    if changed[..., 0].size > 1:
         up, down = (gained + 0.5) / (sizes + 2), (lost + 0.5) / (sizes + 2)
-        shown = _at_least(spread, (up + down - (up - down) ** 2) / (sizes + 2), other.seeds)
+        shown = _at_least(spread, (up + down - (up - down) ** 2) / (sizes + 2), changed.shape[1])
         n = _items((up.mean() + down.mean() - (up.mean() - down.mean()) ** 2) / shown, free, sizes)
     return paired_shares_interval(float((lost / sizes).mean()) * n, float((gained / sizes).mean()) * n, n)
 

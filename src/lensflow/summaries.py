@@ -1,4 +1,4 @@
-"""The tables beside the main one: methods side by side (the paper's Table 1), ablation of Lens, what training costs.
+"""The tables beside the main one: methods side by side (the paper's Table 1), ablation, all against one, costs.
 
     sheet = summary(block)
     files.write_text(path, to_markdown([sheet], "snakemake ..."))
@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from lensflow.tables import (
     ARROWS_NOTE,
+    BASE,
     HTML_RANKS,
     LATEX_PACKAGES,
     MARKDOWN_RANKS,
@@ -23,6 +24,7 @@ from lensflow.tables import (
     MISSING,
     TARGETS,
     TARGETS_NOTE,
+    TOLD_NOTE,
     Block,
     Row,
     bounds,
@@ -111,15 +113,6 @@ def ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | 
         block: of the main table.
         methods: name -> its configuration; those of kind lens are shown.
     """
-
-    def entry(row: Row, key: str) -> Entry:
-        cell = row.cells.get(key)
-        if cell is None or "difference" not in cell.compared:
-            return NOTHING
-        decimals = row.spec.decimals
-        value, low, high = (float(cell.compared[f"difference{end}"]) for end in ("", "_low", "_high"))
-        return Entry(f"{value:+z.{decimals}f}", value, low, high, cell.marks, bounds(low, high, decimals))
-
     rows = [row for row in block.rows if methods.get(row.method, {}).get("kind") == "lens"]
     if not rows:
         return None
@@ -127,11 +120,38 @@ def ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | 
     keys = list(dict.fromkeys(key for of_method in settings.values() for key in of_method))
     keys = [key for key in keys if len({of_method.get(key, MISSING) for of_method in settings.values()}) > 1]
     texts = {label: tuple(Entry(of_method.get(key, MISSING)) for key in keys) for label, of_method in settings.items()}
-    panels = (Panel("Settings that differ", tuple(keys), texts),) if keys else ()
-    means = (TARGETS_NOTE,) if TARGETS in block.columns else ()
-    notes = ("difference to base on the same items, with its 95 % interval", *means, *marks_note([block]), ARROWS_NOTE)
+    differing = (Panel("Settings that differ", tuple(keys), texts),) if keys else ()
     caption = f"Variants of Lens, difference to base: {block.caption}"
-    return Sheet(block.backbone, block.setting, caption, panels + _panels(block, rows, entry), notes)
+    panels = differing + _panels(block, rows, _difference)
+    return Sheet(block.backbone, block.setting, caption, panels, _difference_notes(block, BASE))
+
+
+def versus(block: Block, reference: str) -> Sheet:
+    """The difference of every method to one of them.
+
+    Args:
+        block: of cells that were compared with the reference instead of base.
+        reference: the method.
+    """
+    caption = f"Difference to {reference}: {block.caption}"
+    panels = _panels(block, block.rows, _difference)
+    return Sheet(block.backbone, block.setting, caption, panels, _difference_notes(block, reference))
+
+
+def _difference(row: Row, key: str) -> Entry:
+    cell = row.cells.get(key)
+    if cell is None or "difference" not in cell.compared:
+        return NOTHING
+    decimals = row.spec.decimals
+    value, low, high = (float(cell.compared[f"difference{end}"]) for end in ("", "_low", "_high"))
+    return Entry(f"{value:+z.{decimals}f}", value, low, high, cell.marks, bounds(low, high, decimals))
+
+
+def _difference_notes(block: Block, reference: str) -> tuple[str, ...]:
+    first = f"difference to {reference} on the same items, with its 95 % interval"
+    means = (TARGETS_NOTE,) if TARGETS in block.columns else ()
+    told = (TOLD_NOTE,) if any(row.told_language for row in block.rows) else ()
+    return (first, *means, *marks_note([block], reference), *told, ARROWS_NOTE)
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:

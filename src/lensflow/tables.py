@@ -69,7 +69,8 @@ METRICS: Mapping[str, Metric] = {
     "nll": Metric("likelihood", "↓", 3, "mean negative log-likelihood of held-out prompts, nats a token"),
 }
 UNKNOWN_METRIC = Metric("", "", 3, "")
-# The columns of comparisons.csv: a cell of the table, and what came of comparing it with base.
+# The columns of comparisons.csv: a cell of the table, and what came of comparing it with base. Of versus.csv,
+# too: there `base` is the value of the method that stands in AGAINST, a column before them.
 COLUMNS = ("backbone", "setting", "method", "seeds", "benchmark", "metric", "language", "n", "value", "low", "high")
 COMPARED = (
     "base",
@@ -85,6 +86,7 @@ COMPARED = (
     "margin",
     "retention",
 )
+AGAINST = "against"
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
 TOLD = "†"
@@ -315,17 +317,17 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
     ]
 
 
-def marks_note(blocks: Sequence[Block]) -> list[str]:
+def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
     """How the marks came about: nothing where nothing was tested."""
-    return _tests(blocks) + _margins([row for block in blocks for row in block.rows])
+    return _tests(blocks, reference) + _margins([row for block in blocks for row in block.rows])
 
 
-def _tests(blocks: Sequence[Block]) -> list[str]:
+def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     rows = [row for block in blocks for row in block.rows]
     sizes = [sum("p" in cell.compared for row in block.rows for cell in row.cells.values()) for block in blocks]
     if not sum(sizes):
         return []
-    signs = f"{MARKS['better']} better, {MARKS['worse']} worse than base on the same items"
+    signs = f"{MARKS['better']} better, {MARKS['worse']} worse than {reference} on the same items"
     if not all(row.spec.better for row in rows):
         signs += f", {MARKS['differs']} differs where neither direction is known to be better"
     family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"

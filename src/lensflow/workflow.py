@@ -340,6 +340,7 @@ class Plan:
             "sweeps": [vars(point) for point in self.points],
             "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
             "retention_margins": self.config.retention_margins,
+            "versus": self.config.versus,
         }
 
     def presentation(self) -> dict[str, Any]:
@@ -356,6 +357,7 @@ class Plan:
             "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
             "methods": {name: method.canonical() for name, method in chosen.items()},
             "told_language": [name for name, method in chosen.items() if method.told_language],
+            "versus": self.config.versus,
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }
@@ -446,10 +448,15 @@ def _module_file(package: Path, name: str) -> Path:
 
 
 @functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def _imports(path: Path) -> list[str]:
     package = Path(__file__).parent
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lensflow":
             below = node.module.split(".")[1:]
             for alias in node.names:
@@ -464,7 +471,7 @@ def _imports(path: Path) -> list[str]:
 
 @functools.cache
 def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = _tree(path)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

@@ -58,14 +58,17 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
         "results": "results",
         "blocks": [["a_model", "many"]],
         "settings": {"many": setting.canonical()},
+        "versus": methods[1],
         "methods": {m: lens | {"lambda": n, "lr": 1e-5 * n} if n else {"kind": "base"} for n, m in enumerate(methods)},
     }
-    comparisons(methods, languages).to_csv(tmp_path / "comparisons.csv", index=False)
+    frame = comparisons(methods, languages)
+    frame.to_csv(tmp_path / "comparisons.csv", index=False)
+    frame[frame.difference.notna()].to_csv(tmp_path / "versus.csv", index=False)
     costs = [tmp_path / f"a_model/many/{method}/seed0/cost.json" for method in methods[1:]]
     for path in costs:
         write_json(path, {"seconds": 1e5, "tokens": 10**9, "trained_parameters": 10**10})
-    presentation.write_tables(config, tmp_path / "comparisons.csv", costs, tmp_path)
-    (tmp_path / "document.tex").write_text(DOCUMENT % f"{name}.tex")
+    presentation.write_tables(config, tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs, tmp_path / "tables")
+    (tmp_path / "document.tex").write_text(DOCUMENT % f"tables/{name}.tex")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

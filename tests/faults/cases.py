@@ -19,7 +19,7 @@ OUTPUTS = {
     "train": ("tiny/pair/lens-tiny",),
     "export_checkpoint": (),
     "evaluate": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples", "cells"),
-    "collect_scores": ("scores.csv", "comparisons.csv", "sweeps.csv"),
+    "collect_scores": ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv"),
     "make_table": ("tables",),
     "make_figures": ("figures",),
     "report": ("report.html",),

@@ -21,7 +21,15 @@ REPOSITORY = Path(__file__).parents[2]
 LANGUAGES = ("en", "zh")
 COUNTS = {"train": 12, "dev": 3, "test": 4}
 # What a wrong number would show in: everything with scores in it. What training took differs from run to run.
-COMPARED = ("scores.csv", "comparisons.csv", "sweeps.csv", "tables/*", "*/*/*/*/scores.json", "*/*/*/*/samples/*")
+COMPARED = (
+    "scores.csv",
+    "comparisons.csv",
+    "versus.csv",
+    "sweeps.csv",
+    "tables/*",
+    "*/*/*/*/scores.json",
+    "*/*/*/*/samples/*",
+)
 MEASURED = ("cost.md", "cost.tex", "cost.csv")
 CONFIG_FILE = "faults.yaml"
 TRAINED = "results/tiny/pair/lens-tiny/seed0"

@@ -313,11 +313,12 @@ CONFIG = {
     "blocks": [["b", "duo"]],
     "settings": {"duo": {"central": "en", "languages": ["en", "zh", "sw"]}},
     "retention_margins": {"fidelity": 0.05},
+    "versus": "lens",
     "sweeps": [],
 }
 
 
-def test_collect_scores_writes_both_tables_from_which_the_tables_are_made(results, tmp_path):
+def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results, tmp_path):
     arguments = [
         "--config",
         json.dumps(CONFIG),
@@ -330,8 +331,17 @@ def test_collect_scores_writes_both_tables_from_which_the_tables_are_made(result
     of_runs = pd.read_csv(tmp_path / "scores.csv")
     assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
     shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
-    presentation.write_tables(shown, tmp_path / "comparisons.csv", [], tmp_path)
-    text = (tmp_path / "main.md").read_text()
+    presentation.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "versus.csv", [], tmp_path / "tables")
+    main, direct = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("comparisons", "versus"))
+    assert list(direct.columns) == [tables.AGAINST, *main.columns]
+    assert set(direct[tables.AGAINST]) == {"lens"} and set(direct.method) == {"base"}
+    mirrored = main[main.method == "lens"].merge(direct, on=["metric", "language"])
+    assert len(mirrored) == len(direct) > 4
+    for end, mirror in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        assert mirrored[f"difference{end}_x"].tolist() == pytest.approx((-mirrored[f"difference{mirror}_y"]).tolist())
+    assert mirrored.p_x.tolist() == pytest.approx(mirrored.p_y.tolist()) and direct.margin.isna().all()
+    assert "Difference to lens" in (tmp_path / "tables/versus.md").read_text()
+    text = (tmp_path / "tables/main.md").read_text()
     assert "| metric | method | en (central) | zh | sw | targets | fr (other) |" in text
     (row,) = (line for line in text.splitlines() if "lens" in line and "fidelity" in line)
     assert row.startswith("| fidelity ↑ | lens (2 seeds) | **0.") and row.count(" + ") == 4 and row.count(" +✓ ") == 1

@@ -22,6 +22,7 @@ CONFIG = {
     "blocks": [["tiny", "trio"]],
     "settings": {"trio": Setting.model_validate(SETTING).canonical()},
     "methods": {"base": {"kind": "base"}, "lens": LENS, "strong": LENS | {"lambda": 1.0}, "sft": {"kind": "sft"}},
+    "versus": "lens",
     "evaluation": {"limit": None},
     "command": "snakemake --configfile my.yaml --cores 2",
     "results": "results",
@@ -30,7 +31,7 @@ SCORES = {"base": (0.5, 3.0), "lens": (0.8, 3.1), "strong": (0.9, 3.4), "sft": (
 
 
 def write_scores(results):
-    """scores.csv and comparisons.csv; sft has two seeds."""
+    """scores.csv, comparisons.csv, and versus.csv against lens; sft has two seeds."""
     cells, scores = [], []
     for method, (fidelity, nll) in SCORES.items():
         seeds = (0, 1) if method == "sft" else (0,)
@@ -56,6 +57,8 @@ def write_scores(results):
                         scores.append(place | score | where | run | {"value": value + seed * (language == "zh")})
     frame = pd.DataFrame(cells).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
     frame.to_csv(results / "comparisons.csv", index=False)
+    direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
+    direct.assign(**{tables.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
     for at, by, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
         point = {"sweep": "lambda", "at": at, "by": by, "of_setting": "trio"}
@@ -195,7 +198,7 @@ def test_front_needs_base_and_both_scores(results, stages, monkeypatch, tmp_path
 
 def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
-        presentation.write_tables(CONFIG, results / "comparisons.csv", runs(results), folder)
+        presentation.write_tables(CONFIG, results / "comparisons.csv", results / "versus.csv", runs(results), folder)
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
         f"{name}.{suffix}" for name in presentation.TABLES for suffix in ("md", "tex", "csv")
     }
@@ -209,17 +212,21 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
             assert text.startswith(f"% Made by: {command}\n")
     assert "| lens | 12 | 1.00 | 3,456 | – | – |" in (tmp_path / "a/cost.md").read_text()
     assert "| strong | 1.0 |" in (tmp_path / "a/ablation.md").read_text()
+    versus = (tmp_path / "a/versus.md").read_text()
+    assert "Difference to lens: tiny, setting trio" in versus and "difference to lens on the same items" in versus
+    assert "| base | -0.30 [-0.40, -0.20] |" in versus and "| lens |" not in versus
 
 
 def test_tables_of_nothing_say_so(results, tmp_path):
     frame = pd.read_csv(results / "comparisons.csv")
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
-    presentation.write_tables(CONFIG, results / "comparisons.csv", [], tmp_path)
-    for name in ("ablation", "cost"):
+    nothing = CONFIG | {"versus": None}
+    presentation.write_tables(nothing, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
+    for name in ("ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        presentation.write_tables(CONFIG, results / "none.csv", [], tmp_path)
+        presentation.write_tables(nothing, results / "none.csv", results / "versus.csv", [], tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
@@ -229,8 +236,8 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     timing.write_text("2 cores\n\n| measure | ours | target |\n|---|---|---|\n| fit | 1.5 |  |\n")
     pages = []
     for name in ("a.html", "b.html"):
-        files = results / "scores.csv", results / "comparisons.csv", runs(results), [folder], [timing], results
-        presentation.write_report(CONFIG, *files, tmp_path / name)
+        scores = (results / f"{of}.csv" for of in ("scores", "comparisons", "versus"))
+        presentation.write_report(CONFIG, *scores, runs(results), [folder], [timing], results, tmp_path / name)
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
     assert page == again

@@ -135,7 +135,7 @@ def test_base_stands_in_no_setting(results, capsys):
         ("results/tables/main.csv", "not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value"),
         (
             "results/tables/cost.csv:2:a",
-            "rows of scores.csv, comparisons.csv, sweeps.csv, tables/main.csv can be",
+            "rows of scores.csv, comparisons.csv, versus.csv, sweeps.csv, tables/main.csv can be",
         ),
         ("elsewhere/scores.csv:2:n", "elsewhere/scores.csv: no such file"),
     ],

@@ -19,7 +19,7 @@ def test_every_score_has_the_digest_of_the_checkpoint(tmp_path):
     content = read_json(path)
     content["cells"][0]["scores"][0]["weights"] = [3] * 10  # of the items
     write_json(path, content)
-    blocks = {"blocks": [], "settings": {}, "retention_margins": {}, "sweeps": []}
+    blocks = {"blocks": [], "settings": {}, "retention_margins": {}, "versus": None, "sweeps": []}
     scores.collect(blocks, [path], tmp_path / "scores.csv")
     found = pd.read_csv(tmp_path / "scores.csv")
     assert list(found) == list(scores.COLUMNS) and found.weights.tolist() == ["w", "w"]
@@ -34,6 +34,7 @@ def test_a_sweeps_rows_have_its_value_and_the_score(tmp_path):
         "blocks": [["tiny", "en-zh"]],
         "settings": {"en-zh": {"central": "en", "languages": ["en", "zh"]}},
         "retention_margins": {},
+        "versus": None,
         "sweeps": [
             point | {"value": 0.1, "method": "lens.lambda-0.1"},
             point | {"value": 3, "method": "lens.lambda-3"},

@@ -345,6 +345,16 @@ def test_non_inferiority_over_seeds_keeps_its_size():
     assert kept / runs <= at_most(0.025, runs)
 
 
+@pytest.mark.parametrize("seeds", [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_difference_interval_is_mirrored_when_the_sides_change_places(seeds):
+    rng = np.random.default_rng(0)
+    for draw in (lambda shape: rng.random(shape) < 0.6, lambda shape: rng.normal(size=shape)):
+        one, other = (Sample(draw(size).astype(float), np.ones(size)) for size in ((2, s, 30) for s in seeds))
+        low, high = difference_interval(one, other)
+        assert difference_interval(other, one) == pytest.approx((-high, -low))
+        assert low < other.value - one.value < high
+
+
 def test_difference_interval_of_ratios_is_that_of_the_pairs():
     rng = np.random.default_rng(8)
     tokens = rng.integers(10, 50, size=(1, 1, 80))

@@ -381,13 +381,14 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
     path = tmp_path / "comparisons.csv"
     scores.to_csv(path, index=False)
     config = {"settings": {"duo": {"central": "en", "languages": ["zh", "en", "sw"]}}, "blocks": [["tiny", "duo"]]}
+    config |= {"versus": None}
     config |= {
         "methods": {UGLY: {"kind": "steer"}},
         "told_language": [UGLY],
         "command": "snakemake",
         "results": "results",
     }
-    presentation.write_tables(config, path, [], tmp_path)
+    presentation.write_tables(config, path, path, [], tmp_path)
     assert r"| a\_b%\&† |" in (tmp_path / "main.md").read_text()
 
 

@@ -21,12 +21,12 @@ folder=$(dirname "$2")
 case $command in
   fetch-items) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
-  make-table) for name in summary main ablation cost; do
+  make-table) for name in summary main ablation versus cost; do
     for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
-  collect-scores) : > "$2"; : > "$folder/comparisons.csv"; : > "$folder/sweeps.csv" ;;
+  collect-scores) for name in scores comparisons versus sweeps; do : > "$folder/$name.csv"; done ;;
   resolve-config) printf '%s' "$config" > "$2" ;;
   *) : > "$2" ;;
 esac

@@ -210,7 +210,7 @@ def tables():
     """The tables, each in three formats."""
     return expand(
         "results/tables/{name}.{suffix}",
-        name=["summary", "main", "ablation", "cost"],
+        name=["summary", "main", "ablation", "versus", "cost"],
         suffix=["md", "tex", "csv"],
     )
 

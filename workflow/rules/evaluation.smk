@@ -75,6 +75,7 @@ rule collect_scores:
     output:
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
+        versus="results/versus.csv",
         sweeps="results/sweeps.csv",
     log:
         "logs/collect_scores.log",

@@ -21,6 +21,7 @@ rule make_table:
     input:
         config="results/config.json",
         comparisons="results/comparisons.csv",
+        versus="results/versus.csv",
         costs=of_trainings("cost.json"),
     output:
         tables(),
@@ -35,8 +36,8 @@ rule make_table:
         code=code_digest("presentation"),
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        "lensflow make-table --config {input.config} --comparisons {input.comparisons} --costs {input.costs}"
-        " --output {params.folder} 2> {log}"
+        "lensflow make-table --config {input.config} --comparisons {input.comparisons} --versus {input.versus}"
+        " --costs {input.costs} --output {params.folder} 2> {log}"
 
 
 rule make_figures:
@@ -78,6 +79,7 @@ rule report:
         config="results/config.json",
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
+        versus="results/versus.csv",
         costs=of_trainings("cost.json"),
         figures=[
             f"results/figures/{backbone}.{setting}"
@@ -105,4 +107,4 @@ rule report:
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --costs {input.costs} --figures {input.figures} --timings {input.timings} --results {params.folder} --output {output} 2> {log}"
+        " --versus {input.versus} --costs {input.costs} --figures {input.figures} --timings {input.timings} --results {params.folder} --output {output} 2> {log}"

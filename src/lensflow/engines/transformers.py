@@ -39,7 +39,7 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, device: str = "cpu", batch_size: int = 32
+        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, device: str = "cpu", batch_size: int = 64
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
