@@ -149,9 +149,14 @@ def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: flo
     assert engine.generate(prompts, decoding(10, stop)) == stopped
 
 
+BOTH_WAYS = pytest.mark.parametrize("shared", [0.0, 1e9], ids=["whole", "shared contexts"])
+
+
+@BOTH_WAYS
 def test_transformers_engine_against_naive_loops(
-    engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer
+    engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch, shared: float
 ) -> None:
+    monkeypatch.setattr("lensflow.engines.transformers._SHARED", shared)
     check(engine, model, tokenizer, 1e-5)
     with engine.edited(random_edit()):
         check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
@@ -159,12 +164,34 @@ def test_transformers_engine_against_naive_loops(
         check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
 
 
-def test_batches_do_not_matter(engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_are_read_once_where_that_saves_much(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    for way in ("_score_whole", "_score_shared"):
+        original = getattr(TransformersEngine, way)
+
+        def record(self: Any, requests: Any, way: str = way, original: Any = original) -> Any:
+            called.append(way)
+            return original(self, requests)
+
+        monkeypatch.setattr(TransformersEngine, way, record)
+    choices = [[5], [6], [7, 8], [9]]
+    engine.loglikelihoods([([0, *range(2, 22)], choice) for choice in choices])
+    engine.loglikelihoods([([0, 2, 3 + i], choice) for i, choice in enumerate(choices)])
+    assert called == ["_score_shared", "_score_whole"]
+
+
+@BOTH_WAYS
+def test_batches_do_not_matter(
+    engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch, shared: float
+) -> None:
+    monkeypatch.setattr("lensflow.engines.transformers._SHARED", shared)
     requests, prompts = requests_of(model, seed=2), prompts_of(seed=3, n=9)
     scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, decoding(6))
     assert engine.generate(prompts[::-1], decoding(6))[::-1] == answers
     assert [engine.generate([p], decoding(6))[0] for p in prompts] == answers
-    for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1)):
+    for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1), ("_WHOLE_TOKENS", 20)):
         monkeypatch.setattr(f"lensflow.engines.transformers.{name}", value)
         again = engine.loglikelihoods(requests)
         assert [logp for logp, _ in again] == pytest.approx([logp for logp, _ in scores], abs=1e-5)

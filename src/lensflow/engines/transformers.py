@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensflow.config import Decoding
-from lensflow.decoders import import_transformers
+from lensflow.decoders import batches_by_length, import_transformers
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
 from lensflow.interventions import StateEdit
 from lensflow.prompts import PromptTokenizer
 
-# Rows of logits that exist at a time (128 rows of 262 k fp32 numbers are 134 MB), and tokens in the key-value cache.
-_MAX_ROWS = 128
+# Rows of logits that exist at a time (256 rows of 262 k fp32 numbers are 268 MB), and tokens in the key-value cache.
+_MAX_ROWS = 256
 _MAX_TOKENS = 8192
+# Contexts are cached where that leaves less than this share of the tokens: it costs a second pass, and more padding.
+_SHARED = 0.6
+# Padded tokens of a pass over whole sequences, of which a third or so have logits.
+_WHOLE_TOKENS = 512
 
 
 class TransformersEngine:
@@ -83,12 +87,18 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """See `Engine.loglikelihoods`. A context that several requests of a batch share is read once."""
+        """See `Engine.loglikelihoods`. Contexts that several requests share are read once where that saves much."""
         scores = [(0.0, True)] * len(requests)
+        whole = [len(context) + len(continuation) - 1 for context, continuation in requests]
+        shared = sum(map(len, {tuple(context) for context, _ in requests})) + sum(len(last) for _, last in requests)
+        if shared < _SHARED * sum(whole):
+            batches, score = _batches(requests), self._score_shared
+        else:
+            batches, score = iter(batches_by_length(whole, _WHOLE_TOKENS)), self._score_whole
         with tqdm(total=len(requests), desc="score", unit="request", disable=len(requests) < 100) as bar:
-            for batch in _batches(requests):
-                for i, score in zip(batch, self._score([requests[i] for i in batch]), strict=True):
-                    scores[i] = score
+            for batch in batches:
+                for i, scored in zip(batch, score([requests[i] for i in batch]), strict=True):
+                    scores[i] = scored
                 bar.update(len(batch))
         return scores
 
@@ -109,7 +119,20 @@ class TransformersEngine:
         """See `Engine.close`."""
         del self.model
 
-    def _score(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+    def _score_whole(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        ids, _ = self._pad([[*context, *continuation[:-1]] for context, continuation in requests], left=False)
+        predicts = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (context, continuation) in zip(predicts, requests, strict=True):
+            row[len(context) - 1 : len(context) + len(continuation) - 1] = True
+        with self.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][predicts],)):
+            logits = self.model(ids, use_cache=False).logits
+        targets = torch.tensor([token for _, continuation in requests for token in continuation], device=ids.device)
+        logp, best = _token_scores(logits, torch.arange(len(targets), device=ids.device), targets)
+        sizes = [len(continuation) for _, continuation in requests]
+        pairs = zip(torch.split(logp, sizes), torch.split(best, sizes), strict=True)
+        return [(float(sums.sum(dtype=torch.float64)), bool(highest.all())) for sums, highest in pairs]
+
+    def _score_shared(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         contexts = list(dict.fromkeys(tuple(context) for context, _ in requests))
         position = {context: i for i, context in enumerate(contexts)}
         owner = torch.tensor([position[tuple(context)] for context, _ in requests], device=self.model.device)
