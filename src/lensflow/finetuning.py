@@ -21,7 +21,6 @@ from transformers.trainer_callback import ProgressCallback
 from lensflow import deltas
 from lensflow.config import FineTuning
 from lensflow.decoders import WeightFiles, device_of
-from lensflow.engines import prepare_process
 from lensflow.errors import LensflowError
 from lensflow.files import read_jsonl, write_jsonl
 from lensflow.methods import Run, Trained
@@ -162,7 +161,6 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
         LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
             tensors in another way than the model does, or the run was given a GPU and there is none.
     """
-    prepare_process()
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
     train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens)
     set_seed(run.seed)  # of the adapters' first values
