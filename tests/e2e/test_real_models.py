@@ -46,8 +46,8 @@ def test_vllm_and_transformers_agree_on_every_choice_in_float32(config, inputs):
             assert ours["accuracy"] == reference["accuracy"], ours["id"]
 
 
-HUB = os.environ.get("LENSFLOW_DATASETS_ROOT", ROOT.parent / "shared" / "hub")
-needs_hub = pytest.mark.skipif(not Path(HUB).is_dir(), reason="no local copies of the hub's data sets")
+HUB = Path(os.environ.get("LENSFLOW_DATASETS_ROOT", ROOT.parent / "shared" / "hub"))
+needs_hub = pytest.mark.skipif(not HUB.is_dir(), reason="no local copies of the hub's data sets")
 
 
 @needs_hub
