@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
@@ -127,23 +127,26 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
             raise LensflowError(f"step {state.global_step}: the loss or its gradient is not finite; lower lr")
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
-    """HF's Trainer, but that the output layer computes only the tokens that count.
+class _Loss(nn.Module):
+    """A language model's loss, for which its output layer computes the tokens alone that count.
 
-    The loss is the model's own. With a vocabulary of 262 k the output layer is most of the work of a small model, and
-    two thirds of a padded batch are prompts and pads.
+    With a vocabulary of 262 k that layer is most of the work of a small model, and much of a padded batch is prompts
+    and pads.
     """
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        labels = inputs.pop("labels")[:, 1:]
-        counted = labels != IGNORED
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        with head.register_forward_pre_hook(lambda module, args: (args[0][:, :-1][counted],)):
-            output = model(**inputs)
-        loss = cross_entropy(output.logits.float(), labels[counted])
-        return (loss, output) if return_outputs else loss
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the mean over the tokens of (n, T) `labels` that are not `IGNORED`, as the Trainer takes it."""
+        following = labels[:, 1:]
+        counted = following != IGNORED
+        with self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda head, args: (args[0][:, :-1][counted],)
+        ):
+            logits = self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return {"loss": cross_entropy(logits.float(), following[counted])}
 
 
 def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> Trained:
@@ -183,7 +186,9 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
         model = get_peft_model(model, adapters)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
-        trainer = _Trainer(model, _arguments(run, unused, bool(dev), device), collate, list(train), list(dev) or None)
+        trainer = Trainer(
+            _Loss(model), _arguments(run, unused, bool(dev), device), collate, list(train), list(dev) or None
+        )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_Progress(run.output.parent.parent.name))
         trainer.train()

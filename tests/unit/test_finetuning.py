@@ -203,7 +203,7 @@ def trained_logits(monkeypatch):
     def train_and_look(self):
         original(self)
         with torch.no_grad():
-            found.append(self.model.eval()(IDS).logits)
+            found.append(self.model.model.eval()(IDS).logits)
 
     monkeypatch.setattr(Trainer, "train", train_and_look)
     return found
