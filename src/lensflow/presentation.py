@@ -56,10 +56,10 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
 
 
 def _versus(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], tables.Block]:
-    """The blocks of versus.csv by backbone and setting; none where no method is named."""
-    if config["versus"] is None:
-        return {}
+    """The blocks of versus.csv by backbone and setting; none where nothing was compared."""
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
+    if frame.empty:
+        return {}
     blocks = tables.main_table(frame, _settings(config), list(config["methods"]), config.get("told_language", ()))
     return {(block.backbone, block.setting): block for block in blocks}
 

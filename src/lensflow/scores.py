@@ -121,8 +121,9 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
     main = comparisons.compare(in_tables, blocks, settings, margins)
     write_text(output.with_name("comparisons.csv"), _csv(main))
-    against = config["versus"]
-    direct = comparisons.compare(in_tables, blocks if against else [], settings, {}, against or BASE)
+    direct, against = main.iloc[:0], config["versus"]
+    if against is not None:
+        direct = comparisons.compare(in_tables, blocks, settings, {}, against)
     direct = direct[direct["difference"].notna()].assign(**{AGAINST: against})[[AGAINST, *main.columns]]
     write_text(output.with_name("versus.csv"), _csv(direct))
     parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]

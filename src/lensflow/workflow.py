@@ -448,15 +448,10 @@ def _module_file(package: Path, name: str) -> Path:
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
 def _imports(path: Path) -> list[str]:
     package = Path(__file__).parent
     found = []
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lensflow":
             below = node.module.split(".")[1:]
             for alias in node.names:
@@ -471,7 +466,7 @@ def _imports(path: Path) -> list[str]:
 
 @functools.cache
 def _code(path: Path) -> str:
-    tree = _tree(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -290,3 +292,14 @@ def test_batches_by_length(lengths, budget):
     assert flat == sorted(lengths, reverse=True)
     for batch in batches[:-1]:  # none ends before it is full
         assert (len(batch) + 1) * lengths[batch[0]] > budget
+
+
+def test_running_a_model_imports_nothing_that_it_does_not_need(checkpoint):
+    """A second and 100 MB of every stage; if this fails, transformers asks for them in another way than it did."""
+    program = (
+        "import sys; from pathlib import Path; from lensflow.decoders import load_decoder\n"
+        f"load_decoder(Path({str(checkpoint('llama'))!r}))\n"
+        "print(sorted({'sklearn', 'scipy.optimize', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -220,13 +220,14 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
 def test_tables_of_nothing_say_so(results, tmp_path):
     frame = pd.read_csv(results / "comparisons.csv")
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
-    nothing = CONFIG | {"versus": None}
-    presentation.write_tables(nothing, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
+    nothing, direct = CONFIG | {"versus": None}, results / "versus.csv"
+    frame.iloc[:0].to_csv(direct, index=False)
+    presentation.write_tables(nothing, results / "comparisons.csv", direct, [], tmp_path)
     for name in ("ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        presentation.write_tables(nothing, results / "none.csv", results / "versus.csv", [], tmp_path)
+        presentation.write_tables(nothing, results / "none.csv", direct, [], tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):

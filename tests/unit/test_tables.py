@@ -382,14 +382,16 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
     scores.to_csv(path, index=False)
     config = {"settings": {"duo": {"central": "en", "languages": ["zh", "en", "sw"]}}, "blocks": [["tiny", "duo"]]}
     config |= {"versus": None}
+    direct = tmp_path / "versus.csv"
+    scores.iloc[:0].to_csv(direct, index=False)
     config |= {
         "methods": {UGLY: {"kind": "steer"}},
         "told_language": [UGLY],
         "command": "snakemake",
         "results": "results",
     }
-    presentation.write_tables(config, path, path, [], tmp_path)
-    assert r"| a\_b%\&† |" in (tmp_path / "main.md").read_text()
+    presentation.write_tables(config, path, direct, [], tmp_path / "tables")
+    assert r"| a\_b%\&† |" in (tmp_path / "tables/main.md").read_text()
 
 
 def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):

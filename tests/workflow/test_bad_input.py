@@ -79,6 +79,7 @@ def put(config: dict, path: str, value: object) -> None:
         ("runs/0/backbones", ["tini"], "runs[0].backbones: no 'tini'; did you mean 'tiny'?"),
         ("runs/0/settings", ["en-zhh"], "runs[0].settings: no 'en-zhh'; did you mean 'en-zh'?"),
         ("runs/0/methods", ["lens-c"], "runs[0].methods: no 'lens-c'; did you mean 'lens-"),
+        ("versus", "lens-c", "versus: no run has the method 'lens-c'; did you mean 'lens-"),
         ("runs/0/benchmarks", ["cdlr"], "runs[0].benchmarks: no 'cdlr'; did you mean 'cldr'?"),
         ("settings/en-zh/probing", "embeded", "settings.en-zh.probing: no corpus 'embeded'; did you mean 'embedded'?"),
         ("settings/en-zh/languages/1", "Chinese", "settings.en-zh.languages[1]: must be an ISO 639 code"),

@@ -113,6 +113,10 @@ def sweep_a_settings_key(config: dict) -> None:
     config["runs"] = [config["runs"][0] | {"settings": ["en-zh"], "sweeps": ["mine"]}, config["runs"][0]]
 
 
+def compare_with_a_method(config: dict) -> None:
+    config["versus"] = "lens-b"
+
+
 def change_the_title(config: dict) -> None:
     config["title"] = "Another title"
 
@@ -147,6 +151,7 @@ def change_what_no_result_depends_on(config: dict) -> None:
             sweep_a_settings_key,
             {"fit_subspaces en-zh.probing_texts-5"} | trained("en-zh.probing_texts-5/lens-a") | SCORES_AND_LATER,
         ),
+        (compare_with_a_method, SCORES_AND_LATER | {"resolve_config"}),
         (change_the_title, {"resolve_config", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}),
         (change_what_no_result_depends_on, set()),
     ],
