@@ -108,6 +108,7 @@ class Project:
     def start(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
         """Start the workflow as a user would, with a fault in one of its stages."""
         self.write_config()
+        (self.root / "reached").unlink(missing_ok=True)  # of a fault before
         return Run(self.root, arguments, fault, self.server)
 
     def run(self, *arguments: str, fault: Mapping[str, Any] | None = None) -> "Run":
