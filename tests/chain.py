@@ -96,7 +96,8 @@ class Chain:
         subspaces, delta = "results/tiny/en-zh/subspaces.safetensors", f"results/{RUN}/delta.safetensors"
         add("prepare-backbone", plan.prepare_backbone("tiny"), "--output", backbone, outputs=(backbone[8:],))
         for code, path in zip(LANGUAGES, texts, strict=True):
-            add("pair-data", plan.pair_data("mine", code), "--output", path, outputs=(path[8:],))
+            outputs = (path[8:], f"{path[8:-5]}source.json")
+            add("pair-data", plan.pair_data("mine", code), "--output", path, outputs=outputs)
         for text, path in zip(texts, states, strict=True):
             stage, given = plan.extract_hidden_states("tiny", "mine"), ("--backbone", backbone, "--texts", text)
             add("extract-hidden-states", stage, *given, "--output", path, outputs=(path[8:],))

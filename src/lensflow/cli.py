@@ -410,7 +410,7 @@ def parser() -> argparse.ArgumentParser:
     add_config(sub)
     add_root(sub)
     add_datasets_root(sub)
-    add(sub, "--output", "{language}.jsonl to write")
+    add(sub, "--output", "{language}.jsonl to write; {language}.source.json goes beside it")
 
     sub = command("extract-hidden-states", extract_hidden_states, "hidden_states")
     add_config(sub)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lensflow.config import CorpusDataset, resolve
 from lensflow.errors import LensflowError
 from lensflow.files import digest, read_jsonl, write_jsonl
-from lensflow.items import load_split, local_copy
+from lensflow.items import load_split, local_copy, write_origin
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -105,7 +105,7 @@ def language_digests(corpus: Items) -> dict[str, str]:
 
 
 def pair_data(path: Path, language: str, output: Path) -> None:
-    """Write one language of a corpus as JSON lines (stage `pair_data`).
+    """Write one language of a corpus as JSON lines (stage `pair_data`), and `{language}.source.json` beside it.
 
     Raises:
         LensflowError: the corpus is not valid or lacks the language.
@@ -114,10 +114,13 @@ def pair_data(path: Path, language: str, output: Path) -> None:
     if language not in languages_of(corpus):
         raise LensflowError(f"corpus {path}: no language '{language}'; it has {', '.join(languages_of(corpus))}")
     write_jsonl(output, in_language(corpus, language))
+    write_origin(output, path=path.name, config=None, split=None, local=True, revision=None)
 
 
 def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output: Path) -> None:
     """Write one language of a data set as JSON lines (stage `pair_data`); the first items are train, dev is next.
+
+    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave.
 
     Args:
         source: the data set.
@@ -131,7 +134,8 @@ def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output
     name = source.languages[language]
     config = name if source.layout == "configs" else source.config
     where = f"corpus {source.path} ({config or 'default'}, {source.split}), language '{language}'"
-    items, _ = load_split(source.path, config, source.split, local_copy(source.path, root), source.revision, where)
+    local = local_copy(source.path, root)
+    items, revision = load_split(source.path, config, source.split, local, source.revision, where)
     if source.layout == "rows":
         items = [item for item in items if item.get(str(source.language)) == name]
     wanted = source.train + source.dev + source.test
@@ -150,6 +154,8 @@ def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output
             row["answer"] = _filled(source.answer, item, here)
         rows.append(row)
     write_jsonl(output, rows)
+    origin = {"path": source.path, "config": config, "split": source.split}
+    write_origin(output, **origin, local=local is not None, revision=revision)
 
 
 def _filled(template: str, item: dict[str, Any], where: str) -> str:

@@ -7,7 +7,7 @@ evaluation needs no network, and so that a cell's identity is the text of its it
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lensflow.files import LARGEST_JSON, LONGEST_LINE, read_jsonl, write_json, w
 
 EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
 ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
+CONVERTED = "refs/convert/parquet"  # the branch of a data set with the hub's conversion, {config}/{split}/*.parquet
 
 
 def datasets_root(configured: str | None) -> Path | None:
@@ -54,8 +55,13 @@ def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root
             items, revision = load_split(source.path, entry.config, split, local, revision, where)
         rows += [{"split": role, "id": id_, "item": item} for id_, item in _checked(source, items, where).items()]
     write_jsonl(output, rows)
-    origin = {"path": source.path, "config": entry.config, "split": source.split, "fewshot_split": source.fewshot_split}
-    write_json(output.with_suffix(".source.json"), origin | {"local": local is not None, "revision": revision})
+    splits = {"split": source.split, "fewshot_split": source.fewshot_split}
+    write_origin(output, path=source.path, config=entry.config, **splits, local=local is not None, revision=revision)
+
+
+def write_origin(output: Path, **origin: str | bool | None) -> None:
+    """Write where the rows of `output`, `{language}.jsonl`, came from: `{language}.source.json` beside it."""
+    write_json(output.with_suffix(".source.json"), origin)
 
 
 def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
@@ -88,7 +94,6 @@ def load_split(
         LensflowError: one line that says why it cannot be had and what to do.
     """
     import datasets
-    from huggingface_hub import HfApi
 
     if local:
         _check_lines(local, where)
@@ -100,11 +105,37 @@ def load_split(
             with tempfile.TemporaryDirectory() as cache:
                 loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
                 return [dict(row) for row in loaded], None
-        revision = revision or HfApi().dataset_info(name).sha
-        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
+        loaded, revision = _of_the_hub(name, config, split, revision)
         return [dict(row) for row in loaded], revision
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
+
+
+def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:
+    """Return a split of a data set of the hub, and its revision.
+
+    A data set that is a script is never run. Without a revision asked for, the hub's own conversion of it is taken
+    (branch `CONVERTED`), whose revision can be asked for like any other.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+
+    found = revision or HfApi().dataset_info(name).sha
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=found), found
+    except (RuntimeError, ValueError) as error:  # the library's for a script, and for a configuration that is not there
+        if revision is None and not _is_script(error):
+            raise
+        converted = HfApi().dataset_info(name, revision=revision or CONVERTED)
+        folder = f"{config or 'default'}/{split}/"
+        if not any(file.rfilename.startswith(folder) for file in converted.siblings or ()):
+            raise
+        files = {split: f"{folder}*.parquet"}
+        return datasets.load_dataset(name, data_files=files, split=split, revision=converted.sha), converted.sha
+
+
+def _is_script(error: Exception) -> bool:
+    return "scripts are no longer supported" in str(error)
 
 
 def _check_lines(folder: Path, where: str) -> None:
@@ -132,6 +163,11 @@ def _reason(error: Exception, local: Path | None) -> str:
         return f"no configuration '{match[1]}'; it has {match[2]}"
     if match := re.search(r"Unknown split [\"']?([^\"']+?)[\"']?\. Should be one of \[(.*?)\]", text):
         return f"no split '{match[1]}'; it has {match[2]}"
+    if _is_script(error):
+        return (
+            "is a script, which is not run, and no conversion of this configuration and split was found; set revision "
+            f"to a commit of its branch {CONVERTED} or to null, or path to another data set with these items"
+        )
     if local:
         return f"cannot be read ({text[:200]}); mend the files in {local}"
     if "gated" in text.lower():

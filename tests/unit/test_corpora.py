@@ -19,7 +19,7 @@ from lensflow.corpora import (
     read_texts,
 )
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_jsonl
+from lensflow.files import read_json, read_jsonl, write_jsonl
 
 
 def rows(split: str, count: int, languages: tuple[str, ...] = ("en", "zh")) -> list[dict]:
@@ -60,6 +60,8 @@ def test_what_is_written_is_what_is_read(tmp_path):
         Text("dev-1", "dev", "dev-1 in zh"),
     ]
     assert [text.id for text in read_texts(output, ["test"])] == ["test-0", "test-1"]
+    origin = {"path": "corpus", "config": None, "split": None, "local": True, "revision": None}
+    assert read_json(output.with_suffix(".source.json")) == origin
 
 
 def test_a_language_that_is_not_there(tmp_path):
@@ -134,6 +136,8 @@ def paired(root: Path, of: str, **changes: object) -> list[dict]:
     source = CorpusDataset.model_validate({"path": "my/set", "train": 2, "dev": 1} | changes)
     output = root / "out" / f"{of}.jsonl"
     pair_dataset(source, of, root, output)
+    origin = read_json(output.with_suffix(".source.json"))
+    assert (origin["path"], origin["local"], origin["revision"]) == ("my/set", True, None)
     return read_jsonl(output)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from lensflow.config import Dataset, LanguageEntry
 from lensflow.data import cldr
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_jsonl
-from lensflow.items import datasets_root, fetch, read_items
+from lensflow.items import datasets_root, fetch, load_split, read_items
 
 ROWS = [{"n": index, "question": f"q{index}?", "label": index % 2} for index in range(4)]
 
@@ -140,10 +141,62 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tm
         return ROWS
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: type("Info", (), {"sha": "c" * 40}))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
     output = fetched(tmp_path, revision="a" * 40)
     assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40})]
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "a" * 40
     output = fetched(tmp_path)
     assert asked[-1][1]["revision"] == "c" * 40  # the newest, which is written down
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "c" * 40
+
+
+SCRIPT, CONVERSION = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def script_on_the_hub(monkeypatch):
+    """A data set that is a script, and the hub's conversion of it; what the library was asked for."""
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    def load(name: str, config: str | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+        asked.append((name, config, kwargs))
+        if kwargs["revision"] == SCRIPT:
+            raise RuntimeError("Dataset scripts are no longer supported, but found set.py")
+        if "data_files" not in kwargs:
+            raise ValueError(f"BuilderConfig '{config}' not found. Available: ['default']")
+        return ROWS
+
+    def info(self: Any, name: str, revision: str | None = None) -> SimpleNamespace:
+        if revision in (CONVERSION, "refs/convert/parquet"):
+            files = [SimpleNamespace(rfilename=name) for name in (".gitattributes", "zz/test/0000.parquet")]
+            return SimpleNamespace(sha=CONVERSION, siblings=files)
+        return SimpleNamespace(sha=SCRIPT, siblings=[SimpleNamespace(rfilename="set.py")])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    return asked
+
+
+@pytest.mark.parametrize("revision", [None, CONVERSION])
+def test_of_a_data_set_that_is_a_script_the_hubs_conversion_is_taken(tmp_path, script_on_the_hub, revision):
+    output = fetched(tmp_path, revision=revision)
+    files = {"data_files": {"test": "zz/test/*.parquet"}, "split": "test", "revision": CONVERSION}
+    assert script_on_the_hub[-1] == ("my/set", None, files)
+    assert len(read_items(output)) == len(ROWS)
+    assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == CONVERSION
+
+
+def test_a_script_that_is_asked_for_by_revision_is_not_exchanged(tmp_path, script_on_the_hub):
+    with pytest.raises(LensflowError, match=r"is a script, which is not run.*set revision to a commit of its branch"):
+        fetched(tmp_path, revision=SCRIPT)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_a_conversion_lacks_is_named(tmp_path, script_on_the_hub, split):
+    with pytest.raises(LensflowError, match=r"no configuration 'yy'; it has 'default'"):
+        load_split("my/set", "yy", split, None, CONVERSION, "here")
+    with pytest.raises(LensflowError, match=r"is a script.*no conversion of this configuration and split"):
+        load_split("my/set", "yy", split, None, None, "here")

@@ -19,7 +19,7 @@ command=$1 config=$3
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in
-  fetch-items) : > "$2" && : > "${2%.jsonl}.source.json" ;;
+  fetch-items | pair-data) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
   make-table) for name in summary main ablation versus cost; do
     for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;

@@ -23,7 +23,8 @@ rule pair_data:
             PLAN.pair_data(wildcards.corpus, wildcards.language)
         ),
     output:
-        "results/data/{corpus}/{language}.jsonl",
+        rows="results/data/{corpus}/{language}.jsonl",
+        source="results/data/{corpus}/{language}.source.json",
     log:
         "logs/data/{corpus}/{language}.log",
     conda:
@@ -38,4 +39,4 @@ rule pair_data:
         code=code_digest("corpora"),
         root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
-        "lensflow pair-data --config {params.config:q} {params.root:q} --output {output} 2> {log}"
+        "lensflow pair-data --config {params.config:q} {params.root:q} --output {output.rows} 2> {log}"
