@@ -34,7 +34,7 @@ def job(rule: str, output: str) -> str:
     """Name a job by its rule and what tells it from others of the rule."""
     path = Path(output).relative_to("results")
     if rule in ("pair_data", "extract_hidden_states"):
-        return f"{rule} {path.stem}"
+        return f"{rule} {path.name.split('.')[0]}"
     if rule == "fetch_items":
         return f"{rule} {path.parts[1]} {path.name.split('.')[0]}"
     if rule == "make_figures":
