@@ -193,7 +193,9 @@ def trade_off(
         ax.set_xlabel(f"{axes[0]}  (← better)")
         ax.set_ylabel(f"{axes[1]}  (better →)")
         figure.legend(loc="outside right upper")
-        figure.suptitle("What is gained, and what it costs", fontsize=10)
+        # Without this a bar that reaches beyond 1 reads as an interval of a share.
+        about = "What is gained, and what it costs (bars: 95 % intervals of the difference to base)"
+        figure.suptitle(about, fontsize=10)
     return figure
 
 
