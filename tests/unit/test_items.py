@@ -194,9 +194,10 @@ def test_a_script_that_is_asked_for_by_revision_is_not_exchanged(tmp_path, scrip
         fetched(tmp_path, revision=SCRIPT)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_what_a_conversion_lacks_is_named(tmp_path, script_on_the_hub, split):
-    with pytest.raises(LensflowError, match=r"no configuration 'yy'; it has 'default'"):
-        load_split("my/set", "yy", split, None, CONVERSION, "here")
+@pytest.mark.parametrize(("config", "split"), [("yy", "test"), ("zz", "train")])
+def test_what_a_conversion_lacks_is_not_taken_from_elsewhere(script_on_the_hub, config, split):
+    with pytest.raises(LensflowError, match=f"no configuration '{config}'"):
+        load_split("my/set", config, split, None, CONVERSION, "here")
     with pytest.raises(LensflowError, match=r"is a script.*no conversion of this configuration and split"):
-        load_split("my/set", "yy", split, None, None, "here")
+        load_split("my/set", config, split, None, None, "here")
+    assert all("data_files" not in asked for *_, asked in script_on_the_hub)
