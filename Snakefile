@@ -46,6 +46,15 @@ rule all:
         targets(),
 
 
+onstart:
+    # Snakemake itself would end with a traceback when it clears the way for the first stage.
+    if os.path.exists(RESULTS) and not os.access(RESULTS, os.W_OK):
+        sys.exit(
+            f"error: {RESULTS}: cannot be written; change its permissions or its read-only mount, or run elsewhere"
+            " with --directory"
+        )
+
+
 onerror:
     print(
         "A stage did not finish: its log, above, ends with why, or without a word if it was killed (for want of memory?)."
