@@ -22,7 +22,7 @@ class Point:
     Attributes:
         sweep: its name.
         value: of the sweep's key.
-        by: of its second key; None where it has none.
+        by: its second key and the value of that, such as "epochs 5"; None where it has none.
         backbone: a backbone.
         of_setting: the setting that the sweep is about.
         setting: the setting that runs, another one where the key is a setting's.
@@ -31,7 +31,7 @@ class Point:
 
     sweep: str
     value: Any
-    by: Any
+    by: str | None
     backbone: str
     of_setting: str
     setting: str
@@ -51,8 +51,9 @@ def points(config: Config) -> list[Point]:
                         setting = _name(setting, key.removeprefix(SETTING), value)
                     else:
                         method = _name(method, key, value)
-                value, *by = values.values()
-                point = Point(name, value, by[0] if by else None, backbone, of_setting, setting, method)
+                (_, value), *by = values.items()
+                shown = f"{by[0][0]} {_shown(by[0][1])}" if by else None
+                point = Point(name, value, shown, backbone, of_setting, setting, method)
                 found[point] = None
     return list(found)
 
@@ -110,8 +111,11 @@ def _combinations(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _name(base: str, key: str, value: Any) -> str:
-    shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
-    return f"{base}.{key}-{shown}"
+    return f"{base}.{key}-{_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _changed(section: Strict, key: str, value: Any, where: str) -> dict[str, Any]:

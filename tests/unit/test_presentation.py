@@ -60,9 +60,10 @@ def write_scores(results):
     direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
     direct.assign(**{tables.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
-    for at, by, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
+    for at, epochs, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
+        by = f"epochs {epochs}"
         point = {"sweep": "lambda", "at": at, "by": by, "of_setting": "trio"}
-        of_method = frame[frame.method.isin(["base", "lens"])].replace({"method": {"lens": f"lens.{at}.{by}"}})
+        of_method = frame[frame.method.isin(["base", "lens"])].replace({"method": {"lens": f"lens.{at}.{epochs}"}})
         of_method.loc[of_method.method != "base", "value"] = np.where(of_method.metric == "nll", nll, fidelity)[
             of_method.method != "base"
         ]
@@ -182,7 +183,7 @@ def test_front_has_the_seeds(results, stages, monkeypatch, tmp_path):
 
 def test_a_sweep_has_a_curve_for_each_value_of_its_second_key(results, stages, monkeypatch, tmp_path):
     (ax,) = drawn(results, stages, monkeypatch, tmp_path)["sweep.lambda"].axes
-    assert ax.get_legend_handles_labels()[1] == ["Pareto front", "base", "lambda, 1", "lambda, 5"]
+    assert ax.get_legend_handles_labels()[1] == ["Pareto front", "base", "lambda, epochs 1", "lambda, epochs 5"]
     curves = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_linewidth() == 0.9]
     assert curves == [[[3.1, 0.7], [3.2, 0.8]], [[3.3, 0.75]]]
     assert [text.get_text() for text in ax.texts] == ["0.3", "1.0", "0.3"]

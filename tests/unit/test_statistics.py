@@ -146,6 +146,17 @@ def test_variance_is_at_least_that_of_the_items():
     assert all(math.isnan(number) for number in variance(np.zeros((3, 1)), np.ones(1)))
 
 
+def test_degrees_of_freedom_are_at_least_those_of_the_part_that_has_the_fewest():
+    """One seed of three gives one answer more: not so little known that any difference could be."""
+    base, other = np.ones((3, 24)), np.ones((3, 24))
+    base[:, 5] = other[:2, 5] = 0
+    before, after = sample(base), sample(other)
+    spread, free = variance(after.deviations - before.deviations, after.weights)
+    assert free == 2 and spread > 0
+    low, high = difference_interval(before, after)
+    assert -0.3 < low < 0 < high < 0.3
+
+
 def test_variance_of_one_seed_is_the_t_test_s():
     x = np.random.default_rng(0).uniform(size=30)  # light tails: n - 1 degrees of freedom
     expected = ttest_1samp(x, 0).confidence_interval(0.95)

@@ -52,10 +52,10 @@ def test_two_keys_are_a_grid():
     by = {"key": "epochs", "values": [1, 5]}
     config = config_of({"key": "lr", "values": [1e-5, 1e-4], "by": by})
     assert [(point.value, point.by, point.method) for point in sweeps.points(config)] == [
-        (1e-5, 1, "lens-gentle.lr-1e-05.epochs-1"),
-        (1e-5, 5, "lens-gentle.lr-1e-05.epochs-5"),
-        (1e-4, 1, "lens-gentle.lr-0.0001.epochs-1"),
-        (1e-4, 5, "lens-gentle.lr-0.0001.epochs-5"),
+        (1e-5, "epochs 1", "lens-gentle.lr-1e-05.epochs-1"),
+        (1e-5, "epochs 5", "lens-gentle.lr-1e-05.epochs-5"),
+        (1e-4, "epochs 1", "lens-gentle.lr-0.0001.epochs-1"),
+        (1e-4, "epochs 5", "lens-gentle.lr-0.0001.epochs-5"),
     ]
     method = sweeps.expand(config).methods["lens-gentle.lr-0.0001.epochs-5"]
     assert (method.lr, method.epochs) == (1e-4, 5)

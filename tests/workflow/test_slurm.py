@@ -113,7 +113,7 @@ def tiny_config(folder: Path) -> dict:
     return {
         "title": "tiny",
         "backbones": {"tiny": {"source": source, "license": "CC0-1.0", "prompt": {"format": "plain"}}},
-        "methods": {"lens-long": {"kind": "lens", "epochs": 400, "lr": 1e-4}},
+        "methods": {"lens-long": {"kind": "lens", "epochs": 60, "lr": 1e-4}},
         "benchmarks": {name: {"split": "dev"} for name in benchmarks},
         "evaluation": {"engine": "hf", "dtype": "float32", "limit": 2},
         "runs": [run],
