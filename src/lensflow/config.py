@@ -143,6 +143,7 @@ class Resources(Strict):
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of a GPU's memory that vLLM takes
     mem_gb: Positive | None = None  # main memory of a job that loads the model; null: what the demo's models need
     runtime: Count | None = None  # minutes of such a job on a cluster; null: an hour
+    threads: Count | None = None  # of evaluation, and of training on all layers; null: all of Snakemake's --cores
     partition: str | None = None  # of SLURM, for such jobs; null: the cluster's own choice
 
 

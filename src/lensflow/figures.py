@@ -1,13 +1,13 @@
 """The figures of results: answers in the right language, what it costs, training curves.
 
 Each function returns a `matplotlib.figure.Figure`; `save` writes it as SVG and PNG, byte for byte the same each time.
-Colours are Okabe and Ito's palette (safe for colour-blind readers), doubled by hatches, dashes or markers so that a
+Colours are Okabe and Ito's palette (safe for colour-blind readers), doubled by dashes or markers so that a
 grey print can be read; languages are shown by code, so that no font beyond matplotlib's own is needed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from lensflow.analysis import pareto_front
 from lensflow.errors import LensflowError
 from lensflow.files import atomic_path
-from lensflow.tables import BASE, TARGETS, Block, Cell
+from lensflow.tables import BASE, Block, Cell
 
 T = TypeVar("T")
 
@@ -29,7 +30,6 @@ T = TypeVar("T")
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
 GREY = "#BBBBBB"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-HATCHES = ("//", "..", "\\\\", "xx", "--", "oo", "++")
 DASHES = ("-", "--", "-.", ":")
 TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
 WIDEST = 12.0  # inches that the report has room for
@@ -42,7 +42,6 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "lensflow",
 }
@@ -71,11 +70,12 @@ def styles(names: Iterable[T]) -> Iterator[tuple[T, str, str]]:
     return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
 
 
-def fidelity_bars(block: Block) -> Figure:
-    """Share of answers in the prompt's language for each language × method, with 95 % error bars.
+def fidelity(block: Block) -> Figure:
+    """Share of answers in the prompt's language: a panel a language, a line a method, with 95 % intervals.
 
-    Fidelity can be gamed by repeating a few words, so repetition stands below it where it was measured. The central
-    language is set apart on the left, the mean over the targets, and languages of neither kind, on the right.
+    Fidelity can be gamed by repeating a few words, so repetition stands below it where it was measured. A dotted line
+    is at what base scores. The panels of the target languages are white; those of the central language, the mean over
+    the targets and languages of neither kind are grey.
 
     Args:
         block: one block of `tables.main_table`.
@@ -92,49 +92,41 @@ def fidelity_bars(block: Block) -> Figure:
     panels = {metric: rows for metric, rows in panels.items() if rows}
     measured = {key for rows in panels.values() for row in rows for key in row.cells}
     keys = [key for key in block.columns if key in measured]  # a language may be in other benchmarks alone
-    # Half a place of air after the central language, before the mean and before the languages of neither kind.
-    parts = [[block.central], block.targets, [TARGETS], block.others]
-    parted = [next(part for part, of_part in enumerate(parts) if key in of_part) for key in keys]
-    places = np.arange(len(keys)) + 0.5 * np.unique(parted, return_inverse=True)[1]
-    methods = len(panels["fidelity"])
-    width = 0.8 / methods
+    height = sum(0.5 + 0.19 * len(rows) for rows in panels.values())
     with matplotlib.rc_context(STYLE):
-        wanted = 1.6 + 0.24 * methods * len(keys) + 0.3 * len(keys)
-        figure = new_figure(min(max(5.4, wanted), WIDEST), 1.2 + 1.9 * len(panels))
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for ax, rows in zip(axes, panels.values(), strict=True):
-            colours, hatches = cycle(PALETTE), cycle(HATCHES)
-            for i, row in enumerate(rows):
-                is_base = row.method == BASE
-                shown = [j for j, key in enumerate(keys) if key in row.cells]
-                cells = [row.cells[keys[j]] for j in shown]
-                values = np.array([cell.value for cell in cells])
-                errors = [values - [cell.low for cell in cells], [cell.high for cell in cells] - values]
-                ax.bar(
-                    places[shown] + (i - (methods - 1) / 2) * width,
-                    values,
-                    width,
-                    yerr=np.maximum(errors, 0),
-                    color=GREY if is_base else next(colours),
-                    hatch="" if is_base else next(hatches),
-                    edgecolor="black",
-                    hatchcolor="white",  # so that the black error bars stand out
-                    linewidth=0.6,
-                    error_kw={"elinewidth": 0.9, "capsize": 2},
-                    label=row.label,
-                )
-            ax.set_ylim(0, 1.04)
-            ax.set_yticks(np.linspace(0, 1, 5))
-            ax.set_ylabel(rows[0].heading)
-            ax.grid(axis="y")
-            ax.tick_params(axis="x", length=0)
-            for left, right in pairwise(places):
-                if right - left > 1:
-                    ax.axvline((left + right) / 2, color="#888888", linewidth=0.8, linestyle=":")
-        axes[-1].set_xticks(places, [block.columns[key].replace(" (", "\n(") for key in keys])
+        figure = new_figure(min(2.3 + 0.95 * len(keys), WIDEST), 0.6 + height)
+        grid = figure.subplots(
+            len(panels),
+            len(keys),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            height_ratios=[0.5 + 0.19 * len(rows) for rows in panels.values()],
+        )
+        for axes, rows in zip(grid, panels.values(), strict=True):
+            for ax, key in zip(axes, keys, strict=True):
+                ax.grid()
+                ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
+                for place, row in enumerate(rows):
+                    if (cell := row.cells.get(key)) is None:
+                        continue
+                    is_base = row.method == BASE
+                    if is_base:
+                        ax.axvline(cell.value, color="#555555", linewidth=0.9, linestyle=":")
+                    reach = np.maximum([[cell.value - cell.low], [cell.high - cell.value]], 0)
+                    look: dict[str, Any] = {"color": "#555555" if is_base else PALETTE[0], "markersize": 4.5}
+                    look |= {"marker": "D" if is_base else "o", "elinewidth": 1.1}
+                    ax.errorbar(cell.value, place, xerr=reach, linestyle="none", **look)
+                ax.tick_params(axis="y", length=0)
+                ax.spines["left"].set_visible(False)
+            axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
+            axes[0].set_ylim(len(rows) - 0.5, -0.5)  # base on top
+            axes[0].set_ylabel(rows[0].heading)
+        for ax, key in zip(grid[0], keys, strict=True):
+            ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
+        grid[0, 0].set_xlim(-0.05, 1.05)
+        grid[0, 0].set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         figure.suptitle(f"{block.backbone}, {block.setting}: answers in the language of the prompt", fontsize=10)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3 if len(keys) < 5 else 6, methods))
     return figure
 
 
@@ -216,34 +208,32 @@ def _paired(cell: Cell) -> list[list[float]] | None:
     return [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+History = Sequence[Mapping[str, Any]]
+
+
+def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
     """Loss and its terms over the training steps: lines for the training batches, markers for the dev texts.
 
     Args:
-        histories: label of a training -> rows of its history.jsonl.
+        histories: method -> the rows of history.jsonl of each of its seeds; their means are drawn.
 
     Raises:
         LensflowError: there is no history, or it has none of the terms.
     """
-    rows = [row for history in histories.values() for row in history]
+    rows = [row for of_method in histories.values() for history in of_method for row in history]
     terms = [term for term in TERMS if any(row.get(term) is not None for row in rows)]
     if not terms:
         raise LensflowError("training curves: no history with loss terms; train first")
+    looks = list(zip(histories, cycle(PALETTE[:7]), cycle(DASHES), cycle(MARKERS), strict=False))
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.2, 2.6 * ((len(terms) + 1) // 2) + 0.5)
         axes = figure.subplots((len(terms) + 1) // 2, 2, sharex=True, squeeze=False).ravel()
         for ax in axes[len(terms) :]:
             ax.remove()
         for ax, term in zip(axes, terms, strict=False):
-            for (label, history), colour, dash, marker in zip(
-                histories.items(), cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False
-            ):
-                of_term = [row for row in history if row.get(term) is not None]
-                train, dev = (
-                    np.array([(row["step"], row[term]) for row in of_term if row["split"] == split]).reshape(-1, 2).T
-                    for split in ("train", "dev")
-                )
-                ax.plot(*train, dash, color=colour, linewidth=1.1, label=label)
+            for method, colour, dash, marker in looks:
+                train, dev = (_mean_over_seeds(histories[method], term, split) for split in ("train", "dev"))
+                ax.plot(*train, dash, color=colour, linewidth=1.1)
                 ax.plot(*dev, linestyle="none", marker=marker, color=colour, markeredgecolor="white", markersize=7)
             _scale(ax, [float(row[term]) for row in rows if row.get(term) is not None])
             ax.set_title(TERMS[term], fontsize=9, loc="left")
@@ -252,14 +242,23 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
             ax.set_xlabel("optimiser step")
             ax.tick_params(labelbottom=True)
         handles = [
-            Line2D([], [], color=colour, linestyle=dash, marker=marker, markeredgecolor="white", label=label)
-            for label, colour, dash, marker in zip(
-                histories, cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False
-            )
+            Line2D([], [], color=colour, linestyle=dash, marker=marker, markeredgecolor="white", label=method)
+            for method, colour, dash, marker in looks
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=4.5)
-        figure.suptitle("Training: batches (lines) and unseen dev texts (markers)", fontsize=10)
+        means = ", means over seeds" if any(len(of_method) > 1 for of_method in histories.values()) else ""
+        figure.suptitle(f"Training: batches (lines) and unseen dev texts (markers){means}", fontsize=10)
     return figure
+
+
+def _mean_over_seeds(of_method: Sequence[History], term: str, split: str) -> NDArray[np.float64]:
+    """(2, T) steps and means."""
+    at_step: dict[int, list[float]] = {}
+    for history in of_method:
+        for row in history:
+            if row["split"] == split and row.get(term) is not None:
+                at_step.setdefault(row["step"], []).append(row[term])
+    return np.array([(step, np.mean(at_step[step])) for step in sorted(at_step)]).reshape(-1, 2).T
 
 
 def _scale(ax: Axes, values: Sequence[float]) -> None:

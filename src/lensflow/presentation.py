@@ -149,7 +149,7 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
-        figures.save(figures.fidelity_bars(block), folder / "fidelity")
+        figures.save(figures.fidelity(block), folder / "fidelity")
     points = _points(block, pd.read_csv(checked(inputs.scores)))
     axes = (
         f"negative log-likelihood in {block.central}, nats a token",
@@ -159,8 +159,10 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
         figures.save(figures.trade_off(points, axes, {}), folder / "front")
     for name, curves in _sweeps(block, points, inputs.sweeps):
         figures.save(figures.trade_off(points[:1], axes, curves), folder / f"sweep.{name}")
-    labels = {path: f"{path.parts[-3]} (seed {path.parts[-2].removeprefix('seed')})" for path in inputs.histories}
-    histories = {labels[path]: rows for path in inputs.histories if path.is_file() and (rows := read_jsonl(path))}
+    histories: dict[str, list[figures.History]] = {}
+    for path in inputs.histories:
+        if path.is_file() and (rows := read_jsonl(path)):
+            histories.setdefault(path.parts[-3], []).append(rows)
     if histories:
         figures.save(figures.training_curves(histories), folder / "training")
     if inputs.subspaces is None:

@@ -90,7 +90,7 @@ AGAINST = "against"
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
 TOLD = "†"
-TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like"
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
@@ -209,6 +209,8 @@ class Block:
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:
     """Method -> 1 for the best and 2 for the second best, in one column of one metric, as far as intervals support it.
 
+    Methods that are told the language do not compete.
+
     Args:
         rows: of a block.
         score: benchmark and metric; of one without a known direction no method is the best.
@@ -216,7 +218,8 @@ def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int
     """
     better = METRICS.get(score[1], UNKNOWN_METRIC).better
     sign = {"↑": 1, "↓": -1, "": 0}[better]
-    cells = {row.method: row.cells[key] for row in rows if (row.benchmark, row.metric) == score and key in row.cells}
+    mine = [row for row in rows if (row.benchmark, row.metric) == score and not row.told_language]
+    cells = {row.method: row.cells[key] for row in mine if key in row.cells}
     ordered = sorted(cells, key=lambda method: -sign * cells[method].value) if sign else []
 
     def beats(first: str, second: str) -> bool:
@@ -342,16 +345,21 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
 
 
 def _margins(rows: Sequence[Row]) -> list[str]:
-    margins = {
-        row.metric: cell.compared["margin"] for row in rows for cell in row.cells.values() if "margin" in cell.compared
-    }
-    if not margins:
+    tested = [(row.metric, cell.compared) for row in rows for cell in row.cells.values() if "margin" in cell.compared]
+    if not tested:
         return []
+    margins = {metric: compared["margin"] for metric, compared in tested}
     named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
-    return [
+    lines = [
         f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
         f"non-inferiority to base, one-sided at 2.5 %, each by itself; margins: {named}"
     ]
+    if any(compared.get("difference_low") == compared.get("difference_high") == 0 for _, compared in tested):
+        lines.append(
+            f"{RETENTION['kept']} with a difference of 0 and an interval of [0, 0]: kept by construction, the method "
+            "does nothing there"
+        )
+    return lines
 
 
 def _sizes(rows: Sequence[Row]) -> str:
@@ -570,7 +578,11 @@ def escape_csv(text: str) -> str:
 
 
 def to_html(block: Block) -> str:
-    """A block as an HTML table, the legend below it. All escaped."""
+    """A block as an HTML table, the legend below it. All escaped.
+
+    By markupsafe and not by pandas' Styler: that one escapes only what it is asked to, and knows neither a group of
+    rows with a heading nor the scopes that a screen reader needs.
+    """
     notes = Markup("").join(Markup("<li>{}</li>").format(line) for line in legend([block]))
     page = Markup("{}<details><summary>Legend</summary><ul>{}</ul></details>")
     return str(page.format(_html_block(block), notes))

@@ -59,6 +59,7 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
         "blocks": [["a_model", "many"]],
         "settings": {"many": setting.canonical()},
         "versus": methods[1],
+        "told_language": methods[-1:],
         "methods": {m: lens | {"lambda": n, "lr": 1e-5 * n} if n else {"kind": "base"} for n, m in enumerate(methods)},
     }
     frame = comparisons(methods, languages)

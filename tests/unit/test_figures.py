@@ -2,7 +2,6 @@ import dataclasses
 import hashlib
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -33,13 +32,13 @@ def history(factor):
     return [*rows, rows[-1] | {"split": "dev"}]
 
 
-@pytest.mark.parametrize("name", ["bars", "curves", "front"])
+@pytest.mark.parametrize("name", ["fidelity", "curves", "front"])
 def test_files_are_the_same_each_time(name, block, front, tmp_path):
     digests = []
     for run in ("a", "b"):
         drawn = {
-            "bars": lambda: figures.fidelity_bars(block),
-            "curves": lambda: figures.training_curves({"lens": history(1.0), "strong": history(2.0)}),
+            "fidelity": lambda: figures.fidelity(block),
+            "curves": lambda: figures.training_curves({"lens": [history(1.0)], "strong": [history(2.0)]}),
             "front": lambda: front,
         }[name]()
         paths = figures.save(drawn, tmp_path / run / "figure.v1")
@@ -49,34 +48,41 @@ def test_files_are_the_same_each_time(name, block, front, tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_bars_have_the_values_and_intervals_of_the_block(block):
-    top, bottom = figures.fidelity_bars(block).axes
-    assert (top.get_ylabel(), bottom.get_ylabel()) == ("fidelity ↑", "repetition ↓")
-    base, lens = (bars for bars in top.containers if hasattr(bars, "patches"))
-    assert [bar.get_height() for bar in base] == pytest.approx([0.4] * 4)
-    assert [bar.get_height() for bar in lens] == pytest.approx([0.8] * 2)  # no sw, hence no mean over the targets
-    (lines,) = base.errorbar.lines[2]
-    assert [tuple(segment[:, 1]) for segment in lines.get_segments()[:3]] == [pytest.approx((0.3, 0.45))] * 3
-    assert lens.patches[0].get_hatch() and not base.patches[0].get_hatch()
-    lefts = [bar.get_x() for bar in base]
-    assert lefts[1] - lefts[0] > lefts[2] - lefts[1]  # the central language stands apart
+def points_of(ax):
+    """Line number -> value and the ends of its interval."""
+    found = {}
+    for container in ax.containers:
+        (value,), (place,) = container.lines[0].get_data()
+        (segment,) = container.lines[2][0].get_segments()
+        found[int(place)] = (float(value), *map(float, segment[:, 0]))
+    return found
 
 
-def test_bars_set_apart_what_is_neither_central_nor_target(block):
+def test_fidelity_has_the_values_and_intervals_of_the_block(block):
+    panels = figures.fidelity(block).axes
+    assert [ax.get_ylabel() for ax in panels] == ["fidelity ↑", "", "", "", "repetition ↓", "", "", ""]
+    assert [ax.get_title() for ax in panels[:4]] == ["en\n(central)", "zh", "sw", "targets"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["base", "lens"]
+    base, lens = pytest.approx((0.4, 0.3, 0.45)), pytest.approx((0.8, 0.7, 0.85))
+    for ax, expected in zip(panels[:4], [{0: base, 1: lens}] * 2 + [{0: base}] * 2, strict=True):
+        assert points_of(ax) == expected  # no sw of lens, hence no mean over the targets
+        (line,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
+        assert list(line.get_xdata()) == [0.4, 0.4]
+    assert panels[0].get_ylim() == (1.5, -0.5)  # base on top
+
+
+def test_fidelity_sets_apart_what_is_no_target(block):
     cells = {key: next(iter(block.rows[0].cells.values())) for key in ("en", "zh", "sw", "targets", "fr", "de")}
     rows = (dataclasses.replace(block.rows[0], cells=cells),)
-    (ax,) = figures.fidelity_bars(dataclasses.replace(block, others=("fr", "de"), rows=rows)).axes
-    (bars,) = (bars for bars in ax.containers if hasattr(bars, "patches"))
-    lefts = np.array([bar.get_x() for bar in bars])
-    assert np.diff(lefts) == pytest.approx([1.5, 1, 1.5, 1.5, 1])
-    assert [label.get_text() for label in ax.get_xticklabels()][-2:] == ["fr\n(other)", "de\n(other)"]
-    elsewhere = dataclasses.replace(block, others=("fr", "de", "es"), rows=rows)  # es is in another benchmark alone
-    (ax,) = figures.fidelity_bars(elsewhere).axes
-    assert [label.get_text() for label in ax.get_xticklabels()][-1] == "de\n(other)"
+    # es is in another benchmark alone.
+    panels = figures.fidelity(dataclasses.replace(block, others=("fr", "de", "es"), rows=rows)).axes
+    white = {ax.get_title() for ax in panels if ax.get_facecolor()[:3] == (1, 1, 1)}
+    assert white == {"zh", "sw"}
+    assert [ax.get_title() for ax in panels] == ["en\n(central)", "zh", "sw", "targets", "fr\n(other)", "de\n(other)"]
 
 
 def test_curves_draw_each_split_and_scale_wide_terms_logarithmically():
-    loss, pull, push, retain = figures.training_curves({"lens": history(1.0)}).axes
+    loss, pull, push, retain = figures.training_curves({"lens": [history(1.0)]}).axes
     train, dev = loss.get_lines()
     assert list(train.get_xdata()) == [1, 2, 3, 4, 5] and train.get_marker() == "None"
     assert list(dev.get_xdata()) == [0, 5] and dev.get_linestyle() == "None"
@@ -84,9 +90,27 @@ def test_curves_draw_each_split_and_scale_wide_terms_logarithmically():
     assert [ax.get_yscale() for ax in (loss, pull, push, retain)] == ["linear", "linear", "linear", "symlog"]
 
 
+def test_curves_are_means_over_seeds():
+    """Of those that have the step and the term."""
+    short = [row | {"push": None} for row in history(3.0)[:4]]
+    loss, _, push, _ = figures.training_curves({"lens": [history(1.0), short]}).axes
+    train, dev = loss.get_lines()
+    assert list(train.get_ydata()) == pytest.approx([6.0, 3.0, 2.0, 3 / 4, 3 / 5])
+    assert list(dev.get_ydata()) == pytest.approx([6.0, 3 / 5])
+    assert list(push.get_lines()[0].get_ydata()) == pytest.approx([2.0] * 5)
+
+
+def test_curves_of_many_methods_look_different():
+    (ax,) = figures.training_curves(
+        {f"m{i}": [[{"step": 1, "split": "train", "loss": 1.0 + i}]] for i in range(28)}
+    ).axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.get_lines() if line.get_marker() == "None"}
+    assert len(looks) == 28
+
+
 def test_curves_leave_out_what_no_history_has():
     rows = [{"step": step, "split": "train", "loss": 1.0 / step, "push": None} for step in (1, 2, 3)]
-    assert [ax.get_title(loc="left") for ax in figures.training_curves({"x": rows}).axes] == ["loss (weighted sum)"]
+    assert [ax.get_title(loc="left") for ax in figures.training_curves({"x": [rows]}).axes] == ["loss (weighted sum)"]
     with pytest.raises(LensflowError, match="train first"):
         figures.training_curves({})
 
@@ -151,12 +175,14 @@ def test_curves_of_the_front_are_joined_in_their_order_and_count_for_it():
     assert len(ax.containers) == 3 and len(colours) == 2
 
 
-def test_bars_of_many_methods_are_no_wider_than_the_report(block):
-    rows = tuple(dataclasses.replace(block.rows[0], method=f"m{i}") for i in range(30))
-    assert figures.fidelity_bars(dataclasses.replace(block, rows=rows)).get_figwidth() == figures.WIDEST
+def test_fidelity_in_many_languages_is_no_wider_than_the_report(block):
+    cells = dict.fromkeys([f"l{i}" for i in range(40)], next(iter(block.rows[0].cells.values())))
+    rows = (dataclasses.replace(block.rows[0], cells=cells),)
+    wide = dataclasses.replace(block, others=tuple(cells), rows=rows)
+    assert figures.fidelity(wide).get_figwidth() == figures.WIDEST
 
 
 def test_mistakes_are_named(block):
     rows = tuple(row for row in block.rows if row.metric != "fidelity")
     with pytest.raises(LensflowError, match="no fidelity scores"):
-        figures.fidelity_bars(dataclasses.replace(block, rows=rows))
+        figures.fidelity(dataclasses.replace(block, rows=rows))

@@ -252,6 +252,17 @@ def test_against_base_the_interval_of_the_difference_counts():
     assert ranked("↑", *wide, a=(-0.15, -0.05)) == {}
 
 
+def test_who_is_told_the_language_does_not_compete():
+    rows = [
+        row("base", "nll", "zh", 3.0, half=0.01),
+        row("x", "nll", "zh", 1.0, half=0.01, difference_low=-2.1, difference_high=-1.9),
+        row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
+    ]
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    (block,) = tables.main_table(pd.DataFrame(rows), setting, [], ["x"])
+    assert block.ranks["generation", "nll", "zh"] == {"y": 1}
+
+
 def test_ranks_are_written_in_every_format():
     rows = [
         row("base", "nll", "zh", 3.0, half=0.01),
@@ -350,15 +361,24 @@ def test_legend_says_test_correction_family_and_margins(marked):
     (margins,) = (line for line in lines if "non-inferiority" in line)
     assert margins.startswith("✓ kept, ? not shown to be kept in the central language")
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
+    assert not any("by construction" in line for line in lines)
     (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
+
+
+def test_legend_says_where_the_central_language_is_kept_by_construction():
+    same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "margin": 0.05, "retention": "kept"}
+    rows = [row("base", "fidelity", "en", 0.5), row("steer", "fidelity", "en", 0.5, **same)]
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    lines = tables.legend(tables.main_table(pd.DataFrame(rows), setting, []))
+    assert any(line.startswith("✓ with a difference of 0") and "by construction" in line for line in lines)
 
 
 def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
     blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
     markdown, latex, text = (write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_text))
     html = tables.to_html(blocks[0])
-    note = "† is told the prompt's language at test time: not like-for-like"
+    note = "† is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
     assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
     assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
     assert latex.isascii()

@@ -122,7 +122,7 @@ def change_the_title(config: dict) -> None:
 
 
 def change_what_no_result_depends_on(config: dict) -> None:
-    config["backbones"]["tiny"]["resources"] = {"disk_gb": 2e-6}
+    config["backbones"]["tiny"]["resources"] = {"disk_gb": 2e-6, "threads": 1}
     config["methods"]["lens-unused"] = {"kind": "lens"}
     config["runs"].append(config["runs"][0] | {"settings": ["en-sw"], "methods": ["lens-a"]})
     config["benchmarks"] = {"cldr": {"languages": {"yo": "yo"}}}

@@ -158,6 +158,11 @@ def minutes(wildcards, attempt):
     return attempt * (needs(wildcards).runtime or 60)
 
 
+def threads_of_model(wildcards):
+    """Threads of a job that computes the whole model."""
+    return needs(wildcards).threads or workflow.cores
+
+
 def partition(wildcards):
     """SLURM's, for a job that loads the backbone."""
     return needs(wildcards).partition

@@ -41,8 +41,7 @@ rule evaluate:
         "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # The engines use all cores and several GB; two at once are far slower than one after the other.
-    threads: workflow.cores
+    threads: threads_of_model
     resources:
         mem_mb=memory(8000),
         runtime=minutes,

@@ -24,8 +24,8 @@ rule train:
         "logs/{backbone}/{setting}/{method}/seed{seed}/train.tsv"
     conda:
         "../../envs/cpu.yaml"
-    # The top layers alone fill no more than a thread; the whole network uses all, and memory for its logits.
-    threads: lambda wildcards: 1 if PLAN.needs_states(wildcards.method) else workflow.cores
+    # The top layers alone fill no more than a thread.
+    threads: lambda w: 1 if PLAN.needs_states(w.method) else threads_of_model(w)
     resources:
         mem_mb=memory(lambda w: 4000 if PLAN.needs_states(w.method) else 10000),
         runtime=minutes,
