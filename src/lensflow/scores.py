@@ -90,8 +90,8 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     """Write one row a score, and one row a cell of the tables.
 
     Args:
-        config: blocks, points of sweeps, settings, retention margins and the method that all others are compared with
-            (`Plan.collect_scores`).
+        config: blocks, points of sweeps, what sweeps alone ask for, settings, retention margins and the method that all
+            others are compared with (`Plan.collect_scores`).
         paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
         output: the CSV file of the scores. Beside it go `comparisons.csv`, `versus.csv`, the same against another
             method than base, and `sweeps.csv`, the same of every point of a sweep.
@@ -117,8 +117,7 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
     settings = {name: Setting.model_validate(value) for name, value in config["settings"].items()}
     margins = config["retention_margins"]
-    swept = {(point["backbone"], point["setting"], point["method"]) for point in config["sweeps"]}
-    in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
+    in_tables = {place: cells for place, cells in runs.items() if list(place[:3]) not in config["swept"]}
     main = comparisons.compare(in_tables, blocks, settings, margins)
     write_text(output.with_name("comparisons.csv"), _csv(main))
     direct, against = main.iloc[:0], config["versus"]

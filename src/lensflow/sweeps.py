@@ -1,7 +1,8 @@
 """Sweeps: one key of a method or a setting at several values.
 
 A point of a sweep is a method (or a setting) of its own with a name that says the value, so that every stage treats it
-like any other, and points share whatever does not depend on the key. Tables leave them out; figures show them.
+like any other, and points share whatever does not depend on the key. Where the value is the method's (or the setting's)
+own, the point is that one itself. Tables leave the others out; figures show them.
 """
 
 import itertools
@@ -39,23 +40,15 @@ class Point:
 
 
 def points(config: Config) -> list[Point]:
-    """Return the points of all sweeps that the runs of a configuration ask for."""
-    found: dict[Point, None] = {}
-    for run in config.runs:
-        for name, backbone, of_setting in itertools.product(run.sweeps, run.backbones, run.settings):
-            sweep = config.sweeps[name]
-            for values in _combinations(sweep):
-                setting, method = of_setting, sweep.method
-                for key, value in values.items():
-                    if key.startswith(SETTING):
-                        setting = _name(setting, key.removeprefix(SETTING), value)
-                    else:
-                        method = _name(method, key, value)
-                (_, value), *by = values.items()
-                shown = f"{by[0][0]} {_shown(by[0][1])}" if by else None
-                point = Point(name, value, shown, backbone, of_setting, setting, method)
-                found[point] = None
-    return list(found)
+    """Return the points of all sweeps that the runs of a configuration ask for.
+
+    Raises:
+        LensflowError: as `expand`.
+    """
+    of_sweeps, _, _ = _derive(config)
+    return list(
+        dict.fromkeys(Point(backbone=backbone, **place) for run, place in of_sweeps for backbone in run.backbones)
+    )
 
 
 def expand(config: Config) -> Config:
@@ -64,43 +57,61 @@ def expand(config: Config) -> Config:
     Raises:
         LensflowError: a method or setting does not take one of the values; names the sweep and the value.
     """
+    of_sweeps, settings, methods = _derive(config)
+    if not of_sweeps:
+        return config
+    runs = [
+        Run(
+            backbones=run.backbones,
+            settings=(place["setting"],),
+            methods=("base", place["method"]),
+            benchmarks=run.benchmarks,
+            seeds=run.seeds,
+        )
+        for run, place in of_sweeps
+    ]
+    data = config.canonical() | {
+        "settings": {name: setting.canonical() for name, setting in settings.items()},
+        "methods": {name: method.canonical() for name, method in methods.items()},
+        "runs": [run.canonical() for run in (*config.runs, *runs)],
+    }
+    expanded: Config = parse(Config, data)
+    return expanded
+
+
+def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str, Setting], dict[str, Any]]:
+    """Each run that asks for a point and what the point is but for the backbone; the catalog with all that points need.
+
+    A value that the method or the setting has anyway makes no other one of it.
+    """
+    of_sweeps: list[tuple[Run, dict[str, Any]]] = []
     settings, methods = dict(config.settings), dict(config.methods)
-    runs = list(config.runs)
     for run in config.runs:
-        for name in run.sweeps:
+        for name, of_setting in itertools.product(run.sweeps, run.settings):
             sweep = config.sweeps[name]
-            for of_setting, values in itertools.product(run.settings, _combinations(sweep)):
+            for values in _combinations(sweep):
                 setting, method = of_setting, sweep.method
                 for key, value in values.items():
                     where = f"sweeps.{name}: {key} {value}"
                     if key.startswith(SETTING):
-                        own = key.removeprefix(SETTING)
-                        derived = _name(setting, own, value)
-                        settings[derived] = parse(Setting, _changed(settings[setting], own, value, where), where)
-                        setting = derived
+                        setting = _with(settings, setting, key.removeprefix(SETTING), value, where)
                     else:
-                        derived = _name(method, key, value)
-                        changed = _changed(methods[method], key, value, where)
-                        methods[derived] = parse(type(methods[method]), changed, where)
-                        method = derived
-                runs.append(
-                    Run(
-                        backbones=run.backbones,
-                        settings=(setting,),
-                        methods=("base", method),
-                        benchmarks=run.benchmarks,
-                        seeds=run.seeds,
-                    )
-                )
-    if len(runs) == len(config.runs):
-        return config
-    data = config.canonical() | {
-        "settings": {name: setting.canonical() for name, setting in settings.items()},
-        "methods": {name: method.canonical() for name, method in methods.items()},
-        "runs": [run.canonical() for run in runs],
-    }
-    expanded: Config = parse(Config, data)
-    return expanded
+                        method = _with(methods, method, key, value, where)
+                (_, value), *by = values.items()
+                shown = f"{by[0][0]} {_shown(by[0][1])}" if by else None
+                place = {"sweep": name, "value": value, "by": shown, "of_setting": of_setting}
+                of_sweeps.append((run, place | {"setting": setting, "method": method}))
+    return of_sweeps, settings, methods
+
+
+def _with(entries: dict[str, Any], base: str, key: str, value: Any, where: str) -> str:
+    """Add an entry of the catalog with another value of a key, unless it is no other; return its name."""
+    changed = parse(type(entries[base]), _changed(entries[base], key, value, where), where)
+    if changed == entries[base]:
+        return base
+    name = f"{base}.{key}-{_shown(value)}"
+    entries[name] = changed
+    return name
 
 
 def _combinations(sweep: Sweep) -> Iterator[dict[str, Any]]:
@@ -108,10 +119,6 @@ def _combinations(sweep: Sweep) -> Iterator[dict[str, Any]]:
     axes = [Axis(key=sweep.key, values=sweep.values), *([sweep.by] if sweep.by else [])]
     for values in itertools.product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
-
-
-def _name(base: str, key: str, value: Any) -> str:
-    return f"{base}.{key}-{_shown(value)}"
 
 
 def _shown(value: Any) -> str:

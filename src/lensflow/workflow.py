@@ -62,6 +62,9 @@ class Plan:
         self.points = sweeps.points(config)
         self.config, self.root = sweeps.expand(config), root
         self._blocks = [(b, s) for run in config.runs for b in run.backbones for s in run.settings]
+        listed = {(b, s, m) for r in config.runs for b in r.backbones for s in r.settings for m in r.methods}
+        # What sweeps alone ask for.
+        self._swept = {(point.backbone, point.setting, point.method) for point in self.points} - listed
         self.task_roots = (root, repository)
         self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
         self._collect()
@@ -189,9 +192,8 @@ class Plan:
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
 
     def shown(self, backbone: str | None = None) -> list[Checkpoint]:
-        """Return the trained checkpoints that tables and figures show one by one: all but the points of sweeps."""
-        swept = {(point.backbone, point.setting, point.method) for point in self.points}
-        return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in swept]
+        """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
+        return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
     def on_states(self, backbone: str, setting: str) -> bool:
         """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
@@ -338,6 +340,7 @@ class Plan:
         return {
             "blocks": [list(pair) for pair in self.blocks],
             "sweeps": [vars(point) for point in self.points],
+            "swept": sorted(map(list, self._swept)),
             "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
             "retention_margins": self.config.retention_margins,
             "versus": self.config.versus,

@@ -315,6 +315,7 @@ CONFIG = {
     "retention_margins": {"fidelity": 0.05},
     "versus": "lens",
     "sweeps": [],
+    "swept": [],
 }
 
 

@@ -289,7 +289,7 @@ def test_a_verdict_that_says_nothing_is_counted(serve, run):
 
 def test_the_table_of_scores_takes_the_ratings_in(serve, run, tmp_path):
     judge(run, serve(good))
-    config = {"blocks": [], "settings": {}, "sweeps": [], "retention_margins": {}, "versus": None}
+    config = {"blocks": [], "settings": {}, "sweeps": [], "swept": [], "retention_margins": {}, "versus": None}
     scores.collect(config, [run / "scores.json", run / "judged.json"], tmp_path / "scores.csv")
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert frame["metric"].tolist() == ["rating", "unparsed"]

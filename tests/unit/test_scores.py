@@ -19,7 +19,7 @@ def test_every_score_has_the_digest_of_the_checkpoint(tmp_path):
     content = read_json(path)
     content["cells"][0]["scores"][0]["weights"] = [3] * 10  # of the items
     write_json(path, content)
-    blocks = {"blocks": [], "settings": {}, "retention_margins": {}, "versus": None, "sweeps": []}
+    blocks = {"blocks": [], "settings": {}, "retention_margins": {}, "versus": None, "sweeps": [], "swept": []}
     scores.collect(blocks, [path], tmp_path / "scores.csv")
     found = pd.read_csv(tmp_path / "scores.csv")
     assert list(found) == list(scores.COLUMNS) and found.weights.tolist() == ["w", "w"]
@@ -37,8 +37,10 @@ def test_a_sweeps_rows_have_its_value_and_the_score(tmp_path):
         "versus": None,
         "sweeps": [
             point | {"value": 0.1, "method": "lens.lambda-0.1"},
+            point | {"value": 0.3, "method": "lens"},  # its own value: it stands in the tables, too
             point | {"value": 3, "method": "lens.lambda-3"},
         ],
+        "swept": [["tiny", "en-zh", "lens.lambda-0.1"], ["tiny", "en-zh", "lens.lambda-3"]],
     }
     scores.collect(config, paths, tmp_path / "scores.csv")
     swept = pd.read_csv(tmp_path / "sweeps.csv")
@@ -47,11 +49,11 @@ def test_a_sweeps_rows_have_its_value_and_the_score(tmp_path):
     assert found == pytest.approx(
         {
             (at, method, language): value
-            for at, own, share in ((0.1, "lens.lambda-0.1", 0.7), (3, "lens.lambda-3", 0.9))
+            for at, own, share in ((0.1, "lens.lambda-0.1", 0.7), (0.3, "lens", 0.6), (3, "lens.lambda-3", 0.9))
             for method, value in (("base", 0.5), (own, share))
             for language in ("en", "zh")
         }
     )
     # A point stands in no table, and every point is compared with base by itself.
     assert set(pd.read_csv(tmp_path / "comparisons.csv").method) == {"base", "lens"}
-    assert swept[swept.method != "base"].difference.tolist() == pytest.approx([0.2, 0.2, 0.4, 0.4])
+    assert swept[swept.method != "base"].difference.tolist() == pytest.approx([0.2, 0.2, 0.1, 0.1, 0.4, 0.4])

@@ -52,13 +52,26 @@ def test_two_keys_are_a_grid():
     by = {"key": "epochs", "values": [1, 5]}
     config = config_of({"key": "lr", "values": [1e-5, 1e-4], "by": by})
     assert [(point.value, point.by, point.method) for point in sweeps.points(config)] == [
-        (1e-5, "epochs 1", "lens-gentle.lr-1e-05.epochs-1"),
-        (1e-5, "epochs 5", "lens-gentle.lr-1e-05.epochs-5"),
-        (1e-4, "epochs 1", "lens-gentle.lr-0.0001.epochs-1"),
+        (1e-5, "epochs 1", "lens-gentle"),
+        (1e-5, "epochs 5", "lens-gentle.epochs-5"),
+        (1e-4, "epochs 1", "lens-gentle.lr-0.0001"),
         (1e-4, "epochs 5", "lens-gentle.lr-0.0001.epochs-5"),
     ]
     method = sweeps.expand(config).methods["lens-gentle.lr-0.0001.epochs-5"]
     assert (method.lr, method.epochs) == (1e-4, 5)
+
+
+def test_a_value_that_is_there_anyway_makes_no_other_method_or_setting():
+    own = config_of({"key": "lambda", "values": [0.1]}).methods["lens-gentle"].strength_of("zh")
+    config = config_of({"key": "lambda", "values": [own, 3.0], "by": {"key": "setting.space", "values": ["post_norm"]}})
+    assert [(point.value, point.method, point.setting) for point in sweeps.points(config)] == [
+        (own, "lens-gentle", "en-zh"),
+        (3.0, "lens-gentle.lambda-3", "en-zh"),
+    ]
+    expanded = sweeps.expand(config)
+    assert expanded.settings.keys() == config.settings.keys()
+    assert expanded.methods.keys() - config.methods.keys() == {"lens-gentle.lambda-3"}
+    assert [run.methods[1] for run in expanded.runs[1:]] == ["lens-gentle", "lens-gentle.lambda-3"]
 
 
 def test_without_sweeps_nothing_changes():

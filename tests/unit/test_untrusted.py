@@ -549,7 +549,14 @@ def test_scores_from_outside_start_no_formula(tmp_path):
     score = {"metric": "fidelity", "n": 1, "value": 1.0, "low": 0.1, "high": 0.9, "items": [1]}
     cell = {"benchmark": "generation", "language": "en", "cell": "=1+1", "ids": ["a"], "scores": [score]}
     write_json(path, {"weights": "@SUM(1)", "engine": "+1", "dtype": "-1", "cells": [cell]})
-    empty: dict[str, Any] = {"blocks": [], "settings": {}, "retention_margins": {}, "versus": None, "sweeps": []}
+    empty: dict[str, Any] = {
+        "blocks": [],
+        "settings": {},
+        "retention_margins": {},
+        "versus": None,
+        "sweeps": [],
+        "swept": [],
+    }
     scores.collect(empty, [path], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].endswith(",'+1,'-1,'@SUM(1),'=1+1")
 
@@ -669,6 +676,7 @@ def test_any_scores(tmp_path, data):
         "retention_margins": {"fidelity": 0.05},
         "versus": None,
         "sweeps": [],
+        "swept": [],
     }
     tried(scores.collect, plan, paths, tmp_path / "scores.csv")
 
