@@ -14,7 +14,16 @@ from safetensors import SafetensorError, safe_open
 
 from lensflow.config import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, resolve
 from lensflow.errors import LensflowError, of_the_hub
-from lensflow.files import digest, file_digest, read_json, record_of, set_aside, write_json
+from lensflow.files import (
+    current_digest,
+    digest,
+    file_digest,
+    read_json,
+    read_manifest,
+    record_of,
+    set_aside,
+    write_json,
+)
 
 # Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
 SHARD_SIZE = "100MB"
@@ -169,23 +178,16 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     )
 
 
-def verify(manifest: Path, hashed: int = 0) -> dict[str, Any]:
-    """Read a manifest and check its files: weights by their size, which takes no time, the others by their checksum.
-
-    Args:
-        manifest: of a checkpoint.
-        hashed: size in bytes up to which a checkpoint's weights are compared by checksum, too; 1 GB takes a second.
+def verify(manifest: Path) -> dict[str, Any]:
+    """Read a manifest and compare its files with their sizes and checksums; 1 GB takes a second.
 
     Raises:
         LensflowError: a file is missing or not what was written. If a stage wrote it, the checkpoint was set aside.
     """
-    content: dict[str, Any] = read_json(manifest)
-    whole = sum(entry["size"] for entry in content["files"].values()) <= hashed
+    content = read_manifest(manifest)
     for name, entry in content["files"].items():
         path = manifest.parent / name
-        by_size = path.suffix == ".safetensors" and not whole
-        sound = path.is_file() and path.stat().st_size == entry["size"]
-        if sound and (by_size or file_digest(path) == entry["sha256"]):
+        if path.is_file() and path.stat().st_size == entry["size"] and current_digest(path) == entry["sha256"]:
             continue
         if record_of(manifest):
             raise set_aside(path)

@@ -113,7 +113,7 @@ def fit_subspaces(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train one method on one setting."""
-    from lensflow import cost, methods
+    from lensflow import backbones, cost, methods
     from lensflow.config import AnyMethod, Extraction, Prompt, Setting
 
     config = _stage_config(args.config)
@@ -127,6 +127,7 @@ def train(args: argparse.Namespace) -> None:
         extraction = _section(config, "extraction", Extraction)
         hidden = methods.HiddenStates(extraction, args.subspaces, _by_language(args.states))
         resolved["extraction"] = extraction.canonical()
+    backbones.verify(args.backbone)
     write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     texts = _by_language(args.texts)
     run = methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden, args.gpus)
@@ -285,10 +286,10 @@ def export(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
         exported = Path(temporary) / "checkpoint" / "manifest.json"
         deltas.export(args.backbone, args.delta, exported)
+        if intervention.width is not None:
+            logit_bias.hand_on(applied, biases, exported.parent)
+        write_text(exported.parent / "README.md", card)
         deltas.copy_out(exported.parent, args.folder)
-    if intervention.width is not None:
-        logit_bias.hand_on(applied, biases, args.folder)
-    write_text(args.folder / "README.md", card)
     print(f"{args.folder}: load it with transformers or vLLM")
 
 

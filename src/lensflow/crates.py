@@ -1,5 +1,6 @@
 """A run as an RO-Crate (https://w3id.org/ro/crate): what is read of it, its records, and every step as an action."""
 
+import tempfile
 from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from rocrate.rocrate import ROCrate
 
 from lensflow.errors import LensflowError
-from lensflow.files import CORRUPT, RECORD, current_digest, read_json, read_record
+from lensflow.files import CORRUPT, RECORD, current_digest, read_json, read_record, unchanged
 from lensflow.provenance import inside, records
 
 SMALL = (
@@ -29,7 +30,7 @@ def write(results: Path, output: Path, *, deltas: bool) -> None:
         deltas: whether what the trainings wrote goes in, too.
 
     Raises:
-        LensflowError: `output` exists, the folder has no records, or one of them is damaged.
+        LensflowError: `output` exists, the folder has no records, or one of them or of the files is damaged.
     """
     if output.exists():
         raise LensflowError(f"{output}: exists already; give a new folder or file")
@@ -48,7 +49,8 @@ def write(results: Path, output: Path, *, deltas: bool) -> None:
     entities = {}
     for path in sorted(found):
         place = path.relative_to(results).as_posix()
-        entities[path] = crate.add_file(path, f"results/{place}", properties={"sha256": current_digest(path)})
+        about = {"sha256": current_digest(unchanged(path))}
+        entities[path] = crate.add_file(path, f"results/{place}", properties=about)
     stages: dict[str, Any] = {}
     for path, record in runs:
         started = datetime.fromisoformat(record["started"])
@@ -69,7 +71,10 @@ def write(results: Path, output: Path, *, deltas: bool) -> None:
             properties={"name": name, "startTime": started.isoformat(), "endTime": ended.isoformat()},
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    crate.write_zip(output) if output.suffix == ".zip" else crate.write(output)
+    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
+        whole = Path(temporary) / output.name
+        crate.write_zip(whole) if output.suffix == ".zip" else crate.write(whole)
+        whole.rename(output)
 
 
 def _snakefile() -> Path:

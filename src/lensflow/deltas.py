@@ -4,6 +4,7 @@ The latter are the stage `export_checkpoint`, and `lensflow export` for users.
 """
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,11 +90,15 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
 
 
 def copy_out(checkpoint: Path, folder: Path) -> None:
-    """Copy a checkpoint to a folder of the user's, links resolved.
+    """Copy a checkpoint to a folder of the user's, links resolved; it appears when it is whole.
 
     Raises:
         LensflowError: the folder is there already.
     """
     if folder.exists():
         raise LensflowError(f"{folder}: exists already; give a new folder")
-    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(MANIFEST))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        whole = Path(temporary) / folder.name
+        shutil.copytree(checkpoint, whole, ignore=shutil.ignore_patterns(MANIFEST))
+        whole.rename(folder)

@@ -38,8 +38,6 @@ from lensflow.interventions import Intervention
 from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
 
-HASHED = 2 * 10**9  # bytes of a checkpoint up to which its weights are hashed before they are evaluated
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -94,7 +92,7 @@ class Evaluator:
         evaluation: Evaluation,
         resources: Resources,
     ) -> None:
-        self.manifest = verify(inputs.checkpoint, HASHED)
+        self.manifest = verify(inputs.checkpoint)
         self.folder = inputs.checkpoint.parent
         self.inputs, self.prompt, self.evaluation, self.resources = inputs, prompt, evaluation, resources
         self.intervention = interventions.load(inputs.intervention) if inputs.intervention else Intervention()

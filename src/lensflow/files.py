@@ -4,7 +4,8 @@ Everything that the pipeline writes appears under its final name at once and who
 it, flushed, then renamed), so that a killed job never leaves half a file under a name that somebody trusts.
 
 Every run of a stage leaves a record beside its output (`lensflow.records`). What has one is compared with it whenever
-it is read (`checked`); what another hand wrote has none and is taken as it is.
+a stage reads it (`checked`); what another hand wrote has none and is taken as it is. Records and manifests come along
+with results from elsewhere, so that what they name is held to lie where they do.
 """
 
 import contextlib
@@ -18,8 +19,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypedDict
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from lensflow.errors import LensflowError
 
@@ -32,6 +36,71 @@ MANIFEST = "manifest.json"  # lists the files of a checkpoint with their checksu
 RECORD = ".record.json"  # a record's name is its output's and this
 CORRUPT = ".corrupt"  # what was found damaged has its name and this
 LOG = logging.getLogger(__name__)
+
+
+def _below(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise ValueError("leads out of its folder")
+    return name
+
+
+def _plain(name: str) -> str:
+    if len(PurePosixPath(_below(name)).parts) != 1:
+        raise ValueError("not a name")
+    return name
+
+
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class Source(TypedDict):
+    """What a stage read from outside of the workflow."""
+
+    name: str
+    sha256: str
+
+
+class Code(TypedDict):
+    """The code of a stage."""
+
+    commit: str | None
+    digest: str
+
+
+@with_config(ConfigDict(strict=True))
+class Record(TypedDict):
+    """What a stage leaves beside its output; `lensflow.records.recording` says what it is made of."""
+
+    stage: str
+    output: Annotated[str, AfterValidator(_plain)]
+    config: dict[str, Any]
+    seed: int | None
+    inputs: dict[str, str]
+    sources: list[Source]
+    outputs: dict[Annotated[str, AfterValidator(_below)], str]
+    code: Code
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    started: Annotated[str, AfterValidator(_time)]
+    seconds: float
+
+
+class Listed(TypedDict):
+    """A file of a checkpoint; `size` in bytes."""
+
+    size: int
+    sha256: str
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
+class Manifest(TypedDict):
+    """What is in a checkpoint's folder, and what else `backbones.prepare_backbone` says of it."""
+
+    files: dict[Annotated[str, AfterValidator(_plain)], Listed]
+    weights: str
 
 
 @dataclass
@@ -293,6 +362,18 @@ def checked(path: Path) -> Path:
     return path
 
 
+def unchanged(path: Path) -> Path:
+    """Return the path of a file that is about to be shown, compared with its record; unlike `checked` touches nothing.
+
+    Raises:
+        LensflowError: the file is not what its stage wrote.
+    """
+    found = record_of(path) if path.is_file() else None
+    if found and found[1]["outputs"][relative(path, found[0].parent)] != current_digest(path):
+        raise LensflowError(f"{path}: changed since stage {found[1]['stage']} wrote it; run the workflow again")
+    return path
+
+
 def current_digest(path: Path) -> str:
     """Sha256 (hex) of a file's bytes, computed once as long as it stays as it is."""
     status = path.stat()
@@ -309,7 +390,31 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
-def record_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        LensflowError: the file is missing, not what a stage wrote, or no manifest.
+    """
+    manifest: dict[str, Any] = _conform(path, Manifest, read_json(path), "manifest")
+    return manifest
+
+
+def _conform(path: Path, kind: Any, value: Any, name: str) -> Any:
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LensflowError(f"{path}: a damaged {name} ({where}: {first['msg']}); delete it and run again") from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def record_of(path: Path) -> tuple[Path, Record] | None:
     """Return the record that names a file among its outputs, with its own path; None if there is none.
 
     It lies beside the file, or beside the folder that it is in, under the name of what the stage was run for.
@@ -328,7 +433,7 @@ def record_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
@@ -339,13 +444,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _record_at(path: Path, *_: int) -> dict[str, Any]:
+def _record_at(path: Path, *_: int) -> Record:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["stage"], content["output"], content["inputs"], content["outputs"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = parse_json(read_text(path, LARGEST_JSON))
+    except ValueError as error:
         raise LensflowError(f"{path}: a damaged record ({error}); delete it and run again") from None
-    return content
+    record: Record = _conform(path, Record, content, "record")
+    return record
 
 
 def set_aside(path: Path) -> LensflowError:

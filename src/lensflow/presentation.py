@@ -27,8 +27,9 @@ TABLES = {
 # Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
 FIGURES = {
     "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",
-    "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base",
-    "training": "Training curves; markers are the dev texts",
+    "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base, "
+    f"{tables.TOLD} is told the prompt's language",
+    "training": "Training curves, means over seeds; markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
     "retrieval": "Retrieval of parallel texts by layer, with and without the specific subspace, with 95 % bands",
     "spectrum": "Spectrum of the differences between the language means, by layer",
@@ -238,7 +239,8 @@ def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
             [by_seed(costs[method], [block.central]), by_seed(gains[method], block.targets)], axis=1
         ).dropna()
         seeds = list(alone.itertuples(index=False, name=None)) if len(alone) > 1 else []
-        points.append(figures.Point(method, cost, gain, seeds))
+        name = f"{method}{tables.TOLD}" if costs[method].told_language else method
+        points.append(figures.Point(name, cost, gain, seeds))
     return points if points and points[0].method == tables.BASE else []
 
 
@@ -300,9 +302,9 @@ def _samples(block: tables.Block, results: Path) -> list[report.Samples]:
     return groups
 
 
-def _evaluations(results: Path, checkpoints: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _evaluations(results: Path, checkpoints: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The records of the evaluations of checkpoints, as far as there are any; `{}` where there is none."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for row in checkpoints:
         run = results / row["backbone"] / row["setting"] / row["method"] / f"seed{row['seed']}"
         recorded = record_of(run / "scores.json")

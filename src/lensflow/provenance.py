@@ -6,7 +6,6 @@ A folder that was moved or downloaded will do: records name files from where the
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -16,12 +15,15 @@ from lensflow.files import (
     CORRUPT,
     MANIFEST,
     RECORD,
+    Record,
     canonical_json,
     current_digest,
     entry_value,
     read_json,
+    read_manifest,
     read_record,
     record_of,
+    unchanged,
 )
 
 CACHES = ("cells", "verdicts")
@@ -31,7 +33,7 @@ TRACED = ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv", "tables/m
 PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
 
 
-def records(results: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+def records(results: Path) -> Iterator[tuple[Path, Record | None]]:
     """Return each record of a results folder with its path; None in place of a damaged one.
 
     Raises:
@@ -75,7 +77,7 @@ def verify(results: Path) -> list[str]:
         made_from += [(path.parent / record["output"], inside(path, n), sha) for n, sha in record["inputs"].items()]
     for file, (_, gone) in list(expected.items()):
         if file.name == MANIFEST and not gone and file.is_file():
-            listed = read_json(file)["files"] if current_digest(file) == expected[file][0] else {}
+            listed = read_manifest(file)["files"] if current_digest(file) == expected[file][0] else {}
             expected |= {file.with_name(name): (entry["sha256"], False) for name, entry in listed.items()}
     there = {file for file, (_, gone) in expected.items() if not gone and file.is_file()}
     size = sum(file.stat().st_size for file in there)
@@ -125,7 +127,8 @@ def trace(place: str) -> str:
         An indented tree, one line a file: name, digest, and the stage that wrote it.
 
     Raises:
-        LensflowError: there is no such file, row or column, or a record is missing.
+        LensflowError: there is no such file, row or column, a record is missing, or a table is not what its stage
+            wrote.
     """
     named, row, column = _parse(place)
     file = named.absolute()
@@ -164,7 +167,7 @@ def _parse(place: str) -> tuple[Path, int, str]:
 
 def _rows(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+        return pd.read_csv(unchanged(file), dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise LensflowError(f"{file}: no such file") from None
 

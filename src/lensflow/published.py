@@ -12,7 +12,7 @@ import pandas as pd
 
 from lensflow import surroundings
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json, write_text
+from lensflow.files import read_json, unchanged, write_json, write_text
 from lensflow.workflow import Plan, method_modules, module_digest, modules
 
 _CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
@@ -107,7 +107,7 @@ def compare(published: Path, results: Path) -> tuple[list[Difference], int]:
 def _read(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[tuple[str, ...], dict[str, str]]]:
     """The columns of a table beside `keys`, and its rows by them, all as text."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(unchanged(path), dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file; run the workflow, or accept-tables for published ones") from None
     except (ValueError, OSError) as error:

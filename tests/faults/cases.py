@@ -139,7 +139,7 @@ def snakemake_killed(stage: str) -> Case:
         run.wait()
         yield from unlocked(project, stage)
 
-    return Case(f"Snakemake killed in {stage}", "SIGKILL to Snakemake and all that it started", play)
+    return Case(f"Snakemake killed in {stage}", "SIGKILL to Snakemake and all that it started; then --unlock", play)
 
 
 def orphaned(stage: str) -> Case:
@@ -151,11 +151,13 @@ def orphaned(stage: str) -> Case:
         run.go_on()
         yield from unlocked(project, stage)
 
-    return Case(f"Snakemake alone killed in {stage}", "SIGKILL to Snakemake; the job goes on alone to its end", play)
+    return Case(f"Snakemake alone killed in {stage}", "SIGKILL to Snakemake; the job goes on alone to its end; then --unlock", play)
 
 
 def unlocked(project: Project, stage: str) -> Generator[Run, None, None]:
-    yield project.run(*target(stage))
+    locked = project.run(*target(stage))
+    assert "can be removed with the --unlock argument" in " ".join(locked.output.split())  # what to do
+    yield locked
     assert project.run("--unlock").code == 0
     yield project.run(*target(stage))
 

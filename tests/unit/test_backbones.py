@@ -97,13 +97,16 @@ def test_a_chat_template_that_is_not_there(source, tmp_path):
         check_source("b", from_folder(source, prompt="chat"), tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_verify_sees_what_happened_to_a_checkpoint(source, tmp_path, damage):
     manifest = tmp_path / "backbone" / "manifest.json"
     prepare_backbone(from_folder(source), tmp_path, manifest)
     assert verify(manifest) == read_json(manifest)
     shard = source / "model-2.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1]) if damage == "truncate" else shard.unlink()
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage != "remove":
+        shard.write_bytes(content[:-1] if damage == "truncate" else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(
         LensflowError, match=r"model-2.safetensors: missing, truncated or changed; delete .* and run again"
     ):

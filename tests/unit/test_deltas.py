@@ -177,3 +177,20 @@ def test_a_copy_stands_on_its_own(backbone, tmp_path):
     assert torch.equal(logits(load(tmp_path / "mine")), wanted)
     with pytest.raises(LensflowError, match=r"mine: exists already; give a new folder$"):
         copy_out(output.parent, tmp_path / "mine")
+
+
+def test_a_copy_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("a.json", "b.json"):
+        (tmp_path / "checkpoint" / name).write_text("{}")
+
+    def fails(source, target, **_):
+        assert not (tmp_path / "mine").exists()
+        shutil.copyfile(source, target)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shutil, "copy2", fails)
+    monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, fails, False, False))
+    with pytest.raises(shutil.Error, match="no space left"):
+        copy_out(tmp_path / "checkpoint", tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

@@ -190,6 +190,27 @@ def test_every_problem_has_a_line(results, capsys):
     assert last == "error: results: 11 of its files are not as their records say"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["trace", "results/tables/main.csv:6:value"],
+        ["compare-tables", "--published", "published"],
+        ["crate", "--output", "crate"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_table_that_was_changed_is_not_shown(results, capsys, command):
+    table = results / "tables/main.csv"
+    changed = table.read_text().replace("0.5", "0.9")
+    table.write_text(changed)
+    Path("published").mkdir()
+    for name in ("main.csv", "cost.csv"):
+        (Path("published") / name).write_text((results / "tables" / name).read_text())
+    (line,) = said(capsys, *command, code=2)
+    assert line.endswith("results/tables/main.csv: changed since stage make_table wrote it; run the workflow again")
+    assert table.read_text() == changed and not Path("crate").exists()
+
+
 def test_a_folder_without_records(tmp_path, capsys):
     (line,) = said(capsys, "verify", str(tmp_path), code=2)
     assert line.endswith("no records in it; name the results folder of a run")

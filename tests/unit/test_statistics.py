@@ -224,6 +224,25 @@ def test_interval_of_a_share_over_seeds_covers(seeds, n, logit, of_seed):
     assert 0.93 <= covered <= 0.97
 
 
+@pytest.mark.parametrize("of_seed", [0.0, 0.3])
+def test_two_seeds_are_too_few_for_an_interval(of_seed):
+    """What the README says of them."""
+    rng = np.random.default_rng(8)
+    truth = expected_share(1, of_seed)
+    covered = coverage(interval, lambda: (sample(answers(rng, (1, 2, 100), 1, 0, of_seed)),), truth, 1500)
+    assert 0.85 <= covered <= 0.97
+
+
+def test_interval_of_a_mean_of_few_high_shares_is_too_narrow():
+    """What the README says of it: 20 questions, equally hard in four languages."""
+    rng = np.random.default_rng(9)
+    logits = np.full(4, 5.0)
+    truth = expected_share(logits)
+    assert truth > 0.9
+    covered = coverage(interval, lambda: (sample(answers(rng, (4, 1, 20), logits, 1)),), truth, 1500)
+    assert 0.87 <= covered <= 0.95
+
+
 @pytest.mark.parametrize("shared", [0, 0.5, 0.9])
 def test_interval_of_the_mean_over_languages_covers(shared):
     rng = np.random.default_rng(3)
@@ -345,6 +364,14 @@ def test_difference_interval_of_shares_covers(seeds, of_seed):
     rng = np.random.default_rng(6)
     covered = coverage(difference_interval, lambda: paired_answers(rng, seeds, 100, 0.3, of_seed), 0, 1000)
     assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize("changed", [0.05, 0.3])
+def test_difference_interval_of_few_items_and_three_seeds_covers(changed):
+    """The sizes of config/study.yaml; of rare changes it is too wide, never too narrow."""
+    rng = np.random.default_rng(10)
+    covered = coverage(difference_interval, lambda: paired_answers(rng, 3, 20, changed, 0.2), 0, 1000)
+    assert covered >= 0.93
 
 
 def test_non_inferiority_over_seeds_keeps_its_size():

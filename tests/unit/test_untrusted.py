@@ -19,7 +19,19 @@ import tiny
 from lensflow import backbones, config, corpora, harness, items, scores
 from lensflow.config import ChatPrompt, Judge, LanguageEntry, PackageSource, PlainPrompt, Task, parse
 from lensflow.errors import LensflowError
-from lensflow.files import LONGEST_LINE, read_json, read_jsonl, read_yaml, write_json, write_jsonl
+from lensflow.files import (
+    LONGEST_LINE,
+    RECORD,
+    checked,
+    file_digest,
+    read_json,
+    read_jsonl,
+    read_manifest,
+    read_record,
+    read_yaml,
+    write_json,
+    write_jsonl,
+)
 from lensflow.prompts import MARK, PromptTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -654,6 +666,68 @@ def test_any_task(tmp_path, data):
     """What lm-eval makes of a file that was accepted."""
     changed = data.draw(mutations(yaml.safe_load(TASK_FILE)))
     tried(task_run, tmp_path, yaml.safe_dump(changed))
+
+
+RECORDED: dict[str, Any] = {
+    "stage": "pair_data",
+    "output": "zh.jsonl",
+    "config": {"language": "zh"},
+    "seed": None,
+    "inputs": {"../../corpus/train.jsonl": "0" * 64},
+    "sources": [{"name": "lensflow/data/corpus/train.jsonl", "sha256": "0" * 64}],
+    "outputs": {"zh.jsonl": "0" * 64},
+    "code": {"commit": None, "digest": "0" * 16},
+    "versions": {"python": "3.11.7"},
+    "machine": {"cores": 2, "threads": None},
+    "started": "2026-11-26T08:00:00+00:00",
+    "seconds": 1,
+}
+LISTED: dict[str, Any] = {
+    "files": {"model.safetensors": {"size": 1, "sha256": "0" * 64}},
+    "weights": "0" * 64,
+    "layers": 2,
+}
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_record_and_manifest(tmp_path, data):
+    for name, content, read in ((f"zh.jsonl{RECORD}", RECORDED, read_record), ("manifest.json", LISTED, read_manifest)):
+        (tmp_path / name).write_text(json.dumps(data.draw(mutations(content))))
+        tried(read, tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["../mine.txt", "{tmp}/mine.txt", "..", "."])
+@pytest.mark.parametrize("key", ["output", "outputs"])
+def test_a_record_moves_nothing_outside_of_its_folder(tmp_path, key, place):
+    """What a damaged file takes along when it is set aside."""
+    mine, folder = tmp_path / "mine.txt", tmp_path / "results"
+    folder.mkdir()
+    mine.write_text("of the user")
+    (folder / "zh.jsonl").write_text("{}\n")
+    place = place.format(tmp=tmp_path)
+    value = place if key == "output" else {"zh.jsonl": "0" * 64, place: "0" * 64}
+    write_json(folder / f"zh.jsonl{RECORD}", RECORDED | {key: value})
+    with pytest.raises(
+        LensflowError, match=rf"a damaged record \({key}.*: .*(leads out of|not a name).*\); delete it and"
+    ):
+        checked(folder / "zh.jsonl")
+    assert mine.read_text() == "of the user" and (folder / "zh.jsonl").is_file()
+    # As it should be the file would have been set aside.
+    write_json(folder / f"zh.jsonl{RECORD}", RECORDED)
+    with pytest.raises(LensflowError, match="it was set aside"):
+        checked(folder / "zh.jsonl")
+
+
+@pytest.mark.parametrize("name", ["../mine.txt", "{tmp}/mine.txt", "a/b.json", ".."])
+def test_a_manifest_names_files_beside_it(tmp_path, name):
+    (tmp_path / "mine.txt").write_text("of the user")
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    entry = {"size": 11, "sha256": file_digest(tmp_path / "mine.txt")}
+    write_json(folder / "manifest.json", LISTED | {"files": {name.format(tmp=tmp_path): entry}})
+    with pytest.raises(LensflowError, match=r"manifest.json: a damaged manifest \(files.*; delete it and run again"):
+        backbones.verify(folder / "manifest.json")
 
 
 @FUZZ
