@@ -77,7 +77,11 @@ def verify(results: Path) -> list[str]:
         made_from += [(path.parent / record["output"], inside(path, n), sha) for n, sha in record["inputs"].items()]
     for file, (_, gone) in list(expected.items()):
         if file.name == MANIFEST and not gone and file.is_file():
-            listed = read_manifest(file)["files"] if current_digest(file) == expected[file][0] else {}
+            try:
+                listed = read_manifest(file)["files"] if current_digest(file) == expected[file][0] else {}
+            except LensflowError:
+                problems.append(f"{file}: a damaged manifest; run its stage again")
+                continue
             expected |= {file.with_name(name): (entry["sha256"], False) for name, entry in listed.items()}
     there = {file for file, (_, gone) in expected.items() if not gone and file.is_file()}
     size = sum(file.stat().st_size for file in there)

@@ -151,7 +151,11 @@ def orphaned(stage: str) -> Case:
         run.go_on()
         yield from unlocked(project, stage)
 
-    return Case(f"Snakemake alone killed in {stage}", "SIGKILL to Snakemake; the job goes on alone to its end; then --unlock", play)
+    return Case(
+        f"Snakemake alone killed in {stage}",
+        "SIGKILL to Snakemake; the job goes on alone to its end; then --unlock",
+        play,
+    )
 
 
 def unlocked(project: Project, stage: str) -> Generator[Run, None, None]:

@@ -38,7 +38,7 @@ def results(tmp_path, monkeypatch) -> Path:
     write_text(Path(backbone).with_name("model.safetensors"), weights)
     listing["model.safetensors"]["sha256"] = file_digest(Path(backbone).with_name("model.safetensors"))
     source = {"backbone": {"source": {"kind": "hub", "name": "some/model", "revision": "0" * 40}}}
-    stage("prepare_backbone", backbone, files={backbone: json.dumps({"files": listing})}, config=source)
+    stage("prepare_backbone", backbone, files={backbone: json.dumps({"files": listing, "weights": ""})}, config=source)
     texts = [f"results/data/mine/{code}.jsonl" for code in ("en", "zh", "sw")]
     for path in texts:
         stage("pair_data", path, "corpus/train.jsonl", files={path: path})
@@ -46,9 +46,8 @@ def results(tmp_path, monkeypatch) -> Path:
     method = {"method": {"kind": "lens", "lr": 0.5}, "seed": 0}
     stage("train", f"{run}/delta.safetensors", backbone, *texts, files={f"{run}/delta.safetensors": "d"}, config=method)
     exported = f"{run}/checkpoint/manifest.json"
-    stage(
-        "export_checkpoint", exported, backbone, f"{run}/delta.safetensors", files={exported: json.dumps({"files": {}})}
-    )
+    empty = json.dumps({"files": {}, "weights": ""})
+    stage("export_checkpoint", exported, backbone, f"{run}/delta.safetensors", files={exported: empty})
     base = "results/tiny/none/base/seed0"
     for folder, manifest in ((base, backbone), (run, exported)):
         samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
@@ -194,7 +193,7 @@ def test_every_problem_has_a_line(results, capsys):
     "command",
     [
         ["trace", "results/tables/main.csv:6:value"],
-        ["compare-tables", "--published", "published"],
+        ["compare-tables", "published", "results"],
         ["crate", "--output", "crate"],
     ],
     ids=lambda command: command[0],
@@ -209,6 +208,16 @@ def test_a_table_that_was_changed_is_not_shown(results, capsys, command):
     (line,) = said(capsys, *command, code=2)
     assert line.endswith("results/tables/main.csv: changed since stage make_table wrote it; run the workflow again")
     assert table.read_text() == changed and not Path("crate").exists()
+
+
+def test_a_manifest_that_names_what_lies_elsewhere_is_a_problem(results, capsys):
+    manifest = results / "tiny/backbone/manifest.json"
+    listed = {"../../../mine": {"size": 1, "sha256": "0" * 64}}
+    content = json.dumps({"files": listed, "weights": ""})
+    stage("prepare_backbone", f"{manifest}", files={f"{manifest}": content}, config={"backbone": {}})
+    lines = said(capsys, "verify", code=2)
+    assert "results/tiny/backbone/manifest.json: a damaged manifest; run its stage again" in lines
+    assert not any("mine:" in line for line in lines)
 
 
 def test_a_folder_without_records(tmp_path, capsys):
