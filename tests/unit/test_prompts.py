@@ -93,7 +93,7 @@ TEXTS = st.one_of(
 ).filter(str.strip)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS)
 def test_the_span_is_the_prompt_and_nothing_else(plain, chat, text):
     for tokenizer, shown, template in (

@@ -386,7 +386,7 @@ EVIL = st.lists(
 
 
 @pytest.mark.parametrize("kind", ["chat", "plain"])
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(text=EVIL)
 def test_a_prompt_stays_in_its_place(tokenizers, kind, text):
     """Whatever stands in it, the template's own special tokens are the only ones, and every character is there."""
@@ -421,7 +421,7 @@ def test_a_conversation_stays_in_its_places(tokenizers, kind):
     assert tokenizer.decode(ids).count(evil) == 3
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(text=st.text(st.characters(exclude_characters=MARK, exclude_categories=("Cs",)), min_size=1))
 def test_other_text_is_tokenised_as_ever(tokenizers, text):
     for tokenizer in tokenizers.values():
@@ -576,7 +576,7 @@ def test_scores_from_outside_start_no_formula(tmp_path):
 # Parsers: whatever comes, they parse or say in one line why not
 
 
-FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["en", "zh", "a"]),
     lambda inner: (
@@ -660,7 +660,7 @@ def test_any_task_file(tmp_path, data):
     tried(harness.check_file, tmp_path / "x.yaml", False)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_task(tmp_path, data):
     """What lm-eval makes of a file that was accepted."""
