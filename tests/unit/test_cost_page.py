@@ -198,6 +198,16 @@ def test_the_page_is_what_the_script_writes(cost):
     assert (ROOT / "docs/cost.md").read_text() == page, "run python benchmarks/cost.py"
 
 
+def test_the_paper_s_jobs_ask_for_the_memory_that_the_page_says(cost):
+    config = read([ROOT / "config/paper.yaml"], ROOT)
+    for section in cost.sections(config):
+        evaluated = cost.SIZE * section.shape.parameters + cost.PROCESS
+        needed = max(evaluated, *(job.host for job in section.jobs if not job.streamed))
+        for name in section.names:
+            assert config.backbones[name].resources.mem_gb * 1e9 > needed, name
+            assert config.backbones[name].resources.runtime is not None
+
+
 def test_measured_peaks_are_near_the_computed_ones(cost):
     for backbone, stage, computed, measured, _ in cost.measured(ROOT / "docs/benchmarks/peaks.csv"):
         assert 0.7 < measured / computed < 1.5, (backbone, stage)
