@@ -230,7 +230,7 @@ def test_two_seeds_are_too_few_for_an_interval(of_seed):
     rng = np.random.default_rng(8)
     truth = expected_share(1, of_seed)
     covered = coverage(interval, lambda: (sample(answers(rng, (1, 2, 100), 1, 0, of_seed)),), truth, 1500)
-    assert 0.85 <= covered <= 0.97
+    assert 0.85 <= covered <= 0.975
 
 
 def test_interval_of_a_mean_of_few_high_shares_is_too_narrow():
