@@ -186,8 +186,7 @@ def trade_off(
         ax.set_ylabel(f"{axes[1]}  (better →)")
         figure.legend(loc="outside right upper")
         # Without this a bar that reaches beyond 1 reads as an interval of a share.
-        about = "What is gained, and what it costs (bars: 95 % intervals of the difference to base)"
-        figure.suptitle(about, fontsize=10)
+        ax.set_title("Bars: 95 % intervals of the difference to base", fontsize=10)
     return figure
 
 

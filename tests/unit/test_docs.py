@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lensflow.config import Evaluation, Extraction, Judge, Lora, Resources, Run, Setting
@@ -32,6 +33,32 @@ def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()
     names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}
     assert {name for name in names if not re.search(rf"[`.]{name}`|\b{name}:", text)} == set()
+
+
+def test_the_readmes_numbers_of_the_study_are_those_of_its_tables():
+    """Of each question's methods, the mean over the targets of the multilingual setting."""
+    text = (ROOT / "README.md").read_text().split("## Is it worth it?")[1].split("\n## ")[0]
+    push, random, prompting, steering, tuning = text.split("\n- ")[1:]
+    study = pd.read_csv(ROOT / "docs/study/main.csv")
+    study = study[(study.setting == "en-zh-ar-bn-sw") & (study.language == "targets")]
+    values = study.set_index(["metric", "method"])
+
+    def said(question: str, metric: str, *methods: str, column: str = "value") -> None:
+        for method in methods:
+            shown = f"{values.loc[(metric, method), column]:.2f}"
+            assert re.search(rf"\b{re.escape(shown)}\b", question), (metric, method, shown)
+
+    said(push, "fidelity", "base", "lens-gentle", "lens-push-only", "lens-pull-only")
+    said(push, "line_pass_rate", "lens-gentle", "lens-no-push")
+    said(random, "fidelity", "lens-random", "lens-permuted")
+    said(random, "line_pass_rate", "lens-random")
+    said(prompting, "fidelity", "prompt-english", "prompt-native")
+    said(steering, "fidelity", "steer-gentle")
+    said(steering, "repetition", "steer-strong")
+    said(tuning, "fidelity", "sft-lora")
+    said(tuning, "repetition", "sft-lora", "lens-gentle")
+    said(tuning, "nll", "lens-gentle", column="difference")
+    said(tuning, "accuracy", "base", "lens-gentle")
 
 
 def test_the_documents_pictures_exist():
