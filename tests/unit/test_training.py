@@ -423,11 +423,11 @@ def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
 def train_arguments(files, output, config, seed=0):
     settings = {"method": config.canonical(), "setting": files.setting("post_norm").canonical()}
     settings["prompt"] = {"format": "plain"}
-    folder = files.checkpoint / "manifest.json"
+    manifest = tiny.backbone(files.checkpoint, output.parents[2] / "backbone" / "manifest.json")
     return [
         "train",
         *("--config", json.dumps(settings | {"seed": seed, "extraction": {"trainable_layers": CACHED}})),
-        *("--backbone", str(folder), "--subspaces", str(files.subspaces["post_norm"]), "--output", str(output)),
+        *("--backbone", str(manifest), "--subspaces", str(files.subspaces["post_norm"]), "--output", str(output)),
         *("--states", *map(str, files.states.values())),
         *("--texts", *map(str, files.texts.values())),
     ]
