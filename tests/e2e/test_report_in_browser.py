@@ -93,7 +93,7 @@ def row(number: int, base: tuple[str, bool], lens: tuple[str, bool]) -> dict[str
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     drawn = figures.training_curves(
-        {"lens": [{"step": step, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]}
+        {"lens": [[{"step": step, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]]}
     )
     image, _ = figures.save(drawn, folder / "training")
     rows = [
