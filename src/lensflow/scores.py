@@ -117,7 +117,8 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
     settings = {name: Setting.model_validate(value) for name, value in config["settings"].items()}
     margins = config["retention_margins"]
-    in_tables = {place: cells for place, cells in runs.items() if list(place[:3]) not in config["swept"]}
+    swept = set(map(tuple, config["swept"]))
+    in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
     main = comparisons.compare(in_tables, blocks, settings, margins)
     write_text(output.with_name("comparisons.csv"), _csv(main))
     direct, against = main.iloc[:0], config["versus"]

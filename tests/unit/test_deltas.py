@@ -189,7 +189,6 @@ def test_a_copy_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
         shutil.copyfile(source, target)
         raise OSError("no space left")
 
-    monkeypatch.setattr(shutil, "copy2", fails)
     monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, fails, False, False))
     with pytest.raises(shutil.Error, match="no space left"):
         copy_out(tmp_path / "checkpoint", tmp_path / "mine")

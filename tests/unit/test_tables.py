@@ -252,25 +252,24 @@ def test_against_base_the_interval_of_the_difference_counts():
     assert ranked("↑", *wide, a=(-0.15, -0.05)) == {}
 
 
-def test_who_is_told_the_language_does_not_compete():
+def clear_order(told=()):
+    """The block of x, which is better than y, which is better than base."""
     rows = [
         row("base", "nll", "zh", 3.0, half=0.01),
         row("x", "nll", "zh", 1.0, half=0.01, difference_low=-2.1, difference_high=-1.9),
         row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
     ]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    (block,) = tables.main_table(pd.DataFrame(rows), setting, [], ["x"])
+    return tables.main_table(pd.DataFrame(rows), setting, [], told)
+
+
+def test_who_is_told_the_language_does_not_compete():
+    (block,) = clear_order(told=["x"])
     assert block.ranks["generation", "nll", "zh"] == {"y": 1}
 
 
 def test_ranks_are_written_in_every_format():
-    rows = [
-        row("base", "nll", "zh", 3.0, half=0.01),
-        row("x", "nll", "zh", 1.0, half=0.01, difference_low=-2.1, difference_high=-1.9),
-        row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
-    ]
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    blocks = tables.main_table(pd.DataFrame(rows), setting, [])
+    blocks = clear_order()
     assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in tables.to_markdown(blocks)
     assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
     assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
