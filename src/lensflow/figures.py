@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lensflow.analysis import pareto_front
@@ -239,6 +240,7 @@ def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
             ax.grid()
         for ax in figure.axes[-2:]:  # the lowest of each column
             ax.set_xlabel("optimiser step")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.tick_params(labelbottom=True)
         handles = [
             Line2D([], [], color=colour, linestyle=dash, marker=marker, markeredgecolor="white", label=method)
