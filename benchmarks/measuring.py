@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,9 @@ class Measured:
     """What one process took."""
 
     seconds: float
-    megabytes: float
+    megabytes: float  # largest resident set
     result: dict[str, Any] = field(default_factory=dict)
+    gpu_megabytes: float = 0.0  # most of the GPU that was in use, by whomever, less what was before
 
 
 def backbone_of(config: Config, manifest: Path) -> Backbone:
@@ -55,6 +59,30 @@ def device_name(gpus: int) -> str:
     return str(name)
 
 
+@contextmanager
+def watched_gpu() -> Iterator[list[int]]:
+    """Collect what is in use of the first GPU's memory, MiB, ten times a second; nothing where there is no NVIDIA GPU.
+
+    The driver counts CUDA's own part too, and whatever else runs there: the first number is from before.
+    """
+    used: list[int] = []
+    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    if not shutil.which(query[0]):
+        yield used
+        return
+    used.append(int(subprocess.run(query, capture_output=True, text=True, check=True).stdout))
+    process = subprocess.Popen([*query, "--loop-ms=100"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda lines: used.extend(map(int, lines)), args=(process.stdout,))
+    reader.start()
+    try:
+        yield used
+    finally:
+        process.terminate()
+        reader.join()
+        process.wait()
+
+
 def say(text: str) -> None:
     """Show progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
@@ -62,18 +90,20 @@ def say(text: str) -> None:
 
 def spawn(arguments: Iterable[str | Path], threads: int | None = None, quiet: bool = False) -> Measured:
     """Run a process to its end; what it prints on stdout is its result in JSON, or nothing, or not wanted (`quiet`)."""
-    started = time.perf_counter()
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    with process.stdout:
-        printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # the resources of this child alone
-    seconds = time.perf_counter() - started
+    with watched_gpu() as used:
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, env=environment)
+        assert process.stdout is not None
+        with process.stdout:
+            printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)  # the resources of this child alone
+        seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise LensflowError(f"{' '.join(map(str, arguments))[:200]}: failed; its message stands above")
-    return Measured(seconds, usage.ru_maxrss / 1024, {} if quiet else json.loads(printed or "{}"))
+    on_gpu = float(max(used) - used[0]) if used else 0.0
+    return Measured(seconds, usage.ru_maxrss / 1024, {} if quiet else json.loads(printed or "{}"), on_gpu)
 
 
 def row(

@@ -11,7 +11,8 @@ imports and loading of the model included; its peak memory is its maximum reside
   does it, one thread each and as many at a time as there are cores; their memory is added up.
 - Published: `published_probe` and `published_train` below, one process each with all cores.
 
-With `--gpus 1` both sides run on a GPU, the languages one after the other; the memory is then the host's.
+With `--gpus 1` both sides run on a GPU, the languages one after the other; its memory is read from nvidia-smi.
+A backbone that the catalog does not have is named in a `--configfile`.
 """
 
 import argparse
@@ -356,7 +357,8 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
     with ThreadPoolExecutor(jobs) as pool:
         parts = list(pool.map(extract, languages))
     at_once = sorted((part.megabytes for part in parts), reverse=True)[:jobs]
-    extracted = Measured(time.perf_counter() - started, sum(at_once))
+    on_gpu = max(part.gpu_megabytes for part in parts)
+    extracted = Measured(time.perf_counter() - started, sum(at_once), gpu_megabytes=on_gpu)
     files = {"states": list(states.values()), "texts": list(texts.values())}
     subspaces = work / dtype / "subspaces.safetensors"
     fitted = stage("fit-subspaces", {"setting": setting.canonical()}, output=subspaces, **files)
@@ -397,6 +399,9 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
             )
     peaks = [max(part.megabytes for part in parts) for parts in memory]
     yield row(dtype, f"peak {'host ' if args.gpus else ''}memory of any stage", "MB", peaks[0], peaks[1], 1.0)
+    if args.gpus:
+        peaks = [max(part.gpu_megabytes for part in parts) for parts in memory]
+        yield row(dtype, "peak GPU memory of any stage", "MB", peaks[0], peaks[1], 1.0)
 
     rate = run_task(extraction_rate, **shared).result
     yield row(dtype, "extraction, model loaded", "texts/s", rate["texts"])
@@ -410,6 +415,7 @@ def main() -> None:
     """Measure, print and write."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--backbone", type=Path, default=Path("results/gemma-3-270m/backbone/manifest.json"))
+    options.add_argument("--configfile", type=Path, action="append", default=[], help="on top of config/published.yaml")
     options.add_argument("--setting", default="en-zh")
     options.add_argument("--pairs", type=int, default=160, help="texts of each language")
     options.add_argument("--epochs", type=int, nargs="+", default=[1, 10])
@@ -423,7 +429,7 @@ def main() -> None:
         print(json.dumps(TASKS[name](json.loads(values))))
         return
     args.backbone = args.backbone.absolute()
-    config = read([Path("config/published.yaml")], Path())
+    config = read([Path("config/published.yaml"), *args.configfile], Path())
     heading = (
         f"{args.backbone.parent.parent.name}, {args.setting}, {args.pairs} pairs (train, dev and test texts together: "
         f"for timing only), {device_name(args.gpus)}. Ratios: published / ours. Every stage is a process of its own, "

@@ -3,7 +3,7 @@
 Writes a randomly initialised checkpoint of the shape of Llama-3-8B (bfloat16, one shard a layer), runs the stages of
 the command line on it, each in a process of its own, and compares their peak resident memory, mapped files included,
 with a limit: 3 GB for extraction layer by layer, 10 GB for training the top two layers (float32 weights, AdamW). With
-`--gpus 1` the stages run on a GPU; the memory is still the host's, and has no limit then.
+`--gpus 1` the stages run on a GPU: how much of its memory they take is read from nvidia-smi, the host's has no limit.
 
 At full size it needs about 20 GB of disk (30 GB where training takes longer than a minute and so keeps a checkpoint of
 itself) and many minutes. Small: `python benchmarks/stream.py --layers 4 --hidden 512`.
@@ -12,17 +12,14 @@ itself) and many minutes. Small: `python benchmarks/stream.py --layers 4 --hidde
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
-import subprocess
 import sys
-import time
 from importlib.resources import files as package_files
 from pathlib import Path
 
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json, write_text
-from measuring import device_name
+from measuring import device_name, spawn
 
 # Nothing here may import torch: a process starts with the peak of the one that it is forked from.
 LANGUAGES = ("en", "zh")
@@ -55,7 +52,7 @@ def disk_bytes(layers: int, hidden: int) -> int:
     return int(2 * (layers * layer + 2 * VOCABULARY * hidden) + 4 * 2 * layer * (1 + 2 * 3))
 
 
-def write_checkpoint(folder: Path, layers: int, hidden: int) -> None:
+def write_checkpoint(folder: Path, layers: int, hidden: int, device: str = "cpu") -> None:
     """Write a random checkpoint, one shard a layer, and a byte-level BPE tokenizer of the embedded corpus."""
     import torch
     from safetensors.torch import save_file
@@ -70,12 +67,12 @@ def write_checkpoint(folder: Path, layers: int, hidden: int) -> None:
     shards: dict[str, list[str]] = {}
     for name in shapes:
         shards.setdefault(".".join(name.split(".")[:3]), []).append(name)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     location: dict[str, str] = {}
     total = 0
     for number, names in enumerate(shards.values(), start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: torch.ones(shapes[name], dtype=torch.bfloat16) for name in names}
+        tensors = {name: torch.ones(shapes[name], dtype=torch.bfloat16, device=device) for name in names}
         for tensor in tensors.values():
             if tensor.ndim > 1:
                 tensor.normal_(0, config.initializer_range, generator=generator)
@@ -125,17 +122,6 @@ def stages(folder: Path, gpus: int) -> list[tuple[str, list[str]]]:
     ]
 
 
-def measure(name: str, arguments: list[str]) -> tuple[float, float]:
-    """Run a stage; return its peak resident memory in GB and its seconds."""
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "lensflow.cli", name.replace("_", "-"), *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{name}: exit code {process.returncode}")
-    return usage.ru_maxrss * 1024 / 1e9, time.monotonic() - start
-
-
 def main() -> None:
     """Run the benchmark; the exit code is 1 if a stage needs more than its limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,20 +142,22 @@ def main() -> None:
         if free < needed:
             sys.exit(f"{folder}: too little space; free some or choose another --folder")
         writer = multiprocessing.get_context("spawn").Process(
-            target=write_checkpoint, args=(checkpoint, args.layers, args.hidden)
+            target=write_checkpoint, args=(checkpoint, args.layers, args.hidden, "cuda" if args.gpus else "cpu")
         )
         writer.start()
         writer.join()
         if writer.exitcode:
             sys.exit("the checkpoint could not be written")
     size = read_json(checkpoint / WEIGHTS)["metadata"]["total_size"] / 1e9
-    rows = [("stage", "weights_gb", "peak_rss_gb", "limit_gb", "seconds", "device")]
+    rows = [("stage", "weights_gb", "peak_rss_gb", "limit_gb", "peak_gpu_gb", "seconds", "device")]
     failed = False
     for name, arguments in stages(folder, args.gpus):
-        peak, seconds = measure(name, arguments)
+        measured = spawn(["-m", "lensflow.cli", name.replace("_", "-"), *arguments], quiet=True)
+        peak, on_gpu = measured.megabytes * 2**20 / 1e9, measured.gpu_megabytes * 2**20 / 1e9
         limit = None if args.gpus else LIMITS.get(name)
         failed |= limit is not None and peak > limit
-        rows.append((name, f"{size:.2f}", f"{peak:.2f}", f"{limit:.0f}" if limit else "", f"{seconds:.0f}", device))
+        numbers = (f"{peak:.2f}", f"{limit:.0f}" if limit else "", f"{on_gpu:.2f}" if on_gpu else "")
+        rows.append((name, f"{size:.2f}", *numbers, f"{measured.seconds:.0f}", device))
     markdown = [f"| {' | '.join(row)} |" for row in rows]
     markdown.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")
     write_text(folder / "memory.csv", "".join(",".join(row) + "\n" for row in rows))

@@ -29,7 +29,6 @@ def train_measured(run: Run[Any]) -> None:
     tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
     for path in (history, *tensors):
         path.unlink(missing_ok=True)  # of another method that had this name
-    on_gpu = torch.cuda.is_available()
     counted, started = energy.counters(), time.monotonic()
     trained = module_of(run.method.kind).train(run)
     seconds, used = time.monotonic() - started, energy.joules(counted, energy.counters())
@@ -40,7 +39,7 @@ def train_measured(run: Run[Any]) -> None:
             with atomic_path(path) as temporary:
                 save_file({}, temporary)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    allocated = torch.cuda.max_memory_allocated() if on_gpu else 0
+    allocated = torch.cuda.max_memory_allocated() if run.gpus else 0
     write_json(
         run.output.with_name("cost.json"),
         {

@@ -17,8 +17,11 @@ import torch
 import agreement
 import tiny
 from lensflow import training
-from lensflow.config import PlainPrompt, Resources
+from lensflow.config import AnyMethod, Decoding, PlainPrompt, Resources, Setting, parse
+from lensflow.cost import train_measured
 from lensflow.decoders import CPU, load_decoder
+from lensflow.files import read_json, read_jsonl, write_jsonl
+from lensflow.methods import Run
 from lensflow.prompts import PromptTokenizer
 
 pytestmark = pytest.mark.gpu
@@ -125,9 +128,51 @@ def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, m
     assert agreement.distance(streamed, whole) < 1e-3
 
 
+def test_answers_and_log_likelihoods_are_the_cpus(checkpoint):
+    """Of a random model, whose greedy choices are close: only the first of them is compared."""
+    from lensflow.engines.transformers import TransformersEngine
+
+    folder = checkpoint("llama")
+    tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
+    prompts = [tokenizer.encode(text) for text in ("Rain falls", "2 + 2", "猫は", "Mbwa")]
+    requests = [(prompt, tokenizer.encode_plain(rest)) for prompt in prompts for rest in (" the clouds.", " 4")]
+    found = []
+    for device in ("cuda", "cpu"):
+        engine = TransformersEngine(folder, "float32", tokenizer, device)
+        assert engine.model.device.type == device
+        answers = engine.generate(prompts, Decoding(max_new_tokens=1))
+        found.append((answers, [score for score, _ in engine.loglikelihoods(requests)]))
+        engine.close()
+    (ours, here), (answers, there) = found
+    assert ours == answers
+    assert here == pytest.approx(there, rel=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, {"dropout": 0.0}])
+def test_fine_tuning_has_the_cpus_losses(checkpoint, tmp_path, lora):
+    manifest = tiny.backbone(checkpoint("llama"), tmp_path / "backbone" / "manifest.json")
+    rows = [{"id": str(i), "split": "train", "prompt": f"{i}?", "answer": f"It is {7 * i}."} for i in range(9)]
+    texts = {language: tmp_path / f"{language}.jsonl" for language in tiny.LANGUAGES}
+    for path in texts.values():
+        write_jsonl(path, rows)
+    keys = {"kind": "sft", "lr": 1e-2, "batch_size": 4, "epochs": 2, "warmup": 0.0, "lora": lora}
+    setting = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})
+    losses = []
+    for gpus, device in ((1, "cuda"), (0, "cpu")):
+        output = tmp_path / device / "sft" / "seed0" / "delta.safetensors"
+        train_measured(
+            Run(parse(AnyMethod, keys), setting, 0, PlainPrompt(format="plain"), manifest, texts, output, gpus=gpus)
+        )
+        assert read_json(output.with_name("cost.json"))["device"] == device
+        losses.append([row["loss"] for row in read_jsonl(output.with_name("history.jsonl"))])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert losses[0][-1] < losses[0][0]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
+    pytest.importorskip("vllm")
     from lensflow.engines.transformers import TransformersEngine
     from lensflow.engines.vllm import VllmEngine
 
