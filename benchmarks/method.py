@@ -200,7 +200,7 @@ def convert(task: dict[str, Any]) -> dict[str, Any]:
     from lensflow.config import Backbone
 
     source, copy = Path(task["checkpoint"]), Path(task["output"])
-    whole_model(task).save_pretrained(copy)
+    whole_model(task).save_pretrained(copy, max_shard_size="5GB")  # as on the hub
     for path in source.iterdir():
         if (
             path.suffix in (".json", ".jinja")

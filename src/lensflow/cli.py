@@ -5,6 +5,7 @@ Modules are imported inside the subcommands, so that a mistake is reported befor
 
 import argparse
 import errno
+import functools
 import gc
 import json
 import os
@@ -88,17 +89,18 @@ def extract_hidden_states(args: argparse.Namespace) -> None:
     prompt = _section(config, "prompt", Prompt)
     texts = corpora.read_texts(args.texts, ["train", "dev"])
     device = decoders.device_of(args.gpus)
-    manifest = backbones.verify(args.backbone)
-    tokenizer = PromptTokenizer(args.backbone.parent, prompt)
-    sequences = hidden_states.tokenize(tokenizer, args.texts.stem, texts, extraction)
-    identity = [config, vars(sequences), manifest["files"], code_digest("hidden_states")]
-    with scratch_folder(args.output, identity) as scratch:
+    with backbones.verifying(args.backbone) as manifest:
+        tokenizer = PromptTokenizer(args.backbone.parent, prompt)
+        sequences = hidden_states.tokenize(tokenizer, args.texts.stem, texts, extraction)
         if extraction.memory == "stream":
             streamed = decoders.StreamedDecoder(args.backbone.parent, sequences.ids, device)
-            states = hidden_states.stream(streamed, sequences, extraction, scratch)
+            run = functools.partial(hidden_states.stream, streamed)
         else:
             decoder = decoders.load_decoder(args.backbone.parent, device=device)
-            states = hidden_states.extract(decoder, sequences, extraction, scratch)
+            run = functools.partial(hidden_states.extract, decoder)
+    identity = [config, vars(sequences), manifest["files"], code_digest("hidden_states")]
+    with scratch_folder(args.output, identity) as scratch:
+        states = run(sequences, extraction, scratch)
         hidden_states.save(args.output, states, sequences.names)
 
 
@@ -113,11 +115,14 @@ def fit_subspaces(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train one method on one setting."""
-    from lensflow import backbones, cost, methods
-    from lensflow.config import AnyMethod, Extraction, Prompt, Setting
+    from lensflow import backbones
 
-    config = _stage_config(args.config)
-    method, setting = _section(config, "method", AnyMethod), _section(config, "setting", Setting)
+    with backbones.verifying(args.backbone):
+        from lensflow import cost, methods  # which loads torch
+        from lensflow.config import AnyMethod, Extraction, Prompt, Setting
+
+        config = _stage_config(args.config)
+        method, setting = _section(config, "method", AnyMethod), _section(config, "setting", Setting)
     prompt, seed = _section(config, "prompt", Prompt), _section(config, "seed", int)
     resolved = {"method": method.canonical(), "setting": setting.canonical(), "prompt": prompt.canonical()}
     hidden = None
@@ -127,7 +132,6 @@ def train(args: argparse.Namespace) -> None:
         extraction = _section(config, "extraction", Extraction)
         hidden = methods.HiddenStates(extraction, args.subspaces, _by_language(args.states))
         resolved["extraction"] = extraction.canonical()
-    backbones.verify(args.backbone)
     write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     texts = _by_language(args.texts)
     run = methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden, args.gpus)

@@ -154,6 +154,7 @@ def load_top_layers(
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
     """
     transformers = import_transformers()
+    from transformers.initialization import no_init_weights
 
     full = transformers.AutoConfig.from_pretrained(checkpoint)
     config = copy.deepcopy(full.get_text_config())
@@ -164,7 +165,8 @@ def load_top_layers(
     if getattr(config, "layer_types", None):
         config.layer_types = list(config.layer_types[depth - count :])
     config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
-    decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    with no_init_weights():  # random ones of a large model take many seconds
+        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
     files = WeightFiles(checkpoint)
     names = files.top_layers(depth, count)
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}

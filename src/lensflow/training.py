@@ -351,9 +351,8 @@ class LensTrainer:
             if part == "value":
                 self.masters[name].data.copy_(value)
             else:
-                # AdamW counts its steps on the CPU.
-                kept = value if part == "step" else value.to(self.masters[name].device)
-                self.optimizer.state[self.masters[name]][part] = kept
+                # The step, too: a fused AdamW counts it where it works.
+                self.optimizer.state[self.masters[name]][part] = value.to(self.masters[name].device)
         self._copy_masters()
         self.step = int(metadata["step"])
         self.earlier_seconds = float(metadata["seconds"])
