@@ -159,6 +159,11 @@ def stream_memory(shape: Shape, texts: int, tokens: int, batch_tokens: int, size
     return size * shape.layer + 2 * states + extraction_activations(shape, batch_tokens, size, 1)
 
 
+def stream_gpu_memory(shape: Shape, batch_tokens: int, size: int) -> int:
+    """Bytes of the GPU then: a layer and a batch; states go back to the host."""
+    return size * shape.layer + extraction_activations(shape, batch_tokens, size, 1)
+
+
 def subspaces_bytes(shape: Shape, languages: int, rank: int) -> int:
     """Bytes that `fit_subspaces` writes: M_a, M_s, and of each language δ, mean and norm, in float32."""
     return 4 * shape.layers * (shape.width * (1 + rank + 2 * languages) + languages)
@@ -311,11 +316,13 @@ def jobs(config: Config, backbone: str) -> list[Job]:
         flops = forward_flops(shape, [texts.tokens] * texts.count)
         written = states_bytes(shape, texts.count, texts.total if corpus in trained_on else 0, SIZE)
         whole = resident_memory(shape, min(extraction.batch_tokens, texts.total), SIZE)
-        layerwise = stream_memory(shape, texts.count, texts.total, min(STREAMED_BATCH, texts.total), SIZE)
+        batch = min(STREAMED_BATCH, texts.total)
+        layerwise = stream_memory(shape, texts.count, texts.total, batch, SIZE)
+        on_gpu = stream_gpu_memory(shape, batch, SIZE) + CUDA
         stage, layers = f"extract_hidden_states, {corpus}", SIZE * shape.layers * shape.layer
         found.append(Job(stage, len(codes), flops, weights, written, weights + PROCESS, whole + CUDA))
         memory, stage = layerwise + PROCESS, f"{stage}, `memory: stream`"
-        found.append(Job(stage, len(codes), flops, layers, written, memory, streamed=True))
+        found.append(Job(stage, len(codes), flops, layers, written, memory, on_gpu, streamed=True))
     for name, setting in settings.items():
         probing, texts, count = (
             texts_of(config, setting.probing),
@@ -420,7 +427,8 @@ def node(section: Section) -> Sequence[str]:
     streamed = [job for job in section.jobs if job.streamed or job not in extractions]
     disk = sum(job.count * job.written for job in whole) + SIZE * section.shape.parameters  # an exported model
     disk += max(6 * job.written for job in trainings)  # of a delta: weights and moments, twice
-    peaks = [max(job.gpu for job in jobs) for jobs in (extractions, trainings)]
+    streams = [job for job in extractions if job.streamed]
+    peaks = [max(job.gpu for job in jobs) for jobs in (extractions, streams, trainings)]
     peaks += [max(job.host for job in jobs) for jobs in (whole, streamed)]
     return section.name, *(quantity(number, "B") for number in (*peaks, disk))
 
@@ -439,19 +447,22 @@ def measured(path: Path) -> Iterable[tuple[str, str, float, float, str]]:
         for row in csv.DictReader(file):
             shape, size, stage = SHAPES[row["backbone"]], int(row["bytes"]), row["stage"]
             texts, tokens = int(row["texts"]), int(row["tokens"])
+            batch, on_gpu = min(STREAMED_BATCH, tokens), row["device"] == "gpu"
             what = f"{stage}, {texts} texts, {tokens} tokens"
             if stage == "extract_hidden_states":
                 what += f", `{row['memory']}`"
-                computed = (
-                    stream_memory(shape, texts, tokens, min(STREAMED_BATCH, tokens), size)
-                    if row["memory"] == "stream"
-                    else resident_memory(shape, min(STREAMED_BATCH, tokens), size)
-                )
+                if row["memory"] == "resident":
+                    computed = resident_memory(shape, batch, size)
+                elif on_gpu:
+                    computed = stream_gpu_memory(shape, batch, size)
+                else:
+                    computed = stream_memory(shape, texts, tokens, batch, size)
             elif stage == "fit_subspaces":
                 computed = fit_memory(shape, texts)
             else:  # two layers on batches of 8 pairs of texts, of which the last tokens' states count
                 computed = training_memory(shape, 2, 16 * tokens // texts, 16, size)
-            yield row["backbone"], what, computed + PROCESS, float(row["peak_gb"]) * 1e9, row["source"]
+            what, computed = (f"{what}, GPU", computed + CUDA) if on_gpu else (what, computed + PROCESS)
+            yield row["backbone"], what, computed, float(row["peak_gb"]) * 1e9, row["source"]
 
 
 HEAD = """# What a run costs
@@ -499,7 +510,7 @@ def page(config: Config, peaks: Path) -> str:
     """Write the page."""
     found, rows = sections(config), list(measured(peaks))
     excess = {way: max(row[3] / row[2] for row in rows if ("stream" in row[1]) == way) for way in (True, False)}
-    booked = ("backbone", "GPU to extract", "GPU to train", "host memory", "host memory, `stream`", "disk")
+    booked = ("backbone", "GPU to extract", "… with `stream`", "GPU to train", "host memory", "… with `stream`", "disk")
     lines = [
         HEAD.format(title=config.title),
         *table(booked, map(node, found)),
