@@ -88,6 +88,16 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
                 f"{where}{folder / 'config.json'} wants code of the checkpoint's own (auto_map) for model_type "
                 f"'{config['model_type']}', which is not run; give one of a family that transformers has"
             )
+    if "text_config" in config:
+        raise LensflowError(
+            f"{where}{folder / 'config.json'}: model_type '{config['model_type']}' has a language model in it "
+            "(text_config) and more; give the checkpoint of a language model alone"
+        )
+    for key in ("num_hidden_layers", "hidden_size"):
+        if not isinstance(config.get(key), int):
+            raise LensflowError(
+                f"{where}{folder / 'config.json'} has no {key}: family '{config['model_type']}' is not supported"
+            )
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
         raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
     index = folder / "model.safetensors.index.json"
@@ -160,7 +170,6 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     config = read_json(folder / "config.json")
-    text_config = config.get("text_config", config)
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
         listing = {
@@ -173,8 +182,8 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
         {
             "license": backbone.license,
             "source": source.canonical(),
-            "layers": text_config["num_hidden_layers"],
-            "hidden_size": text_config["hidden_size"],
+            "layers": config["num_hidden_layers"],
+            "hidden_size": config["hidden_size"],
             "model_type": config["model_type"],
             "files": listing,
             "weights": digest(weights),

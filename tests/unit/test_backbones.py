@@ -127,6 +127,27 @@ def test_a_checkpoint_is_complete_before_it_is_listed(source, tmp_path):
     check_checkpoint(source)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model_type": "gemma3", "text_config": {}},
+            r"model_type 'gemma3' has a language model in it",
+        ),
+        (
+            {"model_type": "gpt2", "num_hidden_layers": None},
+            r"no num_hidden_layers: family 'gpt2' is not supported",
+        ),
+        ({"model_type": "odd", "hidden_size": None}, r"no hidden_size: family 'odd' is not supported"),
+    ],
+)
+def test_a_family_that_cannot_work_is_refused_before_anything_runs(source, tmp_path, changes, message):
+    config = read_json(source / "config.json") | changes
+    (source / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    with pytest.raises(LensflowError, match=rf"^backbones.b.source.path: .*config.json.*{message}"):
+        check_source("b", from_folder(source), tmp_path)
+
+
 def test_the_parts_of_a_package(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"purelib": str(tmp_path)})
     content = PackageSource(kind="package", package="some-model", parts=("b/part0", "a/part1"), sha256="0" * 64)
