@@ -92,11 +92,13 @@ def extract_hidden_states(args: argparse.Namespace) -> None:
     with backbones.verifying(args.backbone) as manifest:
         tokenizer = PromptTokenizer(args.backbone.parent, prompt)
         sequences = hidden_states.tokenize(tokenizer, args.texts.stem, texts, extraction)
+        folder, attention = args.backbone.parent, extraction.attention
+        dtype = decoders.DTYPES[extraction.dtype] if extraction.dtype else None
         if extraction.memory == "stream":
-            streamed = decoders.StreamedDecoder(args.backbone.parent, sequences.ids, device)
+            streamed = decoders.StreamedDecoder(folder, sequences.ids, device, dtype, attention)
             run = functools.partial(hidden_states.stream, streamed)
         else:
-            decoder = decoders.load_decoder(args.backbone.parent, device=device)
+            decoder = decoders.load_decoder(folder, dtype, device, attention)
             run = functools.partial(hidden_states.extract, decoder)
     identity = [config, vars(sequences), manifest["files"], code_digest("hidden_states")]
     with scratch_folder(args.output, identity) as scratch:

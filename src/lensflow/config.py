@@ -482,6 +482,10 @@ Benchmark = Annotated[
 Pooling = Literal["last", "mean"]
 
 
+# Of transformers. That of flash-attn lacks masks for texts packed into one sequence; sdpa takes such kernels itself.
+Attention = Literal["sdpa", "eager"]
+
+
 class Extraction(Strict):
     """How texts are turned into hidden states, the same for every setting."""
 
@@ -493,6 +497,8 @@ class Extraction(Strict):
     batch_tokens: Count = 512  # padded tokens a forward pass; does not change results beyond rounding
     # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
     memory: Literal["resident", "stream"] = "resident"
+    dtype: Literal["float32", "bfloat16"] | None = None  # that the layers run in; null: the checkpoint's own
+    attention: Attention = "sdpa"  # of extraction, and of training on its states
 
 
 class Evaluation(Strict):
@@ -500,6 +506,7 @@ class Evaluation(Strict):
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Attention = "sdpa"  # of transformers; vLLM chooses its own
     limit: Count | None = None  # items a cell; null: all
     max_model_len: Count = 4096  # tokens of a prompt and its answer
 

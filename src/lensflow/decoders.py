@@ -4,7 +4,6 @@ Nothing here is a list of families: layers are found in the model's structure, a
 model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
 """
 
-import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lensflow.config import Pooling
+from lensflow.config import Attention, Pooling
 from lensflow.errors import LensflowError
 from lensflow.files import read_json
 
@@ -51,19 +50,22 @@ def import_transformers() -> Any:
     return transformers
 
 
-def load_decoder(checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU) -> "PreTrainedModel":
+def load_decoder(
+    checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU, attention: Attention = "sdpa"
+) -> "PreTrainedModel":
     """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
 
     Args:
         checkpoint: folder of the checkpoint.
         dtype: of the weights in memory; None for the checkpoint's own.
         device: that it runs on.
+        attention: transformers' implementation.
 
     Raises:
         LensflowError: the family has no stack of decoder layers that can be found.
     """
     model = import_transformers().AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=dtype or "auto", attn_implementation="sdpa"
+        checkpoint, dtype=dtype or "auto", attn_implementation=attention
     )
     decoder = model.base_model
     decoder.requires_grad_(False).eval()
@@ -135,7 +137,7 @@ class WeightFiles:
 
 
 def load_top_layers(
-    checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU
+    checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> tuple["PreTrainedModel", dict[str, str]]:
     """Build a decoder of only the top `count` layers and the final norm; nothing else is read.
 
@@ -146,6 +148,7 @@ def load_top_layers(
         count: number of layers.
         dtype: of the weights in memory.
         device: that it runs on.
+        attention: transformers' implementation.
 
     Returns:
         The decoder, its final norm frozen, and the checkpoint's name of every parameter of its layers.
@@ -156,8 +159,7 @@ def load_top_layers(
     transformers = import_transformers()
     from transformers.initialization import no_init_weights
 
-    full = transformers.AutoConfig.from_pretrained(checkpoint)
-    config = copy.deepcopy(full.get_text_config())
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
     depth = config.num_hidden_layers
     if not 1 <= count <= depth:
         raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
@@ -166,7 +168,7 @@ def load_top_layers(
         config.layer_types = list(config.layer_types[depth - count :])
     config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
     with no_init_weights():  # random ones of a large model take many seconds
-        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
     files = WeightFiles(checkpoint)
     names = files.top_layers(depth, count)
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
@@ -191,21 +193,30 @@ class StreamedDecoder:
         checkpoint: folder of the backbone, whose shards are read as they are needed.
         sequences: token ids of all texts that it will run; only these rows of the embeddings are read.
         device: that it runs on.
+        dtype: of a layer's weights in memory; None for the checkpoint's own.
+        attention: transformers' implementation.
 
     Raises:
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
     """
 
-    def __init__(self, checkpoint: Path, sequences: Sequence[Sequence[int]], device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        sequences: Sequence[Sequence[int]],
+        device: torch.device = CPU,
+        dtype: torch.dtype | None = None,
+        attention: Attention = "sdpa",
+    ) -> None:
         from accelerate import init_empty_weights
 
         transformers = import_transformers()
 
-        config = transformers.AutoConfig.from_pretrained(checkpoint).get_text_config()
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
         self._files, self.device = WeightFiles(checkpoint), device
-        self.dtype: torch.dtype = config.dtype or self._files.read(next(iter(self._files.location))).dtype
+        self.dtype: torch.dtype = dtype or config.dtype or self._files.read(next(iter(self._files.location))).dtype
         with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
-            model = transformers.AutoModel.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+            model = transformers.AutoModel.from_config(config, dtype=self.dtype, attn_implementation=attention)
         self.module: PreTrainedModel = model.requires_grad_(False).eval()
         self._layers = layers_of(self.module)
         embedding = model.get_input_embeddings()

@@ -37,6 +37,7 @@ from lensflow.files import digest, read_entry, write_entry, write_json, write_js
 from lensflow.interventions import Intervention
 from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
+from lensflow.surroundings import versions
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ class Evaluator:
         from lensflow.engines.transformers import TransformersEngine
 
         device = "cuda" if self.resources.gpus else "cpu"
-        return TransformersEngine(self.folder, self.evaluation.dtype, self.tokenizer, device)
+        return TransformersEngine(
+            self.folder, self.evaluation.dtype, self.tokenizer, device, attention=self.evaluation.attention
+        )
 
     @cached_property
     def vllm_engine(self) -> Any:
@@ -161,6 +164,7 @@ class Evaluator:
             "items": digest(self._items(cell)),
             "engine": self.evaluation.engine,
             "dtype": self.evaluation.dtype,
+            "attention": self.evaluation.attention,
         }
         if "languages" in benchmark:  # of the others nothing depends
             benchmark["languages"] = benchmark["languages"][cell.language]
@@ -356,7 +360,8 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
         cells: what to compute.
         code: digest of the code that computes cells.
         cache: folder of cells computed so far, by digest.
-        output: `scores.json`; samples are written to `samples/{benchmark}.{language}.jsonl` beside it.
+        output: `scores.json`, which says for every cell which packages made it; samples are written to
+            `samples/{benchmark}.{language}.jsonl` beside it.
     """
     identities = {cell.place: evaluator.identity(cell) for cell in cells}
     keys = {place: digest({"code": code, **identity}) for place, identity in identities.items()}
@@ -369,10 +374,11 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
             progress.set_postfix_str(f"{cell.name} {cell.language}")
             key, path = keys[cell.place], paths[cell.place]
             if cell.place in missing:
-                write_entry(path, {"identity": identities[cell.place], **evaluator.run(cell)})
+                made = {"identity": identities[cell.place], "made_with": versions()}
+                write_entry(path, made | evaluator.run(cell))
             result = read_entry(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
-            place = {"benchmark": cell.name, "language": cell.language, "cell": key}
+            place = {"benchmark": cell.name, "language": cell.language, "cell": key, "made_with": result["made_with"]}
             rows.append(place | {"ids": [sample["id"] for sample in result["samples"]], "scores": result["scores"]})
     write_json(
         output,

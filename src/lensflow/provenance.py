@@ -182,6 +182,18 @@ def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int,
     return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
 
 
+def _made_with_others(scores: Path) -> dict[str, str]:
+    """Say which cells of `scores.json` come from the cache and which other packages made them."""
+    found = record_of(scores)
+    now = found[1]["versions"] if found else {}
+    said = {}
+    for cell in read_json(scores)["cells"]:
+        other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
+        if other:
+            said[cell["cell"]] = f", made with {', '.join(other)}"
+    return said
+
+
 class _Walk:
     """Writes the tree; what it has shown it does not show again."""
 
@@ -208,11 +220,12 @@ class _Walk:
                 (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
             ]
             run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
+            others = _made_with_others(run / "scores.json")
             for number, row in rows:
                 interval = f"[{row['low']}, {row['high']}], n {row['n']}"
                 self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
                 samples = run / "samples" / f"{row['benchmark']}.{row['language']}.jsonl"
-                self.file(depth + 2, samples, f"cell {row['cell'][:12]}", inputs=False)
+                self.file(depth + 2, samples, f"cell {row['cell'][:12]}{others.get(row['cell'], '')}", inputs=False)
             if (run / "judged.json").is_file() and cell["metric"] in ("rating", "unparsed"):
                 self.file(depth + 2, run / "judged.json", inputs=False)
             self.file(depth + 2, run / "scores.json", languages=[row["language"] for _, row in rows])

@@ -410,7 +410,7 @@ def train(
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
     dtype = backbone_dtype if config.precision == "mixed" else torch.float32
-    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device)
+    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
     stack = TopStack(decoder, config.layers, setting.space)
     check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
     target = objective(config, fitting.load(subspaces, setting), setting.targets, seed)

@@ -70,6 +70,14 @@ def engine(checkpoint: Path, tokenizer: PromptTokenizer) -> TransformersEngine:
     return TransformersEngine(checkpoint, "float32", tokenizer, batch_size=4)
 
 
+def test_plain_attention_scores_alike(checkpoint, tokenizer, engine, model):
+    plain = TransformersEngine(checkpoint, "float32", tokenizer, attention="eager")
+    assert (plain.model.config._attn_implementation, engine.model.config._attn_implementation) == ("eager", "sdpa")
+    requests = requests_of(model, 3)
+    scores, wanted = ([score for score, _ in each.loglikelihoods(requests)] for each in (plain, engine))
+    assert scores == pytest.approx(wanted, rel=1e-4)
+
+
 def random_ids(generator: torch.Generator, low: int, high: int) -> list[int]:
     length = int(torch.randint(low, high, (), generator=generator))
     return [0, *torch.randint(2, SIZE, (length,), generator=generator).tolist()]

@@ -73,6 +73,32 @@ def test_layer_by_layer_gives_the_same_bits(checkpoint, family, dtype, pooling):
         assert torch.equal(getattr(streamed, name), getattr(whole, name)), name
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_plain_attention_gives_the_same_states(checkpoint, family):
+    folder = checkpoint(family)
+    fused = extract(load_decoder(folder))
+    whole, streamed = load_decoder(folder, attention="eager"), StreamedDecoder(folder, SEQUENCES, attention="eager")
+    for decoder, config in ((whole, whole.config), (streamed, streamed.module.config)):
+        assert config._attn_implementation == "eager"
+        plain = extract(decoder)
+        for name in ("layers", "post_norm", "tokens"):
+            torch.testing.assert_close(getattr(plain, name), getattr(fused, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_layers_run_in_the_precision_that_is_asked_for(checkpoint, tmp_path, memory):
+    """The checkpoint has float32."""
+    found = {}
+    for dtype in (None, "bfloat16"):
+        output = tmp_path / str(dtype) / "zh.safetensors"
+        keys = {"memory": memory, "dtype": dtype, "attention": "eager"}
+        assert cli.main(arguments_of(checkpoint, tmp_path, output, **keys)) == 0
+        found[dtype] = hidden_states.load(output)
+    assert (found[None].layers.dtype, found["bfloat16"].layers.dtype) == (torch.float32, torch.bfloat16)
+    error = (found["bfloat16"].layers.float() - found[None].layers).norm() / found[None].layers.norm()
+    assert 1e-4 < error < 5e-2
+
+
 def test_no_more_than_one_layer_is_ever_held(checkpoint, monkeypatch):
     decoder = StreamedDecoder(checkpoint("llama"), SEQUENCES)
     used = {token for ids in SEQUENCES for token in ids}

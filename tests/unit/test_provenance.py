@@ -11,8 +11,10 @@ from rocrate.rocrate import ROCrate
 from lensflow import cli
 from lensflow.files import RECORD, digest, file_digest, write_entry, write_text
 from lensflow.records import recording
+from lensflow.surroundings import versions
 
 PLACES = [(method, language) for method in ("base", "lens") for language in ("en", "zh", "sw")]
+OTHERS = {"zh": {"torch": "1.0"}}  # packages that made a cell of that language, and not the run that has it
 COMPARED = "backbone,setting,method,seeds,benchmark,metric,language,value\n"
 
 
@@ -51,7 +53,9 @@ def results(tmp_path, monkeypatch) -> Path:
     base = "results/tiny/none/base/seed0"
     for folder, manifest in ((base, backbone), (run, exported)):
         samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
-        stage("evaluate", f"{folder}/scores.json", manifest, *texts, files=samples | {f"{folder}/scores.json": "{}"})
+        cells = [{"cell": f"c{code}", "made_with": versions() | OTHERS.get(code, {})} for code in ("en", "zh", "sw")]
+        scores = {f"{folder}/scores.json": json.dumps({"cells": cells})}
+        stage("evaluate", f"{folder}/scores.json", manifest, *texts, files=samples | scores)
     shutil.rmtree(f"{run}/checkpoint")
     rows = "backbone,setting,method,seed,benchmark,metric,language,n,value,low,high,weights,cell\n"
     compared = COMPARED
@@ -67,6 +71,15 @@ def results(tmp_path, monkeypatch) -> Path:
     stage("report", "results/report.html", "results/comparisons.csv", files={"results/report.html": "<html>"})
     write_entry(Path("results/cells/ab/abc.json"), {"scores": []})
     return Path("results")
+
+
+def test_a_cell_that_other_packages_made_says_which(results, capsys):
+    lines = said(capsys, "trace", "results/tables/main.csv:6:value")
+    (line,) = [line for line in lines if "generation.zh.jsonl" in line]
+    assert line.endswith("cell czh, made with torch 1.0")
+    lines = said(capsys, "trace", "results/tables/main.csv:5:value")
+    (line,) = [line for line in lines if "samples" in line]
+    assert line.endswith("cell cen")
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[str]:

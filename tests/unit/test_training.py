@@ -82,13 +82,15 @@ def full_states(model, ids):
     return model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("space", ["post_norm", "pre_norm"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space):
+def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space, attention):
     files = stages(family)
     model = full_model(files, space)
     cache = caches_of(files, space)["zh"]
-    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32)[0], 2, space)
+    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32, attention=attention)[0], 2, space)
+    assert stack.decoder.config._attn_implementation == attention
     entering = [cache.entering(index) for index in range(len(cache.texts))]
     whole = [index % 3 == 0 for index in range(len(entering))]
     widths = []

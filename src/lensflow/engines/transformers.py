@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensflow.config import Decoding
+from lensflow.config import Attention, Decoding
 from lensflow.decoders import batches_by_length, import_transformers
 from lensflow.engines import end_token_ids, eos_token_ids, finish, last_line, prepare_process
 from lensflow.errors import LensflowError
@@ -34,6 +34,7 @@ class TransformersEngine:
         tokenizer: of the checkpoint.
         device: "cpu" or "cuda".
         batch_size: most sequences that generate at a time.
+        attention: transformers' implementation.
 
     Attributes:
         model: the transformers model, in evaluation mode.
@@ -43,16 +44,23 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, checkpoint: Path, dtype: str, tokenizer: PromptTokenizer, device: str = "cpu", batch_size: int = 64
+        self,
+        checkpoint: Path,
+        dtype: str,
+        tokenizer: PromptTokenizer,
+        device: str = "cpu",
+        batch_size: int = 64,
+        attention: Attention = "sdpa",
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
         try:
-            self.model = (
-                import_transformers().AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
+            model = import_transformers().AutoModelForCausalLM.from_pretrained(
+                checkpoint, dtype=dtype, attn_implementation=attention
             )
         except Exception as error:
             raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
+        self.model = model.to(device).eval()
         self._batch_size = batch_size
 
     @torch.inference_mode()

@@ -32,7 +32,8 @@ class VllmEngine:
         max_num_seqs: most sequences that run at a time.
 
     Raises:
-        LensflowError: vLLM is not installed, or does not start on this checkpoint.
+        LensflowError: vLLM is not installed, would take a GPU that the stage was not given, or does not start on this
+            checkpoint.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class VllmEngine:
         import torch
 
         on_gpu = torch.cuda.is_available()
+        if on_gpu and not resources.gpus:
+            raise LensflowError("engine: vllm would take a GPU, and resources.gpus is 0; raise it, or set engine: hf")
         if not on_gpu:
             # Or the first log-probability would wait for a C++ compiler, which the machine may not even have.
             torch._dynamo.config.disable = True
