@@ -1,6 +1,5 @@
 """Steering as a bias on the logits, for whoever runs the exported model without Lensflow."""
 
-import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +31,10 @@ def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Te
     prepare_process()
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = copy.deepcopy(AutoConfig.from_pretrained(checkpoint))
-    text = config.get_text_config()
-    text.num_hidden_layers = 1
-    if getattr(text, "layer_types", None):
-        text.layer_types = list(text.layer_types[:1])
+    config = AutoConfig.from_pretrained(checkpoint)
+    config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[:1])
     model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=torch.float32).eval()
 
     def logits(states: Tensor) -> Tensor:
@@ -49,7 +47,7 @@ def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Te
             found: Tensor = model(torch.zeros(1, len(states), dtype=torch.long)).logits[0]
         return found
 
-    ids = torch.linspace(0, text.vocab_size - 1, 8).long()[None]
+    ids = torch.linspace(0, config.vocab_size - 1, 8).long()[None]
     states = model.base_model(ids).last_hidden_state[0]  # of the length that the final norm gives them
     other, nothing = states.roll(1, dims=0), torch.zeros_like(states)
     alone = logits(other) - logits(nothing)
