@@ -576,7 +576,9 @@ def _log_header(arguments: Sequence[str]) -> str:
 
 def _refusal(error: Exception) -> str | None:
     """What to do where the system refuses memory or writing; None for any other error."""
-    if isinstance(error, MemoryError) or any(said in str(error) for said in ("out of memory", "can't start new thread")):
+    if isinstance(error, MemoryError) or any(
+        said in str(error) for said in ("out of memory", "can't start new thread")
+    ):
         return REFUSALS[errno.ENOMEM]
     return next((text for number, text in REFUSALS.items() if os.strerror(number) in str(error)), None)
 

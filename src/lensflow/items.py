@@ -172,6 +172,10 @@ def _reason(error: Exception, local: Path | None) -> str:
         return f"cannot be read ({text[:200]}); mend the files in {local}"
     if "gated" in text.lower():
         return "the hub wants its terms accepted; do that on its page and set HF_TOKEN"
+    if re.search(r"Revision .*(doesn't exist|Not Found)", text, re.IGNORECASE):
+        return "the hub has no such revision; set it to another commit, or to null for the newest"
+    if "doesn't exist on the Hub" in text:
+        return "the hub has no such data set, or it is private; check its name, or set HF_TOKEN"
     hint = f"check name, revision and network, or set {ROOT_VARIABLE} to a folder that holds a copy"
     return f"cannot be fetched from the hub ({text[:160]}); {hint}"
 

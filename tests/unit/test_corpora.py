@@ -1,11 +1,14 @@
 """Corpora: one language of them, its digest, and the texts that the stages read. Refusals: tests/workflow."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from datasets.exceptions import DatasetNotFoundError
 
-from lensflow.config import CorpusDataset
+from lensflow.config import CorpusDataset, read
 from lensflow.corpora import (
     SPLITS,
     Text,
@@ -20,6 +23,7 @@ from lensflow.corpora import (
 )
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, read_jsonl, write_jsonl
+from lensflow.items import ROOT_VARIABLE
 
 
 def rows(split: str, count: int, languages: tuple[str, ...] = ("en", "zh")) -> list[dict]:
@@ -201,3 +205,113 @@ def test_mistakes_in_a_data_set(tmp_path, items, changes, message):
     with pytest.raises(LensflowError, match=rf"^corpus my/set \(.+\), language 'zh'{message}"):
         paired(tmp_path, "zh", **{"layout": "columns", "config": "all", "languages": {"zh": "zh"}} | changes)
     assert not (tmp_path / "out").exists()
+
+
+# --- The catalog's data sets, as the hub has them ---------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+NEWEST = "c" * 40
+CODES = ("en", "zh", "ja", "ko", "ar", "bn", "sw")
+AYA = {"en": "eng", "zh": "zho", "ja": "jpn", "ko": "kor", "ar": "arb", "bn": "ben", "sw": "swh", "es": "spa"}
+AYA |= {"fr": "fra", "de": "deu"}
+# Corpus -> the name that the hub is asked for and, of 400 rows, what it answers.
+ON_THE_HUB = {
+    "lens-probing": ("lens-official", lambda n: {code: f"{code} {n}" for code in CODES}),
+    "lens-manipulation": ("lens-official", lambda n: {code: f"{code} {n}" for code in CODES}),
+    "bactrian-x": (
+        "MBZUAI/Bactrian-X",
+        lambda n: {"instruction": f"Say {n}.", "input": "", "id": f"alpaca-{n}", "output": f"{n}."},
+    ),
+    "aya": (
+        "CohereForAI/aya_dataset",
+        lambda n: {
+            "inputs": f"prompt {n}",
+            "targets": f"answer {n}",
+            "language": "in words",
+            "language_code": list(AYA.values())[n % len(AYA)],
+            "annotation_type": "original-annotations",
+            "user_id": "x",
+        },
+    ),
+}
+
+
+@pytest.fixture
+def catalog() -> dict[str, CorpusDataset]:
+    return {name: entry.dataset for name, entry in read([], ROOT).corpora.items() if entry.dataset is not None}
+
+
+def test_every_data_set_of_the_catalog_is_tried_below(catalog):
+    assert catalog.keys() == ON_THE_HUB.keys()
+    assert catalog["aya"].revision == "f9ea04583f02a8f86404ff6c58bf75fe637df8a2"
+    assert catalog["aya"].languages == AYA
+
+
+@pytest.mark.parametrize("corpus", ON_THE_HUB)
+def test_the_hub_is_asked_for_name_configuration_split_and_revision(tmp_path, monkeypatch, catalog, corpus):
+    source, (name, row) = catalog[corpus], ON_THE_HUB[corpus]
+    asked = []
+
+    def load(*args: object, **kwargs: object) -> list[dict]:
+        asked.append((args, kwargs))
+        return [row(n) for n in range(4000)]
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: SimpleNamespace(sha=NEWEST))
+    for language in source.languages:
+        output = tmp_path / f"{language}.jsonl"
+        pair_dataset(source, language, None, output)
+        config = {"aya": "default", "bactrian-x": language}.get(corpus, corpus.removeprefix("lens-"))
+        revision = source.revision or NEWEST
+        assert asked.pop() == ((name, config), {"split": "train", "revision": revision})
+        written = read_jsonl(output)
+        assert [item["split"] for item in written].count("train") == {"aya": 300, "lens-probing": 300}.get(corpus, 200)
+        assert all(item["prompt"] for item in written)
+        assert all(("answer" in item) == (source.answer is not None) for item in written)
+        assert read_json(output.with_suffix(".source.json"))["revision"] == revision
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (
+            DatasetNotFoundError("Dataset 'CohereForAI/aya_dataset' is a gated dataset on the Hub."),
+            "the hub wants its terms accepted; do that on its page and set HF_TOKEN",
+        ),
+        (
+            DatasetNotFoundError(
+                f"Revision '{NEWEST}' doesn't exist for dataset 'CohereForAI/aya_dataset' on the Hub."
+            ),
+            "the hub has no such revision; set it to another commit, or to null for the newest",
+        ),
+        (
+            DatasetNotFoundError("Dataset 'CohereForAI/aya_dataset' doesn't exist on the Hub or cannot be accessed."),
+            "the hub has no such data set, or it is private; check its name, or set HF_TOKEN",
+        ),
+        (
+            ConnectionError("no route\nto host"),
+            r"cannot be fetched from the hub \(no route to host\); check name, revision and network, or set LENSFLOW_",
+        ),
+    ],
+)
+def test_what_the_hub_refuses(tmp_path, monkeypatch, catalog, refusal, message):
+    def load(*args: object, **kwargs: object) -> list[dict]:
+        raise refusal
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    where = r"^corpus CohereForAI/aya_dataset \(default, train\), language 'zh': "
+    with pytest.raises(LensflowError, match=where + message) as error:
+        pair_dataset(catalog["aya"], "zh", None, tmp_path / "zh.jsonl")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+HUB = Path(os.environ.get(ROOT_VARIABLE, ROOT.parent / "shared" / "hub"))
+
+
+@pytest.mark.skipif(not (HUB / "lens-official").is_dir(), reason=f"no lens-official in {HUB}")
+@pytest.mark.parametrize(("corpus", "texts"), [("lens-probing", 300), ("lens-manipulation", 200)])
+def test_the_authors_files(tmp_path, catalog, corpus, texts):
+    for language in CODES:
+        pair_dataset(catalog[corpus], language, HUB, tmp_path / f"{language}.jsonl")
+        assert len(read_jsonl(tmp_path / f"{language}.jsonl")) == texts
