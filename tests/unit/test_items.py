@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lensflow.config import Dataset, LanguageEntry
+from lensflow.config import Dataset, FromDataset, LanguageEntry, read
 from lensflow.data import cldr
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_jsonl
@@ -148,6 +148,49 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tm
     output = fetched(tmp_path)
     assert asked[-1][1]["revision"] == "c" * 40  # the newest, which is written down
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "c" * 40
+
+
+CATALOG = {
+    name: entry
+    for name, entry in read([], Path(__file__).parents[2]).benchmarks.items()
+    if isinstance(entry, FromDataset) and not entry.dataset.path.startswith("embedded/")
+}
+NAMES = {
+    *(
+        "cambridgeltl/xcopa",
+        "aps/super_glue",
+        "Muennighoff/xwinograd",
+        "juletxara/xstory_cloze",
+        "alexandrainst/m_mmlu",
+    ),
+    *("facebook/belebele", "juletxara/mgsm", "language-confusion", "lmsys/mt_bench"),
+}
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monkeypatch, name):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+    entry = CATALOG[name]
+
+    def load(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        asked.append((args, kwargs))
+        return [{column: f"{column} {n}" for column in ("id", *columns)} for n in range(3)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
+    for language, of_language in entry.languages.items():
+        source = of_language.dataset or entry.dataset
+        columns = {*source.columns, *filter(None, [source.id])}
+        fetch(name, entry.dataset, language, of_language, None, tmp_path / f"{language}.jsonl")
+        splits = [split for split in (source.split, source.fewshot_split) if split]
+        wanted = [((source.path, of_language.config), {"split": split, "revision": "c" * 40}) for split in splits]
+        assert asked == wanted
+        assert source.path in NAMES
+        assert len(read_items(tmp_path / f"{language}.jsonl")) == 3
+        asked.clear()
 
 
 SCRIPT, CONVERSION = "a" * 40, "b" * 40
