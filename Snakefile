@@ -53,6 +53,11 @@ onstart:
             f"error: {RESULTS}: cannot be written; change its permissions or its read-only mount, or run elsewhere"
             " with --directory"
         )
+    # Of its default limit, which is none here, Snakemake makes a timer for every job that ends, and each of them wakes the
+    # scheduler once a second for good: half a core after a hundred jobs (snakemake issues 2967, 3744).
+    limiter = workflow.scheduler.job_rate_limiter
+    if limiter and (limiter.max_jobs, limiter.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 onerror:
