@@ -7,6 +7,8 @@ records are real. Each test then asks for the plan after one change (`snakemake 
 import csv
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -292,3 +294,26 @@ def test_methods_without_training(finished, config):
 def test_the_template_of_the_report(finished, config):
     with edited(finished.root, ("src/lensflow/templates/report.html.j2", "</body>", "<hr></body>")):
         assert planned(finished, config) == {"report"}
+
+
+WATCHED = """
+import sys
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+timers = []
+JobScheduler._schedule_reevalutation = lambda scheduler, delay: timers.append(delay)
+try:
+    main()
+finally:
+    print(f"{len(timers)} timers")
+"""
+
+
+@pytest.mark.parametrize(("limit", "timers"), [((), False), (("--max-jobs-per-timespan", "1000/1s"), True)])
+def test_jobs_leave_no_timers_behind_unless_a_user_limits_them(workspace, config, limit, timers):
+    command = [sys.executable, "-c", WATCHED, "--cores", "2", "--workflow-profile", "none", "--configfile"]
+    command += [workspace.write_config(config), "--forcerun", "resolve_config", *limit, "--", "results/config.json"]
+    done = subprocess.run(command, cwd=workspace.root, env=workspace.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.splitlines()[-1] != "0 timers") == timers
