@@ -262,7 +262,7 @@ def accept_tables(args: argparse.Namespace) -> None:
     """Publish the tables of a run, and say what moved them."""
     from lensflow import published
 
-    source = published.source_of(_plan(args.configfile))
+    source = published.source_of(_plan(args.configfile), args.results)
     known = (args.published / published.SOURCE).is_file()
     moved = published.compare(args.published, args.results)[0] if known else []
     changes = published.accept(args.results, args.published, source)

@@ -12,8 +12,9 @@ import pandas as pd
 
 from lensflow import surroundings
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, unchanged, write_json, write_text
-from lensflow.workflow import Plan, method_modules, module_digest, modules
+from lensflow.files import canonical_json, read_json, record_of, unchanged, write_json, write_text
+from lensflow.records import without_places
+from lensflow.workflow import Plan, code_digest, method_modules, module_digest, modules
 
 _CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
 _ENTRY = ("backbone", "setting", "panel", "method", "column")
@@ -154,8 +155,18 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
     return changes
 
 
-def source_of(plan: Plan) -> dict[str, Any]:
-    """What the tables of a plan come from: configuration of every stage, code of every module, packages, commit."""
+def source_of(plan: Plan, results: Path) -> dict[str, Any]:
+    """What the tables of a run come from: configuration of every stage, code of every module, packages, commit.
+
+    Args:
+        plan: of the configuration here.
+        results: the run's results folder.
+
+    Raises:
+        LensflowError: the records of its trainings and evaluations name another configuration, other code or packages
+            than those here, or there are none.
+    """
+    _check_made_here(plan, results)
     config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
     for backbone in plan.backbones:
         config[f"prepare_backbone {backbone}"] = plan.prepare_backbone(backbone)
@@ -182,6 +193,26 @@ def source_of(plan: Plan) -> dict[str, Any]:
         "code": {name: module_digest(name) for name in sorted({name for names in code.values() for name in names})},
         "packages": surroundings.versions(),
     }
+
+
+def _check_made_here(plan: Plan, results: Path) -> None:
+    packages = surroundings.versions()
+    for checkpoint in plan.checkpoints:
+        run = results / checkpoint.folder
+        made = [(run / "scores.json", plan.evaluate(checkpoint), code_digest(STAGES["evaluate"]))]
+        if not checkpoint.is_base:
+            made.append((run / "delta.safetensors", plan.train(checkpoint), plan.training_code(checkpoint.method)))
+        for path, config, code in made:
+            if (found := record_of(path)) is None:
+                raise LensflowError(f"{path}: no record of it; run the workflow with this configuration first")
+            record = found[1]
+            same = {
+                "configuration": canonical_json(record["config"]) == canonical_json(without_places(config)),
+                "code": record["code"]["digest"] == code,
+                "packages": record["versions"] == packages,
+            }
+            if other := next((what for what, is_same in same.items() if not is_same), None):
+                raise LensflowError(f"{path}: was made with other {other} than is here; run the workflow again")
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

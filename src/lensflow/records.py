@@ -48,7 +48,7 @@ def recording(stage: str, module: str, arguments: Mapping[str, Any]) -> Iterator
         {
             "stage": stage,
             "output": made.name,
-            "config": _without_places(config),
+            "config": without_places(config),
             "seed": config.get("seed"),
             "inputs": inputs,
             "sources": sources,
@@ -85,11 +85,11 @@ def _written(kept: Journal, made: Path) -> dict[str, str]:
     return {relative(path, made.parent): current_digest(path) for path in sorted(files)}
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
     """Return a configuration in which absolute paths are shortened to the name at their end."""
     if isinstance(value, dict):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_places(inner) for inner in value]
+        return [without_places(inner) for inner in value]
     is_place = isinstance(value, str) and value.startswith(("/", "~")) and Path(value).expanduser().exists()
     return f".../{Path(value).name}" if is_place else value

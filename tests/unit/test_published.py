@@ -1,6 +1,7 @@
 """Published tables against those of a run: tables made by hand, and sources from real plans."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pandas as pd
 import pytest
 
 from lensflow import cli, published
+from lensflow.config import read
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json
-from lensflow.workflow import code_digest, module_digest, modules
+from lensflow.files import read_json, write_json, write_text
+from lensflow.records import recording
+from lensflow.workflow import Plan, code_digest, module_digest, modules
 
 ROOT = Path(__file__).parents[2]
+SMALLEST = ROOT / "config" / "smallest.yaml"
 CELL = {"backbone": "smollm2", "setting": "en-zh", "method": "lens", "benchmark": "generation", "metric": "fidelity"}
 COMPARED = {"difference": 0.1, "difference_low": -0.1, "difference_high": 0.3, "p": 0.25, "mark": "better"}
 SPREAD = {"value": 0.97, "low": 0.93, "high": 0.99}
@@ -29,6 +33,20 @@ def write(folder: Path, place: str = "", **changes: object) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(path, index=False)
     return folder
+
+
+def ran(results: Path, config: Path) -> Path:
+    """Leave the records of a run's trainings and evaluations."""
+    plan = Plan(read([config], ROOT), ROOT, ROOT)
+    for checkpoint in plan.checkpoints:
+        run = results / checkpoint.folder
+        stages = [("evaluate", "evaluation", "scores.json", plan.evaluate(checkpoint))]
+        if not checkpoint.is_base:
+            stages.append(("train", "cost", "delta.safetensors", plan.train(checkpoint)))
+        for stage, module, name, stage_config in stages:
+            with recording(stage, module, {"output": run / name, "config": json.dumps(stage_config)}):
+                write_text(run / name, "")
+    return results
 
 
 @pytest.fixture
@@ -142,7 +160,7 @@ def test_tables_that_cannot_be_read(old, tmp_path, text, message):
 
 def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"{folder}: published main.csv")
@@ -158,7 +176,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     source["packages"]["torch"] = "2.0"
     write_json(folder / "source.json", source)
     shutil.rmtree(results)
-    write(results, value=0.91)
+    ran(write(results, value=0.91), changed)
     assert cli.main([*arguments[:-1], str(changed)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
@@ -172,7 +190,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
 
 def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
     assert cli.main(arguments) == 0
     write(results, value=0.96)
@@ -182,11 +200,33 @@ def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
 
 def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     (results / "comparisons.csv").unlink()
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
     assert cli.main(arguments) == 2
     assert "comparisons.csv: no such file" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "seed0/scores.json: no record of it; run the workflow with this configuration first"),
+        ({"config": {}}, "was made with other configuration than is here; run the workflow again"),
+        ({"code": {"commit": "a", "digest": "b"}}, "was made with other code than is here; run the workflow again"),
+        ({"versions": {"torch": "1.0"}}, "was made with other packages than is here; run the workflow again"),
+    ],
+)
+@pytest.mark.parametrize("of", ["scores.json", "delta.safetensors"])
+def test_tables_that_were_not_made_here_are_not_accepted(tmp_path, capsys, monkeypatch, of, change, message):
+    monkeypatch.chdir(ROOT)
+    results, folder = write(tmp_path / "results"), tmp_path / "published"
+    if change:
+        ran(results, SMALLEST)
+        record = next(results.rglob(f"{of}.record.json"))
+        write_json(record, read_json(record) | change)
+    assert cli.main(["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]) == 2
+    assert message in capsys.readouterr().err
     assert not folder.exists()
 
 
