@@ -45,14 +45,36 @@ HEADS: dict[str, dict[str, Any]] = {
     "cohere": {"model_type": "cohere", "logit_scale": 0.25, "tie_word_embeddings": True},
     "granite": {"model_type": "granite", "logits_scaling": 4.0, "tie_word_embeddings": False},
 }
+# Scaled rotary embeddings, as configurations on the hub write them. Phi's change where a text is longer than the
+# original length, which no text of the tests is; that of Phi-3.5 is 4096 tokens.
+ROPES: dict[str, dict[str, Any]] = {
+    "llama-3.1": {
+        "model_type": "llama",
+        "tie_word_embeddings": False,
+        "rope_theta": 500_000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+    },
+    "phi-3.5": {
+        "model_type": "phi3",
+        "tie_word_embeddings": False,
+        "original_max_position_embeddings": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 4.0, 6.0, 9.0]},
+    },
+}
 
 
 def save_checkpoint(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a random checkpoint in many shards, with a tokenizer that knows every byte."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    head_dim = {} if family in ("phi3", "cohere", "granite") else {"head_dim": 16}
+    head_dim = {} if family in ("phi3", "phi-3.5", "cohere", "granite") else {"head_dim": 16}
     config = AutoConfig.for_model(
-        **(FAMILIES | HEADS)[family] | special | head_dim,
+        **(FAMILIES | HEADS | ROPES)[family] | special | head_dim,
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=48,

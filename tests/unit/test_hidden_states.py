@@ -46,7 +46,7 @@ def alone(checkpoint, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.ROPES])
 def test_states_are_those_of_each_text_alone(checkpoint, family, pooling):
     found = extract(load_decoder(checkpoint(family)), pooling=pooling)
     start = 0
@@ -64,7 +64,7 @@ def test_states_are_those_of_each_text_alone(checkpoint, family, pooling):
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.ROPES])
 def test_layer_by_layer_gives_the_same_bits(checkpoint, family, dtype, pooling):
     folder = checkpoint(family, dtype)
     whole = extract(load_decoder(folder), pooling=pooling)

@@ -84,7 +84,7 @@ def full_states(model, ids):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("space", ["post_norm", "pre_norm"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.ROPES])
 def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space, attention):
     files = stages(family)
     model = full_model(files, space)
