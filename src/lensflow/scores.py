@@ -57,7 +57,7 @@ class _Cell(Strict):
     cell: str
     ids: list[str]
     scores: list[_Score]
-    made_with: dict[str, str] = Field(default_factory=dict)  # package -> version; of answers that a judge rated, in scores.json alone
+    made_with: dict[str, str] = Field(default_factory=dict)  # package -> version; not in judged.json
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
