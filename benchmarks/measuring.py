@@ -61,16 +61,18 @@ def device_name(gpus: int) -> str:
 
 @contextmanager
 def watched_gpu() -> Iterator[list[int]]:
-    """Collect what is in use of the first GPU's memory, MiB, ten times a second; nothing where there is no NVIDIA GPU.
+    """Collect what is in use of the first GPU's memory, MiB, ten times a second; nothing where the driver does not say.
 
     The driver counts CUDA's own part too, and whatever else runs there: the first number is from before.
     """
     used: list[int] = []
-    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    if not shutil.which(query[0]):
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    query = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True).stdout.strip() if shutil.which(query[0]) else ""
+    if not answer.isdecimal():
         yield used
         return
-    used.append(int(subprocess.run(query, capture_output=True, text=True, check=True).stdout))
+    used.append(int(answer))
     process = subprocess.Popen([*query, "--loop-ms=100"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     reader = threading.Thread(target=lambda lines: used.extend(map(int, lines)), args=(process.stdout,))

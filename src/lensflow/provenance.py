@@ -3,6 +3,7 @@
 A folder that was moved or downloaded will do: records name files from where they lie themselves.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -182,15 +183,16 @@ def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int,
     return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
 
 
-def _made_with_others(scores: Path) -> dict[str, str]:
-    """Say which cells of `scores.json` come from the cache and which other packages made them."""
+def _made_with_others(scores: Path) -> dict[tuple[str, str], str]:
+    """Say which cells of `scores.json`, by benchmark and language, come from the cache and which packages made them."""
     found = record_of(scores)
     now = found[1]["versions"] if found else {}
     said = {}
-    for cell in read_json(scores)["cells"]:
+    content = json.loads(unchanged(scores).read_text(encoding="utf-8")) if scores.is_file() else {"cells": []}
+    for cell in content["cells"]:
         other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
         if other:
-            said[cell["cell"]] = f", made with {', '.join(other)}"
+            said[cell["benchmark"], cell["language"]] = f", made with {', '.join(other)}"
     return said
 
 
@@ -225,7 +227,8 @@ class _Walk:
                 interval = f"[{row['low']}, {row['high']}], n {row['n']}"
                 self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
                 samples = run / "samples" / f"{row['benchmark']}.{row['language']}.jsonl"
-                self.file(depth + 2, samples, f"cell {row['cell'][:12]}{others.get(row['cell'], '')}", inputs=False)
+                note = f"cell {row['cell'][:12]}{others.get((row['benchmark'], row['language']), '')}"
+                self.file(depth + 2, samples, note, inputs=False)
             if (run / "judged.json").is_file() and cell["metric"] in ("rating", "unparsed"):
                 self.file(depth + 2, run / "judged.json", inputs=False)
             self.file(depth + 2, run / "scores.json", languages=[row["language"] for _, row in rows])

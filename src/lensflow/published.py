@@ -12,7 +12,7 @@ import pandas as pd
 
 from lensflow import surroundings
 from lensflow.errors import LensflowError
-from lensflow.files import canonical_json, read_json, record_of, unchanged, write_json, write_text
+from lensflow.files import canonical_json, current_digest, read_json, record_of, unchanged, write_json, write_text
 from lensflow.records import without_places
 from lensflow.workflow import Plan, code_digest, method_modules, module_digest, modules
 
@@ -163,8 +163,8 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
         results: the run's results folder.
 
     Raises:
-        LensflowError: the records of its trainings and evaluations name another configuration, other code or packages
-            than those here, or there are none.
+        LensflowError: by its records, trainings, evaluations (each cell, also one from the cache) or the collection of
+            scores had another configuration, code or packages than those here, or read what has changed since.
     """
     _check_made_here(plan, results)
     config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
@@ -197,22 +197,32 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
 
 def _check_made_here(plan: Plan, results: Path) -> None:
     packages = surroundings.versions()
+    made = [(results / "scores.csv", plan.collect_scores(), code_digest(STAGES["collect_scores"]))]
     for checkpoint in plan.checkpoints:
         run = results / checkpoint.folder
-        made = [(run / "scores.json", plan.evaluate(checkpoint), code_digest(STAGES["evaluate"]))]
+        made.append((run / "scores.json", plan.evaluate(checkpoint), code_digest(STAGES["evaluate"])))
         if not checkpoint.is_base:
             made.append((run / "delta.safetensors", plan.train(checkpoint), plan.training_code(checkpoint.method)))
-        for path, config, code in made:
-            if (found := record_of(path)) is None:
-                raise LensflowError(f"{path}: no record of it; run the workflow with this configuration first")
-            record = found[1]
-            same = {
-                "configuration": canonical_json(record["config"]) == canonical_json(without_places(config)),
-                "code": record["code"]["digest"] == code,
-                "packages": record["versions"] == packages,
-            }
-            if other := next((what for what, is_same in same.items() if not is_same), None):
-                raise LensflowError(f"{path}: was made with other {other} than is here; run the workflow again")
+    for path, config, code in made:
+        if (found := record_of(path)) is None:
+            raise LensflowError(f"{path}: no record of it; run the workflow with this configuration first")
+        record = found[1]
+        if (
+            canonical_json(record["config"]) != canonical_json(without_places(config))
+            or record["code"]["digest"] != code
+        ):
+            raise LensflowError(f"{path}: other configuration or code than here made it; run the workflow again")
+        cells = read_json(unchanged(path))["cells"] if path.name == "scores.json" else []
+        if any(made_with != packages for made_with in (record["versions"], *(cell["made_with"] for cell in cells))):
+            raise LensflowError(
+                f"{path}: other packages than here made it; delete {results / 'cells'} and run the workflow again with "
+                "--forceall"
+            )
+    for path in (results / "scores.csv", results / "tables" / "main.csv"):
+        found = record_of(path)
+        for name, sha256 in found[1]["inputs"].items() if found else ():
+            if current_digest(found[0].parent / name) != sha256:
+                raise LensflowError(f"{path}: {name} has changed since it was made; run the workflow again")
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -53,7 +53,10 @@ def results(tmp_path, monkeypatch) -> Path:
     base = "results/tiny/none/base/seed0"
     for folder, manifest in ((base, backbone), (run, exported)):
         samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
-        cells = [{"cell": f"c{code}", "made_with": versions() | OTHERS.get(code, {})} for code in ("en", "zh", "sw")]
+        cells = [
+            {"benchmark": "generation", "language": code, "made_with": versions() | OTHERS.get(code, {})}
+            for code in ("en", "zh", "sw")
+        ]
         scores = {f"{folder}/scores.json": json.dumps({"cells": cells})}
         stage("evaluate", f"{folder}/scores.json", manifest, *texts, files=samples | scores)
     shutil.rmtree(f"{run}/checkpoint")
@@ -80,6 +83,14 @@ def test_a_cell_that_other_packages_made_says_which(results, capsys):
     lines = said(capsys, "trace", "results/tables/main.csv:5:value")
     (line,) = [line for line in lines if "samples" in line]
     assert line.endswith("cell cen")
+
+
+def test_trace_leaves_changed_scores_where_they_are(results, capsys):
+    path = results / "tiny/trio/lens/seed0/scores.json"
+    path.write_text('{"cells": []}')
+    (line,) = said(capsys, "trace", "results/tables/main.csv:6:value", code=2)
+    assert "scores.json: changed since stage evaluate wrote it" in line
+    assert path.read_text() == '{"cells": []}'
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[str]:

@@ -13,6 +13,7 @@ from lensflow.config import read
 from lensflow.errors import LensflowError
 from lensflow.files import read_json, write_json, write_text
 from lensflow.records import recording
+from lensflow.surroundings import versions
 from lensflow.workflow import Plan, code_digest, module_digest, modules
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,11 @@ def ran(results: Path, config: Path) -> Path:
             stages.append(("train", "cost", "delta.safetensors", plan.train(checkpoint)))
         for stage, module, name, stage_config in stages:
             with recording(stage, module, {"output": run / name, "config": json.dumps(stage_config)}):
-                write_text(run / name, "")
+                write_text(run / name, json.dumps({"cells": [{"made_with": versions()}]}))
+    with recording(
+        "collect_scores", "scores", {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
+    ):
+        write_text(results / "scores.csv", "")
     return results
 
 
@@ -208,26 +213,47 @@ def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monk
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("of", ["scores.json", "delta.safetensors", "scores.csv"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "seed0/scores.json: no record of it; run the workflow with this configuration first"),
-        ({"config": {}}, "was made with other configuration than is here; run the workflow again"),
-        ({"code": {"commit": "a", "digest": "b"}}, "was made with other code than is here; run the workflow again"),
-        ({"versions": {"torch": "1.0"}}, "was made with other packages than is here; run the workflow again"),
+        ({}, "no record of it; run the workflow with this configuration first"),
+        ({"config": {}}, "other configuration or code than here made it; run the workflow again"),
+        ({"code": {"commit": "a", "digest": "b"}}, "other configuration or code than here made it; run the workflow"),
+        ({"versions": {"torch": "1.0"}}, "other packages than here made it; delete"),
     ],
 )
-@pytest.mark.parametrize("of", ["scores.json", "delta.safetensors"])
 def test_tables_that_were_not_made_here_are_not_accepted(tmp_path, capsys, monkeypatch, of, change, message):
+    assert message in refused(tmp_path, capsys, monkeypatch, of, change)
+
+
+def test_tables_of_scores_that_have_changed_are_not_accepted(tmp_path, capsys, monkeypatch):
+    said = refused(tmp_path, capsys, monkeypatch, "scores.csv", {"inputs": {"comparisons.csv": "0"}})
+    assert "scores.csv: comparisons.csv has changed since it was made" in said
+
+
+def refused(tmp_path, capsys, monkeypatch, of, change):
+    """What is said to a run of which one record is changed, or gone."""
     monkeypatch.chdir(ROOT)
-    results, folder = write(tmp_path / "results"), tmp_path / "published"
-    if change:
-        ran(results, SMALLEST)
-        record = next(results.rglob(f"{of}.record.json"))
-        write_json(record, read_json(record) | change)
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
+    record = next(results.rglob(f"{of}.record.json"))
+    write_json(record, read_json(record) | change)
+    if not change:
+        record.unlink()
     assert cli.main(["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]) == 2
-    assert message in capsys.readouterr().err
     assert not folder.exists()
+    return capsys.readouterr().err
+
+
+def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results = ran(write(tmp_path / "results"), SMALLEST)
+    path = next(results.rglob("scores.json"))
+    record = read_json(path.with_name("scores.json.record.json"))
+    with recording("evaluate", "evaluation", {"output": path, "config": json.dumps(record["config"])}):
+        write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}}]}))
+    assert cli.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
+    assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
 
 
 def test_every_stages_modules_are_digested():
