@@ -219,9 +219,11 @@ def _check_made_here(plan: Plan, results: Path) -> None:
                 "--forceall"
             )
     for path in (results / "scores.csv", results / "tables" / "main.csv"):
-        found = record_of(path)
-        for name, sha256 in found[1]["inputs"].items() if found else ():
-            if current_digest(found[0].parent / name) != sha256:
+        if (found := record_of(path)) is None:
+            continue
+        for name, sha256 in found[1]["inputs"].items():
+            source = found[0].parent / name
+            if not source.is_file() or current_digest(source) != sha256:
                 raise LensflowError(f"{path}: {name} has changed since it was made; run the workflow again")
 
 
