@@ -155,15 +155,47 @@ CATALOG = {
     for name, entry in read([], Path(__file__).parents[2]).benchmarks.items()
     if isinstance(entry, FromDataset) and not entry.dataset.path.startswith("embedded/")
 }
-NAMES = {
-    *(
-        "cambridgeltl/xcopa",
-        "aps/super_glue",
-        "Muennighoff/xwinograd",
-        "juletxara/xstory_cloze",
-        "alexandrainst/m_mmlu",
+COPA = {"premise", "choice1", "choice2", "question", "label", "idx"}
+CHOICES = {f"mc_answer{number}" for number in range(1, 5)}
+# Data set -> the split that is evaluated, and the columns of a row on the hub.
+ON_THE_HUB = {
+    "cambridgeltl/xcopa": ("test", COPA | {"changed"}),
+    "aps/super_glue": ("validation", COPA),
+    "Muennighoff/xwinograd": ("test", {"sentence", "option1", "option2", "answer"}),
+    "juletxara/xstory_cloze": (
+        "eval",
+        {"story_id", "sentence_quiz1", "sentence_quiz2", "answer_right_ending"}
+        | {f"input_sentence_{number}" for number in range(1, 5)},
     ),
-    *("facebook/belebele", "juletxara/mgsm", "language-confusion", "lmsys/mt_bench"),
+    "alexandrainst/m_mmlu": ("test", {"id", "instruction", "option_a", "option_b", "option_c", "option_d", "answer"}),
+    "facebook/belebele": (
+        "test",
+        CHOICES | {"link", "question_number", "flores_passage", "question", "correct_answer_num", "dialect", "ds"},
+    ),
+    "juletxara/mgsm": ("test", {"question", "answer", "answer_number", "equation_solution"}),
+    "language-confusion": ("test", {"prompt"}),
+    "lmsys/mt_bench": ("test", {"question_id", "category", "turns", "reference"}),
+}
+# What a benchmark's name begins with -> its data set; English XCOPA is COPA.
+DATA_SETS = {
+    "xcopa": "cambridgeltl/xcopa",
+    "xwinograd": "Muennighoff/xwinograd",
+    "xstorycloze": "juletxara/xstory_cloze",
+    "m-mmlu": "alexandrainst/m_mmlu",
+    "belebele": "facebook/belebele",
+    "mgsm": "juletxara/mgsm",
+    "lcb": "language-confusion",
+    "mt-bench": "lmsys/mt_bench",
+}
+# Where the hub's name of a configuration is not the language's code.
+NAMED = {
+    "xcopa en": "copa",
+    "xwinograd ja": "jp",
+    "belebele zh": "zho_Hans",
+    "belebele sw": "swh_Latn",
+    "belebele de": "deu_Latn",
+    "lcb-native ko": "monolingual-native-ko",
+    "lcb-aya zh": "monolingual-aya-zh",
 }
 
 
@@ -175,20 +207,22 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
     asked = []
     entry = CATALOG[name]
 
-    def load(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        asked.append((args, kwargs))
-        return [{column: f"{column} {n}" for column in ("id", *columns)} for n in range(3)]
+    def load(path: str, config: str | None, **kwargs: Any) -> list[dict[str, Any]]:
+        asked.append((path, config, kwargs))
+        return [{column: f"{column} {n}" for column in ON_THE_HUB[path][1]} for n in range(3)]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
     for language, of_language in entry.languages.items():
-        source = of_language.dataset or entry.dataset
-        columns = {*source.columns, *filter(None, [source.id])}
         fetch(name, entry.dataset, language, of_language, None, tmp_path / f"{language}.jsonl")
-        splits = [split for split in (source.split, source.fewshot_split) if split]
-        wanted = [((source.path, of_language.config), {"split": split, "revision": "c" * 40}) for split in splits]
-        assert asked == wanted
-        assert source.path in NAMES
+        prefix = next(prefix for prefix in DATA_SETS if name.startswith(prefix))
+        path = "aps/super_glue" if (prefix, language) == ("xcopa", "en") else DATA_SETS[prefix]
+        ((asked_path, config, kwargs),) = asked
+        assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
+        named = NAMED.get(f"{name} {language}") or NAMED.get(f"{prefix} {language}")
+        assert config == (named or config)
+        if prefix not in ("belebele", "lcb"):
+            assert config == (named or language)
         assert len(read_items(tmp_path / f"{language}.jsonl")) == 3
         asked.clear()
 
