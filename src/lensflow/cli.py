@@ -117,14 +117,11 @@ def fit_subspaces(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train one method on one setting."""
-    from lensflow import backbones
+    from lensflow import backbones, methods
+    from lensflow.config import AnyMethod, Extraction, Prompt, Setting
 
-    with backbones.verifying(args.backbone):
-        from lensflow import cost, methods  # which loads torch
-        from lensflow.config import AnyMethod, Extraction, Prompt, Setting
-
-        config = _stage_config(args.config)
-        method, setting = _section(config, "method", AnyMethod), _section(config, "setting", Setting)
+    config = _stage_config(args.config)
+    method, setting = _section(config, "method", AnyMethod), _section(config, "setting", Setting)
     prompt, seed = _section(config, "prompt", Prompt), _section(config, "seed", int)
     resolved = {"method": method.canonical(), "setting": setting.canonical(), "prompt": prompt.canonical()}
     hidden = None
@@ -134,6 +131,8 @@ def train(args: argparse.Namespace) -> None:
         extraction = _section(config, "extraction", Extraction)
         hidden = methods.HiddenStates(extraction, args.subspaces, _by_language(args.states))
         resolved["extraction"] = extraction.canonical()
+    with backbones.verifying(args.backbone):
+        from lensflow import cost  # which loads torch
     write_json(args.output.parent / "config.json", resolved | {"seed": seed})
     texts = _by_language(args.texts)
     run = methods.Run(method, setting, seed, prompt, args.backbone, texts, args.output, hidden, args.gpus)
