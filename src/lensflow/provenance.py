@@ -3,7 +3,6 @@
 A folder that was moved or downloaded will do: records name files from where they lie themselves.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -188,8 +187,7 @@ def _made_with_others(scores: Path) -> dict[tuple[str, str], str]:
     found = record_of(scores)
     now = found[1]["versions"] if found else {}
     said = {}
-    content = json.loads(unchanged(scores).read_text(encoding="utf-8")) if scores.is_file() else {"cells": []}
-    for cell in content["cells"]:
+    for cell in read_json(unchanged(scores))["cells"] if scores.is_file() else ():
         other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
         if other:
             said[cell["benchmark"], cell["language"]] = f", made with {', '.join(other)}"
