@@ -4,7 +4,7 @@ import builtins
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +68,39 @@ def model(checkpoint: Path) -> Any:
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path, tokenizer: PromptTokenizer) -> TransformersEngine:
     return TransformersEngine(checkpoint, "float32", tokenizer, batch_size=4)
+
+
+@pytest.fixture
+def vllm_on_a_gpu(monkeypatch) -> list[dict[str, Any]]:
+    """In the place of vLLM, on a machine with a GPU: what its engine is started with."""
+    started: list[dict[str, Any]] = []
+    library = ModuleType("vllm")
+    library.LLM = lambda checkpoint, **keys: started.append(keys)
+    library.ModelRegistry = SimpleNamespace(models={})
+    processors = ModuleType("vllm.v1.sample.logits_processor")
+    processors.AdapterLogitsProcessor = object
+    monkeypatch.setitem(sys.modules, "vllm", library)
+    monkeypatch.setitem(sys.modules, processors.__name__, processors)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return started
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(1, "uni"), (4, "mp")])
+def test_vllm_is_spread_over_the_gpus_of_a_backbone(checkpoint, tokenizer, vllm_on_a_gpu, gpus, backend):
+    VllmEngine(checkpoint, "bfloat16", tokenizer, 64, Resources(gpus=gpus, gpu_memory=0.5))
+    (keys,) = vllm_on_a_gpu
+    assert (keys["tensor_parallel_size"], keys["distributed_executor_backend"]) == (gpus, backend)
+    assert keys["gpu_memory_utilization"] == 0.5
+    assert "enforce_eager" not in keys
+
+
+def test_vllm_takes_no_gpu_that_it_was_not_given(checkpoint, tokenizer, vllm_on_a_gpu):
+    message = (
+        r"^vllm takes a GPU here, and the backbone's resources\.gpus is 0; set it to 1, or evaluation\.engine: hf$"
+    )
+    with pytest.raises(LensflowError, match=message):
+        VllmEngine(checkpoint, "bfloat16", tokenizer, 64, Resources())
+    assert vllm_on_a_gpu == []
 
 
 def test_plain_attention_scores_alike(checkpoint, tokenizer, engine, model):
