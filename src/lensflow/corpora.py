@@ -19,11 +19,12 @@ Items = dict[Split, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Text:
-    """One item in one language."""
+    """One item in one language, and the line of its file that it stands in."""
 
     id: str
     split: Split
     prompt: str
+    line: int
 
 
 def folder(path: str, root: Path) -> Path:
@@ -144,9 +145,15 @@ def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output
     splits = ["train"] * source.train + ["dev"] * source.dev + ["test"] * source.test
     prompt = f"{{{name}}}" if source.layout == "columns" else source.prompt
     rows = []
+    places: dict[str, int] = {}
     for number, (split, item) in enumerate(zip(splits, items, strict=False), start=1):
         here = f"{where}, item {number}"
-        row = {"id": str(_filled("{" + source.id + "}", item, here)) if source.id else str(number - 1), "split": split}
+        row = {"id": _filled(f"{{{source.id}}}", item, here) if source.id else str(number - 1), "split": split}
+        if row["id"] in places:
+            raise LensflowError(
+                f"{here}: id '{row['id']}' ({source.id}) is that of item {places[row['id']]}; choose another column"
+            )
+        places[row["id"]] = number
         row["prompt"] = _filled(prompt, item, here)
         if not row["prompt"]:
             raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items")
@@ -172,8 +179,8 @@ def _filled(template: str, item: dict[str, Any], where: str) -> str:
 def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:
     """Read the texts of some splits from what `pair_data` wrote, in the file's order."""
     wanted = set(splits)
-    rows = read_jsonl(path)
-    return [Text(row["id"], row["split"], row["prompt"]) for row in rows if row["split"] in wanted]
+    rows = enumerate(read_jsonl(path), start=1)
+    return [Text(row["id"], row["split"], row["prompt"], line) for line, row in rows if row["split"] in wanted]
 
 
 def check_aligned(texts: dict[str, Sequence[Text]]) -> None:

@@ -37,7 +37,7 @@ from lensflow.files import digest, read_entry, write_entry, write_json, write_js
 from lensflow.interventions import Intervention
 from lensflow.items import read_items
 from lensflow.prompts import PromptTokenizer
-from lensflow.surroundings import versions
+from lensflow.surroundings import machine, versions
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
         cells: what to compute.
         code: digest of the code that computes cells.
         cache: folder of cells computed so far, by digest.
-        output: `scores.json`, which says for every cell which packages made it; samples are written to
+        output: `scores.json`, which says for every cell which packages made it on which machine; samples are written to
             `samples/{benchmark}.{language}.jsonl` beside it.
     """
     identities = {cell.place: evaluator.identity(cell) for cell in cells}
@@ -374,11 +374,12 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
             progress.set_postfix_str(f"{cell.name} {cell.language}")
             key, path = keys[cell.place], paths[cell.place]
             if cell.place in missing:
-                made = {"identity": identities[cell.place], "made_with": versions()}
+                made = {"identity": identities[cell.place], "made_with": versions(), "made_on": machine()}
                 write_entry(path, made | evaluator.run(cell))
             result = read_entry(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
-            place = {"benchmark": cell.name, "language": cell.language, "cell": key, "made_with": result["made_with"]}
+            place = {"benchmark": cell.name, "language": cell.language, "cell": key}
+            place |= {name: result[name] for name in ("made_with", "made_on")}
             rows.append(place | {"ids": [sample["id"] for sample in result["samples"]], "scores": result["scores"]})
     write_json(
         output,

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # the one that pydantic knows in Python 3.11
@@ -81,6 +81,7 @@ class Record(TypedDict):
     seed: int | None
     inputs: dict[str, str]
     sources: list[Source]
+    lines: NotRequired[dict[str, str]]
     outputs: dict[Annotated[str, AfterValidator(_below)], str]
     code: Code
     versions: dict[str, str]
@@ -110,10 +111,12 @@ class Journal:
 
     Attributes:
         read: file -> sha256.
+        lines: file -> those of its lines that were used, where `used` was told.
         written: the files, as a set in order.
     """
 
     read: dict[Path, str] = field(default_factory=dict)
+    lines: dict[Path, set[int]] = field(default_factory=dict)
     written: dict[Path, None] = field(default_factory=dict)
 
 
@@ -129,6 +132,23 @@ def journal() -> Iterator[Journal]:
         yield _journal
     finally:
         _journal = before
+
+
+def used(path: Path, lines: Iterable[int]) -> None:
+    """Note for the record of the stage that runs which lines of a file (from 1) go into its result."""
+    if _journal is not None:
+        _journal.lines.setdefault(path.absolute(), set()).update(lines)
+
+
+def spans(lines: Iterable[int]) -> str:
+    """Write numbers as spans: "1-3, 7"."""
+    found: list[list[int]] = []
+    for line in sorted(lines):
+        if found and line == found[-1][-1] + 1:
+            found[-1] = [found[-1][0], line]
+        else:
+            found.append([line])
+    return ", ".join("-".join(map(str, span)) for span in found)
 
 
 @contextmanager
@@ -504,7 +524,7 @@ def read_entry(path: Path) -> Any:
 def entry_value(path: Path) -> Any:
     """Return the value of a cache's entry; None if the entry is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path, LARGEST_JSON))
         return content["value"] if content["sha256"] == digest(content["value"]) else None
-    except (ValueError, KeyError, TypeError):
+    except (LensflowError, ValueError, KeyError, TypeError):
         return None

@@ -22,7 +22,7 @@ from lensflow import deltas
 from lensflow.config import FineTuning
 from lensflow.decoders import WeightFiles, device_of
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_jsonl
+from lensflow.files import read_jsonl, used, write_jsonl
 from lensflow.methods import Run, Trained
 from lensflow.prompts import PromptTokenizer
 
@@ -62,16 +62,17 @@ def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list
     Raises:
         LensflowError: the train split has no such item, or fewer than `examples`.
     """
-    rows = [row for row in read_jsonl(run.texts[language]) if row["split"] == split and key in row]
-    if split != "train":
-        return rows
-    wanted = run.method.examples
-    if len(rows) < (wanted or 1):
+    numbered = enumerate(read_jsonl(run.texts[language]), start=1)
+    rows = {line: row for line, row in numbered if row["split"] == split and key in row}
+    wanted = run.method.examples if split == "train" else None
+    if split == "train" and len(rows) < (wanted or 1):
         raise LensflowError(
             f"{run.texts[language]}: {len(rows)} items with {key} in the train split, {wanted or 1} needed; "
             "lower examples, or add some"
         )
-    return rows[:wanted]
+    lines = list(rows)[:wanted]
+    used(run.texts[language], lines)
+    return [rows[line] for line in lines]
 
 
 def answered(tokenizer: PromptTokenizer, name: str, prompt: str, answer: str) -> Example:

@@ -12,7 +12,7 @@ from lensflow import hidden_states
 from lensflow.config import Setting
 from lensflow.corpora import read_texts
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json, checked
+from lensflow.files import atomic_path, canonical_json, checked, used
 from lensflow.subspaces import directions, fit_subspaces
 
 
@@ -51,14 +51,17 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
     """
     means, norms = [], []
     for language in setting.languages:
-        there = len(read_texts(texts[language], ["train"]))
-        used = setting.probing_texts or there
-        if not 0 < used <= there:
-            raise LensflowError(f"{texts[language]}: {there} texts in the train split; lower probing_texts ({used})")
+        there = read_texts(texts[language], ["train"])
+        count = setting.probing_texts or len(there)
+        if not 0 < count <= len(there):
+            raise LensflowError(
+                f"{texts[language]}: {len(there)} texts in the train split; lower probing_texts ({count})"
+            )
+        used(texts[language], [text.line for text in there[:count]])
         loaded = hidden_states.load(states[language])
-        layers = loaded.layers[:, :used].double()
+        layers = loaded.layers[:, :count].double()
         if setting.space == "post_norm":  # as HF's hidden_states, whose last entry is after the final norm
-            layers = torch.cat([layers[:-1], loaded.post_norm[None, :used].double()])
+            layers = torch.cat([layers[:-1], loaded.post_norm[None, :count].double()])
         means.append(layers.mean(dim=1))
         norms.append(layers.norm(dim=-1).mean(dim=1))
     stacked = torch.stack(means, dim=1)

@@ -11,7 +11,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from lensflow import analysis, figures, fitting, hidden_states, report, state_figures, summaries, surroundings, tables
+from lensflow import (
+    analysis,
+    figures,
+    fitting,
+    hidden_states,
+    provenance,
+    report,
+    state_figures,
+    summaries,
+    surroundings,
+    tables,
+)
 from lensflow.config import Setting
 from lensflow.errors import LensflowError
 from lensflow.files import checked, read_json, read_jsonl, record_of, write_text
@@ -302,14 +313,26 @@ def _samples(block: tables.Block, results: Path) -> list[report.Samples]:
     return groups
 
 
+def _run(results: Path, row: Mapping[str, Any]) -> Path:
+    """The folder of a checkpoint."""
+    return results.joinpath(row["backbone"], row["setting"], row["method"], f"seed{row['seed']}")
+
+
 def _evaluations(results: Path, checkpoints: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The records of the evaluations of checkpoints, as far as there are any; `{}` where there is none."""
     found: list[Mapping[str, Any]] = []
     for row in checkpoints:
-        run = results / row["backbone"] / row["setting"] / row["method"] / f"seed{row['seed']}"
-        recorded = record_of(run / "scores.json")
+        recorded = record_of(_run(results, row) / "scores.json")
         found.append({} if recorded is None else recorded[1])
     return found
+
+
+def _tree(results: Path, row: Mapping[str, Any]) -> str:
+    """What a checkpoint's scores were made of; what is wrong where a file that the report can do without is gone."""
+    try:
+        return provenance.tree(_run(results, row) / "scores.json", results)
+    except LensflowError as error:  # in the report no absolute path
+        return str(error).replace(f"{results.absolute().parent}/", "")
 
 
 def _joined(values: Iterable[str]) -> str:
@@ -346,9 +369,11 @@ def write_report(
     places = frame[keys].drop_duplicates().itertuples(index=False, name=None)
     checkpoints = [dict(zip(keys, place, strict=True)) for place in places]
     records = _evaluations(results, checkpoints)
+    trees = {}
     for row, record in zip(checkpoints, records, strict=True):
         if record:
             row |= {"evaluated": record["started"], "code": (record["code"]["commit"] or "no commit")[:12]}
+            trees[" ".join(str(row[key]) for key in keys[:4])] = _tree(results, row)
     machines = [record["machine"] for record in records if record] or [surroundings.machine()]
     versions = [record["versions"] for record in records if record] or [surroundings.versions()]
     sections = []
@@ -391,6 +416,7 @@ def write_report(
         sections=sections,
         timings=[_timing(path) for path in timings],
         checkpoints=checkpoints,
+        trees=trees,
         versions={name: _joined(v[name] for v in versions if name in v) for v in versions for name in v},
         config=config,
     )

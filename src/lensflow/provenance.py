@@ -3,9 +3,11 @@
 A folder that was moved or downloaded will do: records name files from where they lie themselves.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -20,9 +22,11 @@ from lensflow.files import (
     current_digest,
     entry_value,
     read_json,
+    read_jsonl,
     read_manifest,
     read_record,
     record_of,
+    spans,
     unchanged,
 )
 
@@ -30,6 +34,9 @@ CACHES = ("cells", "verdicts")
 TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
 EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
 TRACED = ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv", "tables/main.csv")
+TEXTS, ITEMS = "data", "benchmarks"  # folders of {corpus} and of {benchmark}, {language}.jsonl in each
+FEWSHOT = "fewshot"  # the split of items that are examples
+Cells = Mapping[tuple[str, str], Mapping[str, Any]]  # of a scores.json: benchmark, language -> cell
 PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
 
 
@@ -135,7 +142,7 @@ def trace(place: str) -> str:
             wrote.
     """
     named, row, column = _parse(place)
-    file = named.absolute()
+    file = _whole(named)
     results = file.parent.parent if file.parent.name == "tables" else file.parent
     if file.relative_to(results).as_posix() not in TRACED:
         raise LensflowError(f"{named}: rows of {', '.join(TRACED)} can be traced")
@@ -171,9 +178,14 @@ def _parse(place: str) -> tuple[Path, int, str]:
 
 def _rows(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(unchanged(file), dtype=str, keep_default_na=False)
+        frame = pd.read_csv(unchanged(file), dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise LensflowError(f"{file}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise LensflowError(f"{file}: not a CSV table ({' '.join(str(error).split())}); make it again") from None
+    if absent := [key for key in PLACE if key not in frame.columns]:
+        raise LensflowError(f"{file}: no column '{absent[0]}'; make the table again")
+    return frame
 
 
 def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
@@ -182,16 +194,75 @@ def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int,
     return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
 
 
-def _made_with_others(scores: Path) -> dict[tuple[str, str], str]:
-    """Say which cells of `scores.json`, by benchmark and language, come from the cache and which packages made them."""
+def tree(scores: Path, results: Path) -> str:
+    """Follow all scores of a checkpoint back, as `trace` does a number.
+
+    Args:
+        scores: its `scores.json`.
+        results: the folder that it lies in.
+
+    Raises:
+        LensflowError: as `trace`.
+    """
+    walk = _Walk(_whole(results))
+    walk.checkpoint(0, _whole(scores), _cells(scores))
+    return "\n".join(walk.lines)
+
+
+def _whole(path: Path) -> Path:
+    """Return an absolute path without any `..`, as `inside` gives them; links stay."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _cells(scores: Path) -> Cells:
+    """The cells of `scores.json` by benchmark and language; none if the file is gone."""
+    cells = read_json(unchanged(scores))["cells"] if scores.is_file() else ()
+    return {(cell["benchmark"], cell["language"]): cell for cell in cells}
+
+
+def _record_of(file: Path) -> tuple[Path, Record]:
+    if (found := record_of(file)) is None:
+        raise LensflowError(f"{file}: no record of it; run the stage that writes it again")
+    return found
+
+
+def _made_with_others(scores: Path, cell: Mapping[str, Any]) -> str:
+    """Say which packages and processor made a cell that comes from the cache, where they are not those of the run."""
     found = record_of(scores)
-    now = found[1]["versions"] if found else {}
-    said = {}
-    for cell in read_json(unchanged(scores))["cells"] if scores.is_file() else ():
-        other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
-        if other:
-            said[cell["benchmark"], cell["language"]] = f", made with {', '.join(other)}"
-    return said
+    now, here = (found[1]["versions"], found[1]["machine"]) if found else ({}, {})
+    other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
+    there = cell.get("made_on", here)
+    if any(there.get(key) != here.get(key) for key in ("cpu", "cpu_digest", "gpu")):
+        other.append(f"on {there.get('gpu', there.get('cpu'))}")
+    return f", made with {', '.join(other)}" if other else ""
+
+
+def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tuple[str, Collection[str]]]]:
+    """Return which texts and items an evaluation read for some of its cells: file -> splits, with ids."""
+    found: dict[Path, list[tuple[str, Collection[str]]]] = {}
+    for entry in record["config"].get("cells", ()):
+        name, benchmark = entry["name"], entry["benchmark"]
+        for language in entry["languages"]:
+            if (name, language) in cells:
+                folder, split = f"{ITEMS}/{name}", "items"
+                if "corpus" in benchmark:
+                    folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
+                ids = cells[name, language]["ids"]
+                found.setdefault(results / folder / f"{language}.jsonl", []).append((split, ids))
+    return found
+
+
+def _lines_of(file: Path, read: Iterable[tuple[str, Collection[str]]]) -> str:
+    """Say which lines of a file of texts or items have some splits' ids, and which ones examples are taken from."""
+    rows = _splits_and_ids(unchanged(file), current_digest(file))
+    asked = {line for split, ids in read for line, row in enumerate(rows, start=1) if row[0] == split and row[1] in ids}
+    shown = {line for line, (split, _) in enumerate(rows, start=1) if split == FEWSHOT}
+    return f"lines {spans(asked)}" + (f", examples among lines {spans(shown)}" if shown else "")
+
+
+@functools.lru_cache(maxsize=256)
+def _splits_and_ids(file: Path, _: str) -> list[tuple[str, str]]:
+    return [(row["split"], row["id"]) for row in read_jsonl(file)]
 
 
 class _Walk:
@@ -220,16 +291,34 @@ class _Walk:
                 (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
             ]
             run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
-            others = _made_with_others(run / "scores.json")
-            for number, row in rows:
+            cells = _cells(run / "scores.json")
+            asked = [(row["benchmark"], row["language"]) for _, row in rows]
+            for place, (number, row) in zip(asked, rows, strict=True):
                 interval = f"[{row['low']}, {row['high']}], n {row['n']}"
                 self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
-                samples = run / "samples" / f"{row['benchmark']}.{row['language']}.jsonl"
-                note = f"cell {row['cell'][:12]}{others.get((row['benchmark'], row['language']), '')}"
-                self.file(depth + 2, samples, note, inputs=False)
-            if (run / "judged.json").is_file() and cell["metric"] in ("rating", "unparsed"):
-                self.file(depth + 2, run / "judged.json", inputs=False)
-            self.file(depth + 2, run / "scores.json", languages=[row["language"] for _, row in rows])
+                answers = f"{'.'.join(place)}.jsonl"
+                others = _made_with_others(run / "scores.json", cells.get(place, {}))
+                note = f"cell {row['cell'][:12]}{others}"
+                self.file(depth + 2, run / "samples" / answers, note, inputs=False)
+                if (run / "verdicts" / answers).is_file() and cell["metric"] in ("rating", "unparsed"):
+                    self.file(depth + 2, run / "verdicts" / answers, inputs=False)
+            self.checkpoint(depth + 2, run / "scores.json", {place: cells[place] for place in asked if place in cells})
+
+    def checkpoint(self, depth: int, scores: Path, cells: Cells) -> None:
+        """Show what some cells of a checkpoint were made of, and who rated their answers."""
+        judged = scores.with_name("judged.json")
+        if judged.is_file():
+            config = _record_of(judged)[1]["config"]
+            judges = {
+                entry["name"]: canonical_json(entry["benchmark"]["judge"])
+                for entry in config["benchmarks"]
+                if any((entry["name"], language) in cells for language in entry["languages"])
+            }
+            if judges:
+                self.file(depth, judged, inputs=False)
+            for name, judge in judges.items():
+                self.say(depth + 1, f"judge of {name} {judge}")
+        self.file(depth, scores, cells=cells)
 
     def _targets(self, cell: Mapping[str, str]) -> list[str]:
         """The languages that the mean over languages is over."""
@@ -241,7 +330,7 @@ class _Walk:
         return Path(os.path.relpath(file, self.results.parent)).as_posix()
 
     def file(
-        self, depth: int, file: Path, note: str = "", *, inputs: bool | None = None, languages: Sequence[str] = (),
+        self, depth: int, file: Path, note: str = "", *, inputs: bool | None = None, cells: Cells | None = None,
         sha256: str | None = None,
     ) -> None:  # fmt: skip
         """Show a file, and below it what the stage that wrote it read.
@@ -251,26 +340,25 @@ class _Walk:
             file: the file.
             note: what to add.
             inputs: whether to go on to what it was made of; by default if it is no collection of others.
-            languages: leave texts and items of others out; empty: all.
+            cells: of an evaluation, those whose texts and items are shown; none: of all.
             sha256: its digest when it was read.
 
         Raises:
             LensflowError: no record names it.
         """
-        found = record_of(file)
-        if found is None:
-            if not file.is_relative_to(self.results) or sha256 is not None:
-                self.say(depth, f"{self.name(file)} {(sha256 or '')[:12]}, from outside of the workflow")
-                return
-            raise LensflowError(f"{file}: no record of it; run the stage that writes it again")
-        path, record = found
+        is_foreign = not file.is_relative_to(self.results) or sha256 is not None
+        if is_foreign and record_of(file) is None:
+            origin = f"from outside of the workflow{', ' if note else ''}{note}"
+            self.say(depth, f"{self.name(file)} {(sha256 or '')[:12]}, {origin}")
+            return
+        path, record = _record_of(file)
         now = record["outputs"][os.path.relpath(file, path.parent)]
         stale = ", since then written anew" if sha256 not in (None, now) else ""
         commit = record["code"]["commit"] or "no commit"
         made = f"{record['stage']}, {record['started']}, {commit[:12]}"
         text = f"{self.name(file)} {now[:12]} ({made}){stale}{', ' if note else ''}{note}"
         if file in self._shown:
-            self.say(depth, f"{self.name(file)} {now[:12]}, see above")
+            self.say(depth, f"{self.name(file)} {now[:12]}, {note}{', ' if note else ''}see above")
             return
         self._shown.add(file)
         self.say(depth, text)
@@ -283,8 +371,13 @@ class _Walk:
             self.say(depth + 1, f"source {canonical_json(record['config']['backbone']['source'])}")
         for source in record["sources"]:
             self.say(depth + 1, f"{source['name']} {source['sha256'][:12]}, from outside of the workflow")
+        items, used = _items_of(record, self.results, cells or {}), record.get("lines", {})
         for name, digest in record["inputs"].items():
             below = inside(path, name)
-            texts = below.is_relative_to(self.results / "data") or below.is_relative_to(self.results / "benchmarks")
-            if not (texts and languages and below.stem not in languages):
-                self.file(depth + 1, below, sha256=digest)
+            lines = f"lines {used[name]}" if name in used else ""
+            if cells and any(below.is_relative_to(self.results / folder) for folder in (TEXTS, ITEMS)):
+                if below not in items:
+                    continue
+                if below.is_file() and current_digest(below) == digest:
+                    lines = _lines_of(below, items[below])
+            self.file(depth + 1, below, lines, sha256=digest)

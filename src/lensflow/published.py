@@ -3,7 +3,7 @@
 A folder of published tables has the CSV files of `TABLES` and `SOURCE`, which says what they came from.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,18 @@ import pandas as pd
 
 from lensflow import surroundings
 from lensflow.errors import LensflowError
-from lensflow.files import canonical_json, current_digest, read_json, record_of, unchanged, write_json, write_text
+from lensflow.files import (
+    RECORD,
+    canonical_json,
+    current_digest,
+    parse_json,
+    read_json,
+    read_record,
+    record_of,
+    unchanged,
+    write_json,
+    write_text,
+)
 from lensflow.records import without_places
 from lensflow.workflow import Plan, code_digest, method_modules, module_digest, modules
 
@@ -29,6 +40,7 @@ INTERVALS = {"value": ("low", "high"), "difference": ("difference_low", "differe
 EXACT = ("seeds", "n", "paired", "left_out")
 CONDITIONAL = ("line_pass_rate", "word_pass_rate")  # metrics of those answers that are long enough, or have passed
 SOURCE = "source.json"
+MACHINE = ("cpu", "cpu_digest", "threads", "gpu")  # what numbers depend on of a machine
 # A stage -> the module that does it, of those that the numbers in the tables depend on, beside the methods' own.
 STAGES = {
     "prepare_backbone": "backbones",
@@ -46,11 +58,11 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not as published: where it stands, what it is, and whether the published interval allows it."""
+    """What is not as published: where it stands, what it is, and whether another platform excuses it."""
 
     where: str
     what: str
-    inside: bool = False
+    allowed: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -59,10 +71,11 @@ class Difference:
 def compare(published: Path, results: Path) -> tuple[list[Difference], int]:
     """Compare the tables of a run with the published ones, cell by cell.
 
-    A value must be the same or, on a machine or with packages that round otherwise, lie inside of the published 95 %
-    interval of its cell; one without an interval must be the same. So must counts, but for those that depend on the
-    answers, as of `line_pass_rate`. Interval ends, p-values and marks follow from items that the tables do not show:
-    they must be the same where all values are.
+    Where all trainings and evaluations ran on the platform of the published ones (processor, threads, GPU, packages),
+    everything must be the same. Elsewhere numbers are rounded otherwise, and a value may lie inside of the published
+    95 % interval of its cell; one without an interval must be the same. So must counts, but for those that depend on
+    the answers, as of `line_pass_rate`. Interval ends, p-values and marks follow from items that the tables do not
+    show: they must be the same where all values are.
 
     Args:
         published: folder of published tables.
@@ -74,6 +87,7 @@ def compare(published: Path, results: Path) -> tuple[list[Difference], int]:
     Raises:
         LensflowError: a table is missing or is none; names it.
     """
+    exact = same_platform(published, results)
     values: list[Difference] = []
     others: list[Difference] = []
     compared = 0
@@ -96,13 +110,42 @@ def compare(published: Path, results: Path) -> tuple[list[Difference], int]:
                 if column in INTERVALS:
                     ends = [before.get(end, "") for end in INTERVALS[column]]
                     inside = _inside(after[column], *ends)
-                    place = f"{'inside' if inside else 'outside'} [{', '.join(ends)}]"
-                    values.append(Difference(where, f"{moved}, {place if all(ends) else 'no interval'}", inside))
+                    place = f"{'inside' if inside else 'outside'} [{', '.join(ends)}]" if all(ends) else "no interval"
+                    excuse = ", but on the same platform" if inside and exact else ""
+                    values.append(Difference(where, f"{moved}, {place}{excuse}", inside and not exact))
                 elif column in EXACT:
-                    values.append(Difference(where, moved, any(metric in row for metric in CONDITIONAL)))
+                    conditional = any(metric in row for metric in CONDITIONAL)
+                    values.append(Difference(where, moved, conditional and not exact))
                 else:
                     others.append(Difference(where, f"{moved}, though no value changed"))
     return values or others, compared
+
+
+def same_platform(published: Path, results: Path) -> bool:
+    """Say whether a run's trainings and evaluations had the machine and the packages that published tables name."""
+    if not (published / SOURCE).is_file():
+        return False
+    source = read_json(published / SOURCE)
+    packages, machines = _made_with(results)
+    return packages == [source["packages"]] and machines == source.get("machines")
+
+
+def _made_with(results: Path) -> tuple[list[Any], list[Any]]:
+    """Return the packages of a run's trainings and cells, and what numbers depend on of their machines, each once."""
+    made: list[tuple[Any, Any]] = []
+    for path in sorted(results.rglob(f"*{RECORD}")):
+        record = read_record(path)
+        if record["stage"] == "train":
+            made.append((record["versions"], record["machine"]))
+        elif record["stage"] == "evaluate":
+            cells = read_json(unchanged(path.parent / record["output"]))["cells"]
+            made += [(cell["made_with"], cell["made_on"]) for cell in cells]
+    machines = [{key: machine.get(key) for key in MACHINE} for _, machine in made]
+    return _distinct(packages for packages, _ in made), _distinct(machines)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return [parse_json(text) for text in sorted({canonical_json(value) for value in values})]
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[tuple[str, ...], dict[str, str]]]:
@@ -156,7 +199,7 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
 
 
 def source_of(plan: Plan, results: Path) -> dict[str, Any]:
-    """What the tables of a run come from: configuration of every stage, code of every module, packages, commit.
+    """What the tables of a run come from: configuration and code of every stage, packages, machines, commit.
 
     Args:
         plan: of the configuration here.
@@ -192,6 +235,7 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
         "stages": code,
         "code": {name: module_digest(name) for name in sorted({name for names in code.values() for name in names})},
         "packages": surroundings.versions(),
+        "machines": _made_with(results)[1],
     }
 
 
@@ -239,6 +283,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             ]
             yield f"code: module {name} ({', '.join(stages)})"
     yield from (f"package {change}" for change in _keys(old["packages"], new["packages"], ""))
+    yield from (f"machine {change}" for change in _keys(old.get("machines"), new.get("machines"), ""))
     if old["commit"] != new["commit"]:
         yield f"commit {old['commit']} → {new['commit']}"
 

@@ -12,7 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lensflow.files import MANIFEST, RECORD, Journal, checked, current_digest, journal, record_of, relative, write_json
+from lensflow.files import (
+    MANIFEST,
+    RECORD,
+    Journal,
+    checked,
+    current_digest,
+    journal,
+    record_of,
+    relative,
+    spans,
+    write_json,
+)
 from lensflow.surroundings import commit, machine, versions
 from lensflow.workflow import code_digest, method_digest
 
@@ -51,6 +62,7 @@ def recording(stage: str, module: str, arguments: Mapping[str, Any]) -> Iterator
             "config": without_places(config),
             "seed": config.get("seed"),
             "inputs": inputs,
+            "lines": _used(kept, made, inputs),
             "sources": sources,
             "outputs": _written(kept, made),
             "code": {"commit": commit(), "digest": code},
@@ -76,6 +88,12 @@ def _read(kept: Journal, made: Path) -> tuple[dict[str, str], list[dict[str, str
         else:
             sources.append({"name": path.name, "sha256": sha256})
     return inputs, sources
+
+
+def _used(kept: Journal, made: Path, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the lines of inputs that a stage said it used: path -> spans."""
+    lines = {relative(path, made.parent): spans(numbers) for path, numbers in kept.lines.items()}
+    return {name: numbers for name, numbers in lines.items() if name in inputs}
 
 
 def _written(kept: Journal, made: Path) -> dict[str, str]:

@@ -95,6 +95,7 @@ def build_report(
     sections: Sequence[Section],
     timings: Sequence[Timing],
     checkpoints: Sequence[Mapping[str, Any]],
+    trees: Mapping[str, str],
     versions: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> None:
@@ -128,6 +129,7 @@ def build_report(
         base=BASE,
         timings=timings,
         checkpoints=checkpoints,
+        trees=trees,
         columns=list(dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint)),
         versions=versions,
         config=json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) if config else "",

@@ -57,7 +57,9 @@ class _Cell(Strict):
     cell: str
     ids: list[str]
     scores: list[_Score]
-    made_with: dict[str, str] = Field(default_factory=dict)  # package -> version; not in judged.json
+    # Package -> version, and the machine as records name it; not in judged.json.
+    made_with: dict[str, str] = Field(default_factory=dict)
+    made_on: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:

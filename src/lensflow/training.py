@@ -23,7 +23,7 @@ from lensflow.config import Extraction, Pooling, Setting
 from lensflow.corpora import Text, check_aligned, read_texts
 from lensflow.decoders import CPU, batches_by_length, layers_of, load_top_layers, only_rows, tap_layers
 from lensflow.errors import LensflowError
-from lensflow.files import atomic_path, canonical_json, digest, write_jsonl
+from lensflow.files import atomic_path, canonical_json, digest, used, write_jsonl
 from lensflow.methods import Trained
 from lensflow.methods.lens import Lens
 from lensflow.objective import LensObjective, objective
@@ -181,8 +181,8 @@ class LensTrainer:
         self.config, self.setting, self.seed = config, setting, seed
         self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
         central = caches[setting.central]
-        used = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
-        self.units = {split: self._units(indices) for split, indices in used.items()}
+        self.indices = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
+        self.units = {split: self._units(indices) for split, indices in self.indices.items()}
         if not self.units["train"]:
             raise LensflowError("the training corpus has no text in its train split")
         self.steps_per_epoch = math.ceil(len(self.units["train"]) / config.batch_size)
@@ -418,6 +418,8 @@ def train(
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
 
     trainer = LensTrainer(config, setting, seed, stack, caches, target, extraction.pooling)
+    for language, cache in caches.items():
+        used(texts[language], [cache.texts[index].line for indices in trainer.indices.values() for index in indices])
     scratch = output.parent / ".training.safetensors"
     trainer.run(scratch, output.parent.parent.name)
 

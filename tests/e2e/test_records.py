@@ -205,6 +205,16 @@ def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
     assert path.read_bytes() == before
 
 
+def test_records_name_the_lines_that_went_into_a_result(chain):
+    def lines(output: str) -> dict[str, str]:
+        found = read_json(chain.results / f"{output}{RECORD}")["lines"]
+        return {Path(name).name: numbers for name, numbers in found.items()}
+
+    assert lines(f"{STATES}/zh.safetensors") == {"zh.jsonl": "1-8"}  # train and dev
+    assert lines("tiny/en-zh/subspaces.safetensors") == {"en.jsonl": "1-6", "zh.jsonl": "1-6"}
+    assert lines(f"{RUN}/delta.safetensors") == {"en.jsonl": "1-8", "zh.jsonl": "1-8"}
+
+
 def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     capsys.readouterr()
     assert cli.main(["verify"]) == 0
@@ -213,8 +223,11 @@ def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     tree = capsys.readouterr().out
     for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
         assert name in tree
+    (line,) = re.findall(r"results/data/mine/\w\w\.jsonl .*", tree)
+    assert line.endswith(", lines 9-11")  # of 6 for training, 2 for dev, 3 for test
     assert cli.main(["crate", "--output", "crate"]) == 0
     assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
     page = (chain.results / "report.html").read_text()
+    assert f"results/{RUN}/delta.safetensors" in page and ", lines 9-11" in page
     record = read_json(chain.results / f"{BASE}/scores.json{RECORD}")
     assert record["started"] in page and record["machine"]["platform"] in page

@@ -116,6 +116,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
         timings=[],
         checkpoints=[{"method": "lens", "weights": "0123456789abcdef" * 4}],
+        trees={"tiny duo lens 0": f"results/scores.json\n  {EVIL}"},
         versions={"torch": "2"},
         config={"title": EVIL},
     )

@@ -58,10 +58,10 @@ def test_what_is_written_is_what_is_read(tmp_path):
     output = tmp_path / "out" / "zh.jsonl"
     pair_data(write(tmp_path / "corpus"), "zh", output)
     assert read_texts(output, ["dev", "train"]) == [
-        Text("train-0", "train", "train-0 in zh"),
-        Text("train-1", "train", "train-1 in zh"),
-        Text("dev-0", "dev", "dev-0 in zh"),
-        Text("dev-1", "dev", "dev-1 in zh"),
+        Text("train-0", "train", "train-0 in zh", 1),
+        Text("train-1", "train", "train-1 in zh", 2),
+        Text("dev-0", "dev", "dev-0 in zh", 3),
+        Text("dev-1", "dev", "dev-1 in zh", 4),
     ]
     assert [text.id for text in read_texts(output, ["test"])] == ["test-0", "test-1"]
     origin = {"path": "corpus", "config": None, "split": None, "local": True, "revision": None}
@@ -111,8 +111,8 @@ def test_a_row_of_another_shape(tmp_path, row):
 
 
 def test_aligned_languages_hold_the_same_items_in_one_order():
-    texts = [Text(name, "train", name) for name in "abc"]
-    translated = [Text(name, "train", name.upper()) for name in "abc"]
+    texts = [Text(name, "train", name, line) for line, name in enumerate("abc", start=1)]
+    translated = [Text(name, "train", name.upper(), line) for line, name in enumerate("abc", start=1)]
     check_aligned({"en": texts, "zh": translated})
     with pytest.raises(LensflowError, match="en and sw do not hold the same items"):
         check_aligned({"en": texts, "zh": translated, "sw": translated[::-1]})
@@ -196,6 +196,11 @@ def test_a_column_that_says_each_rows_language(tmp_path):
         (COLUMNS, {"languages": {"zh": "chi"}}, r", item 1: no column 'chi'; it has en, key, zh$"),
         (COLUMNS, {"id": "name"}, r", item 1: no column 'name'; it has "),
         ([*COLUMNS[:1], {"key": "x", "zh": " "}, *COLUMNS], {}, r", item 2: the prompt is empty; choose other columns"),
+        (
+            [*COLUMNS[:1], *COLUMNS],
+            {"id": "key"},
+            r", item 2: id 'k0' \(key\) is that of item 1; choose another column",
+        ),
         (COLUMNS, {"config": "other"}, r": no configuration 'other'; it has 'all'$"),
         (COLUMNS, {"split": "test"}, r": no split 'test'; it has 'train'$"),
     ],

@@ -1,6 +1,7 @@
 """Atomic files and digests."""
 
 import hashlib
+import itertools
 import json
 import resource
 from pathlib import Path
@@ -19,6 +20,7 @@ from lensflow.files import (
     read_entry,
     read_json,
     read_jsonl,
+    spans,
     write_entry,
     write_json,
     write_jsonl,
@@ -112,6 +114,14 @@ def test_bad_json(tmp_path, content, message):
         read_json(path)
 
 
+@given(lines=st.sets(st.integers(1, 40)))
+def test_spans_name_every_line_once(lines):
+    parts = [[int(end) for end in part.split("-")] for part in spans(lines).split(", ") if part]
+    assert [line for part in parts for line in range(part[0], part[-1] + 1)] == sorted(lines)
+    # As few as can be: between two spans is a gap.
+    assert all(after[0] > before[-1] + 1 for before, after in itertools.pairwise(parts))
+
+
 @given(value=st.dictionaries(st.text(), JSON, min_size=2))
 def test_equal_values_have_one_digest(value):
     turned = dict(reversed(value.items()))
@@ -139,7 +149,9 @@ def test_an_entry_of_a_cache_comes_back(tmp_path_factory, value):
     assert read_entry(path) == value
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"value": 1}', b'{"sha256": "0", "value": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"value": 1}', b'{"sha256": "0", "value": 1}', b"\xff", b"[" * 200_000]
+)
 def test_a_damaged_entry_is_set_aside_and_said(tmp_path, caplog, content):
     path = tmp_path / "entry.json"
     assert read_entry(path) is None and not caplog.text

@@ -15,7 +15,7 @@ import tiny
 from lensflow import deltas, finetuning
 from lensflow.config import AnyMethod, ChatPrompt, PlainPrompt, Setting, parse
 from lensflow.errors import LensflowError
-from lensflow.files import write_jsonl
+from lensflow.files import journal, write_jsonl
 from lensflow.finetuning import IGNORED, Example, answered, collate, cut, plain
 from lensflow.methods import Run, module_of
 from lensflow.prompts import PromptTokenizer
@@ -173,6 +173,21 @@ def test_qalign_learns_to_translate_into_the_central_language(run, monkeypatch):
     counted = [token for token, flag in zip(example.ids, example.counted, strict=True) if flag]
     assert tokenizer.decode(counted) == " en train 1?"
     assert counted[-1] == EOS
+
+
+@pytest.mark.parametrize(
+    ("keys", "lines"),
+    [
+        ({"kind": "sft", "examples": 2}, {"zh": {1, 2}, "sw": {1, 2}}),
+        ({"kind": "cpt", "examples": 3}, {code: {1, 2, 3, 10, 11, 12} for code in ("zh", "sw")}),
+        ({"kind": "qalign"}, {code: set(range(1, 13)) for code in tiny.LANGUAGES}),
+    ],
+)
+def test_the_lines_that_are_used_are_noted(run, monkeypatch, keys, lines):
+    this = run(**keys)
+    with journal() as kept:
+        learnt_from(this, monkeypatch)
+    assert kept.lines == {this.texts[code]: numbers for code, numbers in lines.items()}
 
 
 def test_a_long_example_is_cut():

@@ -1,6 +1,7 @@
 """Records of a made-up run: where a number comes from, what is wrong with a folder, and the run as an RO-Crate."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,20 +9,26 @@ from pathlib import Path
 import pytest
 from rocrate.rocrate import ROCrate
 
-from lensflow import cli
-from lensflow.files import RECORD, digest, file_digest, write_entry, write_text
+from lensflow import cli, provenance
+from lensflow.files import RECORD, digest, file_digest, used, write_entry, write_text
 from lensflow.records import recording
-from lensflow.surroundings import versions
+from lensflow.surroundings import machine, versions
 
 PLACES = [(method, language) for method in ("base", "lens") for language in ("en", "zh", "sw")]
-OTHERS = {"zh": {"torch": "1.0"}}  # packages that made a cell of that language, and not the run that has it
+# Packages and processor that made a cell of that language, and not the run that has it.
+OTHERS = {"zh": {"torch": "1.0"}}
+ELSEWHERE = {"zh": {"cpu": "Z80"}}
 COMPARED = "backbone,setting,method,seeds,benchmark,metric,language,value\n"
 
 
-def stage(name: str, output: str, *inputs: str, files: dict[str, str], config: dict | None = None) -> None:
-    """Do what a stage does: read, write, leave a record."""
+def stage(
+    name: str, output: str, *inputs: str, files: dict[str, str], config: dict | None = None, lines: dict | None = None
+) -> None:
+    """Do what a stage does: read, write, leave a record, maybe with the lines that it used."""
     given = {"output": Path(output), "config": json.dumps(config or {}), "inputs": [Path(path) for path in inputs]}
     with recording(name, "files", given):
+        for path, numbers in (lines or {}).items():
+            used(Path(path), numbers)
         for path, text in files.items():
             write_text(Path(path), text)
 
@@ -43,23 +50,44 @@ def results(tmp_path, monkeypatch) -> Path:
     stage("prepare_backbone", backbone, files={backbone: json.dumps({"files": listing, "weights": ""})}, config=source)
     texts = [f"results/data/mine/{code}.jsonl" for code in ("en", "zh", "sw")]
     for path in texts:
-        stage("pair_data", path, "corpus/train.jsonl", files={path: path})
+        rows = [{"id": f"{split}-{n}", "split": split} for split in ("train", "dev", "test") for n in range(3)]
+        stage("pair_data", path, "corpus/train.jsonl", files={path: "".join(json.dumps(row) + "\n" for row in rows)})
+    items = "results/benchmarks/quiz/zh.jsonl"
+    # Ids that texts have, too.
+    rows = [{"id": f"test-{n}", "split": split} for n, split in ((7, "items"), (0, "items"), (0, "fewshot"))]
+    stage("fetch_items", items, files={items: "".join(json.dumps(row) + "\n" for row in rows)})
     run = "results/tiny/trio/lens/seed0"
     method = {"method": {"kind": "lens", "lr": 0.5}, "seed": 0}
-    stage("train", f"{run}/delta.safetensors", backbone, *texts, files={f"{run}/delta.safetensors": "d"}, config=method)
+    learnt = {path: [1, 2, 4] for path in texts[1:]}
+    delta = f"{run}/delta.safetensors"
+    stage("train", delta, backbone, *texts, files={delta: "d"}, config=method, lines=learnt)
     exported = f"{run}/checkpoint/manifest.json"
     empty = json.dumps({"files": {}, "weights": ""})
     stage("export_checkpoint", exported, backbone, f"{run}/delta.safetensors", files={exported: empty})
     base = "results/tiny/none/base/seed0"
     for folder, manifest in ((base, backbone), (run, exported)):
         samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
+        asked = {"ids": ["test-0", "test-1"]}
         cells = [
-            {"benchmark": "generation", "language": code, "made_with": versions() | OTHERS.get(code, {})}
+            {
+                "benchmark": "generation",
+                "language": code,
+                "made_with": versions() | OTHERS.get(code, {}),
+                "made_on": machine() | ELSEWHERE.get(code, {}),
+            }
+            | asked
             for code in ("en", "zh", "sw")
-        ]
+        ] + [{"benchmark": "quiz", "language": "zh", "ids": ["test-0"]}]
         scores = {f"{folder}/scores.json": json.dumps({"cells": cells})}
-        stage("evaluate", f"{folder}/scores.json", manifest, *texts, files=samples | scores)
+        samples[f"{folder}/samples/quiz.zh.jsonl"] = "q"
+        asking = {"benchmark": {"corpus": "mine", "split": "test"}, "languages": ["en", "zh", "sw"]}
+        quiz = {"name": "quiz", "benchmark": {"task": "quiz"}, "languages": ["zh"]}
+        given = {"cells": [asking | {"name": "generation"}, quiz]}
+        stage("evaluate", f"{folder}/scores.json", manifest, *texts, items, files=samples | scores, config=given)
     shutil.rmtree(f"{run}/checkpoint")
+    judged = {f"{run}/judged.json": "{}", f"{run}/verdicts/quiz.zh.jsonl": "v"}
+    judging = {"benchmarks": [{"name": "quiz", "benchmark": {"judge": {"model": "strict"}}, "languages": ["zh"]}]}
+    stage("judge", f"{run}/judged.json", f"{run}/scores.json", files=judged, config=judging)
     rows = "backbone,setting,method,seed,benchmark,metric,language,n,value,low,high,weights,cell\n"
     compared = COMPARED
     for method_name, language in PLACES:
@@ -67,6 +95,7 @@ def results(tmp_path, monkeypatch) -> Path:
         rows += f"tiny,{setting},{method_name},0,generation,fidelity,{language},9,0.5,0.4,0.6,w,c{language}\n"
         compared += f"tiny,trio,{method_name},0,generation,fidelity,{language},0.5\n"
     compared += "tiny,trio,lens,0,generation,fidelity,targets,0.5\n"
+    rows += "tiny,trio,lens,0,quiz,rating,zh,1,1,0.2,1,w,q\n"
     csv = {"results/scores.csv": rows, "results/comparisons.csv": compared, "results/sweeps.csv": COMPARED}
     stage("collect_scores", "results/scores.csv", f"{base}/scores.json", f"{run}/scores.json", files=csv)
     tables = {"results/tables/main.csv": compared, "results/tables/cost.csv": "a\n1\n"}
@@ -79,7 +108,7 @@ def results(tmp_path, monkeypatch) -> Path:
 def test_a_cell_that_other_packages_made_says_which(results, capsys):
     lines = said(capsys, "trace", "results/tables/main.csv:6:value")
     (line,) = [line for line in lines if "generation.zh.jsonl" in line]
-    assert line.endswith("cell czh, made with torch 1.0")
+    assert line.endswith("cell czh, made with torch 1.0, on Z80")
     lines = said(capsys, "trace", "results/tables/main.csv:5:value")
     (line,) = [line for line in lines if "samples" in line]
     assert line.endswith("cell cen")
@@ -128,10 +157,67 @@ def test_a_cell_is_followed_to_the_data_and_the_backbone(results, capsys):
         (8, "results/tiny/backbone/manifest.json"),
     ]
     assert list(zip(*shown, strict=True)) == expected, tree
+    assert files_in(lines, "data") == [
+        "mine/zh.jsonl, lines 7-8",
+        "mine/en.jsonl",
+        "mine/sw.jsonl, lines 1-2, 4",
+        "mine/zh.jsonl, lines 1-2, 4, see above",
+    ]
     assert lines[0] == "value = 0.5 (tiny trio lens generation fidelity zh)"
     assert "row 6" in lines[1] and "row 6" in lines[2]
     assert '"name":"some/model"' in tree and '{"kind":"lens","lr":0.5}, seed 0' in tree
     assert file_digest(results / "tiny/trio/lens/seed0/delta.safetensors")[:12] in tree
+
+
+def files_in(lines: list[str], folder: str) -> list[str]:
+    """What a trace says of the files in a folder of the results, without digests and stages."""
+    said = [line.strip().removeprefix(f"results/{folder}/") for line in lines if f"results/{folder}/" in line]
+    return [re.sub(r" [0-9a-f]{12}( \(.*?\))?", "", line) for line in said]
+
+
+def test_a_cell_of_a_data_set_names_its_items_and_examples(results, capsys):
+    lines = said(capsys, "trace", "results/scores.csv:8:value")
+    assert files_in(lines, "benchmarks") == ["quiz/zh.jsonl, lines 2, examples among lines 3"]
+    assert files_in(lines, "data")[0] == "mine/en.jsonl"  # of the training
+    assert not any("lines 7" in line for line in lines)
+    shown = files_in(lines, "tiny/trio")
+    assert shown[:3] == [
+        f"lens/seed0/{name}" for name in ("samples/quiz.zh.jsonl, cell q", "verdicts/quiz.zh.jsonl", "judged.json")
+    ]
+    assert '  judge of quiz {"model":"strict"}' in "\n".join(lines)
+
+
+def test_lines_are_of_the_texts_that_were_read(results, capsys):
+    path = "results/data/mine/zh.jsonl"
+    stage("pair_data", path, "corpus/train.jsonl", files={path: '{"id": "test-0", "split": "test"}\n'})
+    lines = said(capsys, "trace", "results/tables/main.csv:6:value")
+    assert files_in(lines, "data")[0] == "mine/zh.jsonl, since then written anew"
+
+
+def test_a_trace_from_another_folder(results, capsys, monkeypatch):
+    there = said(capsys, "trace", "results/tables/main.csv:6:value")
+    (results.parent / "notes").mkdir()
+    monkeypatch.chdir(results.parent / "notes")
+    assert said(capsys, "trace", "../results/tables/main.csv:6:value") == there
+
+
+def test_scores_that_are_gone(results, capsys):
+    (results / "tiny/trio/lens/seed0/scores.json").unlink()
+    lines = said(capsys, "trace", "results/tables/main.csv:6:value")
+    assert files_in(lines, "data")[:3] == [f"mine/{code}.jsonl" for code in ("en", "sw", "zh")]
+
+
+def test_texts_that_are_gone_are_named_without_lines(results, capsys):
+    (results / "data/mine/zh.jsonl").unlink()
+    lines = said(capsys, "trace", "results/tables/main.csv:6:value")
+    assert files_in(lines, "data")[0] == "mine/zh.jsonl"
+
+
+def test_all_that_the_scores_of_a_checkpoint_were_made_of(results):
+    lines = provenance.tree(results / "tiny/none/base/seed0/scores.json", results).splitlines()
+    assert files_in(lines, "data") == [f"mine/{code}.jsonl, lines 7-8" for code in ("en", "sw", "zh")]
+    assert files_in(lines, "benchmarks") == ["quiz/zh.jsonl, lines 2, examples among lines 3"]
+    assert files_in(lines, "tiny/none")[0] == "base/seed0/scores.json"
 
 
 def test_a_mean_over_languages_is_that_of_the_targets(results, capsys):
@@ -161,9 +247,13 @@ def test_base_stands_in_no_setting(results, capsys):
             "rows of scores.csv, comparisons.csv, versus.csv, sweeps.csv, tables/main.csv can be",
         ),
         ("elsewhere/scores.csv:2:n", "elsewhere/scores.csv: no such file"),
+        ("empty/scores.csv:2:n", "empty/scores.csv: not a CSV table (No columns to parse from file); make it again"),
+        ("odd/scores.csv:2:n", "odd/scores.csv: no column 'backbone'; make the table again"),
     ],
 )
 def test_what_cannot_be_traced(results, capsys, place, message):
+    write_text(Path("empty/scores.csv"), "")
+    write_text(Path("odd/scores.csv"), "n\n1\n")
     (line,) = said(capsys, "trace", place, code=2)
     assert message in line
 

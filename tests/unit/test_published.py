@@ -11,9 +11,9 @@ import pytest
 from lensflow import cli, published
 from lensflow.config import read
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json, write_text
+from lensflow.files import file_digest, read_json, write_json, write_text
 from lensflow.records import recording
-from lensflow.surroundings import versions
+from lensflow.surroundings import machine, versions
 from lensflow.workflow import Plan, code_digest, module_digest, modules
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def ran(results: Path, config: Path) -> Path:
             stages.append(("train", "cost", "delta.safetensors", plan.train(checkpoint)))
         for stage, module, name, stage_config in stages:
             with recording(stage, module, {"output": run / name, "config": json.dumps(stage_config)}):
-                write_text(run / name, json.dumps({"cells": [{"made_with": versions()}]}))
+                write_text(run / name, json.dumps({"cells": [{"made_with": versions(), "made_on": machine()}]}))
     with recording(
         "collect_scores", "scores", {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
     ):
@@ -89,9 +89,39 @@ def test_a_count_that_depends_on_the_answers(tmp_path, capsys):
 def test_a_value_inside_of_its_interval(old, tmp_path, capsys, value):
     results = write(tmp_path / "results", value=value, p=0.5)
     found, _ = published.compare(old, results)
-    assert [difference.inside for difference in found] == [True, True]  # p follows the value
+    assert [difference.allowed for difference in found] == [True, True]  # p follows the value
     assert cli.main(["compare-tables", str(old), str(results)]) == 0
     assert "ok: 10 values, 8 the same, 2 inside of their published intervals" in capsys.readouterr().out
+
+
+def test_on_the_same_platform_nothing_may_differ(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
+    assert cli.main(["accept-tables", str(results), str(folder), "--configfile", str(SMALLEST)]) == 0
+    compare = ["compare-tables", str(folder), str(results)]
+    assert cli.main(compare) == 0
+    assert "ok: 10 values, all the same, as they must be on this platform" in capsys.readouterr().out
+    write(results, value=0.96)
+    assert cli.main(compare) == 2
+    assert "zh: value 0.97 → 0.96, inside [0.93, 0.99], but on the same platform\n" in capsys.readouterr().out
+    # As of a cell that another machine left in the cache.
+    (scores, *_) = results.rglob("scores.json")
+    record, content = scores.with_name("scores.json.record.json"), scores.read_text()
+    before = record.read_text()
+    scores.write_text(content.replace('"cpu_digest": "', '"cpu_digest": "0'))
+    write_json(record, read_json(record) | {"outputs": {"scores.json": file_digest(scores)}})
+    assert cli.main(compare) == 0
+    scores.write_text(content)
+    record.write_text(before)
+    source = read_json(folder / "source.json")
+    for other in (
+        {"packages": source["packages"] | {"torch": "2.0"}},
+        {"machines": [source["machines"][0] | {"cpu_digest": "0"}]},
+        {"machines": [source["machines"][0] | {"threads": 64}]},
+    ):
+        write_json(folder / "source.json", source | other)
+        assert cli.main(compare) == 0
+        assert "8 the same, 2 inside of their published intervals" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -111,7 +141,7 @@ def test_a_value_inside_of_its_interval(old, tmp_path, capsys, value):
 def test_what_else_differs(old, tmp_path, changes, shown):
     found, _ = published.compare(old, write(tmp_path / "results", **changes))
     assert {difference.what for difference in found} == {shown}
-    assert not any(difference.inside for difference in found)
+    assert not any(difference.allowed for difference in found)
 
 
 def test_a_value_without_an_interval_must_be_the_same(tmp_path):
@@ -121,7 +151,7 @@ def test_a_value_without_an_interval_must_be_the_same(tmp_path):
     assert lines(old, same) == []
     found, _ = published.compare(old, other)
     assert {difference.what for difference in found} == {"value 0.97 → 0.971, no interval"}
-    assert not any(difference.inside for difference in found)
+    assert not any(difference.allowed for difference in found)
 
 
 def test_rows_and_columns_that_come_and_go(old, tmp_path):
@@ -200,7 +230,7 @@ def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     assert cli.main(arguments) == 0
     write(results, value=0.96)
     assert cli.main(arguments) == 0
-    assert "moved by nothing in configuration, code or packages: another machine?" in capsys.readouterr().out
+    assert "moved by nothing in configuration, code, packages or machine" in capsys.readouterr().out
 
 
 def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monkeypatch):
@@ -251,7 +281,7 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     path = next(results.rglob("scores.json"))
     record = read_json(path.with_name("scores.json.record.json"))
     with recording("evaluate", "evaluation", {"output": path, "config": json.dumps(record["config"])}):
-        write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}}]}))
+        write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
     assert cli.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
     assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
 

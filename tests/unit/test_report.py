@@ -60,6 +60,7 @@ def content(tmp_path):
         ],
         "timings": [Timing(f"16 cores {EVIL}", ["measure", "ratio"], [["training <b>", "7.1x"]])],
         "checkpoints": [{"method": "lens", "lr": 1e-5}, {"method": EVIL, "steps": 20}],
+        "trees": {"tiny duo lens 0": f"results/scores.json\n  {EVIL}"},
         "versions": {"torch": "2.13.0+cpu", "evil": EVIL},
         "config": {"title": EVIL, "kept": ["<b>"]},
     }
@@ -88,8 +89,8 @@ def test_foreign_text_is_shown_and_not_run(page):
     assert len(page.find("script")) == 1  # the filter
     assert len(page.find("img")) == 1
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    # title twice, overview, timings, checkpoints, versions, configuration, samples
-    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 1 + 3
+    # title twice, overview, timings, checkpoints, what one was made of, versions, configuration, samples
+    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 1 + 1 + 3
 
 
 def test_languages_directions_and_marks(page):
@@ -141,6 +142,7 @@ def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content
         "sections": [],
         "timings": [],
         "checkpoints": [],
+        "trees": {},
         "versions": {},
         "config": {},
     }

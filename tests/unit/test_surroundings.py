@@ -32,3 +32,17 @@ def test_versions_and_machine_name_neither_host_nor_user():
     machine = surroundings.machine()
     assert machine["cores"] == os.cpu_count() and machine["cpu"]
     assert platform.node() not in str(machine)
+
+
+def test_the_digest_of_a_processor(monkeypatch):
+    def digest(**keys):
+        lines = [
+            f"{key}\t: {value}" for key, value in ({"model": 17, "cpu MHz": 2000, "flags": "avx fma"} | keys).items()
+        ]
+        monkeypatch.setattr(surroundings, "_cpu_information", lambda: lines)
+        return surroundings.machine()["cpu_digest"]
+
+    assert digest() == digest(**{"cpu MHz": 3000})
+    assert len({digest(), digest(model=18), digest(flags="avx fma amx_bf16")}) == 3
+    monkeypatch.setattr(surroundings, "_cpu_information", list)
+    assert surroundings.machine()["cpu_digest"] is None

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM
 import tiny
 from lensflow import cli, fitting, parts, training
 from lensflow.config import Extraction
+from lensflow.corpora import read_texts
 from lensflow.decoders import layers_of, load_top_layers
 from lensflow.errors import LensflowError
+from lensflow.files import journal
 from lensflow.methods.lens import Lens
 from lensflow.objective import objective
 from lensflow.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
@@ -462,6 +464,16 @@ def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatc
     for name in ("delta.safetensors", "history.jsonl", "dev_states.safetensors"):
         assert (output.parent / name).read_bytes() == (undisturbed.parent / name).read_bytes(), (name, steps)
     assert not scratch.exists()
+
+
+def test_the_lines_that_are_used_are_noted(stages, tmp_path):
+    files = stages("llama")
+    texts = read_texts(files.texts["zh"], ["train", "dev"])
+    first = [text.id for text in texts if text.split == "train"][:3]
+    lines = {text.line for text in texts if text.split == "dev" or text.id in first}
+    with journal() as kept:
+        train(files, tmp_path, lens(examples=3))
+    assert kept.lines == {files.texts[language]: lines for language in files.setting("post_norm").languages}
 
 
 @pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"retain_on": "mean"}, {"lambda": 0.5}, {"seed": 1}])
