@@ -8,7 +8,7 @@ import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from babel import Locale
@@ -144,11 +144,16 @@ def script_masks(tokens: Sequence[str], language: str) -> tuple[NDArray[np.bool_
     target = scripts(language)
     if target == LATIN:
         raise LensflowError(f"language {language!r}: written in Latin script, so it has no script mass; leave it out")
-    found = [frozenset(scripts_in(token)) for token in tokens]
+    found = _scripts_of(tuple(tokens))
     return (
         np.array([bool(names) and names <= target for names in found], dtype=np.bool_),
         np.array([names == LATIN for names in found], dtype=np.bool_),
     )
+
+
+@lru_cache(maxsize=1)  # a second or so for 262 k entries, which every language of an evaluation needs
+def _scripts_of(tokens: tuple[str, ...]) -> list[frozenset[str]]:
+    return [frozenset(scripts_in(token)) for token in tokens]
 
 
 def _parse(language: str) -> tuple[str, str]:

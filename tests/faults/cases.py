@@ -14,12 +14,15 @@ from project import TRAINED, Project, Run, flip, own_disk, truncate
 OUTPUTS = {
     "prepare_backbone": ("tiny/backbone",),
     "pair_data": ("data",),
+    "fetch_items": ("benchmarks",),
     "extract_hidden_states": ("tiny/hidden_states",),
     "fit_subspaces": ("tiny/pair/subspaces.safetensors",),
     "train": ("tiny/pair/lens-tiny",),
     "export_checkpoint": (),
     "evaluate": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples", "cells"),
+    "judge": ("tiny/*/*/seed0/judged.json", "tiny/*/*/seed0/verdicts", "verdicts"),
     "collect_scores": ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv"),
+    "resolve_config": ("config.json",),
     "make_table": ("tables",),
     "make_figures": ("figures",),
     "report": ("report.html",),
@@ -28,12 +31,15 @@ OUTPUTS = {
 LAST_MOMENT = {
     "prepare_backbone": ("*/backbone/manifest.json", 1),
     "pair_data": ("*/data/small/en.jsonl", 1),
+    "fetch_items": ("*/benchmarks/cldr/en.jsonl", 1),
     "extract_hidden_states": ("*/hidden_states/small/en.safetensors", 1),
     "fit_subspaces": ("*/subspaces.safetensors", 1),
     "train": ("*/delta.safetensors", 1),
     "export_checkpoint": ("*/checkpoint/manifest.json", 1),
     "evaluate": ("*/cells/*.json", 3),
+    "judge": ("*/verdicts/*.json", 2),
     "collect_scores": ("*/comparisons.csv", 1),
+    "resolve_config": ("*results/config.json", 1),
     "make_table": ("*/main.tex", 1),
     "make_figures": ("*/figures/*", 3),
     "report": ("*/report.html", 1),
@@ -221,6 +227,7 @@ def out_of_memory(stage: str) -> Case:
 # Kind of file -> where it lies, and the stage that reads it again.
 FILES = {
     "texts": ("results/data/small/zh.jsonl", "evaluate"),
+    "items": ("results/benchmarks/cldr/zh.jsonl", "evaluate"),
     "backbone's weights": ("model/model-00002-of-*.safetensors", "evaluate"),
     "backbone's tokenizer": ("model/tokenizer.json", "evaluate"),
     "backbone's manifest": ("results/tiny/backbone/manifest.json", "evaluate"),
@@ -229,6 +236,9 @@ FILES = {
     "delta": (f"{TRAINED}/delta.safetensors", "evaluate"),
     "intervention": (f"{TRAINED}/intervention.safetensors", "evaluate"),
     "cell": ("results/cells/*/*.json", "evaluate"),
+    "verdict": ("results/verdicts/*/*.json", "judge"),
+    "judged answers": (f"{TRAINED}/samples/talk.en.jsonl", "judge"),
+    "ratings": (f"{TRAINED}/judged.json", "collect_scores"),
     "scores": (f"{TRAINED}/scores.json", "collect_scores"),
     "scores.csv": ("results/scores.csv", "report"),
     "comparisons.csv": ("results/comparisons.csv", "make_table"),
@@ -237,8 +247,14 @@ FILES = {
     "history": (f"{TRAINED}/history.jsonl", "make_figures"),
     "dev states": (f"{TRAINED}/dev_states.safetensors", "make_figures"),
     "samples": (f"{TRAINED}/samples/answers.zh.jsonl", "report"),
-    "configuration of a training": (f"{TRAINED}/config.json", "collect_scores"),
+    "versus.csv": ("results/versus.csv", "make_table"),
+    "sweeps.csv": ("results/sweeps.csv", "make_figures"),
+    "figure": ("results/figures/tiny.pair/*.svg", "report"),
+    "record": (f"{TRAINED}/delta.safetensors.record.json", "evaluate"),
 }
+
+
+CACHES = {"cell": "cells", "verdict": "verdicts"}  # kinds that a folder in the results keeps
 
 
 def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
@@ -246,12 +262,14 @@ def damaged(kind: str, damage: Callable[[Path], None]) -> Case:
 
     def play(project: Project) -> Generator[Run, None, None]:
         (path, *_) = sorted(project.root.glob(pattern))
-        unfinished(project, reader, keep="cells" if kind == "cell" else "")
+        unfinished(project, reader, keep=CACHES.get(kind, ""))
         before = path.read_bytes()
         damage(path)
         yield project.run(*target(reader))
         if pattern.startswith("model/"):
             path.write_bytes(before)
+        if kind == "record":
+            path.unlink(missing_ok=True)  # as the message says
         yield project.run(*target(reader))
 
     how = {truncate: "cut in half", flip: "one bit changed"}[damage]
@@ -322,8 +340,8 @@ def folder_moved(project: Project) -> Generator[Run, None, None]:
     yield project.run(TABLES)
 
 
-KILLED_SNAKEMAKE = ("extract_hidden_states", "train", "evaluate", "make_table")
-FULL = ("prepare_backbone", "pair_data", "extract_hidden_states", "train", "evaluate", "collect_scores", "report")
+KILLED_SNAKEMAKE = ("extract_hidden_states", "train", "evaluate", "judge", "make_table")
+FULL = tuple(stage for stage in OUTPUTS if stage not in ("fit_subspaces", "export_checkpoint", "resolve_config"))
 CASES = [
     *map(job_killed, OUTPUTS),
     Case("training killed half-way", "SIGKILL after nine steps, whose state was kept", training_killed),

@@ -1,13 +1,17 @@
 """A project of a user's: a very small random model through the real workflow, and what can happen to it."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ LANGUAGES = ("en", "zh")
 COUNTS = {"train": 12, "dev": 3, "test": 4}
 # What a wrong number would show in: everything with scores in it. What training took differs from run to run.
 COMPARED = (
+    "*/*/*/*/judged.json",
+    "*/*/*/*/verdicts/*",
     "scores.csv",
     "comparisons.csv",
     "versus.csv",
@@ -36,9 +42,36 @@ TRAINED = "results/tiny/pair/lens-tiny/seed0"
 TIMEOUT = 1800  # seconds, on a busy machine
 
 
-def configuration() -> dict[str, Any]:
-    """Two languages, base and one variant of Lens, one benchmark that generates and one that does not."""
+class _Verdicts(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        verdict = {"content": f"It is what it is. [[{1 + zlib.crc32(asked) % 10}]]"}
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps({"choices": [{"message": verdict}], "model": "judge"}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def judge() -> Iterator[str]:
+    """Start an endpoint that rates equal answers alike; yield its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Verdicts)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def configuration(judge: str) -> dict[str, Any]:
+    """Two languages, base and one variant of Lens, and a benchmark of each kind, one with the judge at an address."""
     source = {"kind": "folder", "path": "model"}
+    columns = ["category", "turns", "reference"]
+    questions = {"path": "my/talk", "columns": columns, "id": "question_id", "split": "test"}
     return {
         "title": "faults",
         "backbones": {"tiny": {"source": source, "license": "CC0-1.0", "prompt": {"format": "plain"}}},
@@ -48,14 +81,22 @@ def configuration() -> dict[str, Any]:
         "benchmarks": {
             "answers": {"kind": "generation", "corpus": "small", "split": "test", "max_new_tokens": 6},
             "held-out": {"kind": "likelihood", "corpus": "small", "split": "test"},
+            "talk": {
+                "kind": "mt_bench",
+                "dataset": questions,
+                "languages": {"en": "default"},
+                "judge": {"model": "judge", "base_url": judge},
+                "max_new_tokens": 6,
+            },
         },
-        "evaluation": {"engine": "hf", "dtype": "float32"},
+        "datasets_root": "datasets",
+        "evaluation": {"engine": "hf", "dtype": "float32", "limit": COUNTS["test"]},
         "runs": [
             {
                 "backbones": ["tiny"],
                 "settings": ["pair"],
                 "methods": ["base", "lens-tiny"],
-                "benchmarks": ["answers", "held-out"],
+                "benchmarks": ["answers", "held-out", "cldr", {"talk": ["en"]}],
             }
         ],
     }
@@ -70,12 +111,12 @@ class Project:
         config: what `run` runs with.
     """
 
-    def __init__(self, root: Path, server: Path) -> None:
+    def __init__(self, root: Path, server: Path, config: dict[str, Any]) -> None:
         self.root, self.server = root, server
-        self.config = configuration()
+        self.config = copy.deepcopy(config)
 
     @classmethod
-    def new(cls, root: Path, server: Path) -> "Project":
+    def new(cls, root: Path, server: Path, config: dict[str, Any]) -> "Project":
         """Write a project that has not run yet."""
         root.mkdir()
         for name in ("Snakefile", "workflow", "config", "profiles", "envs"):
@@ -87,7 +128,9 @@ class Project:
                 root / "corpus" / f"{split}.jsonl",
                 [row | {"prompt": {code: row["prompt"][code] for code in LANGUAGES}} for row in rows],
             )
-        return cls(root, server)
+        talk = {"question_id": 1, "category": "math", "turns": ["1 + 1?", "And 2 + 2?"], "reference": ["2", "4"]}
+        write_jsonl(root / "datasets/my/talk/test.jsonl", [talk])
+        return cls(root, server, config)
 
     def copy(self, root: Path) -> "Project":
         """Copy the project with Snakemake's records and the times of its files; links lead into the copy."""
@@ -98,7 +141,7 @@ class Project:
                 path.unlink()
                 path.symlink_to(root / target.relative_to(self.root))
                 os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
-        return Project(root, self.server)
+        return Project(root, self.server, self.config)
 
     def write_config(self) -> str:
         """Write the configuration; return the name of its file."""

@@ -17,7 +17,7 @@ from typing import Any
 import forks
 import pytest
 from cases import CASES, TABLES, Case
-from project import REPOSITORY, Project, Run, configuration, mountable
+from project import REPOSITORY, Project, Run, configuration, judge, mountable
 
 from lensflow.files import digest
 
@@ -53,24 +53,24 @@ def server() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project whose run was not disturbed."""
-    project = Project.new(tmp_path_factory.mktemp("faults") / "project", server)
-    run = project.run()
-    assert run.code == 0, run.output
-    return project
+    with judge() as address:
+        project = Project.new(tmp_path_factory.mktemp("faults") / "project", server, configuration(address))
+        run = project.run()
+        assert run.code == 0, run.output
+        yield project
 
 
 @pytest.fixture(scope="session")
 def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project], dict[str, bytes]]:
     """Give the numbers of an undisturbed run of a project's configuration, from nothing."""
-    known = {digest(configuration()): finished.numbers()}
+    known = {digest(finished.config): finished.numbers()}
 
     def of(project: Project) -> dict[str, bytes]:
         key = digest(project.config)
         if key not in known:
-            clean = Project.new(tmp_path_factory.mktemp("clean") / "project", project.server)
-            clean.config = project.config
+            clean = Project.new(tmp_path_factory.mktemp("clean") / "project", project.server, project.config)
             run = clean.run(TABLES)
             assert run.code == 0, run.output
             known[key] = clean.numbers()
@@ -112,7 +112,7 @@ def line(run: Run) -> str:
 @pytest.mark.slow
 def test_forked_stages_do_what_the_commands_do(finished: Project, tmp_path: Path) -> None:
     """The numbers that all others are compared with are those of the real command line."""
-    project = Project.new(tmp_path / "project", finished.server)
+    project = Project.new(tmp_path / "project", finished.server, finished.config)
     command = [sys.executable, "-m", "snakemake", "--configfile", project.write_config(), "--cores", "2", TABLES]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True)
