@@ -515,7 +515,7 @@ class Axis(Strict):
     """A key and its values."""
 
     key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")  # of the method, or, with `setting.`, of the setting
-    values: tuple[str | int | float, ...] = Field(min_length=1, strict=False)
+    values: tuple[str | int | float | None, ...] = Field(min_length=1, strict=False)
 
 
 class Sweep(Axis):

@@ -374,8 +374,9 @@ def evaluate(evaluator: Evaluator, cells: list[Cell], code: str, cache: Path, ou
             progress.set_postfix_str(f"{cell.name} {cell.language}")
             key, path = keys[cell.place], paths[cell.place]
             if cell.place in missing:
+                computed = evaluator.run(cell)
                 made = {"identity": identities[cell.place], "made_with": versions(), "made_on": machine()}
-                write_entry(path, made | evaluator.run(cell))
+                write_entry(path, made | computed)
             result = read_entry(path)
             write_jsonl(output.parent / "samples" / f"{cell.name}.{cell.language}.jsonl", result["samples"])
             place = {"benchmark": cell.name, "language": cell.language, "cell": key}

@@ -32,7 +32,10 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#0
 GREY = "#BBBBBB"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 DASHES = ("-", "--", "-.", ":")
+# The loss of a method without terms is another quantity, and has an axis of its own.
+OTHER_LOSS = "cross-entropy"
 TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
+TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats a token)"}
 WIDEST = 12.0  # inches that the report has room for
 LOG_SPAN = 20.0  # a term that spans more than this factor is drawn on a logarithmic axis
 STYLE = {
@@ -175,10 +178,12 @@ def trade_off(
         look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": GREY, "markeredgecolor": "black"}
         ax.plot(*base.place, **look, marker="o", label=base.method)
         series = {point.method: [("", point)] for point in points[1:]} | dict(curves)
-        for (label, marked), colour, marker in styles(series.items()):
+        for place, ((label, marked), colour, marker) in enumerate(styles(series.items())):
             ax.plot(*np.array([point.place for _, point in marked]).T, color=colour, linewidth=0.9)
+            # Once every marker has been used they are hollow, so that 20 can be told apart in grey.
+            hollow = place % (2 * len(MARKERS)) >= len(MARKERS)
             for number, (text, point) in enumerate(marked):
-                _point(ax, point, colour, marker, label if number == 0 else "")
+                _point(ax, point, colour, marker, hollow, label if number == 0 else "")
                 if text:
                     ax.annotate(text, point.place, xytext=(5, 5), textcoords="offset points", fontsize=7)
         if any(point.seeds for point in everything):
@@ -191,12 +196,14 @@ def trade_off(
     return figure
 
 
-def _point(ax: Axes, point: Point, colour: str, marker: str, label: str) -> None:
+def _point(ax: Axes, point: Point, colour: str, marker: str, hollow: bool, label: str) -> None:
     alone = np.reshape(point.seeds, (-1, 2))
-    ax.plot(*alone.T, linestyle="none", marker=marker, color=colour, markersize=3.5, alpha=0.8)
+    fill: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
+    ax.plot(*alone.T, linestyle="none", marker=marker, color=colour, markersize=3.5, alpha=0.8, **fill)
     x, y = point.place
     bars: dict[str, Any] = {"xerr": _paired(point.cost), "yerr": _paired(point.gain), "elinewidth": 0.9, "capsize": 2}
-    look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": colour, "markeredgecolor": "white"}
+    edge = {"markeredgecolor": colour if hollow else "white", "markeredgewidth": 1.5 if hollow else 1.0}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": colour, **edge, **fill}
     ax.errorbar(x, y, **bars, **look, marker=marker, label=label or None)
 
 
@@ -220,6 +227,7 @@ def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
     Raises:
         LensflowError: there is no history, or it has none of the terms.
     """
+    histories = {method: [_by_term(history) for history in of_method] for method, of_method in histories.items()}
     rows = [row for of_method in histories.values() for history in of_method for row in history]
     terms = [term for term in TERMS if any(row.get(term) is not None for row in rows)]
     if not terms:
@@ -250,6 +258,12 @@ def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
         means = ", means over seeds" if any(len(of_method) > 1 for of_method in histories.values()) else ""
         figure.suptitle(f"Training: batches (lines) and unseen dev texts (markers){means}", fontsize=10)
     return figure
+
+
+def _by_term(history: History) -> History:
+    if any("pull" in row for row in history):
+        return history
+    return [{OTHER_LOSS if key == "loss" else key: value for key, value in row.items()} for row in history]
 
 
 def _mean_over_seeds(of_method: Sequence[History], term: str, split: str) -> NDArray[np.float64]:

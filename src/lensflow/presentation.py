@@ -42,7 +42,10 @@ FIGURES = {
     f"{tables.TOLD} is told the prompt's language",
     "training": "Training curves, means over seeds; markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
-    "retrieval": "Retrieval of parallel texts by layer, with and without the specific subspace, with 95 % bands",
+    "retrieval": (
+        "Retrieval of parallel texts by layer, with and without the specific subspace, fitted on most of them, "
+        "with 95 % bands"
+    ),
     "spectrum": "Spectrum of the differences between the language means, by layer",
     "cosines": "Cosines of the languages' directions",
 }
@@ -162,14 +165,15 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
         figures.save(figures.fidelity(block), folder / "fidelity")
-    points = _points(block, pd.read_csv(checked(inputs.scores)))
+    scores = pd.read_csv(checked(inputs.scores))
+    points = _points(block, scores)
     axes = (
         f"negative log-likelihood in {block.central}, nats a token",
         f"fidelity, mean over {tables.TARGETS}" if len(block.targets) > 1 else f"fidelity in {block.targets[0]}",
     )
     if len(points) > 1:
         figures.save(figures.trade_off(points, axes, {}), folder / "front")
-    for name, curves in _sweeps(block, points, inputs.sweeps):
+    for name, curves in _sweeps(block, points, inputs.sweeps, scores):
         figures.save(figures.trade_off(points[:1], axes, curves), folder / f"sweep.{name}")
     histories: dict[str, list[figures.History]] = {}
     for path in inputs.histories:
@@ -231,11 +235,6 @@ def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
         benchmark = next((row.benchmark for row in block.rows if row.metric == metric), None)
         return {row.method: row for row in block.rows if (row.benchmark, row.metric) == (benchmark, metric)}
 
-    def by_seed(row: tables.Row, languages: Sequence[str]) -> pd.Series:
-        place = (block.backbone, block.setting, row.method, row.benchmark, row.metric)
-        keys = scores[["backbone", "setting", "method", "benchmark", "metric"]]
-        return scores[(keys == place).all(axis=1) & scores["language"].isin(languages)].groupby("seed")["value"].mean()
-
     costs, gains = rows("nll"), rows("fidelity")
     column = _targets(block)
     points = []
@@ -246,16 +245,39 @@ def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
         )
         if cost is None or gain is None:
             continue
-        alone = pd.concat(
-            [by_seed(costs[method], [block.central]), by_seed(gains[method], block.targets)], axis=1
-        ).dropna()
-        seeds = list(alone.itertuples(index=False, name=None)) if len(alone) > 1 else []
+        benchmarks = costs[method].benchmark, gains[method].benchmark
+        alone = _seeds(block, scores, (block.setting, method), benchmarks)
+        seeds = list(alone.values()) if len(alone) > 1 else []
         name = f"{method}{tables.TOLD}" if costs[method].told_language else method
         points.append(figures.Point(name, cost, gain, seeds))
     return points if points and points[0].method == tables.BASE else []
 
 
-def _sweeps(block: tables.Block, points: Sequence[figures.Point], path: Path) -> Iterator[tuple[str, Curves]]:
+def _seeds(
+    block: tables.Block, scores: pd.DataFrame, of_method: tuple[str, str], benchmarks: tuple[str, str]
+) -> dict[int, tuple[float, float]]:
+    """Likelihood in the central language and fidelity in the targets by seed.
+
+    Args:
+        block: whose languages they are.
+        scores: scores.csv.
+        of_method: setting and method.
+        benchmarks: of the likelihood and of the fidelity.
+    """
+
+    def values(benchmark: str, metric: str, languages: Sequence[str]) -> pd.Series:
+        keys = scores[["backbone", "setting", "method", "benchmark", "metric"]]
+        same = (keys == (block.backbone, *of_method, benchmark, metric)).all(axis=1)
+        return scores[same & scores["language"].isin(languages)].groupby("seed")["value"].mean()
+
+    both = values(benchmarks[0], "nll", [block.central]), values(benchmarks[1], "fidelity", block.targets)
+    alone = pd.concat(both, axis=1).dropna()
+    return dict(zip(alone.index, alone.itertuples(index=False, name=None), strict=True))
+
+
+def _sweeps(
+    block: tables.Block, points: Sequence[figures.Point], path: Path, scores: pd.DataFrame
+) -> Iterator[tuple[str, Curves]]:
     """The sweeps that are about a block's setting: name, and a curve for each value of the second key.
 
     Their scores are of the benchmarks that the block's are, in the same languages.
@@ -267,14 +289,17 @@ def _sweeps(block: tables.Block, points: Sequence[figures.Point], path: Path) ->
     benchmarks = {row.metric: row.benchmark for row in reversed(block.rows)}
     for name, of_sweep in frame.groupby("sweep", sort=False):
         curves: dict[str, list[tuple[str, figures.Point]]] = {}
-        for (at, by, method), of_point in of_sweep.groupby(["at", "by", "method"], sort=False):
+        for (at, by, setting, method), of_point in of_sweep.groupby(["at", "by", "setting", "method"], sort=False):
             cells = {
                 row["metric"]: tables.cell_of(row)
                 for row in of_point.to_dict("records")
                 if row["language"] == wanted.get(row["metric"]) and row["benchmark"] == benchmarks.get(row["metric"])
             }
             if len(cells) == len(wanted):
-                point = figures.Point(str(method), cells["nll"], cells["fidelity"], [])
+                alone = _seeds(block, scores, (str(setting), str(method)), (benchmarks["nll"], benchmarks["fidelity"]))
+                named = of_point["seeds"].iloc[0].split()
+                seeds = [alone[int(seed)] for seed in named if int(seed) in alone] if len(named) > 1 else []
+                point = figures.Point(str(method), cells["nll"], cells["fidelity"], seeds)
                 curves.setdefault(f"{name}, {by}" if by else str(name), []).append((str(at), point))
         if points and curves:
             yield str(name), curves

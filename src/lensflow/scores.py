@@ -133,7 +133,11 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     for point in config["sweeps"]:
         backbone, setting = point["backbone"], point["setting"]
         wanted = {(backbone, setting, point["method"]), (backbone, NO_SETTING, BASE)}
-        of_point = {place: cells for place, cells in runs.items() if place[:3] in wanted}
+        of_point = {
+            place: cells
+            for place, cells in runs.items()
+            if place[:3] in wanted and (place[2] == BASE or place[3] in point["seeds"])
+        }
         compared = comparisons.compare(of_point, [(backbone, setting)], settings, margins)
         where = {column: point[name] for column, name in SWEPT.items()}
         parts.append(compared.assign(**where)[[*SWEPT, *main.columns]])

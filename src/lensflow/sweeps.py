@@ -7,13 +7,14 @@ own, the point is that one itself. Tables leave the others out; figures show the
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lensflow.config import Axis, Config, Run, Setting, Strict, Sweep, parse
 from lensflow.errors import LensflowError
 
 SETTING = "setting."
+ALL = "all"  # what the value null is called: of items and texts it means all of them, of the rank all that there are
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,17 @@ class Point:
         of_setting: the setting that the sweep is about.
         setting: the setting that runs, another one where the key is a setting's.
         method: the method that runs.
+        seeds: those that the runs with the sweep name; the method itself may have others.
     """
 
     sweep: str
-    value: Any
+    value: str | int | float
     by: str | None
     backbone: str
     of_setting: str
     setting: str
     method: str
+    seeds: tuple[int, ...]
 
 
 def points(config: Config) -> list[Point]:
@@ -45,10 +48,11 @@ def points(config: Config) -> list[Point]:
     Raises:
         LensflowError: as `expand`.
     """
-    of_sweeps, _, _ = _derive(config)
-    return list(
-        dict.fromkeys(Point(backbone=backbone, **place) for run, place in of_sweeps for backbone in run.backbones)
-    )
+    found: dict[Point, set[int]] = {}
+    for run, place in _derive(config)[0]:
+        for backbone in run.backbones:
+            found.setdefault(Point(backbone=backbone, **place, seeds=()), set()).update(run.seeds)
+    return [replace(point, seeds=tuple(sorted(seeds))) for point, seeds in found.items()]
 
 
 def expand(config: Config) -> Config:
@@ -99,7 +103,7 @@ def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str,
                         method = _with(methods, method, key, value, where)
                 (_, value), *by = values.items()
                 shown = f"{by[0][0]} {_shown(by[0][1])}" if by else None
-                place = {"sweep": name, "value": value, "by": shown, "of_setting": of_setting}
+                place = {"sweep": name, "value": ALL if value is None else value, "by": shown, "of_setting": of_setting}
                 of_sweeps.append((run, place | {"setting": setting, "method": method}))
     return of_sweeps, settings, methods
 
@@ -122,6 +126,8 @@ def _combinations(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return ALL
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 

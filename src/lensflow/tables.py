@@ -93,8 +93,8 @@ TOLD = "†"
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
-    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds Student's t over seeds and items, "
-    "for shares Wilson with the number of items that has the same variance"
+    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
+    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance"
 )
 BEST_NOTE = (
     "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
@@ -340,7 +340,10 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     ]
     left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
     if sum(left_out):
-        lines.append(f"{sum(left_out):.0f} items are left out of these comparisons, being scored on one side only")
+        lines.append(
+            f"{sum(left_out):.0f} scores (one item in one metric and language) are left out of these comparisons: the "
+            "other side, or one of the seeds, has none"
+        )
     return lines
 
 

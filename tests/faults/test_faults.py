@@ -116,7 +116,12 @@ def test_forked_stages_do_what_the_commands_do(finished: Project, tmp_path: Path
     command = [sys.executable, "-m", "snakemake", "--configfile", project.write_config(), "--cores", "2", TABLES]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True)
-    assert project.numbers() == finished.numbers()
+
+    def numbers(project: Project) -> dict[str, bytes]:
+        """All but how many threads there were, which the server has settled when it forks."""
+        return {path: re.sub(rb'"threads": \d+', b"", content) for path, content in project.numbers().items()}
+
+    assert numbers(project) == numbers(finished)
 
 
 MARKED = [pytest.param(case, id=case.name, marks=() if case.quick else pytest.mark.slow) for case in CASES]

@@ -1,5 +1,6 @@
 """The configuration: what is accepted, what is refused and in which words, and its schema."""
 
+import itertools
 from pathlib import Path
 
 import jsonschema
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from snakemake.utils import update_config
 
 from lensflow import cli
-from lensflow.config import Config, Setting, did_you_mean, load, parse, resolve
+from lensflow.config import Config, Setting, did_you_mean, load, parse, read, resolve
 from lensflow.errors import LensflowError
 from lensflow.methods.lens import Lens
 
@@ -172,3 +173,43 @@ def test_the_parts_of_a_configuration_that_lists_name_are_those_of_config():
     """A key that a Run lists without a catalog of that name would be checked against nothing."""
     lists = {"backbones", "settings", "methods", "benchmarks"}
     assert lists <= set(Config.model_fields)
+
+
+def test_the_study_has_every_kind_of_method_in_both_settings():
+    """Three seeds of Lens, its parts, the controls and fine-tuning, one of the rest; every sweep."""
+    config = read([REPOSITORY / "config/study.yaml"], REPOSITORY)
+    seeds: dict[tuple[str, str], tuple[int, ...]] = {}
+    for run in config.runs:
+        for setting, method in itertools.product(run.settings, run.methods):
+            seeds[setting, method] = max(seeds.get((setting, method), ()), run.seeds, key=len)
+    bilingual, multilingual = (
+        {method: count for (setting, method), count in seeds.items() if len(config.settings[setting].targets) in sizes}
+        for sizes in ((1,), range(2, 9))
+    )
+    thrice = {
+        "lens-gentle",
+        *(f"lens-{part}" for part in ("no-pull", "no-push", "no-retain", "pull-only", "push-only")),
+    }
+    thrice |= {"lens-random", "sft-lora", "sft-full"}
+    once = {
+        "base",
+        "cpt-lora",
+        "qalign-lora",
+        "steer-gentle",
+        "steer-strong",
+        "lsar",
+        "prompt-english",
+        "prompt-native",
+    }
+    assert bilingual.keys() == thrice | once
+    assert multilingual.keys() == thrice | once | {"lens-permuted"}
+    assert all(bilingual[m] == multilingual[m] == (0, 1, 2) for m in thrice) and multilingual["lens-permuted"] == (
+        0,
+        1,
+        2,
+    )
+    swept = {config.sweeps[name].key for run in config.runs for name in run.sweeps}
+    assert swept == {
+        *("lambda", "layers", "lr", "weights.retain", "examples"),
+        *("setting.probing_texts", "setting.space", "setting.rank"),
+    }

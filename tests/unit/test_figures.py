@@ -109,10 +109,28 @@ def test_curves_of_many_methods_look_different():
 
 
 def test_curves_leave_out_what_no_history_has():
-    rows = [{"step": step, "split": "train", "loss": 1.0 / step, "push": None} for step in (1, 2, 3)]
+    rows = [{"step": step, "split": "train", "loss": 1.0 / step, "pull": None} for step in (1, 2, 3)]
     assert [ax.get_title(loc="left") for ax in figures.training_curves({"x": [rows]}).axes] == ["loss (weighted sum)"]
     with pytest.raises(LensflowError, match="train first"):
         figures.training_curves({})
+
+
+def test_a_loss_of_another_kind_has_axes_of_its_own():
+    tuned = [{"step": step, "split": "train", "loss": 4.0 / step} for step in (1, 2)]
+    panels = {
+        ax.get_title(loc="left"): [line.get_ydata().tolist() for line in ax.get_lines() if len(line.get_ydata())]
+        for ax in figures.training_curves({"lens": [history(1.0)], "sft": [tuned]}).axes
+    }
+    assert panels["loss (cross-entropy, nats a token)"] == [[4.0, 2.0]]
+    assert len(panels["loss (weighted sum)"]) == 2  # batches and dev texts of lens alone
+
+
+def test_twenty_methods_can_be_told_apart_in_grey():
+    points = [point("base", 3.0, 0.5), *(point(f"m{i}", 3.0 + i, 0.5, REACH) for i in range(20))]
+    (ax,) = figures.trade_off(points, ("cost", "gain"), {}).axes
+    marks = [container.lines[0] for container in ax.containers]
+    assert len({(mark.get_marker(), mark.get_markerfacecolor() == "white") for mark in marks}) == 20
+    assert all(mark.get_markeredgecolor() != mark.get_markerfacecolor() for mark in marks)
 
 
 def point(method, cost, gain, reach=None, seeds=()):

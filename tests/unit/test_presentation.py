@@ -67,6 +67,9 @@ def write_scores(results):
         of_method.loc[of_method.method != "base", "value"] = np.where(of_method.metric == "nll", nll, fidelity)[
             of_method.method != "base"
         ]
+        # One point has two seeds, whose scores are those of the method itself.
+        own = {"method": "sft", "seeds": "0 1"} if at == 1.0 else {"seeds": "0"}
+        of_method.loc[of_method.method != "base", list(own)] = list(own.values())
         swept.append(of_method.assign(**point))
     pd.concat(swept)[[*SWEPT, *frame.columns]].to_csv(results / "sweeps.csv", index=False)
     pd.DataFrame(scores).to_csv(results / "scores.csv", index=False)
@@ -183,10 +186,14 @@ def test_front_has_the_seeds(results, stages, monkeypatch, tmp_path):
 
 def test_a_sweep_has_a_curve_for_each_value_of_its_second_key(results, stages, monkeypatch, tmp_path):
     (ax,) = drawn(results, stages, monkeypatch, tmp_path)["sweep.lambda"].axes
-    assert ax.get_legend_handles_labels()[1] == ["Pareto front", "base", "lambda, epochs 1", "lambda, epochs 5"]
+    assert ax.get_legend_handles_labels()[1] == [
+        *("Pareto front", "base", "single seeds", "lambda, epochs 1", "lambda, epochs 5")
+    ]
     curves = [line.get_xydata().tolist() for line in ax.get_lines() if line.get_linewidth() == 0.9]
     assert curves == [[[3.1, 0.7], [3.2, 0.8]], [[3.3, 0.75]]]
     assert [text.get_text() for text in ax.texts] == ["0.3", "1.0", "0.3"]
+    seeds = [line.get_xydata() for line in ax.get_lines() if line.get_markersize() == 3.5 and len(line.get_xdata()) > 1]
+    assert len(seeds) == 1 and seeds[0] == pytest.approx(np.array([[3.3, 0.7], [3.3, 1.2]]))
     assert ax.get_xlabel().startswith("negative log-likelihood in en") and "mean over targets" in ax.get_ylabel()
 
 

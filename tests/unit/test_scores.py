@@ -29,7 +29,9 @@ def test_every_score_has_the_digest_of_the_checkpoint(tmp_path):
 def test_a_sweeps_rows_have_its_value_and_the_score(tmp_path):
     values = {"none/base": 0.5, "en-zh/lens": 0.6, "en-zh/lens.lambda-0.1": 0.7, "en-zh/lens.lambda-3": 0.9}
     paths = [write(tmp_path / "tiny" / place / "seed0/scores.json", share) for place, share in values.items()]
-    point = {"sweep": "lambda", "by": None, "backbone": "tiny", "of_setting": "en-zh", "setting": "en-zh"}
+    # Another seed of the method, which the sweep does not have.
+    paths.append(write(tmp_path / "tiny/en-zh/lens/seed1/scores.json", 0.1))
+    point = {"sweep": "lambda", "by": None, "backbone": "tiny", "of_setting": "en-zh", "setting": "en-zh", "seeds": [0]}
     config = {
         "blocks": [["tiny", "en-zh"]],
         "settings": {"en-zh": {"central": "en", "languages": ["en", "zh"]}},

@@ -32,6 +32,14 @@ def test_each_value_is_a_method_of_its_own():
     ]
 
 
+def test_all_there_is_is_a_value():
+    config = config_of({"key": "examples", "values": [10, None]}, seeds=[2, 1])
+    assert [(point.value, point.method, point.seeds) for point in sweeps.points(config)] == [
+        (10, "lens-gentle.examples-10", (1, 2)),
+        ("all", "lens-gentle", (1, 2)),
+    ]
+
+
 def test_a_key_inside_a_section():
     expanded = sweeps.expand(config_of({"key": "weights.retain", "values": [0.5, 2]}))
     weights = expanded.methods["lens-gentle.weights.retain-2"].weights
