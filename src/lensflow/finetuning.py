@@ -14,7 +14,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import ProgressCallback
 
@@ -100,15 +99,17 @@ def cut(examples: Sequence[Example], max_tokens: int) -> list[Example]:
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Pad n examples on the right to (n, T) `input_ids`, `attention_mask` and `labels`."""
+    """Lay n examples end to end, without pads: (1, sum of T) `input_ids`, `position_ids` and `labels`."""
     ids = [torch.tensor(example.ids) for example in examples]
-    # The first token is predicted by none; the Trainer would count it when it averages.
+    # The first token of each is predicted by none.
     counted = [torch.tensor([False, *example.counted[1:]]) for example in examples]
     labels = [tokens.where(flags, IGNORED) for tokens, flags in zip(ids, counted, strict=True)]
+    # Positions that start again tell transformers where an example begins; it then masks the others (all families).
+    positions = [torch.arange(len(tokens)) for tokens in ids]
     return {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(tokens) for tokens in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        "input_ids": torch.cat(ids)[None],
+        "position_ids": torch.cat(positions)[None],
+        "labels": torch.cat(labels)[None],
     }
 
 
@@ -131,22 +132,21 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
 class _Loss(nn.Module):
     """A language model's loss, for which its output layer computes the tokens alone that count.
 
-    With a vocabulary of 262 k that layer is most of the work of a small model, and much of a padded batch is prompts
-    and pads.
+    With a vocabulary of 262 k that layer is most of the work of a small model, and much of a batch is prompts.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the mean over the tokens of (n, T) `labels` that are not `IGNORED`, as the Trainer takes it."""
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the mean over the tokens of (1, S) `labels` that are not `IGNORED`, as the Trainer takes it."""
         following = labels[:, 1:]
         counted = following != IGNORED
         with self.model.get_output_embeddings().register_forward_pre_hook(
             lambda head, args: (args[0][:, :-1][counted],)
         ):
-            logits = self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+            logits = self.model(input_ids, position_ids=position_ids, use_cache=False).logits
         return {"loss": cross_entropy(logits.float(), following[counted])}
 
 
