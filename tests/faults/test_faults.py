@@ -124,6 +124,11 @@ def test_forked_stages_do_what_the_commands_do(finished: Project, tmp_path: Path
     assert numbers(project) == numbers(finished)
 
 
+def test_the_document_has_every_case() -> None:
+    rows = [line.split(" | ")[:2] for line in REPORT.read_text().splitlines() if line.startswith("| ")][1:]
+    assert rows == [[f"| {case.name}", case.done] for case in CASES]
+
+
 MARKED = [pytest.param(case, id=case.name, marks=() if case.quick else pytest.mark.slow) for case in CASES]
 
 
