@@ -186,8 +186,9 @@ def interrupted(stage: str, name: str, number: int, group: bool) -> Case:
 
 
 def disk_full(stage: str) -> Case:
-    # Or the base's evaluation would run beside the training and meet the full disk, too.
-    alone = [f"{TRAINED}/delta.safetensors"] if stage == "train" else target(stage)
+    # Or another stage would run beside it and meet the full disk, too.
+    output = {"train": f"{TRAINED}/delta.safetensors", "judge": f"{TRAINED}/judged.json"}.get(stage)
+    alone = [output] if output else target(stage)
 
     def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, stage)
