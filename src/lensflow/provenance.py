@@ -6,6 +6,7 @@ A folder that was moved or downloaded will do: records name files from where the
 import functools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +158,15 @@ def trace(place: str) -> str:
     walk = _Walk(results)
     shown = " ".join(str(cell[key]) for key in PLACE)
     walk.say(0, f"{name} = {cell[name] or 'empty'} ({shown})")
-    walk.file(1, file, f"row {row}")
-    depth = 2
-    if file.name == "main.csv":
-        compared = results / "comparisons.csv"
-        found = _matching(_rows(compared), {key: cell[key].removeprefix("'") for key in PLACE})
-        walk.file(depth, compared, f"row {', '.join(str(number) for number, _ in found)}")
-        depth += 1
-    walk.runs(depth, cell, file.name == "scores.csv")
+    with _of_a_run(results):
+        walk.file(1, file, f"row {row}")
+        depth = 2
+        if file.name == "main.csv":
+            compared = results / "comparisons.csv"
+            found = _matching(_rows(compared), {key: cell[key].removeprefix("'") for key in PLACE})
+            walk.file(depth, compared, f"row {', '.join(str(number) for number, _ in found)}")
+            depth += 1
+        walk.runs(depth, cell, file.name == "scores.csv")
     return "\n".join(walk.lines)
 
 
@@ -205,8 +207,21 @@ def tree(scores: Path, results: Path) -> str:
         LensflowError: as `trace`.
     """
     walk = _Walk(_whole(results))
-    walk.checkpoint(0, _whole(scores), _cells(scores))
+    with _of_a_run(results):
+        walk.checkpoint(0, _whole(scores), _cells(scores))
     return "\n".join(walk.lines)
+
+
+@contextmanager
+def _of_a_run(results: Path) -> Iterator[None]:
+    """Say of records and tables that are well-formed, but that no run wrote, what is wrong with them."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise LensflowError(
+            f"{results}: a record or table in it is none of a run's ({why}); see lensflow verify"
+        ) from None
 
 
 def _whole(path: Path) -> Path:

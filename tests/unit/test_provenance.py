@@ -207,6 +207,23 @@ def test_scores_that_are_gone(results, capsys):
     assert files_in(lines, "data")[:3] == [f"mine/{code}.jsonl" for code in ("en", "sw", "zh")]
 
 
+@pytest.mark.parametrize(
+    ("record", "config"),
+    [
+        ("tiny/trio/lens/seed0/scores.json", {"cells": [{}]}),
+        ("tiny/trio/lens/seed0/scores.json", {"cells": 1}),
+        ("tiny/trio/lens/seed0/judged.json", {"benchmarks": None}),
+        ("tiny/trio/lens/seed0/delta.safetensors", {}),
+        ("tiny/backbone", {"backbone": []}),
+    ],
+)
+def test_records_that_no_run_wrote(results, capsys, record, config):
+    path = results / f"{record}{RECORD}"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    (line,) = said(capsys, "trace", "results/tables/main.csv:6:value", code=2)
+    assert "a record or table in it is none of a run's (" in line
+
+
 def test_texts_that_are_gone_are_named_without_lines(results, capsys):
     (results / "data/mine/zh.jsonl").unlink()
     lines = said(capsys, "trace", "results/tables/main.csv:6:value")
