@@ -235,7 +235,7 @@ def _cells(scores: Path) -> Cells:
     return {(cell["benchmark"], cell["language"]): cell for cell in cells}
 
 
-def _record_of(file: Path) -> tuple[Path, Record]:
+def _known(file: Path) -> tuple[Path, Record]:
     if (found := record_of(file)) is None:
         raise LensflowError(f"{file}: no record of it; run the stage that writes it again")
     return found
@@ -323,7 +323,7 @@ class _Walk:
         """Show what some cells of a checkpoint were made of, and who rated their answers."""
         judged = scores.with_name("judged.json")
         if judged.is_file():
-            config = _record_of(judged)[1]["config"]
+            config = _known(judged)[1]["config"]
             judges = {
                 entry["name"]: canonical_json(entry["benchmark"]["judge"])
                 for entry in config["benchmarks"]
@@ -366,7 +366,7 @@ class _Walk:
             origin = f"from outside of the workflow{', ' if note else ''}{note}"
             self.say(depth, f"{self.name(file)} {(sha256 or '')[:12]}, {origin}")
             return
-        path, record = _record_of(file)
+        path, record = _known(file)
         now = record["outputs"][os.path.relpath(file, path.parent)]
         stale = ", since then written anew" if sha256 not in (None, now) else ""
         commit = record["code"]["commit"] or "no commit"

@@ -96,7 +96,7 @@ def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str,
             for values in _combinations(sweep):
                 setting, method = of_setting, sweep.method
                 for key, value in values.items():
-                    where = f"sweeps.{name}: {key} {value}"
+                    where = f"sweeps.{name}: {key} {'null' if value is None else value}"
                     if key.startswith(SETTING):
                         setting = _with(settings, setting, key.removeprefix(SETTING), value, where)
                     else:

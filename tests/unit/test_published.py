@@ -113,6 +113,15 @@ def test_on_the_same_platform_nothing_may_differ(tmp_path, capsys, monkeypatch):
     assert cli.main(compare) == 0
     scores.write_text(content)
     record.write_text(before)
+    # As of a folder of older code.
+    scores.write_text(content.replace('"made_on"', '"made_then"'))
+    write_json(record, read_json(record) | {"outputs": {"scores.json": file_digest(scores)}})
+    assert cli.main(compare) == 0
+    scores.unlink()
+    assert cli.main(compare) == 2  # the other evaluations were made here
+    scores.write_text(content)
+    record.write_text(before)
+    capsys.readouterr()
     source = read_json(folder / "source.json")
     for other in (
         {"packages": source["packages"] | {"torch": "2.0"}},

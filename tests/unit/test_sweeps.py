@@ -94,6 +94,7 @@ def test_without_sweeps_nothing_changes():
         ({"key": "lamda", "values": [1]}, r"^sweeps\.mine: lamda 1: no such key; it has kind, lambda, "),
         ({"key": "weights.all", "values": [1]}, r"^sweeps\.mine: weights\.all 1: no such key; it has kind, "),
         ({"key": "setting.rank", "values": [1, 2]}, r"^sweeps\.mine: setting\.rank 2: rank: 2 is more than "),
+        ({"key": "lr", "values": [None]}, r"^sweeps\.mine: lr null: lr: must be a valid number"),
         ({"key": "lambda", "values": [0.1, -1]}, r"^sweeps\.mine: lambda -1: lambda: "),
         (
             {"key": "layers", "values": [2, 9]},
