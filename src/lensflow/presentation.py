@@ -398,7 +398,7 @@ def write_report(
     for row, record in zip(checkpoints, records, strict=True):
         if record:
             row |= {"evaluated": record["started"], "code": (record["code"]["commit"] or "no commit")[:12]}
-            trees[" ".join(str(row[key]) for key in keys[:4])] = _tree(results, row)
+            trees["{backbone}, {setting}, {method}, seed {seed}".format(**row)] = _tree(results, row)
     machines = [record["machine"] for record in records if record] or [surroundings.machine()]
     versions = [record["versions"] for record in records if record] or [surroundings.versions()]
     sections = []

@@ -229,5 +229,6 @@ def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
     page = (chain.results / "report.html").read_text()
     assert f"results/{RUN}/delta.safetensors" in page and ", lines 9-11" in page
+    assert "<summary>tiny, en-zh, lens, seed 0</summary>" in page
     record = read_json(chain.results / f"{BASE}/scores.json{RECORD}")
     assert record["started"] in page and record["machine"]["platform"] in page
