@@ -31,6 +31,8 @@ from lensflow.tables import (
     escape_csv,
     escape_latex,
     escape_markdown,
+    html_legend,
+    html_table,
     latex_row,
     latex_tables,
     legend,
@@ -321,23 +323,18 @@ def to_csv(sheets: Sequence[Sheet]) -> str:
 def to_html(sheet: Sheet) -> str:
     """A sheet as HTML, the notes below it. All escaped."""
     panels = Markup("\n").join(map(_html_panel, sheet.panels))
-    notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in sheet.notes)
-    page = Markup('<div class="panels">{}</div>\n<details><summary>Legend</summary><ul>{}</ul></details>')
-    return str(page.format(panels, notes))
+    return str(Markup('<div class="panels">{}</div>\n').format(panels) + html_legend(sheet.notes))
 
 
 def _html_panel(panel: Panel) -> Markup:
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(text) for text in ["method", *panel.columns])
-    rows = [
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(label, Markup("").join(map(_html_entry, entries)))
-        for label, entries in panel.rows.items()
-    ]
-    table = Markup(
-        '<table class="scores">\n<caption>{}</caption>\n<thead><tr>{}</tr></thead>\n<tbody>{}</tbody>\n</table>'
+    cells = pd.DataFrame(
+        [list(map(_html_entry, entries)) for entries in panel.rows.values()],
+        index=list(panel.rows),
+        columns=pd.Index(panel.columns, name="method"),
     )
-    return table.format(panel.title, head, Markup("\n").join(rows))
+    return html_table(cells, panel.title)
 
 
 def _html_entry(entry: Entry) -> Markup:
     value = HTML_RANKS.get(entry.rank, Markup("{}")).format(entry.text)
-    return Markup("<td>{} {}<small>{}</small></td>").format(value, entry.marks, entry.note)
+    return Markup("{} {}<small>{}</small>").format(value, entry.marks, entry.note)

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lensflow.errors import LensflowError
 
@@ -581,36 +581,33 @@ def escape_csv(text: str) -> str:
 
 
 def to_html(block: Block) -> str:
-    """A block as an HTML table, the legend below it. All escaped.
+    """A block as an HTML table, the legend below it. All escaped."""
+    rows = [(row.heading, row.label) for row in block.rows]
+    cells = pd.DataFrame(
+        [[_html_cell(block, row, key) for key in block.columns] for row in block.rows],
+        index=pd.MultiIndex.from_tuples(rows),
+        columns=pd.Index(block.columns.values(), name="method"),
+    )
+    return str(html_table(cells) + html_legend(legend([block])))
 
-    By markupsafe and not by pandas' Styler: that one escapes only what it is asked to, and knows neither a group of
-    rows with a heading nor the scopes that a screen reader needs.
-    """
-    notes = Markup("").join(Markup("<li>{}</li>").format(line) for line in legend([block]))
-    page = Markup("{}<details><summary>Legend</summary><ul>{}</ul></details>")
-    return str(page.format(_html_block(block), notes))
+
+def html_table(cells: pd.DataFrame, caption: str = "") -> Markup:
+    """An HTML table of texts, by pandas' Styler. All escaped but what is `Markup`."""
+    styler = cells.style.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
+    styler.set_caption(escape(caption))
+    # Without Styler's classes and ids, the report's own style sheet is enough.
+    return Markup(styler.to_html(exclude_styles=True))
 
 
-def _html_block(block: Block) -> Markup:
-    heads = ["metric, method", *block.columns.values()]
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(text) for text in heads)
-    bodies = []
-    for heading, rows in groupby(block.rows, key=lambda row: row.heading):
-        metric = Markup('<tr><th scope="rowgroup" colspan="{}">{}</th></tr>').format(len(heads), heading)
-        lines = [
-            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-                row.label, Markup("").join(_html_cell(block, row, key) for key in block.columns)
-            )
-            for row in rows
-        ]
-        bodies.append(Markup("<tbody>{}</tbody>").format(Markup("\n").join([metric, *lines])))
-    table = Markup('<table class="scores">\n<thead><tr>{}</tr></thead>\n{}\n</table>\n')
-    return table.format(head, Markup("\n").join(bodies))
+def html_legend(notes: Iterable[str]) -> Markup:
+    """The lines below a table, to be unfolded."""
+    lines = Markup("").join(Markup("<li>{}</li>").format(note) for note in notes)
+    return Markup("<details><summary>Legend</summary><ul>{}</ul></details>").format(lines)
 
 
 def _html_cell(block: Block, row: Row, key: str) -> Markup:
     if (cell := row.cells.get(key)) is None:
-        return Markup("<td>{}</td>").format(MISSING)
+        return Markup(MISSING)
     decimals, compared = row.spec.decimals, cell.compared
     marks = Markup("")
     if cell.marks:
@@ -625,7 +622,7 @@ def _html_cell(block: Block, row: Row, key: str) -> Markup:
         title = ", ".join(words)
         marks = Markup('<span class="{}" title="{}">{}</span> ').format(compared.get("mark", ""), title, cell.marks)
     value = HTML_RANKS.get(block.rank_of(row, key), Markup("{}")).format(f"{cell.value:.{decimals}f}")
-    return Markup("<td>{} {}<small>{}</small></td>").format(value, marks, _interval(cell, decimals))
+    return Markup("{} {}<small>{}</small>").format(value, marks, _interval(cell, decimals))
 
 
 def to_text(blocks: Sequence[Block]) -> str:

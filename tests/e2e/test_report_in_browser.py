@@ -102,7 +102,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row(3, ("right", True), (EVIL, True)),
     ]
     arabic = [row(1, ("نعم", True), ("لا", True)) | {"prompt": "ما هي عاصمة كينيا؟"}]
-    wide = "<table class='scores'><tr>" + "<td>0.123 [0.100, 0.200]</td>" * 30 + "</tr></table>"
+    wide = "<table><tr>" + "<td>0.123 [0.100, 0.200]</td>" * 30 + "</tr></table>"
     tables = [Table("Wide table", wide, "snakemake results/tables/main.md")]
     drawings = [Figure("Training curves", image, "snakemake results/figures/tiny.duo")]
     samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]

@@ -242,7 +242,7 @@ def test_html_escapes(rows):
     one = block([row | {"method": evil if row["method"] == "lens" else row["method"]} for row in rows])
     html = summaries.to_html(summaries.summary(one))
     assert evil not in html and "&lt;script&gt;x&lt;/script&gt;" in html
-    assert "<td><b>0.90</b> +<small>[0.89, 0.92]</small></td>" in html and "<td><u>0.50</u> +<small>" in html
+    assert "<td ><b>0.90</b> +<small>[0.89, 0.92]</small></td>" in html and "<td ><u>0.50</u> +<small>" in html
     assert "<caption>Central language (en)</caption>" in html
     strange = dataclasses.replace(summaries.summary(one), notes=("<b>",))
     assert "<li>&lt;b&gt;</li>" in summaries.to_html(strange)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 
 from lensflow import presentation, tables
 from lensflow.errors import LensflowError
@@ -182,14 +183,21 @@ def test_html(blocks):
     (block,) = blocks
     html = tables.to_html(block)
     assert block.caption == "tiny, setting duo (central language en)"
-    assert '<th scope="row">a_b%&amp;</th><td>0.60 <small>[0.50, 0.80] n=40</small></td>' in html
-    assert html.count("<td>–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
+    assert re.search(r"<th >a_b%&amp;</th>\s*<td >0.60 <small>\[0.50, 0.80\] n=40</small></td>", html)
+    assert html.count("<td >–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
 
 
 def test_html_escapes(scores):
     (block,) = tables.main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
     html = tables.to_html(block)
     assert "<script>" not in html and "&lt;script&gt;x&lt;/script&gt;" in html
+
+
+def test_an_html_table_escapes_all_but_markup():
+    evil = "<script>"
+    cells = pd.DataFrame([[evil, Markup("<b>1</b>")]], index=[evil], columns=[evil, "zh"])
+    html = tables.html_table(cells, evil)
+    assert evil not in html and html.count("&lt;script&gt;") == 4 and "<td ><b>1</b></td>" in html
 
 
 def test_text_is_aligned_and_narrow():
@@ -274,8 +282,8 @@ def test_ranks_are_written_in_every_format():
     assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
     assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
     assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
-    assert "<td><b>1.000</b> <small>" in tables.to_html(blocks[0])
-    assert "<td><u>2.000</u> <small>" in tables.to_html(blocks[0])
+    assert "<td ><b>1.000</b> <small>" in tables.to_html(blocks[0])
+    assert "<td ><u>2.000</u> <small>" in tables.to_html(blocks[0])
     assert tables.BEST_NOTE in tables.legend(blocks)
     (block,) = blocks
     unclear = dataclasses.replace(block, rows=block.rows[:1])
@@ -325,7 +333,7 @@ def test_marks_in_latex(marked):
 def test_marks_in_html(marked):
     html = tables.to_html(marked[0])
     better = "better than base, difference +0.10 [0.02, 0.18], adjusted p 0.012"
-    assert f'<td><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
+    assert f'<td ><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
     worse = "worse than base, difference +0.10 [0.02, 0.18], adjusted p 0.012, kept within 0.05"
     assert f'<span class="worse" title="{worse}">−✓</span>' in html
     differs = "difference +0.100 [0.020, 0.180], adjusted p 0.012, not shown to be kept within 0.2"
@@ -382,7 +390,7 @@ def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
     assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
     assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
     assert latex.isascii()
-    assert '<th scope="row">=cmd|x†</th>' in html and "† is told the prompt" in html
+    assert "<th >=cmd|x†</th>" in html and "† is told the prompt" in html
     assert "=cmd|x†" in text and note in text.splitlines()
     records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
     assert {(r["method"], r["told_language"]) for r in records} == {
