@@ -93,7 +93,9 @@ class Chain:
         backbone = "results/tiny/backbone/manifest.json"
         texts = [f"results/data/mine/{code}.jsonl" for code in LANGUAGES]
         states = [f"results/tiny/hidden_states/mine/{code}.safetensors" for code in LANGUAGES]
-        subspaces, delta = "results/tiny/en-zh/subspaces.safetensors", f"results/{RUN}/delta.safetensors"
+        trained = plan.trained()[0]
+        run = trained.folder
+        subspaces, delta = "results/tiny/en-zh/subspaces.safetensors", f"results/{run}/delta.safetensors"
         add("prepare-backbone", plan.prepare_backbone("tiny"), "--output", backbone, outputs=(backbone[8:],))
         for code, path in zip(LANGUAGES, texts, strict=True):
             outputs = (path[8:], f"{path[8:-5]}source.json")
@@ -103,19 +105,18 @@ class Chain:
             add("extract-hidden-states", stage, *given, "--output", path, outputs=(path[8:],))
         files = ("--states", *states, "--texts", *texts)
         add("fit-subspaces", plan.fit_subspaces("en-zh"), *files, "--output", subspaces, outputs=(subspaces[8:],))
-        trained = plan.trained()[0]
         given = ("--backbone", backbone, "--subspaces", subspaces, *files, "--output", delta)
         names = ("delta.safetensors", "config.json", "history.jsonl", "dev_states.safetensors")
         names += ("intervention.safetensors", "cost.json")
-        add("train", plan.train(trained), *given, outputs=tuple(f"{RUN}/{name}" for name in names))
-        exported = f"results/{RUN}/checkpoint/manifest.json"
+        add("train", plan.train(trained), *given, outputs=tuple(f"{run}/{name}" for name in names))
+        exported = f"results/{run}/checkpoint/manifest.json"
         given = ("--backbone", backbone, "--delta", delta, "--output", exported)
-        add("export-checkpoint", None, *given, outputs=(f"{RUN}/checkpoint",))
+        add("export-checkpoint", None, *given, outputs=(f"{run}/checkpoint",))
         scores = []
         for checkpoint in plan.checkpoints:
             output = f"results/{checkpoint.folder}/scores.json"
             scores.append(output)
-            applied = () if checkpoint.is_base else ("--intervention", f"results/{RUN}/intervention.safetensors")
+            applied = () if checkpoint.is_base else ("--intervention", f"results/{run}/intervention.safetensors")
             given = (
                 "--checkpoint",
                 backbone if checkpoint.is_base else exported,
@@ -128,7 +129,7 @@ class Chain:
         tidy = tuple(f"{name}.csv" for name in ("scores", "comparisons", "versus", "sweeps"))
         given = ("--scores", *scores, "--output", "results/scores.csv")
         add("collect-scores", plan.collect_scores(), *given, outputs=tidy)
-        config, costs = "results/config.json", ("--costs", f"results/{RUN}/cost.json")
+        config, costs = "results/config.json", ("--costs", f"results/{run}/cost.json")
         compared = ("--comparisons", "results/comparisons.csv")
         sheets = tuple(
             f"tables/{n}.{s}" for n in ("summary", "main", "ablation", "versus", "cost") for s in ("md", "tex", "csv")
@@ -137,7 +138,7 @@ class Chain:
         add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=sheets)
         given = ("--backbone", "tiny", "--setting", "en-zh", "--scores", "results/scores.csv", *compared)
         given += ("--sweeps", "results/sweeps.csv", "--subspaces", subspaces, "--states", *states)
-        given += ("--runs", f"results/{RUN}/history.jsonl")
+        given += ("--runs", f"results/{run}/history.jsonl")
         figures = "results/figures/tiny.en-zh"
         add("make-figures", config, *given, "--output", figures, outputs=("figures/tiny.en-zh",))
         given = (

@@ -83,4 +83,7 @@ def _by_place(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def _text(score: Mapping[str, Any] | None) -> str:
-    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" if score else "–"
+    if score is None or score["value"] is None:
+        return "–"
+    interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{score['value']:.3f}{interval}"

@@ -43,8 +43,8 @@ FIGURES = {
     "training": "Training curves, means over seeds; markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
     "retrieval": (
-        "Retrieval of parallel texts by layer, with and without the specific subspace, fitted on most of them, "
-        "with 95 % bands"
+        "Retrieval of parallel texts by layer, with and without the specific subspace (fitted on most of them where a "
+        "setting probes and trains on one corpus), with 95 % bands"
     ),
     "spectrum": "Spectrum of the differences between the language means, by layer",
     "cosines": "Cosines of the languages' directions",
@@ -142,7 +142,7 @@ class Inputs:
         comparisons: comparisons.csv.
         sweeps: sweeps.csv.
         subspaces: of the setting; None if no method of it needs them.
-        states: for each language, what `extract_hidden_states` wrote of the probing corpus.
+        states: for each language, what `extract_hidden_states` wrote of a parallel corpus.
         histories: history.jsonl of each training, dev_states.safetensors beside it; either may be empty or missing.
     """
 
@@ -202,7 +202,7 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
 def _by_layer(
     setting: Setting, subspaces: fitting.LanguageSubspaces, paths: Mapping[str, Path]
 ) -> Iterator[tuple[str, Figure]]:
-    """The figures of all layers, from the states of all texts of the probing corpus."""
+    """The figures of all layers, from the states of all texts of a parallel corpus."""
     normed = setting.space == "post_norm"
     loaded = [hidden_states.load(paths[language]) for language in (setting.central, *setting.targets)]
     specific = subspaces.specific.double().numpy()

@@ -203,6 +203,14 @@ class Plan:
         """Say whether a method needs the hidden states and subspaces of its setting."""
         return self.config.methods[method].needs_states
 
+    def corpus(self, setting: str, use: str) -> str:
+        """Return the corpus that a setting has for "probing", "training" or "figures", which show parallel texts."""
+        entry = self.config.settings[setting]
+        if use == "figures":
+            source = self.config.corpora[entry.probing].dataset
+            use = "probing" if source is None or source.aligned else "training"
+        return str(getattr(entry, use))
+
     def languages(self, checkpoint: Checkpoint) -> list[str]:
         """Return the languages that a checkpoint is evaluated in."""
         return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))

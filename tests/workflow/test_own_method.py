@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from workspace import REPOSITORY, Workspace
 
 import tiny
+from chain import Chain
 from lensflow import cli
 from lensflow.files import read_json, read_jsonl, write_jsonl
 
@@ -88,3 +90,28 @@ def test_it_trains(folder, checkpoint, tmp_path):
     assert read_json(output.with_name("config.json"))["method"] == {"kind": "my_methods.noise", "scale": 0.02}
     assert read_json(output.with_name("cost.json"))["trained_parameters"] == moved.numel()
     assert read_jsonl(output.with_name("history.jsonl")) == []
+
+
+class NoiseChain(Chain):
+    @staticmethod
+    def configuration() -> dict:
+        config = Chain.configuration()
+        config["methods"] = yaml.safe_load(ENTRY)["methods"]
+        config["runs"][0]["methods"] = ["base", "noise"]
+        return config
+
+
+def test_it_is_evaluated_tabulated_and_exported_like_all_others(folder, checkpoint, monkeypatch):
+    chain = NoiseChain(folder / "run", checkpoint("llama"))
+    monkeypatch.chdir(chain.root)
+    assert chain.make() == 0
+    table = pd.read_csv(chain.results / "tables/main.csv").set_index(["method", "metric", "language"])
+    assert {method for method, *_ in table.index} == {"base", "noise"}
+    assert abs(table.difference["noise", "nll", "zh"]) > 0
+    assert "tiny, en-zh, noise, seed 0" in (chain.results / "report.html").read_text(encoding="utf-8")
+    backbone, delta = (
+        chain.results / "tiny/backbone/manifest.json",
+        chain.results / "tiny/en-zh/noise/seed0/delta.safetensors",
+    )
+    assert cli.main(["export", "--backbone", str(backbone), "--delta", str(delta), str(folder / "model")]) == 0
+    assert "noise" in (folder / "model/README.md").read_text(encoding="utf-8")

@@ -48,14 +48,14 @@ def checkpoint_of(wildcards):
     )
 
 
-def of_languages(pattern, corpus):
-    """An input function: one file of `corpus` ("probing" or "training") for each language of the setting."""
+def of_languages(pattern, use):
+    """An input function: for each language of the setting one file of the corpus that it has for `use`."""
 
     def paths(wildcards):
         setting = PLAN.config.settings[wildcards.setting]
         return expand(
             pattern,
-            corpus=getattr(setting, corpus),
+            corpus=PLAN.corpus(wildcards.setting, use),
             language=setting.languages,
             allow_missing=True,
         )

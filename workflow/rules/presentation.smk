@@ -52,7 +52,7 @@ rule make_figures:
         states=on_states(
             of_languages(
                 "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
-                "probing",
+                "figures",
             )
         ),
         runs=of_trainings("history.jsonl"),

@@ -1,0 +1,24 @@
+"""What the workflow asks of the configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from lensflow.config import read
+from lensflow.workflow import Plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "use", "corpus"),
+    [
+        ("paper-en-zh", "probing", "lens-probing"),
+        ("paper-en-zh", "training", "lens-manipulation"),
+        ("paper-en-zh", "figures", "lens-manipulation"),  # its probing texts are not translations of each other
+        ("bactrian-en-zh", "figures", "bactrian-x"),
+        ("en-zh", "figures", "embedded"),
+    ],
+)
+def test_figures_by_layer_show_parallel_texts(setting, use, corpus):
+    assert Plan(read([ROOT / "config/paper.yaml"], ROOT), ROOT, ROOT).corpus(setting, use) == corpus
