@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from lensflow import figures, report
+from lensflow import figures, report, tables
+from lensflow.config import Setting
 from lensflow.report import Figure, Samples, Section, Table
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -89,6 +91,24 @@ def row(number: int, base: tuple[str, bool], lens: tuple[str, bool]) -> dict[str
     }
 
 
+def wide_table() -> str:
+    """Two metrics of two methods in many languages."""
+    languages = ["en", *(f"x{letter}" for letter in "abcdefghijkl")]
+    place = {"backbone": "tiny", "setting": "duo", "seeds": "0"}
+    rows = [
+        place
+        | {"method": method, "benchmark": benchmark, "metric": metric, "language": language}
+        | {"value": 0.123, "low": 0.1, "high": 0.2, "n": 40}
+        for benchmark, metric in (("generation", "fidelity"), ("likelihood", "nll"))
+        for method in ("base", EVIL)
+        for language in languages
+    ]
+    cells = pd.DataFrame(rows).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+    setting = Setting.model_validate({"central": "en", "languages": languages})
+    (block,) = tables.main_table(cells, {"duo": setting}, [])
+    return tables.to_html(block)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
@@ -102,8 +122,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row(3, ("right", True), (EVIL, True)),
     ]
     arabic = [row(1, ("نعم", True), ("لا", True)) | {"prompt": "ما هي عاصمة كينيا؟"}]
-    wide = "<table><tr>" + "<td>0.123 [0.100, 0.200]</td>" * 30 + "</tr></table>"
-    tables = [Table("Wide table", wide, "snakemake results/tables/main.md")]
+    scores = [Table("Wide table", wide_table(), "snakemake results/tables/main.md")]
     drawings = [Figure("Training curves", image, "snakemake results/figures/tiny.duo")]
     samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]
     report.build_report(
@@ -111,8 +130,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title="Report",
         overview=[("Method", EVIL)],
         sections=[
-            Section("tiny, duo", "tiny, setting duo", tables, drawings, samples),
-            Section("tiny, trio", "tiny, setting trio", tables, [], [Samples("generation", "sw", rows)]),
+            Section("tiny, duo", "tiny, setting duo", scores, drawings, samples),
+            Section("tiny, trio", "tiny, setting trio", scores, [], [Samples("generation", "sw", rows)]),
         ],
         timings=[],
         checkpoints=[{"method": "lens", "weights": "0123456789abcdef" * 4}],
@@ -237,3 +256,17 @@ def test_the_page_is_never_wider_than_the_window(opened: Browser, width: int) ->
     assert opened.run("document.documentElement.scrollWidth") <= width
     # What is too wide scrolls within its own frame.
     assert opened.run('document.querySelector(".scroll").scrollWidth') > width
+
+
+def test_a_wide_tables_rows_can_be_told_when_it_is_scrolled(opened: Browser) -> None:
+    opened.call("/window/rect", width=500, height=800)
+    opened.run('document.querySelector(".scroll").scrollLeft = 300')
+    metric, label, frame = (
+        opened.run(f"document.querySelector('{selector}').getBoundingClientRect().left")
+        for selector in (".scores tbody th", ".scores tbody th + th", ".scroll")
+    )
+    assert metric < frame == label
+    lines = opened.run(
+        '[...document.querySelector(".scores tbody").rows].map((row) => getComputedStyle(row.cells[0]).borderTopWidth)'
+    )
+    assert lines == ["1px", "0px", "1px", "0px"]  # a line above each metric
