@@ -219,7 +219,9 @@ History = Sequence[Mapping[str, Any]]
 
 
 def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
-    """Loss and its terms over the training steps: lines for the training batches, markers for the dev texts.
+    """Loss and its terms over the training steps: lines for the training batches, full markers for the dev texts.
+
+    Lines have their method's marker, hollow; dash and marker alone tell 36 methods apart.
 
     Args:
         histories: method -> the rows of history.jsonl of each of its seeds; their means are drawn.
@@ -232,21 +234,33 @@ def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
     terms = [term for term in TERMS if any(row.get(term) is not None for row in rows)]
     if not terms:
         raise LensflowError("training curves: no history with loss terms; train first")
-    looks = list(zip(histories, cycle(PALETTE[:7]), cycle(DASHES), cycle(MARKERS), strict=False))
+    looks = list(zip(histories, cycle(PALETTE[:7]), cycle(DASHES), cycle(MARKERS[:9]), strict=False))
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(7.2, 2.6 * ((len(terms) + 1) // 2) + 0.5)
-        axes = figure.subplots((len(terms) + 1) // 2, 2, sharex=True, squeeze=False).ravel()
+        columns = min(2, len(terms))
+        lines = -(-len(terms) // columns)
+        figure = new_figure(7.2, 2.6 * lines + 0.5)
+        axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
         for ax in axes[len(terms) :]:
             ax.remove()
         for ax, term in zip(axes, terms, strict=False):
-            for method, colour, dash, marker in looks:
+            for number, (method, colour, dash, marker) in enumerate(looks):
                 train, dev = (_mean_over_seeds(histories[method], term, split) for split in ("train", "dev"))
-                ax.plot(*train, dash, color=colour, linewidth=1.1)
+                apart = max(1, train.shape[1] // 3)
+                ax.plot(
+                    *train,
+                    linestyle=dash,
+                    color=colour,
+                    linewidth=1.1,
+                    marker=marker,
+                    markerfacecolor="white",
+                    markersize=5,
+                    markevery=(number % apart, apart),
+                )
                 ax.plot(*dev, linestyle="none", marker=marker, color=colour, markeredgecolor="white", markersize=7)
             _scale(ax, [float(row[term]) for row in rows if row.get(term) is not None])
             ax.set_title(TERMS[term], fontsize=9, loc="left")
             ax.grid()
-        for ax in figure.axes[-2:]:  # the lowest of each column
+        for ax in figure.axes[-columns:]:  # the lowest of each column
             ax.set_xlabel("optimiser step")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.tick_params(labelbottom=True)
@@ -256,7 +270,7 @@ def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=4.5)
         means = ", means over seeds" if any(len(of_method) > 1 for of_method in histories.values()) else ""
-        figure.suptitle(f"Training: batches (lines) and unseen dev texts (markers){means}", fontsize=10)
+        figure.suptitle(f"Training: batches (lines) and unseen dev texts (full markers){means}", fontsize=10)
     return figure
 
 

@@ -40,7 +40,7 @@ FIGURES = {
     "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",
     "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base, "
     f"{tables.TOLD} is told the prompt's language",
-    "training": "Training curves, means over seeds; markers are the dev texts",
+    "training": "Training curves, means over seeds; full markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
     "retrieval": (
         "Retrieval of parallel texts by layer, with and without the specific subspace (fitted on most of them where a "
