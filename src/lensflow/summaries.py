@@ -228,7 +228,8 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
     notes = [
         "of the training alone; hidden states are extracted once a backbone and corpus, for all methods that need them",
         "time and memory are of the machine they were measured on" + (f" ({', '.join(devices)})" if devices else ""),
-        f"{MISSING} not measured: energy needs counters that Linux lets one read (RAPL)",
+        f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: it needs counters that "
+        "Linux lets one read (RAPL)",
     ]
     if any(len(of_method) > 1 for of_method in seeds.values()):
         notes.insert(0, "mean over seeds, with the smallest and the largest")

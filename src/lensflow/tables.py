@@ -322,7 +322,15 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
 
 def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
     """How the marks came about: nothing where nothing was tested."""
-    return _tests(blocks, reference) + _margins([row for block in blocks for row in block.rows])
+    rows = [row for block in blocks for row in block.rows]
+    lines = _tests(blocks, reference) + _margins(rows)
+    differences = ("difference", "difference_low", "difference_high")
+    if any([cell.compared.get(key) for key in differences] == [0, 0, 0] for row in rows for cell in row.cells.values()):
+        lines.append(
+            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does nothing "
+            "there, as an instruction to the likelihood of the prompt alone"
+        )
+    return lines
 
 
 def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
@@ -353,16 +361,10 @@ def _margins(rows: Sequence[Row]) -> list[str]:
         return []
     margins = {metric: compared["margin"] for metric, compared in tested}
     named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
-    lines = [
+    return [
         f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
         f"non-inferiority to base, one-sided at 2.5 %, each by itself; margins: {named}"
     ]
-    if any(compared.get("difference_low") == compared.get("difference_high") == 0 for _, compared in tested):
-        lines.append(
-            f"{RETENTION['kept']} with a difference of 0 and an interval of [0, 0]: kept by construction, the method "
-            "does nothing there"
-        )
-    return lines
 
 
 def _sizes(rows: Sequence[Row]) -> str:
