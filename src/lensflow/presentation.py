@@ -95,7 +95,8 @@ def _sheets(
         for path in costs:
             backbone, setting, method, seed = path.parts[-5:-1]
             if (backbone, setting) == (block.backbone, block.setting):
-                measured[method, int(seed.removeprefix("seed"))] = read_json(path)
+                prepared = {"prepared_seconds": provenance.prepared_seconds(path)}
+                measured[method, int(seed.removeprefix("seed"))] = read_json(path) | prepared
         found["summary"].append(summaries.summary(block))
         found["ablation"].append(summaries.ablation(block, config["methods"]))
         if compared := direct.get((block.backbone, block.setting)):

@@ -31,6 +31,7 @@ from lensflow.files import (
     unchanged,
 )
 
+PREPARING = ("extract_hidden_states", "fit_subspaces")  # what methods that work on hidden states need before
 CACHES = ("cells", "verdicts")
 TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
 EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
@@ -60,6 +61,32 @@ def records(results: Path) -> Iterator[tuple[Path, Record | None]]:
 def inside(record: Path, name: str) -> Path:
     """Return the path of what a record names."""
     return Path(os.path.normpath(record.parent / name))
+
+
+def prepared_seconds(trained: Path) -> float | None:
+    """Return what it took to extract the hidden states and fit the subspaces that a training read; None if unknown.
+
+    Args:
+        trained: a file that the training wrote.
+    """
+    seconds: dict[Path, float] = {}
+
+    def add(file: Path) -> bool:
+        """Add what made a file and what that read; say whether all of it is known."""
+        try:
+            found = record_of(file)
+        except LensflowError:
+            return False
+        if found is None:
+            return False
+        record, content = found
+        if record not in seconds and content["stage"] in PREPARING:
+            seconds[record] = content["seconds"]
+        elif file != trained:
+            return True
+        return all(add(inside(record, name)) for name in content["inputs"])
+
+    return sum(seconds.values()) if add(trained) else None
 
 
 def verify(results: Path) -> list[str]:

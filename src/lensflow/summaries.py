@@ -195,9 +195,10 @@ def _panels(block: Block, rows: Sequence[Row], entry: Callable[[Row, str], Entry
     return tuple(panels)
 
 
-# Key of cost.json -> heading, what to multiply by, format.
+# Key of cost.json, or `prepared_seconds` -> heading, what to multiply by, format.
 COSTS = {
     "seconds": ("time (s)", 1, "{:,.0f}"),
+    "prepared_seconds": ("before (s)", 1, "{:,.0f}"),
     "peak_memory": ("peak memory (GB)", 1e-9, "{:.2f}"),
     "tokens": ("tokens", 1, "{:,.0f}"),
     "trained_parameters": ("trained parameters", 1, "{:,.0f}"),
@@ -210,7 +211,7 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
 
     Args:
         block: of the main table.
-        costs: method and seed -> its cost.json; a number that could not be read is missing there.
+        costs: method and seed -> its cost.json with `prepared_seconds`; a number that could not be read is missing.
     """
     seeds: dict[str, list[Mapping[str, Any]]] = {}
     for (method, _), measured in costs.items():
@@ -226,10 +227,10 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
         {str(measured["device"]) for of_method in seeds.values() for measured in of_method if "device" in measured}
     )
     notes = [
-        "of the training alone; hidden states are extracted once a backbone and corpus, for all methods that need them",
+        "of the training alone; before: the hidden states and subspaces that it read, made once for all methods and seeds",
         "time and memory are of the machine they were measured on" + (f" ({', '.join(devices)})" if devices else ""),
-        f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: it needs counters that "
-        "Linux lets one read (RAPL)",
+        f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: energy needs counters "
+        "that Linux lets one read (RAPL)",
     ]
     if any(len(of_method) > 1 for of_method in seeds.values()):
         notes.insert(0, "mean over seeds, with the smallest and the largest")

@@ -327,8 +327,8 @@ def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
     differences = ("difference", "difference_low", "difference_high")
     if any([cell.compared.get(key) for key in differences] == [0, 0, 0] for row in rows for cell in row.cells.values()):
         lines.append(
-            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does nothing "
-            "there, as an instruction to the likelihood of the prompt alone"
+            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does "
+            "nothing there, as an instruction to the likelihood of the prompt alone"
         )
     return lines
 

@@ -1,6 +1,7 @@
 """Records of every stage, and what is said and made again when a file is not what a stage wrote."""
 
 import copy
+import csv
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chain import RUN, Chain
-from lensflow import cli
+from lensflow import cli, provenance
 from lensflow.files import CORRUPT, RECORD, file_digest, read_json
 
 BASE = "tiny/none/base/seed0"
@@ -60,6 +61,17 @@ def truncate(path: Path) -> None:
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[: len(content) // 2])
+
+
+def test_the_table_of_costs_says_what_a_training_needed_before(chain):
+    made = [f"{STATES}/en.safetensors", f"{STATES}/zh.safetensors", "tiny/en-zh/subspaces.safetensors"]
+    seconds = sum(read_json(chain.results / f"{name}{RECORD}")["seconds"] for name in made)
+    cost = chain.results / RUN / "cost.json"
+    assert seconds > 0 and provenance.prepared_seconds(cost) == pytest.approx(seconds)
+    rows = csv.DictReader((chain.results / "tables/cost.csv").open())
+    assert [float(row["value"]) for row in rows if row["column"] == "before (s)"] == [pytest.approx(seconds)]
+    (chain.results / f"{made[0]}{RECORD}").unlink()
+    assert provenance.prepared_seconds(cost) is None
 
 
 def test_a_record_names_what_a_file_was_made_of(chain):

@@ -218,7 +218,7 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
             assert text.endswith(f"\nMade by `{command}`\n")
         elif path.suffix == ".tex":
             assert text.startswith(f"% Made by: {command}\n")
-    assert "| lens | 12 | 1.00 | 3,456 | – | – |" in (tmp_path / "a/cost.md").read_text()
+    assert "| lens | 12 | – | 1.00 | 3,456 | – | – |" in (tmp_path / "a/cost.md").read_text()
     assert "| strong | 1.0 |" in (tmp_path / "a/ablation.md").read_text()
     versus = (tmp_path / "a/versus.md").read_text()
     assert "Difference to lens: tiny, setting trio" in versus and "difference to lens on the same items" in versus

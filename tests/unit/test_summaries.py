@@ -152,12 +152,13 @@ def test_a_method_with_several_seeds_is_one_row(rows):
 def costs():
     one = {
         "seconds": 1234.5,
+        "prepared_seconds": 60.7,
         "device": "cpu",
         "peak_memory": 2.5e9,
         "tokens": 1_000_000,
         "trained_parameters": 7_000_000,
     }
-    metered = one | {"seconds": 100.0, "energy_joules": 7200.0}
+    metered = one | {"seconds": 100.0, "prepared_seconds": 0, "energy_joules": 7200.0}
     return {("lens", 0): one, ("sft", 0): metered, ("sft", 1): metered | {"seconds": 300.0}, ("other", 0): one}
 
 
@@ -166,6 +167,7 @@ def test_cost_has_units_means_and_spans(rows, costs):
     assert panels(sheet)["Training"] == {
         "sft (2 seeds)": {
             "time (s)": "200",
+            "before (s)": "0",
             "peak memory (GB)": "2.50",
             "tokens": "1,000,000",
             "trained parameters": "7,000,000",
@@ -173,6 +175,7 @@ def test_cost_has_units_means_and_spans(rows, costs):
         },
         "lens": {
             "time (s)": "1,234",
+            "before (s)": "61",
             "peak memory (GB)": "2.50",
             "tokens": "1,000,000",
             "trained parameters": "7,000,000",
@@ -186,7 +189,7 @@ def test_cost_has_units_means_and_spans(rows, costs):
 
 def test_cost_without_a_number_that_could_not_be_read(rows):
     sheet = summaries.cost(block(rows), {("lens", 0): {"seconds": 1.0, "energy_joules": None}})
-    assert list(panels(sheet)["Training"]["lens"].values()) == ["1", "–", "–", "–", "–"]
+    assert list(panels(sheet)["Training"]["lens"].values()) == ["1", "–", "–", "–", "–", "–"]
 
 
 @pytest.fixture
