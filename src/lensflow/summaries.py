@@ -227,7 +227,7 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
         {str(measured["device"]) for of_method in seeds.values() for measured in of_method if "device" in measured}
     )
     notes = [
-        "of the training alone; before: the hidden states and subspaces that it read, made once for all methods and seeds",
+        "of the training alone; before: the hidden states and subspaces that it read, once for all methods and seeds",
         "time and memory are of the machine they were measured on" + (f" ({', '.join(devices)})" if devices else ""),
         f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: energy needs counters "
         "that Linux lets one read (RAPL)",
