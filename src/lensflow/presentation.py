@@ -65,8 +65,7 @@ def _blocks(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
-    told = config.get("told_language", ())
-    blocks = tables.main_table(frame, _settings(config), list(config["methods"]), told)
+    blocks = _main_table(config, frame)
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
@@ -75,8 +74,12 @@ def _versus(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], tabl
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
     if frame.empty:
         return {}
-    blocks = tables.main_table(frame, _settings(config), list(config["methods"]), config.get("told_language", ()))
-    return {(block.backbone, block.setting): block for block in blocks}
+    return {(block.backbone, block.setting): block for block in _main_table(config, frame)}
+
+
+def _main_table(config: Mapping[str, Any], cells: pd.DataFrame) -> list[tables.Block]:
+    order, told = config.get("order", config["methods"]), config.get("told_language", ())
+    return tables.main_table(cells, _settings(config), list(order), told)
 
 
 def _command(config: Mapping[str, Any], target: str) -> str:

@@ -356,8 +356,9 @@ class Plan:
 
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""
-        used, shown = {setting for _, setting in self.blocks}, {c.method for c in self.shown()} | {BASE[1]}
-        chosen = {name: method for name, method in self.config.methods.items() if name in shown}
+        used = {setting for _, setting in self.blocks}
+        order = list(dict.fromkeys([BASE[1], *(c.method for c in self.shown())]))
+        chosen = {name: self.config.methods[name] for name in order}
         return {
             "title": self.config.title,
             "backbones": {
@@ -367,6 +368,7 @@ class Plan:
             "blocks": [list(pair) for pair in self.blocks],
             "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
             "methods": {name: method.canonical() for name, method in chosen.items()},
+            "order": order,  # as the runs have them; a file's keys are sorted
             "told_language": [name for name, method in chosen.items() if method.told_language],
             "versus": self.config.versus,
             "evaluation": self.config.evaluation.canonical(),

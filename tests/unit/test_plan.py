@@ -22,3 +22,9 @@ ROOT = Path(__file__).parents[2]
 )
 def test_figures_by_layer_show_parallel_texts(setting, use, corpus):
     assert Plan(read([ROOT / "config/paper.yaml"], ROOT), ROOT, ROOT).corpus(setting, use) == corpus
+
+
+def test_methods_are_shown_in_the_order_of_the_runs():
+    shown = Plan(read([ROOT / "config/study.yaml"], ROOT), ROOT, ROOT).presentation()
+    assert shown["order"][:3] == ["base", "lens-gentle", "lens-no-pull"] and shown["order"][-1] == "prompt-native"
+    assert set(shown["order"]) == set(shown["methods"])

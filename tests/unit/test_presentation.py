@@ -225,6 +225,13 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
     assert "| base | -0.30 [-0.40, -0.20] |" in versus and "| lens |" not in versus
 
 
+def test_methods_stand_in_the_order_of_the_configuration(results, tmp_path):
+    config = CONFIG | {"order": ["base", "strong", "sft", "lens"]}
+    presentation.write_tables(config, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
+    table = pd.read_csv(tmp_path / "main.csv")
+    assert list(table[table.metric == "nll"].method.unique()) == config["order"]
+
+
 def test_tables_of_nothing_say_so(results, tmp_path):
     frame = pd.read_csv(results / "comparisons.csv")
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
