@@ -247,7 +247,8 @@ def _cost(measured: Iterable[Mapping[str, Any]], key: str) -> Entry:
     mean, ends = sum(values) / len(values), (min(values), max(values))
     if len(values) == 1:
         return Entry(form.format(mean), mean)
-    return Entry(form.format(mean), mean, *ends, note=" to ".join(map(form.format, ends)))
+    low, high = map(form.format, ends)
+    return Entry(form.format(mean), mean, *ends, note=f"({low} to {high})" if low != high else "")
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:

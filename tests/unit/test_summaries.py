@@ -182,7 +182,8 @@ def test_cost_has_units_means_and_spans(rows, costs):
             "energy (Wh)": "–",
         },
     }
-    assert sheet.panels[0].rows["sft (2 seeds)"][0].note == "100 to 300"
+    assert sheet.panels[0].rows["sft (2 seeds)"][0].note == "(100 to 300)"
+    assert [entry.note for entry in sheet.panels[0].rows["sft (2 seeds)"][1:]] == [""] * 5  # the same for both seeds
     assert "mean over seeds" in sheet.notes[0] and any("(cpu)" in note for note in sheet.notes)
     assert summaries.cost(block(rows), {}) is None
 
