@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,6 +313,30 @@ def test_the_same_again(run):
     assert first.output.read_bytes() == again.output.read_bytes()
     assert history(first) == history(again)
     assert first.output.read_bytes() != other.output.read_bytes()
+
+
+def killed(run, step):
+    """Train in a process of its own until a step."""
+
+    def kill(progress, args, state, control, **kwargs):
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    finetuning._Progress.on_log = kill
+    train(run)
+
+
+@pytest.mark.parametrize("lora", [{}, None], ids=["lora", "full"])
+def test_one_that_was_killed_begins_again(run, lora):
+    whole, broken = run(folder="a", lora=lora), run(folder="b", lora=lora)
+    process = get_context("spawn").Process(target=killed, args=(broken, 3))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not broken.output.parent.exists()
+    for this in (whole, broken):
+        train(this)
+    assert whole.output.read_bytes() == broken.output.read_bytes()
+    assert history(whole) == history(broken)
 
 
 def test_a_loss_that_is_not_finite(run):
