@@ -19,7 +19,7 @@ demo: .venv/.installed  ## from a bare machine to the finished tables, figures a
 	@echo "report   results/report.html"
 
 STUDIED = study/results/figures/gemma-3-270m
-study: .venv/.installed  ## what docs/study shows: about two hours on two cores, 20 GB of memory, 16 GB of disk
+study: .venv/.installed  ## what docs/study shows: below two hours on two cores, 20 GB of memory, 16 GB of disk
 	@snakemake --cores $(CORES) --configfile config/study.yaml --directory study
 	@cp study/results/tables/*.md study/results/tables/main.csv study/results/tables/versus.csv study/results/sweeps.csv $(STUDIED).*/sweep.*.svg docs/study
 	@for setting in en-zh en-zh-bn-sw; do for figure in fidelity front; do \

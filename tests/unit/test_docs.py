@@ -63,6 +63,9 @@ def test_the_readmes_numbers_of_the_study_are_those_of_its_tables():
         ]
         assert cells == expected, method
         assert main.told_language["fidelity", "targets", name] == method.endswith("†")
+    versus = re.sub(r" [+−≠](?= \[)", "", (STUDY / "versus.md").read_text().split("setting en-zh-bn-sw")[1])
+    said = re.findall(r"[+-][\d.]+ \[[^]]+\]", " ".join(text.split()))
+    assert len(said) > 8 and [difference for difference in said if f"| {difference} |" not in versus] == []
 
 
 def rows_of(markdown: str) -> list[list[str]]:
