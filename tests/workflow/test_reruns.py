@@ -284,9 +284,11 @@ def test_methods_without_training(finished, config):
         with edited(finished.root, ("src/lensflow/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")):
             after = planned(finished, config)
         assert new | {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER == after
-        config["runs"][0] |= {"seeds": [0, 1], "methods": ["base", "steer", "prompt"]}
-        config["runs"].append(config["runs"][0] | {"seeds": [0], "methods": ["lens-a", "lens-b"]})
+        config["runs"][0]["methods"] = ["base", "lens-a", "lens-b"]
+        config["runs"].append(config["runs"][0] | {"seeds": [0, 1], "methods": ["steer", "prompt"]})
         assert planned(finished, config) == set()
+        config["runs"].reverse()  # tables and figures have the methods in the order of the runs
+        assert planned(finished, config) == SCORES_AND_LATER - {"collect_scores"} | {"resolve_config"}
     finally:
         assert finished.snakemake(demo_config()).returncode == 0
 
