@@ -70,23 +70,21 @@ def prepared_seconds(trained: Path) -> float | None:
         trained: a file that the training wrote.
     """
     seconds: dict[Path, float] = {}
-
-    def add(file: Path) -> bool:
-        """Add what made a file and what that read; say whether all of it is known."""
+    files = [trained]
+    for file in files:  # which grows by what was read for it
         try:
             found = record_of(file)
         except LensflowError:
-            return False
+            found = None
         if found is None:
-            return False
+            return None
         record, content = found
-        if record not in seconds and content["stage"] in PREPARING:
+        prepares = content["stage"] in PREPARING
+        if prepares:
             seconds[record] = content["seconds"]
-        elif file != trained:
-            return True
-        return all(add(inside(record, name)) for name in content["inputs"])
-
-    return sum(seconds.values()) if add(trained) else None
+        if prepares or file == trained:
+            files += {inside(record, name) for name in content["inputs"]} - set(files)
+    return sum(seconds.values())
 
 
 def verify(results: Path) -> list[str]:

@@ -52,7 +52,7 @@ def test_the_readmes_numbers_of_the_study_are_those_of_its_tables():
     text = (ROOT / "README.md").read_text().split("## Is it worth it?")[1].split("\n## ")[0]
     shown = {cells[0]: cells[1:] for cells in rows_of(text)[2:]}
     main = pd.read_csv(STUDY / "main.csv")
-    main = main[main.setting == "en-zh-bn-sw"].set_index(["metric", "language", "method"])
+    main = main[main.setting == "en-zh-bn-sw"].set_index(["metric", "language", "method"]).sort_index()
     marks = marks_of((STUDY / "versus.md").read_text().split("setting en-zh-bn-sw")[1])
     assert len(shown) > 10
     for method, cells in shown.items():
@@ -63,6 +63,14 @@ def test_the_readmes_numbers_of_the_study_are_those_of_its_tables():
         ]
         assert cells == expected, method
         assert main.told_language["fidelity", "targets", name] == method.endswith("†")
+    raised = main[main.mark == "better"].loc["script_mass", "targets"]
+    assert {method for method in raised.index if method.startswith("lens")} == {
+        *("lens-gentle", "lens-no-pull", "lens-no-retain", "lens-push-only")
+    }
+    for method in ("base", "lens-gentle"):
+        assert (
+            f"{main.value['script_mass', 'targets', method]:.2f}" in text.split("script mass")[1].split("- A random")[0]
+        )
     versus = re.sub(r" [+−≠](?= \[)", "", (STUDY / "versus.md").read_text().split("setting en-zh-bn-sw")[1])
     said = re.findall(r"[+-][\d.]+ \[[^]]+\]", " ".join(text.split()))
     assert len(said) > 8 and [difference for difference in said if f"| {difference} |" not in versus] == []
