@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensflow.config import Config, Setting, read
 from lensflow.errors import LensflowError
-from lensflow.files import write_text
-from lensflow.methods.lens import Lens
+from lensflow.methods.lens.config import Lens
+from lensflow.schema.setting import Setting
+from lensflow.storage.atomic import write_text
+from lensflow.workflow.experiment import Config, read
 
 ROOT = Path(__file__).parents[1]
 PROCESS = 0.5e9  # bytes: Python with torch and transformers, as measured

@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from lensflow import cli, corpora
-from lensflow.config import Prompt, Resources, parse
-from lensflow.engines.transformers import TransformersEngine
-from lensflow.files import read_jsonl, write_jsonl
-from lensflow.prompts import PromptTokenizer
+from lensflow.artifacts import texts as texts_module
+from lensflow.cli import main as main_module
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Prompt, Resources
+from lensflow.schema.messages import parse
+from lensflow.stages import pair_data
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_jsonl
 
 LANGUAGES = ("en", "zh")
 SETTING = {"central": "en", "languages": list(LANGUAGES)}
@@ -30,7 +34,7 @@ Requests = list[tuple[list[int], list[int]]]
 
 def stage(command: str, config: Mapping[str, Any], *arguments: object) -> None:
     """Run a stage."""
-    if code := cli.main([command, "--config", json.dumps(config), *map(str, arguments)]):
+    if code := main_module.main([command, "--config", json.dumps(config), *map(str, arguments)]):
         sys.exit(code)
 
 
@@ -91,7 +95,7 @@ def main() -> None:
         folder = Path(temporary)
         texts = {code: folder / f"{code}.jsonl" for code in LANGUAGES}
         for code, path in texts.items():
-            corpora.pair_data(corpora.folder("embedded", Path()), code, path)
+            pair_data.pair_data(texts_module.folder("embedded", Path()), code, path)
             rows = read_jsonl(path)
             wanted = {"train": count, "dev": 2, "test": count}
             write_jsonl(path, [r for split, n in wanted.items() for r in [x for x in rows if x["split"] == split][:n]])
@@ -107,7 +111,7 @@ def main() -> None:
 
         tokenizer = PromptTokenizer(manifest.parent, parse(Prompt, prompt(manifest)))
         requests: Requests = []
-        for text in corpora.read_texts(texts["zh"], ["test"]):
+        for text in texts_module.read_texts(texts["zh"], ["test"]):
             ids = tokenizer.encode(text.prompt)
             requests.append((ids[: len(ids) // 2], ids[len(ids) // 2 :]))
         together = {}
@@ -120,7 +124,7 @@ def main() -> None:
             torch.set_num_threads(1)
             scores(f"log-likelihood, {dtype}, 1 and 2 threads", engine.loglikelihoods(requests), together[dtype])
             torch.set_num_threads(2)
-        from lensflow.engines.vllm import VllmEngine  # optional, and not for every checkpoint: last
+        from lensflow.models.engines.vllm import VllmEngine
 
         for dtype, of_transformers in together.items():
             vllm = VllmEngine(manifest.parent, dtype, tokenizer, 512, Resources())

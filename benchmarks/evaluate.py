@@ -20,10 +20,13 @@ from typing import Any
 
 import yaml
 
-from lensflow import items
-from lensflow.config import Task, read
+from lensflow.artifacts import hub, items
+from lensflow.benchmarks.lm_eval import Task
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_jsonl, write_text
+from lensflow.stages import fetch_items
+from lensflow.storage.atomic import write_jsonl, write_text
+from lensflow.storage.verified import read_jsonl
+from lensflow.workflow.experiment import read
 from measuring import Measured, backbone_of, markdown, row, say, spawn, write
 
 CELLS = (("xcopa", "zh"), ("xcopa", "sw"), ("xwinograd", "ja"), ("xwinograd", "en"))
@@ -39,7 +42,7 @@ def write_prompts(config: Any, root: Path, count: int, folder: Path) -> Path:
         benchmark = config.benchmarks[name]
         for language in languages:
             path = folder / "fetched" / name / f"{language}.jsonl"
-            items.fetch(name, benchmark.dataset, language, benchmark.languages[language], root, path)
+            fetch_items.fetch(name, benchmark.dataset, language, benchmark.languages[language], root, path)
             rows += [{"prompt": item["prompt"]} for item in items.read_items(path).values()]
     # Every language's share, whatever the count.
     step = len(rows) / count
@@ -101,7 +104,7 @@ def ours(
     for name, language in CELLS:
         benchmark = config.benchmarks[name]
         entry = benchmark.languages[language]
-        items.fetch(name, benchmark.dataset, language, entry, root, folder / "items" / name / f"{language}.jsonl")
+        fetch_items.fetch(name, benchmark.dataset, language, entry, root, folder / "items" / name / f"{language}.jsonl")
         cells.append({"name": name, "benchmark": benchmark.canonical(), "languages": [language]})
     generation = {
         "kind": "lm_eval",
@@ -112,7 +115,7 @@ def ours(
     }
     benchmark = Task.model_validate(generation)
     path = folder / "items" / "prompts" / "en.jsonl"
-    items.fetch("prompts", benchmark.dataset, "en", benchmark.languages["en"], folder, path)
+    fetch_items.fetch("prompts", benchmark.dataset, "en", benchmark.languages["en"], folder, path)
     cells.append({"name": "prompts", "benchmark": benchmark.canonical(), "languages": ["en"]})
     settings = config.evaluation.model_copy(update={"dtype": "float32", "engine": "auto", "limit": max(limit, prompts)})
     for cell in cells[:-1]:  # one limit for all: cut the items instead
@@ -146,9 +149,9 @@ def main() -> None:
     args = options.parse_args()
     backbone = args.backbone.absolute()
     config = read([], Path())
-    root = items.datasets_root(config.datasets_root)
+    root = hub.datasets_root(config.datasets_root)
     if root is None:
-        raise LensflowError(f"{items.ROOT_VARIABLE}: not set; name a folder with local copies of the data sets")
+        raise LensflowError(f"{hub.ROOT_VARIABLE}: not set; name a folder with local copies of the data sets")
     heading = (
         f"{backbone.parent.parent.name}, float32, {args.limit} documents of each of {len(CELLS)} multiple-choice cells "
         f"and {args.prompts} answers of at most {TOKENS} tokens, {os.cpu_count()} cores. Reference: one `lm_eval "

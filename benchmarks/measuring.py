@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensflow.config import Backbone, Config
 from lensflow.errors import LensflowError
-from lensflow.files import write_text
+from lensflow.schema.backbone import Backbone
+from lensflow.storage.atomic import write_text
+from lensflow.workflow.experiment import Config
 
 # No torch here: a child's maximum resident set begins with its parent's.
 COLUMNS = ("dtype", "measure", "unit", "ours", "reference", "ratio", "target", "met")

@@ -27,11 +27,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lensflow import corpora
-from lensflow.config import Config, read
+from lensflow.artifacts import texts as texts_module
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl, write_jsonl
-from lensflow.methods.lens import Lens
+from lensflow.methods.lens.config import Lens
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_jsonl
+from lensflow.workflow.experiment import Config, read
 from measuring import Measured, backbone_of, device_name, markdown, row, say, spawn, verdict, write
 
 # The parent must not import torch: a child's maximum resident set begins with its parent's.
@@ -61,7 +62,7 @@ def whole_model(task: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lensflow.decoders import device_of
+    from lensflow.models.loading import device_of
 
     model = AutoModelForCausalLM.from_pretrained(task["checkpoint"], dtype=getattr(torch, task["dtype"]))
     return model.to(device_of(task["gpus"])).eval()  # HF Trainer would switch dropout on; these families have none
@@ -180,14 +181,16 @@ def published_train(task: dict[str, Any]) -> dict[str, Any]:
 
 def read_sequences(task: dict[str, Any]) -> dict[str, Any]:
     """Every language's `Sequences`, as our stage makes them."""
-    from lensflow.config import Extraction, Prompt, parse
-    from lensflow.hidden_states import tokenize
-    from lensflow.prompts import PromptTokenizer
+    from lensflow.models.tokenizer import PromptTokenizer
+    from lensflow.schema.backbone import Prompt
+    from lensflow.schema.extraction import Extraction
+    from lensflow.schema.messages import parse
+    from lensflow.stages.extract_hidden_states import tokenize
 
     tokenizer = PromptTokenizer(Path(task["checkpoint"]), parse(Prompt, task["prompt"]))
     extraction = Extraction.model_validate(task["extraction"])
     return {
-        language: tokenize(tokenizer, language, corpora.read_texts(Path(path), ["train", "dev"]), extraction)
+        language: tokenize(tokenizer, language, texts_module.read_texts(Path(path), ["train", "dev"]), extraction)
         for language, path in task["texts"].items()
     }
 
@@ -196,8 +199,8 @@ def convert(task: dict[str, Any]) -> dict[str, Any]:
     """Write the backbone in the precision to be measured (not timed)."""
     import shutil
 
-    from lensflow.backbones import prepare_backbone
-    from lensflow.config import Backbone
+    from lensflow.schema.backbone import Backbone
+    from lensflow.stages.prepare_backbone import prepare_backbone
 
     source, copy = Path(task["checkpoint"]), Path(task["output"])
     whole_model(task).save_pretrained(copy, max_shard_size="5GB")  # as on the hub
@@ -237,9 +240,9 @@ def extraction_rate(task: dict[str, Any]) -> dict[str, Any]:
     """Texts/s of `extract`, model loaded, and FLOP/s beside the machine's peak, measured before and after."""
     import torch
 
-    from lensflow.config import Extraction
-    from lensflow.decoders import device_of, load_decoder
-    from lensflow.hidden_states import Sequences, extract
+    from lensflow.models.loading import device_of, load_decoder
+    from lensflow.schema.extraction import Extraction
+    from lensflow.stages.extract_hidden_states import Sequences, extract
 
     dtype, device = getattr(torch, task["dtype"]), device_of(task["gpus"])
     peak = matmul_rate(dtype, device)
@@ -279,7 +282,7 @@ def fit_large(task: dict[str, Any]) -> dict[str, Any]:
 
     import torch
 
-    from lensflow.subspaces import directions, fit_subspaces
+    from lensflow.mathematics.subspaces import directions, fit_subspaces
 
     means = torch.randn(FIT_LAYERS, FIT_LANGUAGES, FIT_WIDTH, generator=torch.Generator().manual_seed(0))
     times = []
@@ -316,10 +319,10 @@ def write_texts(config: Config, languages: tuple[str, ...], corpus: str, pairs: 
 
     The embedded corpus has 120 train texts; dev and test ones fill up. That is right for timing, and for nothing else.
     """
-    content = corpora.read_corpus(corpora.folder(config.corpora[corpus].path or "", Path()))
+    content = texts_module.read_corpus(texts_module.folder(config.corpora[corpus].path or "", Path()))
     paths = {}
     for language in languages:
-        rows = corpora.in_language(content, language)
+        rows = texts_module.in_language(content, language)
         dev = pairs // DEV_SHARE
         if len(rows) < pairs + dev:
             raise LensflowError(

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json, write_text
+from lensflow.storage.atomic import write_json, write_text
+from lensflow.storage.verified import read_json
 from measuring import say, verdict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -65,8 +66,8 @@ def phases(began: float, report: Path, arguments: list[str]) -> None:
     import snakemake.cli
     from snakemake.workflow import Workflow
 
-    import lensflow.config
-    import lensflow.workflow
+    import lensflow.workflow.experiment
+    import lensflow.workflow.plan
 
     start, rules, plan, jobs, _ = PHASES
     taken = {start: time.time() - began}
@@ -87,8 +88,8 @@ def phases(began: float, report: Path, arguments: list[str]) -> None:
         setattr(owner, name, timed)
 
     time_it(rules, Workflow, "include")
-    time_it(plan, lensflow.config, "read")
-    time_it(plan, lensflow.workflow.Plan, "__init__")
+    time_it(plan, lensflow.workflow.experiment, "read")
+    time_it(plan, lensflow.workflow.plan.Plan, "__init__")
     time_it(jobs, Workflow, "_build_dag")
     try:
         snakemake.cli.main(arguments)

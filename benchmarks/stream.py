@@ -18,7 +18,8 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_json, write_text
+from lensflow.storage.atomic import write_json, write_text
+from lensflow.storage.verified import read_json
 from measuring import device_name, spawn
 
 # Nothing here may import torch: a process starts with the peak of the one that it is forked from.

@@ -9,13 +9,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
-from lensflow import fitting, hidden_states, training
-from lensflow.config import Extraction
-from lensflow.decoders import StreamedDecoder, load_decoder, load_top_layers
-from lensflow.files import read_jsonl
-from lensflow.methods.lens import Lens
-from lensflow.objective import objective
-from lensflow.training import LensTrainer, TopStack, read_cache
+from lensflow.artifacts import language_subspaces
+from lensflow.methods.lens import training
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import objective
+from lensflow.methods.lens.training import LensTrainer, TopStack, read_cache
+from lensflow.models.loading import load_decoder, load_top_layers
+from lensflow.models.streaming import StreamedDecoder
+from lensflow.schema.extraction import Extraction
+from lensflow.stages import extract_hidden_states
+from lensflow.storage.verified import read_jsonl
 
 EXTRACTION = Extraction(trainable_layers=2, batch_tokens=64)
 
@@ -34,13 +37,15 @@ def distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
 
 def states(checkpoint: Path, sequences: list[list[int]], device: torch.device, stream: bool) -> dict[str, Tensor]:
     """Extract hidden states."""
-    texts = hidden_states.Sequences("en", [str(number) for number in range(len(sequences))], sequences)
+    texts = extract_hidden_states.Sequences("en", [str(number) for number in range(len(sequences))], sequences)
     with tempfile.TemporaryDirectory() as scratch:
         if stream:
             streamed = StreamedDecoder(checkpoint, sequences, device)
-            found = hidden_states.stream(streamed, texts, EXTRACTION, Path(scratch))
+            found = extract_hidden_states.stream(streamed, texts, EXTRACTION, Path(scratch))
         else:
-            found = hidden_states.extract(load_decoder(checkpoint, device=device), texts, EXTRACTION, Path(scratch))
+            found = extract_hidden_states.extract(
+                load_decoder(checkpoint, device=device), texts, EXTRACTION, Path(scratch)
+            )
     assert found.layers.device == found.tokens.device == torch.device("cpu")
     return {name: getattr(found, name) for name in ("layers", "post_norm", "tokens")}
 
@@ -51,7 +56,7 @@ def trainer(stages: tiny.Stages, method: Lens, device: torch.device) -> LensTrai
     caches = {code: read_cache(stages.states[code], stages.texts[code], "post_norm") for code in setting.languages}
     own = caches["en"].tokens.dtype if method.precision == "mixed" else torch.float32
     decoder, _ = load_top_layers(stages.checkpoint, EXTRACTION.trainable_layers, own, device)
-    target = objective(method, fitting.load(stages.subspaces["post_norm"], setting), setting.targets)
+    target = objective(method, language_subspaces.load(stages.subspaces["post_norm"], setting), setting.targets)
     return LensTrainer(method, setting, 0, TopStack(decoder, method.layers, "post_norm"), caches, target, "last")
 
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import yaml
 
-from lensflow import cli, config, workflow
-from lensflow.corpora import SPLITS
-from lensflow.files import CORRUPT, write_json, write_jsonl
+from lensflow.artifacts.texts import SPLITS
+from lensflow.cli import main
+from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.integrity import CORRUPT
+from lensflow.workflow import experiment
+from lensflow.workflow.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]
 LANGUAGES = ("en", "zh")
@@ -45,7 +48,7 @@ class Chain:
             ]
             write_jsonl(root / "corpus" / f"{split}.jsonl", rows)
         (root / "run.yaml").write_text(yaml.safe_dump(self.configuration()))
-        plan = workflow.Plan(config.read([root / "run.yaml"], REPOSITORY), root, REPOSITORY)
+        plan = Plan(experiment.read([root / "run.yaml"], REPOSITORY), root, REPOSITORY)
         write_json(
             self.results / "config.json",
             plan.presentation() | {"command": "snakemake --configfile run.yaml", "results": "results"},
@@ -83,7 +86,7 @@ class Chain:
             ],
         }
 
-    def _steps(self, plan: workflow.Plan) -> list[Step]:
+    def _steps(self, plan: Plan) -> list[Step]:
         steps = []
 
         def add(name: str, stage: Any, *arguments: str, outputs: tuple[str, ...]) -> None:
@@ -159,13 +162,13 @@ class Chain:
         """Run, in their order, the steps of which something is missing, as Snakemake does; stop where one fails."""
         for step in self.steps:
             there = all((self.root / output).exists() for output in step.outputs)
-            if not there and (code := cli.main(step.command)):
+            if not there and (code := main.main(step.command)):
                 return code
         return 0
 
     def again(self, output: str) -> int:
         """Run the step again that writes a file, which is named from the results folder."""
-        return cli.main(next(step.command for step in self.steps if f"results/{output}" in step.outputs))
+        return main.main(next(step.command for step in self.steps if f"results/{output}" in step.outputs))
 
     def set_aside(self) -> list[str]:
         """What has been set aside, below the results folder."""

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import tiny
-from lensflow.config import Extraction
+from lensflow.schema.extraction import Extraction
 
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,11 +9,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lensflow import fitting, hidden_states
-from lensflow.backbones import prepare_backbone
-from lensflow.config import Backbone, Extraction, Setting
-from lensflow.decoders import load_decoder
-from lensflow.files import write_jsonl
+from lensflow.artifacts.states import save
+from lensflow.models.loading import load_decoder
+from lensflow.schema.backbone import Backbone
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
+from lensflow.stages import extract_hidden_states, fit_subspaces
+from lensflow.stages.prepare_backbone import prepare_backbone
+from lensflow.storage.atomic import write_jsonl
 
 LAYERS, WIDTH = 4, 32
 SPECIAL = ("<pad>", "<bos>", "<eos>")
@@ -151,9 +154,9 @@ def run_stages(checkpoint: Path, folder: Path, extraction: Extraction, train: in
         write_jsonl(stages.texts[language], rows)
         scratch = folder / "scratch" / language
         scratch.mkdir(parents=True)
-        texts = hidden_states.Sequences(language, ids, sequences)
-        states = hidden_states.extract(decoder, texts, extraction, scratch)
-        hidden_states.save(stages.states[language], states, ids)
+        texts = extract_hidden_states.Sequences(language, ids, sequences)
+        states = extract_hidden_states.extract(decoder, texts, extraction, scratch)
+        save(stages.states[language], states, ids)
     for space, path in stages.subspaces.items():
-        fitting.fit(stages.setting(space), stages.states, stages.texts, path)
+        fit_subspaces.fit(stages.setting(space), stages.states, stages.texts, path)
     return stages

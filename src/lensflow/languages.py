@@ -21,13 +21,11 @@ from lensflow.errors import LensflowError
 
 UNKNOWN = "unknown"
 LATIN = frozenset({"Latn"})
-
 MAX_CHARACTERS = 300
 # Low, because the detector's 75 candidates share one unit of probability: short, plainly English prompts score 0.11 to
 # 0.3. Below it stands what no reader could tell either ("ok", "la la la", "Paris, London"). A test holds it against the
 # embedded corpus.
 MINIMUM_CONFIDENCE = 0.1
-
 # CLDR's writing systems that are a variant or a mixture of Unicode scripts. (Korean is written in Hangul alone today.)
 _PARTS = {
     "Hans": frozenset({"Hani"}),
@@ -36,7 +34,6 @@ _PARTS = {
     "Kore": frozenset({"Hang"}),
 }
 _UNSPECIFIC = {"Zyyy", "Zinh", "Zzzz"}  # common, inherited, unassigned
-
 _NAMES: dict[str, str] = dict(Locale("en").languages)
 _LIKELY: dict[str, str] = get_global("likely_subtags")
 _ALIASES: dict[str, str] = get_global("language_aliases")

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import backbones, cli, corpora
-from lensflow.config import Config, read
-from lensflow.files import read_jsonl, write_jsonl
+from lensflow.artifacts import checkpoint
+from lensflow.artifacts import texts as texts_module
+from lensflow.cli import main
+from lensflow.stages import pair_data, prepare_backbone
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_jsonl
+from lensflow.workflow.experiment import Config, read
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
@@ -26,10 +30,10 @@ def manifest(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared SmolLM2: the demo's if it ran here, else a fresh one."""
     prepared = ROOT / "results" / NAME / "backbone" / "manifest.json"
     if prepared.is_file():
-        backbones.verify(prepared)
+        checkpoint.verify(prepared)
         return prepared
     output = tmp_path_factory.mktemp("backbone") / "manifest.json"
-    backbones.prepare_backbone(config.backbones[NAME], ROOT, output)
+    prepare_backbone.prepare_backbone(config.backbones[NAME], ROOT, output)
     return output
 
 
@@ -41,25 +45,25 @@ def train(config: Config, manifest: Path, tmp_path_factory: pytest.TempPathFacto
     extraction, setting = {"trainable_layers": 2}, {"central": "en", "languages": list(LANGUAGES)}
     texts = {language: folder / "texts" / f"{language}.jsonl" for language in LANGUAGES}
     states = {language: folder / "states" / f"{language}.safetensors" for language in LANGUAGES}
-    source = corpora.folder("embedded", ROOT)
+    source = texts_module.folder("embedded", ROOT)
     for language in LANGUAGES:
-        corpora.pair_data(source, language, texts[language])
+        pair_data.pair_data(source, language, texts[language])
         rows = read_jsonl(texts[language])
         kept = [row for split, n in TEXTS.items() for row in [r for r in rows if r["split"] == split][:n]]
         write_jsonl(texts[language], kept)
         stage = json.dumps({"prompt": prompt, "extraction": extraction})
         arguments = ["--config", stage, "--backbone", manifest, "--texts", texts[language]]
-        assert cli.main(["extract-hidden-states", *map(str, arguments), "--output", str(states[language])]) == 0
+        assert main.main(["extract-hidden-states", *map(str, arguments), "--output", str(states[language])]) == 0
     files = ["--states", *states.values(), "--texts", *texts.values()]
     subspaces = folder / "subspaces.safetensors"
     arguments = ["--config", json.dumps({"setting": setting}), *files, "--output", subspaces]
-    assert cli.main(["fit-subspaces", *map(str, arguments)]) == 0
+    assert main.main(["fit-subspaces", *map(str, arguments)]) == 0
 
     def run(method: dict) -> Path:
         sections = {"method": method, "setting": setting, "prompt": prompt, "extraction": extraction, "seed": 0}
         output = folder / NAME / "en-zh" / method["kind"] / "seed0" / "delta.safetensors"
         stage = ["--config", json.dumps(sections), "--backbone", manifest, "--subspaces", subspaces]
-        assert cli.main(["train", *map(str, [*stage, *files, "--output", output])]) == 0
+        assert main.main(["train", *map(str, [*stage, *files, "--output", output])]) == 0
         return output.parent
 
     return run

@@ -9,11 +9,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lensflow import cli
-from lensflow.config import Resources
-from lensflow.engines.transformers import TransformersEngine
-from lensflow.engines.vllm import VllmEngine
-from lensflow.prompts import PromptTokenizer
+from lensflow.cli import main
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.engines.vllm import VllmEngine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Resources
 
 NAME = "smollm2-135m-instruct"
 
@@ -29,7 +29,7 @@ def exported(run, manifest) -> Path:
     """What `lensflow export` gives the user."""
     folder = run / "taken-home"
     delta = run / "delta.safetensors"
-    assert cli.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(folder)]) == 0
+    assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(folder)]) == 0
     return folder
 
 
@@ -93,7 +93,7 @@ def test_the_model_card_has_the_scores_beside_the_backbones(run, manifest, tmp_p
     (run / "scores.json").write_text(scores(0.75))
     try:
         delta = run / "delta.safetensors"
-        assert cli.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(tmp_path / "home")]) == 0
+        assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(tmp_path / "home")]) == 0
     finally:
         (run / "scores.json").unlink()
     row = "| cldr | zh | accuracy | 0.500 [0.400, 0.600] | 0.750 [0.650, 0.850] | 40 |"

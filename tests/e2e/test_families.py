@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from lensflow import cli
-from lensflow.corpora import SPLITS
-from lensflow.files import read_json, read_jsonl, write_jsonl
+from lensflow.artifacts.texts import SPLITS
+from lensflow.cli import main
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json, read_jsonl
 
 LANGUAGES = ("en", "zh")
 COUNTS = {"train": 6, "dev": 2, "test": 3}
@@ -19,7 +20,7 @@ TEXT = {"en": "What is number {}?", "zh": "第{}个是什么？"}
 
 
 def run(*arguments: object) -> None:
-    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert main.main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.mark.parametrize("memory", ["resident", "stream"])

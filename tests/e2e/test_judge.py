@@ -16,8 +16,10 @@ from pathlib import Path
 import openai
 import pytest
 
-from lensflow import cli
-from lensflow.files import read_entry, read_json, read_jsonl, write_json, write_jsonl
+from lensflow.cli import main
+from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.cache import read_entry
+from lensflow.storage.verified import read_json, read_jsonl
 
 KEY = "sk-planted-e2e"
 START_LIMIT = 300  # seconds
@@ -156,7 +158,7 @@ def arguments(run: Path, server: VllmServer, **keys: object) -> list[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
-    assert cli.main([*call]) == 2
+    assert main.main([*call]) == 2
     said = capsys.readouterr().err
     assert KEY not in said
     assert "Traceback" not in said
@@ -165,7 +167,7 @@ def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
 
 def test_a_real_server_judges_once(server: VllmServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = server.answered()
-    assert cli.main(arguments(run, server)) == 0
+    assert main.main(arguments(run, server)) == 0
     assert server.answered() == before + 4
     judged = read_json(run / "judged.json")
     (cell,) = judged["cells"]
@@ -186,12 +188,12 @@ def test_a_real_server_judges_once(server: VllmServer, run: Path, capsys: pytest
 
     # Again, and after an answer has changed.
     (run / "judged.json").unlink()
-    assert cli.main(arguments(run, server)) == 0
+    assert main.main(arguments(run, server)) == 0
     assert read_json(run / "judged.json") == judged
     assert server.answered() == before + 4
     changed = [SAMPLES[0] | {"answers": ["Red.", "Green."]}, SAMPLES[1]]
     write_jsonl(run / "samples" / "mt-bench.en.jsonl", changed)
-    assert cli.main(arguments(run, server)) == 0
+    assert main.main(arguments(run, server)) == 0
     assert server.answered() == before + 5
     capsys.readouterr()
     assert not any(KEY in path.read_text() for path in run.parent.rglob("*") if path.is_file())
@@ -214,11 +216,11 @@ def test_what_a_real_server_refuses(
 
 def test_a_real_server_that_ends(server: VllmServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The last test: what is finished needs no server, and what is not says so."""
-    assert cli.main(arguments(run, server)) == 0
+    assert main.main(arguments(run, server)) == 0
     judged = (run / "judged.json").read_bytes()
     server.stop()
     capsys.readouterr()
-    assert cli.main(arguments(run, server)) == 0
+    assert main.main(arguments(run, server)) == 0
     assert (run / "judged.json").read_bytes() == judged
     line = refused(capsys, *arguments(run, server, temperature=0.5, retries=1))
     assert f"{server.url} cannot be reached, tried 2 times (" in line

@@ -6,9 +6,11 @@ import subprocess
 import pandas as pd
 import pytest
 
-from lensflow import presentation, tables
-from lensflow.config import Setting
-from lensflow.files import write_json
+from lensflow.measures import catalogue
+from lensflow.presentation import names
+from lensflow.schema.setting import Setting
+from lensflow.stages import make_table
+from lensflow.storage.atomic import write_json
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,13 +30,15 @@ DOCUMENT = r"""\documentclass{article}
 
 def comparisons(methods, languages):
     """Every metric that there is, an unknown one, every mark, and a clear best and second best in each column."""
-    metrics = [*tables.METRICS, "f_1"]
+    metrics = [*catalogue.METRICS, "f_1"]
     marks = ["better", "worse", "differs"]
     rows = []
     for place, metric in enumerate(metrics):
-        benchmark = (tables.METRICS[metric].benchmark if metric in tables.METRICS else "") or "a_rather-long.benchmark"
+        benchmark = (
+            catalogue.METRICS[metric].benchmark if metric in catalogue.METRICS else ""
+        ) or "a_rather-long.benchmark"
         for number, method in enumerate(methods):
-            for language in (*languages, *([tables.TARGETS] if len(languages) > 2 else [])):
+            for language in (*languages, *([catalogue.TARGETS] if len(languages) > 2 else [])):
                 value = float(number) + 1
                 row = {"backbone": "a_model", "setting": "many", "method": method, "seeds": "0 1 2", "n": 1000}
                 row |= {"benchmark": benchmark, "metric": metric, "language": language}
@@ -45,11 +49,11 @@ def comparisons(methods, languages):
                 if number and language == "en":
                     row |= {"margin": 0.05, "retention": "kept" if number % 2 else "not shown"}
                 rows.append(row)
-    return pd.DataFrame(rows).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+    return pd.DataFrame(rows).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
 
 
 @pytest.mark.parametrize(("methods", "languages"), [(METHODS, LANGUAGES), (METHODS[:3], LANGUAGES[:2])])
-@pytest.mark.parametrize("name", presentation.TABLES)
+@pytest.mark.parametrize("name", names.TABLES)
 def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_path):
     lens = {"kind": "lens", "weights": {"pull": 1.0}}
     setting = Setting.model_validate({"central": "en", "languages": list(languages)})
@@ -68,7 +72,7 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
     costs = [tmp_path / f"a_model/many/{method}/seed0/cost.json" for method in methods[1:]]
     for path in costs:
         write_json(path, {"seconds": 1e5, "tokens": 10**9, "trained_parameters": 10**10})
-    presentation.write_tables(config, tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs, tmp_path / "tables")
+    make_table.write_tables(config, tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs, tmp_path / "tables")
     (tmp_path / "document.tex").write_text(DOCUMENT % f"tables/{name}.tex")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

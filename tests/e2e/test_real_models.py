@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import corpora, evaluation, items
-from lensflow.config import Evaluation, Generation, Likelihood, Resources
-from lensflow.evaluation import Cell, Evaluator, Inputs
-from lensflow.files import read_json
+from lensflow.artifacts import texts
+from lensflow.benchmarks.generation import Generation
+from lensflow.benchmarks.likelihood import Likelihood
+from lensflow.schema.backbone import Resources
+from lensflow.schema.evaluation import Evaluation
+from lensflow.stages import evaluate, fetch_items, pair_data
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
+from lensflow.storage.verified import read_json
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
@@ -18,12 +22,12 @@ NAME = "smollm2-135m-instruct"
 def inputs(config, manifest, tmp_path_factory):
     """The embedded corpus and questions in two languages."""
     folder = tmp_path_factory.mktemp("data")
-    source = corpora.folder("embedded", ROOT)
+    source = texts.folder("embedded", ROOT)
     cldr = config.benchmarks["cldr"]
     for language in ("en", "zh"):
-        corpora.pair_data(source, language, folder / "corpora" / "embedded" / f"{language}.jsonl")
+        pair_data.pair_data(source, language, folder / "corpora" / "embedded" / f"{language}.jsonl")
         output = folder / "items" / "cldr" / f"{language}.jsonl"
-        items.fetch("cldr", cldr.dataset, language, cldr.languages[language], None, output)
+        fetch_items.fetch("cldr", cldr.dataset, language, cldr.languages[language], None, output)
     return Inputs(manifest, folder / "corpora", folder / "items", (ROOT,))
 
 
@@ -58,7 +62,7 @@ def test_answers_are_those_of_lm_evals_own_hf_model(config, manifest, tmp_path, 
     from lm_eval.models.huggingface import HFLM
 
     task, limit = config.benchmarks[benchmark], 2 if benchmark == "mgsm" else 30
-    items.fetch(
+    fetch_items.fetch(
         benchmark, task.dataset, language, task.languages[language], HUB, tmp_path / f"{benchmark}/{language}.jsonl"
     )
     cell = Cell(benchmark, task, language)
@@ -89,21 +93,21 @@ def test_a_computed_cell_is_never_computed_again(config, inputs, tmp_path, monke
         Cell("likelihood", Likelihood(kind="likelihood"), "zh"),
     ]
     first = tmp_path / "first" / "scores.json"
-    evaluation.evaluate(evaluator(config, inputs, **settings), cells, "code", tmp_path / "cache", first)
+    evaluate.evaluate(evaluator(config, inputs, **settings), cells, "code", tmp_path / "cache", first)
 
     computed = []
     compute = Evaluator.run
     monkeypatch.setattr(Evaluator, "run", lambda self, cell: (computed.append(cell.name), compute(self, cell))[1])
     again = tmp_path / "renamed" / "scores.json"
     more = [*cells, Cell("cldr", config.benchmarks["cldr"], "zh")]
-    evaluation.evaluate(evaluator(config, inputs, **settings), more, "code", tmp_path / "cache", again)
+    evaluate.evaluate(evaluator(config, inputs, **settings), more, "code", tmp_path / "cache", again)
     assert computed == ["cldr"]  # a new benchmark costs only its own cells
     assert read_json(again)["cells"][:2] == read_json(first)["cells"]
     samples = (tmp_path / "renamed" / "samples" / "generation.zh.jsonl").read_bytes()
     assert samples == (tmp_path / "first" / "samples" / "generation.zh.jsonl").read_bytes()
 
     computed.clear()
-    evaluation.evaluate(evaluator(config, inputs, **settings), cells, "other code", tmp_path / "cache", again)
+    evaluate.evaluate(evaluator(config, inputs, **settings), cells, "other code", tmp_path / "cache", again)
     assert computed == ["generation", "likelihood"]
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from chain import RUN, Chain
-from lensflow import cli, provenance
-from lensflow.files import CORRUPT, RECORD, file_digest, read_json
+from lensflow.cli import main
+from lensflow.provenance import preparation
+from lensflow.storage.digests import file_digest
+from lensflow.storage.integrity import CORRUPT, RECORD
+from lensflow.storage.verified import read_json
 
 BASE = "tiny/none/base/seed0"
 STATES = "tiny/hidden_states/mine"
@@ -67,11 +70,11 @@ def test_the_table_of_costs_says_what_a_training_needed_before(chain):
     made = [f"{STATES}/en.safetensors", f"{STATES}/zh.safetensors", "tiny/en-zh/subspaces.safetensors"]
     seconds = sum(read_json(chain.results / f"{name}{RECORD}")["seconds"] for name in made)
     cost = chain.results / RUN / "cost.json"
-    assert seconds > 0 and provenance.prepared_seconds(cost) == pytest.approx(seconds)
+    assert seconds > 0 and preparation.prepared_seconds(cost) == pytest.approx(seconds)
     rows = csv.DictReader((chain.results / "tables/cost.csv").open())
     assert [float(row["value"]) for row in rows if row["column"] == "before (s)"] == [pytest.approx(seconds)]
     (chain.results / f"{made[0]}{RECORD}").unlink()
-    assert provenance.prepared_seconds(cost) is None
+    assert preparation.prepared_seconds(cost) is None
 
 
 def test_a_record_names_what_a_file_was_made_of(chain):
@@ -213,7 +216,7 @@ def test_a_stage_that_fails_leaves_the_record_as_it_was(chain):
     command = next(list(s.command) for s in chain.steps if s.command[0] == "train")
     stage = json.loads(command[2])
     stage["setting"]["central"] = "sw"
-    assert cli.main(["train", "--config", json.dumps(stage), *command[3:]]) == 2
+    assert main.main(["train", "--config", json.dumps(stage), *command[3:]]) == 2
     assert path.read_bytes() == before
 
 
@@ -229,15 +232,15 @@ def test_records_name_the_lines_that_went_into_a_result(chain):
 
 def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     capsys.readouterr()
-    assert cli.main(["verify"]) == 0
+    assert main.main(["verify"]) == 0
     assert capsys.readouterr().out == "ok: results is as its records say\n"
-    assert cli.main(["trace", "results/tables/main.csv:2:value"]) == 0
+    assert main.main(["trace", "results/tables/main.csv:2:value"]) == 0
     tree = capsys.readouterr().out
     for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
         assert name in tree
     (line,) = re.findall(r"results/data/mine/\w\w\.jsonl .*", tree)
     assert line.endswith(", lines 9-11")  # of 6 for training, 2 for dev, 3 for test
-    assert cli.main(["crate", "--output", "crate"]) == 0
+    assert main.main(["crate", "--output", "crate"]) == 0
     assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
     page = (chain.results / "report.html").read_text()
     assert f"results/{RUN}/delta.safetensors" in page and ", lines 9-11" in page

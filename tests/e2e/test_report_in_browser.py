@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensflow import figures, report, tables
-from lensflow.config import Setting
-from lensflow.report import Figure, Samples, Section, Table
+from lensflow.measures import catalogue
+from lensflow.presentation import figures, html_report, tables
+from lensflow.presentation.html_report import Figure, Samples, Section, Table
+from lensflow.schema.setting import Setting
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -103,7 +104,7 @@ def wide_table() -> str:
         for method in ("base", EVIL)
         for language in languages
     ]
-    cells = pd.DataFrame(rows).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+    cells = pd.DataFrame(rows).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     setting = Setting.model_validate({"central": "en", "languages": languages})
     (block,) = tables.main_table(cells, {"duo": setting}, [])
     return tables.to_html(block)
@@ -125,7 +126,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [Table("Wide table", wide_table(), "snakemake results/tables/main.md")]
     drawings = [Figure("Training curves", image, "snakemake results/figures/tiny.duo")]
     samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]
-    report.build_report(
+    html_report.build_report(
         folder / "report.html",
         title="Report",
         overview=[("Method", EVIL)],

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import cli, corpora, interventions
-from lensflow.config import Decoding, Evaluation, Likelihood, Resources
-from lensflow.engines.transformers import TransformersEngine
-from lensflow.engines.vllm import VllmEngine
-from lensflow.evaluation import Cell, Evaluator, Inputs
-from lensflow.prompts import PromptTokenizer
+from lensflow.artifacts import interventions, texts
+from lensflow.benchmarks.likelihood import Likelihood
+from lensflow.cli import main
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.engines.vllm import VllmEngine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.evaluation import Evaluation
+from lensflow.stages import pair_data
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 
 NAME = "smollm2-135m-instruct"
 PROMPTS = ["雨是什么？", "飞机为什么能飞？", "请介绍一下北京。", "猫为什么喜欢睡觉？", "怎样做米饭？"]
@@ -35,7 +40,7 @@ def by_transformers(config, manifest, run):
 def test_steering_raises_the_script_mass(config, manifest, run, tmp_path):
     for language in ("en", "zh"):
         output = tmp_path / "embedded" / f"{language}.jsonl"
-        corpora.pair_data(corpora.folder("embedded", Path()), language, output)
+        pair_data.pair_data(texts.folder("embedded", Path()), language, output)
 
     def scores(language, intervention):
         inputs = Inputs(manifest, tmp_path, tmp_path, (), intervention)
@@ -65,7 +70,7 @@ def test_the_model_cards_lines_for_vllm(manifest, run, by_transformers, tmp_path
     """The exported folder by itself, without Lensflow's engine."""
     tokenizer, ids, steered, _ = by_transformers
     home, delta = tmp_path / "home", run / "delta.safetensors"
-    assert cli.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(home)]) == 0
+    assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(home)]) == 0
     card = (home / "README.md").read_text()
     (code,) = (found for found in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "vllm" in found)
     small = 'LLM(folder, dtype="float32", max_model_len=256, enforce_eager=True, kv_cache_memory_bytes=1 << 28, '

@@ -130,7 +130,7 @@ def _become(request: Mapping[str, Any], files: list[int]) -> int:
     import injection
     import snakemake.cli
 
-    import lensflow.cli
+    import lensflow.cli.main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     os.setpgid(0, request["group"])
@@ -146,7 +146,7 @@ def _become(request: Mapping[str, Any], files: list[int]) -> int:
         fault = json.loads(os.environ.get("FAULT", "{}"))
         if fault and fault["stage"] == arguments[0]:
             injection.install(fault["faults"])
-        return _exit_code(lambda: lensflow.cli.main(arguments))
+        return _exit_code(lambda: lensflow.cli.main.main(arguments))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -39,7 +39,7 @@ def limit_file_size() -> None:
 
 def checkpoint_often() -> None:
     """Let a training keep its state after every step instead of every minute, and be killed when it has for a while."""
-    from lensflow import training  # which has been imported where this comes to pass
+    from lensflow.methods.lens import training
 
     training.CHECKPOINT_SECONDS = 0.0
 

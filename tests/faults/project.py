@@ -18,8 +18,10 @@ from typing import Any
 from forks import start
 
 import tiny
-from lensflow.corpora import SPLITS, folder
-from lensflow.files import CORRUPT, read_jsonl, write_jsonl
+from lensflow.artifacts.texts import SPLITS, folder
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.integrity import CORRUPT
+from lensflow.storage.verified import read_jsonl
 
 REPOSITORY = Path(__file__).parents[2]
 LANGUAGES = ("en", "zh")

@@ -19,7 +19,7 @@ import pytest
 from cases import CASES, TABLES, Case
 from project import REPOSITORY, Project, Run, configuration, judge, mountable
 
-from lensflow.files import digest
+from lensflow.storage.digests import digest
 
 REPORT = REPOSITORY / "docs/faults.md"
 # What says why a run stopped; the last is all that there is to say of a killed job.

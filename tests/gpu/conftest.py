@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import backbones
-from lensflow.config import read
+from lensflow.artifacts import checkpoint
+from lensflow.stages import prepare_backbone
+from lensflow.workflow.experiment import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +21,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def prepare(name: str) -> Path:
         prepared = ROOT / "results" / name / "backbone" / "manifest.json"
         if prepared.is_file():
-            backbones.verify(prepared)
+            checkpoint.verify(prepared)
             return prepared
         output = tmp_path_factory.mktemp("embedded") / name / "backbone" / "manifest.json"
-        backbones.prepare_backbone(read([], ROOT).backbones[name], ROOT, output)
+        prepare_backbone.prepare_backbone(read([], ROOT).backbones[name], ROOT, output)
         return output
 
     return prepare

@@ -16,13 +16,18 @@ import torch
 
 import agreement
 import tiny
-from lensflow import training
-from lensflow.config import AnyMethod, Decoding, PlainPrompt, Resources, Setting, parse
-from lensflow.cost import train_measured
-from lensflow.decoders import CPU, load_decoder
-from lensflow.files import read_json, read_jsonl, write_jsonl
-from lensflow.methods import Run
-from lensflow.prompts import PromptTokenizer
+from lensflow.methods.base import Run
+from lensflow.methods.lens import training
+from lensflow.models.loading import CPU, load_decoder
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt, Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.messages import parse
+from lensflow.schema.setting import Setting
+from lensflow.stages.train import train_measured
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json, read_jsonl
+from lensflow.workflow.experiment import AnyMethod
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
@@ -130,7 +135,7 @@ def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, m
 
 def test_answers_and_log_likelihoods_are_the_cpus(checkpoint):
     """Of a random model, whose greedy choices are close: only the first of them is compared."""
-    from lensflow.engines.transformers import TransformersEngine
+    from lensflow.models.engines.transformers import TransformersEngine
 
     folder = checkpoint("llama")
     tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
@@ -173,8 +178,8 @@ def test_fine_tuning_has_the_cpus_losses(checkpoint, tmp_path, lora):
 def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
     pytest.importorskip("vllm")
-    from lensflow.engines.transformers import TransformersEngine
-    from lensflow.engines.vllm import VllmEngine
+    from lensflow.models.engines.transformers import TransformersEngine
+    from lensflow.models.engines.vllm import VllmEngine
 
     folder = embedded(SMOLLM).parent
     tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))

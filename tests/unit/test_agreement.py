@@ -5,7 +5,7 @@ import torch
 
 import agreement
 import tiny
-from lensflow.decoders import CPU
+from lensflow.models.loading import CPU
 
 SEQUENCES = tiny.random_sequences(6, seed=7)
 

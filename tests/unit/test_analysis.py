@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cosine
 from scipy.stats import t
 
-from lensflow import analysis, statistics
 from lensflow.errors import LensflowError
+from lensflow.mathematics import analysis, statistics
 
 
 def planted(rng, count, n, d, of_language, of_text, of_rest):

@@ -15,10 +15,13 @@ from huggingface_hub.errors import (
 )
 from safetensors.numpy import load_file, save_file
 
-from lensflow.backbones import check_checkpoint, check_source, package_parts, prepare_backbone, verify
-from lensflow.config import Backbone, PackageSource, parse
+from lensflow.artifacts.checkpoint import check_checkpoint, verify
 from lensflow.errors import LensflowError
-from lensflow.files import file_digest, read_json
+from lensflow.schema.backbone import Backbone, PackageSource
+from lensflow.schema.messages import parse
+from lensflow.stages.prepare_backbone import check_source, package_parts, prepare_backbone
+from lensflow.storage.digests import file_digest
+from lensflow.storage.verified import read_json
 
 HUB = {"kind": "hub", "name": "some/model", "revision": "0123456789" * 4}
 

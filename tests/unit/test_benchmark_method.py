@@ -10,14 +10,21 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from lensflow import cli, fitting, hidden_states, training
-from lensflow.config import Extraction, PlainPrompt, Setting, read
-from lensflow.corpora import read_texts
-from lensflow.decoders import load_decoder
+from lensflow.artifacts import language_subspaces
+from lensflow.artifacts.states import save
+from lensflow.artifacts.texts import read_texts
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import write_jsonl
-from lensflow.methods.lens import Lens
-from lensflow.prompts import PromptTokenizer
+from lensflow.methods.lens import training
+from lensflow.methods.lens.config import Lens
+from lensflow.models.loading import load_decoder
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
+from lensflow.stages import extract_hidden_states, fit_subspaces
+from lensflow.storage.atomic import write_jsonl
+from lensflow.workflow.experiment import read
 
 PAIRS = 12  # not a multiple of the published probing batch, nor of the training batch
 WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}
@@ -50,12 +57,14 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
         states[language] = tmp_path / "states" / f"{language}.safetensors"
         rows = [{"id": str(i), "split": "train", "prompt": f"{word * (i % 3 + 1)} {i}"} for i in range(PAIRS)]
         write_jsonl(texts[language], rows)
-        sequences = hidden_states.tokenize(tokenizer, language, read_texts(texts[language], ["train"]), extraction)
+        sequences = extract_hidden_states.tokenize(
+            tokenizer, language, read_texts(texts[language], ["train"]), extraction
+        )
         with tempfile.TemporaryDirectory() as scratch:
-            found = hidden_states.extract(decoder, sequences, extraction, Path(scratch))
-        hidden_states.save(states[language], found, sequences.names)
+            found = extract_hidden_states.extract(decoder, sequences, extraction, Path(scratch))
+        save(states[language], found, sequences.names)
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
-    fitting.fit(setting, states, texts, ours)
+    fit_subspaces.fit(setting, states, texts, ours)
     delta = tmp_path / "run" / "seed0" / "delta.safetensors"
     training.train(config, setting, 0, extraction, folder, ours, states, texts, delta)
     history = [json.loads(line) for line in (delta.parent / "history.jsonl").open()]
@@ -63,7 +72,7 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
     task = {"checkpoint": folder, "dtype": "float32", "prompt": prompt.canonical(), "texts": texts, "pairs": PAIRS}
     task |= {"gpus": 0, "extraction": extraction.canonical(), "languages": list(tiny.LANGUAGES)}
     method.published_probe(task | {"output": theirs})
-    fitted, published = fitting.load(ours, setting), load_file(theirs)
+    fitted, published = language_subspaces.load(ours, setting), load_file(theirs)
     for layer in range(tiny.LAYERS):
         torch.testing.assert_close(published[f"{layer}.agnostic"][:, 0], fitted.agnostic[layer], rtol=1e-3, atol=1e-4)
         basis = published[f"{layer}.specific"]
@@ -88,7 +97,7 @@ def test_both_benchmarks_hand_the_gpu_to_the_stages_that_use_one(method, monkeyp
     method.stage("extract-hidden-states", {}, 1, gpus=1, texts=tmp_path, **paths)
     method.stage("train", {}, gpus=1, subspaces=tmp_path, states=[tmp_path], texts=[tmp_path], **paths)
     called += [[name.replace("_", "-"), *rest] for name, rest in benchmark("stream").stages(tmp_path, 1)]
-    parsed = [cli.parser().parse_args(list(map(str, arguments))) for arguments in called]
+    parsed = [main.parser().parse_args(list(map(str, arguments))) for arguments in called]
     using = [args.function.__name__ for args in parsed if getattr(args, "gpus", 0) == 1]
     assert using == ["extract_hidden_states", "train", "extract_hidden_states", "extract_hidden_states", "train"]
 

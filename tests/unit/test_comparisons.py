@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from lensflow import cli, comparisons, presentation, scores, statistics, tables
-from lensflow.comparisons import compare
+from lensflow.cli import main as main_module
 from lensflow.errors import LensflowError
-from lensflow.statistics import Sample
+from lensflow.mathematics import statistics
+from lensflow.mathematics.statistics import Sample
+from lensflow.measures import catalogue, comparisons
+from lensflow.measures.comparisons import compare
+from lensflow.stages import collect_scores, make_table
 
 SETTINGS = {
     "duo": SimpleNamespace(central="en", languages=("en", "zh", "sw")),
@@ -54,7 +57,7 @@ def table(base, methods, blocks=(("b", "duo"),), margins=MARGINS):
         method, seed = key if isinstance(key, tuple) else (key, 0)
         runs["b", blocks[0][1], method, seed] = value
     frame = compare(runs, blocks, SETTINGS, margins)
-    assert list(frame.columns) == [*tables.COLUMNS, *tables.COMPARED]
+    assert list(frame.columns) == [*catalogue.COLUMNS, *catalogue.COMPARED]
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {(row["method"], row["metric"], row["language"]): row for row in records}
 
@@ -75,7 +78,7 @@ def test_a_cell_against_base_on_the_same_items():
     assert (row["difference_low"], row["difference_high"]) == pytest.approx(limits)
     assert row["p"] == row["p_holm"] == pytest.approx(binomtest(1, 12).pvalue)
     assert row["mark"] == "better" and row["retention"] is None
-    assert all(rows["base", "fidelity", "zh"][key] is None for key in tables.COMPARED)
+    assert all(rows["base", "fidelity", "zh"][key] is None for key in catalogue.COMPARED)
     assert rows.keys() == {(method, "fidelity", "zh") for method in ("base", "lens")}  # one target needs no mean
 
 
@@ -328,14 +331,14 @@ def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results
         "--output",
         str(tmp_path / "scores.csv"),
     ]
-    assert cli.main(["collect-scores", *arguments]) == 0
+    assert main_module.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
-    assert list(of_runs.columns) == list(scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
+    assert list(of_runs.columns) == list(collect_scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
     shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
-    presentation.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "versus.csv", [], tmp_path / "tables")
+    make_table.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "versus.csv", [], tmp_path / "tables")
     main, direct = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("comparisons", "versus"))
-    assert list(direct.columns) == [tables.AGAINST, *main.columns]
-    assert set(direct[tables.AGAINST]) == {"lens"} and set(direct.method) == {"base"}
+    assert list(direct.columns) == [catalogue.AGAINST, *main.columns]
+    assert set(direct[catalogue.AGAINST]) == {"lens"} and set(direct.method) == {"base"}
     mirrored = main[main.method == "lens"].merge(direct, on=["metric", "language"])
     assert len(mirrored) == len(direct) > 4
     for end, mirror in (("", ""), ("_low", "_high"), ("_high", "_low")):
@@ -347,12 +350,12 @@ def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results
     (row,) = (line for line in text.splitlines() if "lens" in line and "fidelity" in line)
     assert row.startswith("| fidelity ↑ | lens (2 seeds) | **0.") and row.count(" + ") == 4 and row.count(" +✓ ") == 1
     assert "margins: fidelity 0.05" in text and "over all 6 tests" in text
-    assert "lens (2 seeds)" in presentation.terminal_table(shown, tmp_path / "comparisons.csv")
+    assert "lens (2 seeds)" in make_table.terminal_table(shown, tmp_path / "comparisons.csv")
 
 
 def test_missing_comparisons_are_named(tmp_path):
     with pytest.raises(LensflowError, match=r"comparisons\.csv: no such file; run collect-scores"):
-        presentation.terminal_table(CONFIG, tmp_path / "comparisons.csv")
+        make_table.terminal_table(CONFIG, tmp_path / "comparisons.csv")
 
 
 def test_marks_are_those_of_a_loop_over_cells():

@@ -9,10 +9,13 @@ import yaml
 from pydantic import ValidationError
 from snakemake.utils import update_config
 
-from lensflow import cli
-from lensflow.config import Config, Setting, did_you_mean, load, parse, read, resolve
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.methods.lens import Lens
+from lensflow.methods.lens.config import Lens
+from lensflow.schema.messages import did_you_mean, parse
+from lensflow.schema.setting import Setting
+from lensflow.storage.paths import resolve
+from lensflow.workflow.experiment import Config, load, read
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
@@ -42,7 +45,7 @@ def test_every_configuration_of_the_repository_fits_the_schema(name):
 def test_the_schema_is_in_step_with_the_classes(tmp_path, monkeypatch):
     """If this fails: lensflow schema --output workflow/schemas/config.schema.yaml"""
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["schema", "--output", str(SCHEMA)]) == 0
+    assert main.main(["schema", "--output", str(SCHEMA)]) == 0
     assert SCHEMA.read_text(encoding="utf-8") == (REPOSITORY / SCHEMA).read_text(encoding="utf-8")
 
 

@@ -12,9 +12,9 @@ import fugashi
 import jieba
 import pytest
 
-from lensflow.confusion import is_detectable, line_passes, words_pass
 from lensflow.errors import LensflowError
-from lensflow.files import read_jsonl
+from lensflow.measures.confusion import is_detectable, line_passes, words_pass
+from lensflow.storage.verified import read_jsonl
 
 CORPUS_LANGUAGES = ["en", "zh", "ja", "ko", "ar", "bn", "sw"]
 BY_HAND = read_jsonl(Path(__file__).parents[1] / "data" / "confusion.jsonl")

@@ -8,22 +8,23 @@ from types import SimpleNamespace
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from lensflow.config import CorpusDataset, read
-from lensflow.corpora import (
+from lensflow.artifacts.hub import ROOT_VARIABLE
+from lensflow.artifacts.texts import (
     SPLITS,
     Text,
     check_aligned,
     folder,
     in_language,
     language_digests,
-    pair_data,
-    pair_dataset,
     read_corpus,
     read_texts,
 )
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, read_jsonl, write_jsonl
-from lensflow.items import ROOT_VARIABLE
+from lensflow.schema.corpus import CorpusDataset
+from lensflow.stages.pair_data import pair_data, pair_dataset
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json, read_jsonl
+from lensflow.workflow.experiment import read
 
 
 def rows(split: str, count: int, languages: tuple[str, ...] = ("en", "zh")) -> list[dict]:

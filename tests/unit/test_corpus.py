@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lensflow.corpora import SPLITS, Split, read_corpus
+from lensflow.artifacts.texts import SPLITS, Split, read_corpus
 from lensflow.languages import identify, scripts, scripts_in
 
 LANGUAGES = ["en", "zh", "ja", "ko", "ar", "bn", "sw"]

@@ -10,13 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny
-from lensflow import fitting, training
-from lensflow.config import Extraction, read
-from lensflow.decoders import layers_of, load_decoder, load_top_layers
+from lensflow.artifacts import language_subspaces
 from lensflow.errors import LensflowError
-from lensflow.methods.lens import Lens
-from lensflow.objective import objective
-from lensflow.training import LensTrainer, TopStack, read_cache
+from lensflow.methods.lens import training
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import objective
+from lensflow.methods.lens.training import LensTrainer, TopStack, read_cache
+from lensflow.models.loading import layers_of, load_decoder, load_top_layers
+from lensflow.schema.extraction import Extraction
+from lensflow.workflow.experiment import read
 
 ROOT = Path(__file__).parents[2]
 NORMS = {"gemma3": {"norms": 4, "head_norms": 2}, "qwen3": {"head_norms": 2}}
@@ -117,7 +119,7 @@ def trainer(ran, **changes):
     method = Lens.model_validate({"kind": "lens", "layers": 2, "lr": 1e-3} | changes)
     setting = ran.setting("post_norm")
     decoder, _ = load_top_layers(ran.checkpoint, 2, torch.float32)
-    target = objective(method, fitting.load(ran.subspaces["post_norm"], setting), setting.targets)
+    target = objective(method, language_subspaces.load(ran.subspaces["post_norm"], setting), setting.targets)
     caches = {code: read_cache(ran.states[code], ran.texts[code], "post_norm") for code in tiny.LANGUAGES}
     return LensTrainer(method, setting, 0, TopStack(decoder, 2, "post_norm"), caches, target, "last")
 

@@ -7,11 +7,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow.backbones import verify
-from lensflow.decoders import WeightFiles, load_top_layers
-from lensflow.deltas import copy_out, export
+from lensflow.artifacts.checkpoint import verify
+from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.files import file_digest
+from lensflow.models.loading import load_top_layers
+from lensflow.stages.export_checkpoint import copy_out, export
+from lensflow.storage.digests import file_digest
 
 IDS = torch.arange(3, 40).reshape(1, -1)
 

@@ -6,13 +6,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensflow.config import Evaluation, Extraction, Judge, Lora, Resources, Run, Setting
+from lensflow.methods.base import Lora
 from lensflow.methods.cpt import Cpt
-from lensflow.methods.lens import Lens
+from lensflow.methods.lens.config import Lens
 from lensflow.methods.prompt import Prompt
 from lensflow.methods.qalign import Qalign
 from lensflow.methods.sft import Sft
 from lensflow.methods.steer import Steer
+from lensflow.schema.backbone import Resources
+from lensflow.schema.evaluation import Evaluation
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.judge import Judge
+from lensflow.schema.setting import Setting
+from lensflow.workflow.experiment import Run
 
 ROOT = Path(__file__).parents[2]
 

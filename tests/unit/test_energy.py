@@ -2,7 +2,7 @@
 
 import pytest
 
-from lensflow import energy
+from lensflow.storage import energy
 
 
 @pytest.fixture

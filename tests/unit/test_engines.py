@@ -12,13 +12,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lensflow.config import Decoding, PlainPrompt, Resources
-from lensflow.engines import Engine, end_token_ids, eos_token_ids, finish
-from lensflow.engines.transformers import TransformersEngine
-from lensflow.engines.vllm import VllmEngine
+from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
-from lensflow.interventions import StateEdit
-from lensflow.prompts import PromptTokenizer
+from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
+from lensflow.models.engines.protocol import Engine
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.engines.vllm import VllmEngine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt, Resources
+from lensflow.schema.decoding import Decoding
 
 SIZE = 40
 EOS = 1
@@ -197,7 +199,7 @@ BOTH_WAYS = pytest.mark.parametrize("shared", [0.0, 1e9], ids=["whole", "shared 
 def test_transformers_engine_against_naive_loops(
     engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch, shared: float
 ) -> None:
-    monkeypatch.setattr("lensflow.engines.transformers._SHARED", shared)
+    monkeypatch.setattr("lensflow.models.engines.transformers._SHARED", shared)
     check(engine, model, tokenizer, 1e-5)
     with engine.edited(random_edit()):
         check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
@@ -227,13 +229,13 @@ def test_contexts_are_read_once_where_that_saves_much(
 def test_batches_do_not_matter(
     engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch, shared: float
 ) -> None:
-    monkeypatch.setattr("lensflow.engines.transformers._SHARED", shared)
+    monkeypatch.setattr("lensflow.models.engines.transformers._SHARED", shared)
     requests, prompts = requests_of(model, seed=2), prompts_of(seed=3, n=9)
     scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, decoding(6))
     assert engine.generate(prompts[::-1], decoding(6))[::-1] == answers
     assert [engine.generate([p], decoding(6))[0] for p in prompts] == answers
     for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1), ("_WHOLE_TOKENS", 20)):
-        monkeypatch.setattr(f"lensflow.engines.transformers.{name}", value)
+        monkeypatch.setattr(f"lensflow.models.engines.transformers.{name}", value)
         again = engine.loglikelihoods(requests)
         assert [logp for logp, _ in again] == pytest.approx([logp for logp, _ in scores], abs=1e-5)
         assert [best for _, best in again] == [best for _, best in scores]

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lensflow import figures
 from lensflow.errors import LensflowError
-from lensflow.tables import COLUMNS, COMPARED, Cell, main_table
+from lensflow.measures.catalogue import COLUMNS, COMPARED
+from lensflow.presentation import figures
+from lensflow.presentation.tables import Cell, main_table
 
 
 @pytest.fixture

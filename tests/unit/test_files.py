@@ -11,21 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensflow.errors import LensflowError
-from lensflow.files import (
-    CORRUPT,
-    atomic_path,
-    canonical_json,
-    digest,
-    file_digest,
-    read_entry,
-    read_json,
-    read_jsonl,
-    spans,
-    write_entry,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from lensflow.storage.atomic import atomic_path, write_json, write_jsonl, write_text
+from lensflow.storage.cache import read_entry, write_entry
+from lensflow.storage.digests import canonical_json, digest, file_digest
+from lensflow.storage.integrity import CORRUPT
+from lensflow.storage.journal import spans
+from lensflow.storage.verified import read_json, read_jsonl
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -15,13 +15,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
 import tiny
-from lensflow import deltas, finetuning
-from lensflow.config import AnyMethod, ChatPrompt, PlainPrompt, Setting, parse
 from lensflow.errors import LensflowError
-from lensflow.files import journal, write_jsonl
-from lensflow.finetuning import IGNORED, Example, answered, collate, cut, plain
-from lensflow.methods import Run, module_of
-from lensflow.prompts import PromptTokenizer
+from lensflow.methods import finetuning
+from lensflow.methods.base import Run
+from lensflow.methods.finetuning import IGNORED, Example, answered, collate, cut, plain
+from lensflow.methods.registry import module_of
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
+from lensflow.schema.messages import parse
+from lensflow.schema.setting import Setting
+from lensflow.stages import export_checkpoint
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.journal import journal
+from lensflow.workflow.experiment import AnyMethod
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
 SETTING = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})
@@ -236,7 +242,7 @@ def test_the_exported_model_is_the_trained_one(run, tmp_path, trained_logits, fa
     this = run(family=family, lora=lora, epochs=1)
     train(this)
     output = tmp_path / "checkpoint" / "manifest.json"
-    deltas.export(this.backbone, this.output, output)
+    export_checkpoint.export(this.backbone, this.output, output)
     exported, before = (
         AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32).eval()
         for path in (output, this.backbone)

@@ -7,11 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lensflow import harness
-from lensflow.config import ChatPrompt, Decoding, LanguageEntry, PlainPrompt, Task
-from lensflow.engines.transformers import TransformersEngine
+from lensflow.benchmarks import harness
+from lensflow.benchmarks.lm_eval import Task
 from lensflow.errors import LensflowError
-from lensflow.prompts import PromptTokenizer
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
+from lensflow.schema.dataset import LanguageEntry
+from lensflow.schema.decoding import Decoding
 
 OWN = """
 task: capitals
@@ -157,7 +160,7 @@ def test_the_projects_task_files_come_before_lm_evals_own(project):
 
 
 def test_every_task_of_the_catalog_exists():
-    from lensflow.config import read
+    from lensflow.workflow.experiment import read
 
     for name, benchmark in read([], ROOT).benchmarks.items():
         if isinstance(benchmark, Task):

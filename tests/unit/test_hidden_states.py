@@ -17,21 +17,28 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import cli, hidden_states, parts
-from lensflow.config import Extraction
-from lensflow.decoders import StreamedDecoder, WeightFiles, batches_by_length, layers_of, load_decoder
+from lensflow.artifacts import states as states_module
+from lensflow.artifacts.weights import WeightFiles
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import RECORD, write_jsonl
+from lensflow.models.batching import batches_by_length
+from lensflow.models.loading import layers_of, load_decoder
+from lensflow.models.streaming import StreamedDecoder
+from lensflow.schema.extraction import Extraction
+from lensflow.stages import extract_hidden_states
+from lensflow.storage import parts
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.integrity import RECORD
 
 SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
 NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]
 
 
 def extract(decoder, trainable=2, batch_tokens=40, pooling="last"):
-    run = hidden_states.stream if isinstance(decoder, StreamedDecoder) else hidden_states.extract
+    run = extract_hidden_states.stream if isinstance(decoder, StreamedDecoder) else extract_hidden_states.extract
     extraction = Extraction(trainable_layers=trainable, batch_tokens=batch_tokens, pooling=pooling)
     with tempfile.TemporaryDirectory() as scratch:
-        return run(decoder, hidden_states.Sequences("zh", NAMES, SEQUENCES), extraction, Path(scratch))
+        return run(decoder, extract_hidden_states.Sequences("zh", NAMES, SEQUENCES), extraction, Path(scratch))
 
 
 def alone(checkpoint, dtype=torch.float32):
@@ -92,8 +99,8 @@ def test_layers_run_in_the_precision_that_is_asked_for(checkpoint, tmp_path, mem
     for dtype in (None, "bfloat16"):
         output = tmp_path / str(dtype) / "zh.safetensors"
         keys = {"memory": memory, "dtype": dtype, "attention": "eager"}
-        assert cli.main(arguments_of(checkpoint, tmp_path, output, **keys)) == 0
-        found[dtype] = hidden_states.load(output)
+        assert main.main(arguments_of(checkpoint, tmp_path, output, **keys)) == 0
+        found[dtype] = states_module.load(output)
     assert (found[None].layers.dtype, found["bfloat16"].layers.dtype) == (torch.float32, torch.bfloat16)
     error = (found["bfloat16"].layers.float() - found[None].layers).norm() / found[None].layers.norm()
     assert 1e-4 < error < 5e-2
@@ -193,8 +200,8 @@ def test_a_state_that_is_not_finite_is_named(checkpoint, layer):
 
 def test_saved_states_are_read_back(checkpoint, tmp_path):
     found = extract(load_decoder(checkpoint("llama", torch.bfloat16)))
-    hidden_states.save(tmp_path / "zh.safetensors", found, NAMES)
-    read = hidden_states.load(tmp_path / "zh.safetensors")
+    states_module.save(tmp_path / "zh.safetensors", found, NAMES)
+    read = states_module.load(tmp_path / "zh.safetensors")
     for name in ("layers", "post_norm", "tokens", "lengths"):
         assert torch.equal(getattr(read, name), getattr(found, name))
 
@@ -203,7 +210,7 @@ def test_damaged_states_are_reported_in_one_line(tmp_path):
     path = tmp_path / "zh.safetensors"
     path.write_bytes(b"half")
     with pytest.raises(LensflowError, match=r"zh\.safetensors: cannot be read .+delete it and run again$"):
-        hidden_states.load(path)
+        states_module.load(path)
 
 
 # --- Killed, and run again --------------------------------------------------------------------------------------------
@@ -211,7 +218,7 @@ def test_damaged_states_are_reported_in_one_line(tmp_path):
 
 def killed_at(shards: int, half: bool, arguments: list[str]) -> None:
     """Run the command line; after so many shards, die before the next file is written or in the middle of it."""
-    write, written = hidden_states.save_file, itertools.count()
+    write, written = states_module.save_file, itertools.count()
 
     def save(tensors: object, path: Path, **rest: object) -> None:
         if next(written) == shards:
@@ -220,8 +227,8 @@ def killed_at(shards: int, half: bool, arguments: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         write(tensors, path, **rest)
 
-    hidden_states.save_file = parts.save_file = save
-    cli.main(arguments)
+    states_module.save_file = parts.save_file = save
+    main.main(arguments)
 
 
 def die(*arguments):
@@ -250,7 +257,7 @@ def test_a_killed_extraction_goes_on_at_the_last_finished_shard(checkpoint, tmp_
     lengths = [3 * n + 2 for n in range(len(NAMES))]
     total = {"resident": len(batches_by_length(lengths, 40)), "stream": tiny.LAYERS}[memory]
     undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
-    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
+    assert main.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
     arguments = arguments_of(checkpoint, tmp_path, output, memory=memory)
     finished = 0
     # The last one dies in the middle of the output itself.
@@ -264,12 +271,12 @@ def test_a_killed_extraction_goes_on_at_the_last_finished_shard(checkpoint, tmp_
             assert load_file(scratch / "layers.safetensors")["done"] == finished
         assert not output.exists()
     written = []
-    write = hidden_states.save_file
-    for module in (hidden_states, parts):
+    write = states_module.save_file
+    for module in (states_module, parts):
         monkeypatch.setattr(
             module, "save_file", lambda tensors, path, **rest: (written.append(path), write(tensors, path, **rest))
         )
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert len(written) == 1  # nothing was left to compute
     assert output.read_bytes() == undisturbed.read_bytes()
     assert not list(output.parent.glob("*.parts"))
@@ -278,7 +285,7 @@ def test_a_killed_extraction_goes_on_at_the_last_finished_shard(checkpoint, tmp_
 @pytest.mark.parametrize("memory", ["resident", "stream"])
 def test_a_damaged_shard_is_computed_again(checkpoint, tmp_path, memory, caplog):
     undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
-    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
+    assert main.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory)) == 0
     arguments = arguments_of(checkpoint, tmp_path, output, memory=memory)
     die(2, False, arguments)
     shards = sorted(output.parent.glob("*.parts/*.safetensors"))
@@ -286,7 +293,7 @@ def test_a_damaged_shard_is_computed_again(checkpoint, tmp_path, memory, caplog)
         content = bytearray(shard.read_bytes())
         content[-5] ^= 1
         shard.write_bytes(content if flipped else content[:-5])
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     for shard in shards:
         assert f"{shard}: damaged (truncated or changed); it was removed and is made again" in caplog.text
     assert output.read_bytes() == undisturbed.read_bytes()
@@ -295,16 +302,16 @@ def test_a_damaged_shard_is_computed_again(checkpoint, tmp_path, memory, caplog)
 @pytest.mark.parametrize("memory", ["resident", "stream"])
 def test_shards_of_another_run_are_ignored(checkpoint, tmp_path, memory):
     undisturbed, output = tmp_path / "undisturbed.safetensors", tmp_path / "killed" / "zh.safetensors"
-    assert cli.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory, max_tokens=5)) == 0
+    assert main.main(arguments_of(checkpoint, tmp_path, undisturbed, memory=memory, max_tokens=5)) == 0
     die(2, False, arguments_of(checkpoint, tmp_path, output, memory=memory))
-    assert cli.main(arguments_of(checkpoint, tmp_path, output, memory=memory, max_tokens=5)) == 0
+    assert main.main(arguments_of(checkpoint, tmp_path, output, memory=memory, max_tokens=5)) == 0
     assert output.read_bytes() == undisturbed.read_bytes()
     assert sorted(output.parent.iterdir()) == [output, output.with_name(f"{output.name}{RECORD}")]
 
 
 def test_streaming_never_loads_the_whole_decoder(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("lensflow.decoders.load_decoder", lambda *_: pytest.fail("the whole decoder was loaded"))
-    assert cli.main(arguments_of(checkpoint, tmp_path, tmp_path / "zh.safetensors", memory="stream")) == 0
+    monkeypatch.setattr("lensflow.models.loading.load_decoder", lambda *_: pytest.fail("the whole decoder was loaded"))
+    assert main.main(arguments_of(checkpoint, tmp_path, tmp_path / "zh.safetensors", memory="stream")) == 0
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
@@ -323,7 +330,7 @@ def test_batches_by_length(lengths, budget):
 def test_running_a_model_imports_nothing_that_it_does_not_need(checkpoint):
     """A second and 100 MB of every stage; if this fails, transformers asks for them in another way than it did."""
     program = (
-        "import sys; from pathlib import Path; from lensflow.decoders import load_decoder\n"
+        "import sys; from pathlib import Path; from lensflow.models.loading import load_decoder\n"
         f"load_decoder(Path({str(checkpoint('llama'))!r}))\n"
         "print(sorted({'sklearn', 'scipy.optimize', 'pandas'} & set(sys.modules)))"
     )

@@ -11,27 +11,29 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import cli, cost, fitting, interventions, likelihood
-from lensflow.config import (
-    AnyMethod,
-    Benchmark,
-    Decoding,
-    Evaluation,
-    Extraction,
-    PlainPrompt,
-    Resources,
-    parse,
-)
-from lensflow.engines.transformers import TransformersEngine
+from lensflow.artifacts import interventions, language_subspaces
+from lensflow.artifacts.interventions import Intervention, StateEdit
+from lensflow.benchmarks.kinds import Benchmark
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.evaluation import Cell, Evaluator, Inputs
-from lensflow.files import digest, read_json, read_jsonl, write_jsonl
-from lensflow.interventions import Intervention, StateEdit
-from lensflow.logit_bias import logit_biases
-from lensflow.methods import HiddenStates, Run
-from lensflow.methods.lens import Lens
-from lensflow.objective import objective
-from lensflow.prompts import PromptTokenizer
+from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import objective
+from lensflow.models import likelihood
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.logit_bias import logit_biases
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt, Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.evaluation import Evaluation
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.messages import parse
+from lensflow.stages import train
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.digests import digest
+from lensflow.storage.verified import read_json, read_jsonl
+from lensflow.workflow.experiment import AnyMethod
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
 
@@ -175,7 +177,7 @@ def build(stages, tmp_path):
         this = parse(AnyMethod, method)
         hidden = HiddenStates(Extraction(), files.subspaces["post_norm"], files.states) if this.needs_states else None
         setting = files.setting("post_norm")
-        cost.train_measured(Run(this, setting, 0, PROMPT, manifest, files.texts, output, hidden))
+        train.train_measured(Run(this, setting, 0, PROMPT, manifest, files.texts, output, hidden))
         return output.parent
 
     return run
@@ -208,7 +210,7 @@ def test_a_method_that_changes_weights_has_an_empty_intervention(build):
 def test_steering_is_lenss_push(build, stages, unit):
     method = STEER | {"lambda_unit": unit}
     written = interventions.load(build(method) / interventions.NAME)
-    subspaces = fitting.load(stages("llama").subspaces["post_norm"], stages("llama").setting("post_norm"))
+    subspaces = language_subspaces.load(stages("llama").subspaces["post_norm"], stages("llama").setting("post_norm"))
     lens = parse(Lens, method | {"kind": "lens"})
     expected = objective(lens, subspaces, ("zh", "sw")).shifts
     assert written.shifts.keys() == expected.keys() == {"zh", "sw"}
@@ -223,7 +225,7 @@ def test_steering_is_lenss_push(build, stages, unit):
 def test_lsar_removes_what_tells_languages_apart(build, stages):
     written = interventions.load(build({"kind": "lsar"}) / interventions.NAME)
     setting = stages("llama").setting("post_norm")
-    means = fitting.load(stages("llama").subspaces["post_norm"], setting).means[-1]
+    means = language_subspaces.load(stages("llama").subspaces["post_norm"], setting).means[-1]
     assert (means[0] - means[1]).norm() > 0.1
     for language in ("en", "zh", "sw", "fr"):
         left = written.edit(language)(means)
@@ -377,7 +379,7 @@ def test_cells_are_shared_where_nothing_is_done(evaluator, tmp_path):
         folders = {"--corpora": "corpora", "--items": "items", "--cache": "cache", "--output": "run/scores.json"}
         arguments = [part for key, name in folders.items() for part in (key, str(tmp_path / name))]
         checkpoint = ["--checkpoint", str(tmp_path / "evaluated" / "manifest.json")]
-        assert cli.main(["evaluate", "--config", json.dumps(stage), *checkpoint, *intervention, *arguments]) == 0
+        assert main.main(["evaluate", "--config", json.dumps(stage), *checkpoint, *intervention, *arguments]) == 0
         return [cell["cell"] for cell in read_json(tmp_path / "run" / "scores.json")["cells"]]
 
     base = cells("--intervention")  # as the workflow writes it for base
@@ -447,7 +449,7 @@ def export(folder, tmp_path):
     (folder / "config.json").write_text(json.dumps({"method": method, "setting": setting, "seed": 0}))
     home, manifest = tmp_path / "home", tmp_path / "backbone" / "manifest.json"
     arguments = ["--backbone", str(manifest), "--delta", str(folder / "delta.safetensors"), str(home)]
-    assert cli.main(["export", *arguments]) == 0
+    assert main.main(["export", *arguments]) == 0
     return home, ModelCard.load(home / "README.md").text
 
 
@@ -512,5 +514,5 @@ def test_a_run_without_its_intervention_is_not_exported(build, tmp_path, capsys)
     folder = build(STEER, "steer")
     (folder / interventions.NAME).unlink()
     manifest, delta = tmp_path / "backbone" / "manifest.json", folder / "delta.safetensors"
-    assert cli.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(tmp_path / "home")]) == 2
+    assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(tmp_path / "home")]) == 2
     assert "intervention.safetensors: no such file; train the method again" in capsys.readouterr().err

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lensflow.config import Dataset, FromDataset, LanguageEntry, read
+from lensflow.artifacts.hub import datasets_root, load_split
+from lensflow.artifacts.items import read_items
 from lensflow.data import cldr
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, write_jsonl
-from lensflow.items import datasets_root, fetch, load_split, read_items
+from lensflow.schema.dataset import Dataset, FromDataset, LanguageEntry
+from lensflow.stages.fetch_items import fetch
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json
+from lensflow.workflow.experiment import read
 
 ROWS = [{"n": index, "question": f"q{index}?", "label": index % 2} for index in range(4)]
 

@@ -16,10 +16,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lensflow import cli, judging, scores
-from lensflow.config import Judge
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import digest, read_entry, read_json, read_jsonl, write_json, write_jsonl
+from lensflow.schema.judge import Judge
+from lensflow.stages import collect_scores
+from lensflow.stages import judge as judge_module
+from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.cache import read_entry
+from lensflow.storage.digests import digest
+from lensflow.storage.verified import read_json, read_jsonl
 
 KEY = "sk-planted-0123456789"
 SAMPLES = [
@@ -134,7 +139,7 @@ def arguments(run: Path, url: str, **keys: object) -> list[str]:
 
 
 def judge(run: Path, server: Server, **keys: object) -> dict[str, Any]:
-    assert cli.main(arguments(run, server.url, **keys)) == 0
+    assert main.main(arguments(run, server.url, **keys)) == 0
     return read_json(run / "judged.json")
 
 
@@ -152,7 +157,7 @@ def good(number: int, _: dict[str, Any]) -> Reply:
 def test_the_prompts_are_the_authors():
     """The digest is that of the four entries "single..." of their judge_prompts.jsonl."""
     expected = "e1b7f8990803d52f0edacf5de7a36e536c479ea834127387f470fbafb7e16b1a"
-    assert digest(judging.prompts()) == expected
+    assert digest(judge_module.prompts()) == expected
 
 
 def test_the_slots_are_filled_once_and_with_the_right_texts():
@@ -169,10 +174,10 @@ def test_the_slots_are_filled_once_and_with_the_right_texts():
                     slots[f"answer_{number}"] = texts[number + 1]
                     slots[f"ref_answer_{number}"] = "r" + texts[number + 3]
                 # Piece by piece: what stands between braces in the prompt itself is a slot.
-                pieces = judging.prompts()[name]["user"].replace("}", "{").split("{")
+                pieces = judge_module.prompts()[name]["user"].replace("}", "{").split("{")
                 expected = "".join(slots[piece] if place % 2 else piece for place, piece in enumerate(pieces))
-                system, user = judging.messages(sample if referenced else sample | {"reference": []}, turn)
-                assert system == {"role": "system", "content": judging.prompts()[name]["system"]}
+                system, user = judge_module.messages(sample if referenced else sample | {"reference": []}, turn)
+                assert system == {"role": "system", "content": judge_module.prompts()[name]["system"]}
                 assert user == {"role": "user", "content": expected}
 
 
@@ -190,7 +195,7 @@ def test_the_slots_are_filled_once_and_with_the_right_texts():
 def test_a_turn_is_judged_by_its_reference_exactly_if_it_has_one(reference, shown):
     sample = SAMPLES[1] | {"reference": reference}
     for turn, expected in enumerate(shown, start=1):
-        assert ("eference" in judging.messages(sample, turn)[1]["content"]) == expected
+        assert ("eference" in judge_module.messages(sample, turn)[1]["content"]) == expected
 
 
 # What is read
@@ -217,13 +222,13 @@ def test_a_turn_is_judged_by_its_reference_exactly_if_it_has_one(reference, show
     ],
 )
 def test_a_rating_is_read_and_never_guessed(verdict, expected):
-    assert judging.rating(verdict) == expected
+    assert judge_module.rating(verdict) == expected
 
 
 def test_every_number_from_1_to_10_is_read_and_no_other():
     for tenth in range(0, 1200):
         value = tenth / 10
-        assert judging.rating(f"x [[{value}]] y") == (value if 1 <= value <= 10 else None)
+        assert judge_module.rating(f"x [[{value}]] y") == (value if 1 <= value <= 10 else None)
 
 
 # What is written
@@ -276,7 +281,7 @@ def test_what_a_judged_checkpoint_holds(serve, run):
 
 
 def asked(sample: dict[str, Any], turn: int) -> dict[str, Any]:
-    return {"messages": judging.messages(sample, turn)}
+    return {"messages": judge_module.messages(sample, turn)}
 
 
 def test_a_verdict_that_says_nothing_is_counted(serve, run):
@@ -290,7 +295,7 @@ def test_a_verdict_that_says_nothing_is_counted(serve, run):
 def test_the_table_of_scores_takes_the_ratings_in(serve, run, tmp_path):
     judge(run, serve(good))
     config = {"blocks": [], "settings": {}, "sweeps": [], "swept": [], "retention_margins": {}, "versus": None}
-    scores.collect(config, [run / "scores.json", run / "judged.json"], tmp_path / "scores.csv")
+    collect_scores.collect(config, [run / "scores.json", run / "judged.json"], tmp_path / "scores.csv")
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert frame["metric"].tolist() == ["rating", "unparsed"]
     assert set(frame["backbone"]) == {"tiny"}
@@ -451,7 +456,7 @@ def test_a_key_that_cannot_be_sent(serve, run, capsys, monkeypatch):
 
 
 def refused(run: Path, url: str, capsys: pytest.CaptureFixture, **keys: object) -> str:
-    assert cli.main(arguments(run, url, **keys)) == 2
+    assert main.main(arguments(run, url, **keys)) == 2
     output, said = capsys.readouterr()
     assert output == ""
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -579,14 +584,14 @@ def test_samples_that_cannot_be_judged(tmp_path, keys, message):
     path = tmp_path / "mt-bench.en.jsonl"
     write_jsonl(path, [SAMPLES[0] | keys])
     with pytest.raises(LensflowError) as error:
-        judging.read_answers("mt-bench", Judge(model="m"), "en", path)
+        judge_module.read_answers("mt-bench", Judge(model="m"), "en", path)
     assert str(error.value).startswith(f"benchmarks.mt-bench (en), {message}")
     assert "\n" not in str(error.value)
 
 
 def test_a_question_of_one_turn_gets_one_verdict():
     sample = {"id": "1", "turns": ["a"], "answers": ["b"], "reference": []}
-    answers = judging.Answers("mt-bench", Judge(model="m"), "en", [sample])
+    answers = judge_module.Answers("mt-bench", Judge(model="m"), "en", [sample])
     assert [turn for _, turn in answers.turns] == [1]
 
 

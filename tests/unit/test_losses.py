@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensflow.losses import pull, push, retain
+from lensflow.mathematics.losses import pull, push, retain
 
 N, T, D, R = 4, 6, 10, 3
 

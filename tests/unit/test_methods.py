@@ -12,26 +12,35 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from lensflow import cli, cost, methods, tables
-from lensflow.config import AnyMethod, Extraction, PlainPrompt, Setting, parse
-from lensflow.corpora import read_texts
+from lensflow import methods
+from lensflow.artifacts.texts import read_texts
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import read_json, read_jsonl, write_jsonl
-from lensflow.methods import HiddenStates, Run, builtin, config_of, module_of
-from lensflow.scores import SWEPT
-from lensflow.workflow import code_digest, method_digest
+from lensflow.measures import catalogue
+from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.registry import SHARED, builtin, config_of, method_digest, module_of
+from lensflow.provenance.code import code_digest
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.messages import parse
+from lensflow.schema.setting import Setting
+from lensflow.stages import train
+from lensflow.stages.collect_scores import SWEPT
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json, read_jsonl
+from lensflow.workflow.experiment import AnyMethod
 
 METHOD = """
 from typing import Literal
-from lensflow.config import Method, Positive
-from lensflow.methods import Trained
+from lensflow.methods.base import Method, Trained
+from lensflow.schema.types import Positive
 
 class Config(Method):
     kind: Literal["{package}.{name}"]
     scale: Positive = 1.0
 
 def train(run):
-    from lensflow import deltas
+    from lensflow.artifacts import deltas
     deltas.write({{}}, run.backbone.parent, run.output)
     return Trained(tokens=3, parameters=4, earlier_seconds=100.0)
 """
@@ -64,7 +73,9 @@ def refused(entry: dict) -> str:
 
 
 def test_every_method_of_the_package_is_one_file():
-    assert builtin() == sorted(path.stem for path in Path(methods.__path__[0]).glob("[a-z]*.py"))
+    folder = Path(methods.__path__[0])
+    files = {path.stem for path in folder.glob("[a-z]*.py")} | {path.parent.name for path in folder.glob("*/method.py")}
+    assert builtin() == sorted(files - SHARED)
     for kind in builtin():
         assert parse(AnyMethod, {"kind": kind}).kind == kind
         assert config_of(kind).__doc__
@@ -74,8 +85,9 @@ def test_every_method_of_the_package_is_one_file():
 def test_reading_the_methods_imports_nothing_slow():
     """The workflow does so whenever it starts."""
     program = (
-        "import sys; from lensflow import methods, workflow\n"
-        "for kind in methods.builtin(): methods.config_of(kind); workflow.method_digest(kind)\n"
+        "import sys; from lensflow.methods import registry\n"
+        "import lensflow.workflow.plan\n"
+        "for kind in registry.builtin(): registry.config_of(kind); registry.method_digest(kind)\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -108,7 +120,10 @@ def test_a_method_of_ones_own(own):
             "mend it, or install it or add its folder to PYTHONPATH",
         ),
         ({"kind": ".lens"}, "mine.kind: module '.lens' cannot be imported (TypeError"),
-        ({"kind": "os.path"}, "mine.kind: module 'os.path' has no class Config, a subclass of lensflow.config.Method"),
+        (
+            {"kind": "os.path"},
+            "mine.kind: module 'os.path' has no class Config, a subclass of lensflow.methods.base.Method",
+        ),
         ({"kind": "sft", "lora": {"rnk": 3}}, "mine.lora: unknown key 'rnk'; did you mean 'rank'?"),
         ({"kind": "sft", "lora": {"rank": 0}}, "mine.lora.rank: must be greater than or equal to 1, not 0"),
         ({"kind": "cpt", "languages": "some"}, "mine.languages: must be 'targets' or 'all', not 'some'"),
@@ -129,7 +144,7 @@ def test_a_module_that_is_not_a_method(own):
 def test_the_code_behind_a_method(own):
     digests = {kind: method_digest(kind) for kind in builtin()}
     assert len(set(digests.values())) == len(digests)
-    assert digests["lens"] == code_digest("methods.lens")
+    assert digests["lens"] == code_digest("methods.lens.method")
     content = METHOD.replace('"{package}.{name}"', '"own"')
     first, commented, changed = (
         method_digest(own(name, text))
@@ -167,7 +182,7 @@ def test_all_methods_have_the_same_files(run, own):
     for name in ("history.jsonl", "dev_states.safetensors", "intervention.safetensors"):  # of another method
         this.output.parent.mkdir(parents=True, exist_ok=True)
         this.output.with_name(name).write_text("old")
-    cost.train_measured(this)
+    train.train_measured(this)
     assert read_jsonl(this.output.with_name("history.jsonl")) == []
     assert load_file(this.output.with_name("dev_states.safetensors")) == {}
     assert load_file(this.output.with_name("intervention.safetensors")) == {}
@@ -179,7 +194,7 @@ def test_all_methods_have_the_same_files(run, own):
 
 def test_the_cost_of_fine_tuning(run):
     this, started = run({"kind": "sft", "epochs": 2}), time.monotonic()
-    cost.train_measured(this)
+    train.train_measured(this)
     took = read_json(this.output.with_name("cost.json"))
     assert 0 < took["seconds"] <= time.monotonic() - started
     assert took["tokens"] == 2 * 10 * len("<Question: a b c\nAnswer: d>")  # of one byte each, with BOS and EOS
@@ -193,7 +208,7 @@ def test_the_cost_of_lens(stages, tmp_path, batch_of):
     hidden = HiddenStates(Extraction(trainable_layers=2), files.subspaces["post_norm"], files.states)
     output = tmp_path / "lens" / "seed0" / "delta.safetensors"
     prompt, manifest = PlainPrompt(format="plain"), files.checkpoint / "manifest.json"
-    cost.train_measured(Run(method, files.setting("post_norm"), 0, prompt, manifest, files.texts, output, hidden))
+    train.train_measured(Run(method, files.setting("post_norm"), 0, prompt, manifest, files.texts, output, hidden))
     took = read_json(output.with_name("cost.json"))
     used = len(read_texts(files.texts["en"], ["train"]))
     length = {code: sum(map(len, ids[:used])) for code, ids in files.sequences.items()}
@@ -209,7 +224,7 @@ def test_lens_needs_its_inputs(tmp_path, capsys):
     stage["prompt"] = {"format": "plain"}
     output = str(tmp_path / "delta.safetensors")
     arguments = ["train", "--config", json.dumps(stage), "--backbone", "b", "--texts", "t", "--output", output]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert capsys.readouterr().err.endswith("\nerror: kind lens needs --subspaces and --states\n")
     assert not (tmp_path / "config.json").exists()
 
@@ -227,7 +242,7 @@ def test_figures_of_methods_without_hidden_states(stages, tmp_path):
         save_file(tensors, runs[name] / "dev_states.safetensors")
     place = {"benchmark": "cldr", "metric": "accuracy", "language": "en", "n": 4, "value": 0.5, "low": 0.2, "high": 0.8}
     row = {"backbone": "tiny", "setting": "trio", "method": "base", "seeds": "0"} | place
-    columns = dict.fromkeys([*tables.COLUMNS, *tables.COMPARED])
+    columns = dict.fromkeys([*catalogue.COLUMNS, *catalogue.COMPARED])
     pd.DataFrame([columns | row]).to_csv(tmp_path / "comparisons.csv", index=False)
     pd.DataFrame([row | {"seed": 0}]).to_csv(tmp_path / "scores.csv", index=False)
     pd.DataFrame(columns=[*SWEPT, *columns]).to_csv(tmp_path / "sweeps.csv", index=False)
@@ -241,7 +256,7 @@ def test_figures_of_methods_without_hidden_states(stages, tmp_path):
         histories = [str(runs[name] / "history.jsonl") for name in names]
         arguments = ["make-figures", "--config", json.dumps(config), "--backbone", "tiny", "--setting", "trio"]
         arguments += [*files_of, *subspaces, "--runs", *histories, "--output", str(folder)]
-        assert cli.main(arguments) == 0
+        assert main.main(arguments) == 0
         return {path.name for path in folder.glob("*.svg")}
 
     fitted = ("--subspaces", str(files.subspaces["post_norm"]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lensflow.errors import LensflowError
-from lensflow.metrics import (
+from lensflow.measures.answers import (
     COPY_THRESHOLD,
     copies_prompt,
     is_empty,

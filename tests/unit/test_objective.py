@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lensflow.config import Setting
+from lensflow.artifacts.language_subspaces import LanguageSubspaces
 from lensflow.errors import LensflowError
-from lensflow.fitting import LanguageSubspaces
-from lensflow.methods.lens import Lens
-from lensflow.objective import objective, random_subspace
-from lensflow.subspaces import directions, fit_subspaces
+from lensflow.mathematics.subspaces import directions, fit_subspaces
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import objective, random_subspace
+from lensflow.schema.setting import Setting
 
 LANGUAGES = ("en", "zh", "ja", "sw")
 TARGETS = LANGUAGES[1:]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.config import read
-from lensflow.workflow import Plan
+from lensflow.workflow.experiment import read
+from lensflow.workflow.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,11 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensflow import analysis, figures, presentation, tables
-from lensflow.config import Setting
 from lensflow.errors import LensflowError
-from lensflow.files import write_json, write_jsonl
-from lensflow.scores import SWEPT
+from lensflow.mathematics import analysis
+from lensflow.measures import catalogue
+from lensflow.presentation import figures
+from lensflow.presentation.names import FIGURES, STATES, SWEEP, TABLES
+from lensflow.schema.setting import Setting
+from lensflow.stages import make_figures, make_table, report
+from lensflow.stages.collect_scores import SWEPT
+from lensflow.storage.atomic import write_json, write_jsonl
 
 SETTING = {"central": "en", "languages": ["en", "zh", "sw"], "space": "post_norm"}
 LENS = {"kind": "lens", "lambda": 0.3, "lr": 1e-5}
@@ -55,10 +59,10 @@ def write_scores(results):
                         where = {"setting": "none" if method == "base" else "trio", "seed": seed}
                         run = {"engine": "hf", "dtype": "float32", "weights": f"digest of {method}"}
                         scores.append(place | score | where | run | {"value": value + seed * (language == "zh")})
-    frame = pd.DataFrame(cells).reindex(columns=[*tables.COLUMNS, *tables.COMPARED])
+    frame = pd.DataFrame(cells).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     frame.to_csv(results / "comparisons.csv", index=False)
     direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
-    direct.assign(**{tables.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
+    direct.assign(**{catalogue.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
     for at, epochs, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
         by = f"epochs {epochs}"
@@ -117,7 +121,7 @@ def inputs(results, stages, **changed):
         "states": files.states,
         "histories": runs(results, "history.jsonl"),
     }
-    return presentation.Inputs(**found | changed)
+    return make_figures.Inputs(**found | changed)
 
 
 def names(folder):
@@ -128,19 +132,19 @@ def names(folder):
 def test_every_figure_is_drawn_and_trainings_without_states_are_left_out(results, stages, tmp_path):
     folders = tmp_path / "tiny.trio", tmp_path / "again"
     for folder in folders:
-        presentation.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
-        assert names(folder) == {*presentation.FIGURES, "sweep.lambda", "states.lens.seed0"}
+        make_figures.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
+        assert names(folder) == {*FIGURES, "sweep.lambda", "states.lens.seed0"}
     for path in folders[0].iterdir():
         assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
 
 
 def test_figures_without_hidden_states(results, stages, tmp_path):
     bare = inputs(results, stages, subspaces=None, states={})
-    presentation.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
+    make_figures.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
     assert names(tmp_path / "a") == {"fidelity", "front", "training", "sweep.lambda"}
     untrained = inputs(results, stages, subspaces=None, states={}, histories=[])
-    pd.DataFrame(columns=[*SWEPT, *tables.COLUMNS, *tables.COMPARED]).to_csv(results / "sweeps.csv", index=False)
-    presentation.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
+    pd.DataFrame(columns=[*SWEPT, *catalogue.COLUMNS, *catalogue.COMPARED]).to_csv(results / "sweeps.csv", index=False)
+    make_figures.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
     assert names(tmp_path / "b") == {"fidelity", "front"}
 
 
@@ -148,7 +152,7 @@ def drawn(results, stages, monkeypatch, tmp_path, config=CONFIG, **changed):
     """The figures themselves, by name."""
     found = {}
     monkeypatch.setattr(figures, "save", lambda figure, stem: found.update({stem.name: figure}))
-    presentation.write_figures(config, "tiny", "trio", inputs(results, stages, **changed), tmp_path)
+    make_figures.write_figures(config, "tiny", "trio", inputs(results, stages, **changed), tmp_path)
     return found
 
 
@@ -206,9 +210,9 @@ def test_front_needs_base_and_both_scores(results, stages, monkeypatch, tmp_path
 
 def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
-        presentation.write_tables(CONFIG, results / "comparisons.csv", results / "versus.csv", runs(results), folder)
+        make_table.write_tables(CONFIG, results / "comparisons.csv", results / "versus.csv", runs(results), folder)
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        f"{name}.{suffix}" for name in presentation.TABLES for suffix in ("md", "tex", "csv")
+        f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv")
     }
     for path in (tmp_path / "a").iterdir():
         text = path.read_text()
@@ -227,7 +231,7 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
 
 def test_methods_stand_in_the_order_of_the_configuration(results, tmp_path):
     config = CONFIG | {"order": ["base", "strong", "sft", "lens"]}
-    presentation.write_tables(config, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
+    make_table.write_tables(config, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
     table = pd.read_csv(tmp_path / "main.csv")
     assert list(table[table.metric == "nll"].method.unique()) == config["order"]
 
@@ -237,32 +241,32 @@ def test_tables_of_nothing_say_so(results, tmp_path):
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
     nothing, direct = CONFIG | {"versus": None}, results / "versus.csv"
     frame.iloc[:0].to_csv(direct, index=False)
-    presentation.write_tables(nothing, results / "comparisons.csv", direct, [], tmp_path)
+    make_table.write_tables(nothing, results / "comparisons.csv", direct, [], tmp_path)
     for name in ("ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        presentation.write_tables(nothing, results / "none.csv", direct, [], tmp_path)
+        make_table.write_tables(nothing, results / "none.csv", direct, [], tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
     folder = tmp_path / "tiny.trio"
-    presentation.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
+    make_figures.write_figures(CONFIG, "tiny", "trio", inputs(results, stages), folder)
     timing = tmp_path / "method.md"
     timing.write_text("2 cores\n\n| measure | ours | target |\n|---|---|---|\n| fit | 1.5 |  |\n")
     pages = []
     for name in ("a.html", "b.html"):
         scores = (results / f"{of}.csv" for of in ("scores", "comparisons", "versus"))
-        presentation.write_report(CONFIG, *scores, runs(results), [folder], [timing], results, tmp_path / name)
+        report.write_report(CONFIG, *scores, runs(results), [folder], [timing], results, tmp_path / name)
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
     assert page == again
     assert page.count('<section id="block-') == 1 and "tiny, setting trio (central language en)" in page
-    for name, caption in presentation.TABLES.items():
+    for name, caption in TABLES.items():
         assert f"<figcaption>{caption}</figcaption>" in page
         assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{name}.md</code>" in page
-    last = [f"{presentation.SWEEP}lambda", f"{presentation.STATES}lens, seed 0"]
-    captions = [*presentation.FIGURES.values(), *last]
+    last = [f"{SWEEP}lambda", f"{STATES}lens, seed 0"]
+    captions = [*FIGURES.values(), *last]
     places = [page.index(f"<figcaption>{caption.replace(chr(39), '&#39;')}</figcaption>") for caption in captions]
     assert places == sorted(places) and page.count("<img ") == len(captions)
     assert page.count("results/figures/tiny.trio</code>") == len(captions)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from lensflow.projections import coordinates, principal_angles, project
+from lensflow.mathematics.projections import coordinates, principal_angles, project
 
 
 @pytest.fixture

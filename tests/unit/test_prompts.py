@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from lensflow.config import ChatPrompt, PlainPrompt
 from lensflow.errors import LensflowError
-from lensflow.prompts import PromptTokenizer, truncate
+from lensflow.models.tokenizer import PromptTokenizer, truncate
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 
 SPECIAL = ["<bos>", "<eos>", "<user>", "<end>", "<model>"]
 # As Gemma's and Llama's templates do, this one begins with the BOS token and strips white space.

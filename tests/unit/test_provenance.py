@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 from rocrate.rocrate import ROCrate
 
-from lensflow import cli, provenance
-from lensflow.files import RECORD, digest, file_digest, used, write_entry, write_text
-from lensflow.records import recording
-from lensflow.surroundings import machine, versions
+from lensflow.cli import main
+from lensflow.provenance import trace
+from lensflow.provenance.records import recording
+from lensflow.storage.atomic import write_text
+from lensflow.storage.cache import write_entry
+from lensflow.storage.digests import digest, file_digest
+from lensflow.storage.environment import machine, versions
+from lensflow.storage.integrity import RECORD
+from lensflow.storage.journal import used
 
 PLACES = [(method, language) for method in ("base", "lens") for language in ("en", "zh", "sw")]
 # Packages and processor that made a cell of that language, and not the run that has it.
@@ -26,7 +31,7 @@ def stage(
 ) -> None:
     """Do what a stage does: read, write, leave a record, maybe with the lines that it used."""
     given = {"output": Path(output), "config": json.dumps(config or {}), "inputs": [Path(path) for path in inputs]}
-    with recording(name, "files", given):
+    with recording(name, lambda config: "digest", given):
         for path, numbers in (lines or {}).items():
             used(Path(path), numbers)
         for path, text in files.items():
@@ -124,7 +129,7 @@ def test_trace_leaves_changed_scores_where_they_are(results, capsys):
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> list[str]:
     capsys.readouterr()
-    assert cli.main(list(arguments)) == code
+    assert main.main(list(arguments)) == code
     captured = capsys.readouterr()
     return captured.out.splitlines() + [line for line in captured.err.splitlines() if line.startswith("error")]
 
@@ -231,7 +236,7 @@ def test_texts_that_are_gone_are_named_without_lines(results, capsys):
 
 
 def test_all_that_the_scores_of_a_checkpoint_were_made_of(results):
-    lines = provenance.tree(results / "tiny/none/base/seed0/scores.json", results).splitlines()
+    lines = trace.tree(results / "tiny/none/base/seed0/scores.json", results).splitlines()
     assert files_in(lines, "data") == [f"mine/{code}.jsonl, lines 7-8" for code in ("en", "sw", "zh")]
     assert files_in(lines, "benchmarks") == ["quiz/zh.jsonl, lines 2, examples among lines 3"]
     assert files_in(lines, "tiny/none")[0] == "base/seed0/scores.json"

@@ -8,13 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensflow import cli, published
-from lensflow.config import read
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import file_digest, read_json, write_json, write_text
-from lensflow.records import recording
-from lensflow.surroundings import machine, versions
-from lensflow.workflow import Plan, code_digest, module_digest, modules
+from lensflow.provenance.code import code_digest, module_digest, modules
+from lensflow.provenance.records import recording
+from lensflow.storage.atomic import write_json, write_text
+from lensflow.storage.digests import file_digest
+from lensflow.storage.environment import machine, versions
+from lensflow.storage.verified import read_json
+from lensflow.workflow import published
+from lensflow.workflow.experiment import read
+from lensflow.workflow.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = ROOT / "config" / "smallest.yaml"
@@ -41,15 +45,17 @@ def ran(results: Path, config: Path) -> Path:
     plan = Plan(read([config], ROOT), ROOT, ROOT)
     for checkpoint in plan.checkpoints:
         run = results / checkpoint.folder
-        stages = [("evaluate", "evaluation", "scores.json", plan.evaluate(checkpoint))]
+        stages = [("evaluate", "stages.evaluate", "scores.json", plan.evaluate(checkpoint))]
         if not checkpoint.is_base:
-            stages.append(("train", "cost", "delta.safetensors", plan.train(checkpoint)))
+            stages.append(("train", checkpoint.method, "delta.safetensors", plan.train(checkpoint)))
         for stage, module, name, stage_config in stages:
-            with recording(stage, module, {"output": run / name, "config": json.dumps(stage_config)}):
+            code = plan.training_code(module) if stage == "train" else code_digest(module)
+            with recording(
+                stage, lambda _, code=code: code, {"output": run / name, "config": json.dumps(stage_config)}
+            ):
                 write_text(run / name, json.dumps({"cells": [{"made_with": versions(), "made_on": machine()}]}))
-    with recording(
-        "collect_scores", "scores", {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
-    ):
+    given = {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
+    with recording("collect_scores", lambda _: code_digest("stages.collect_scores"), given):
         write_text(results / "scores.csv", "")
     return results
 
@@ -72,7 +78,7 @@ def test_a_value_outside_of_its_interval(old, tmp_path, capsys):
     results = write(tmp_path / "results", value=0.91)
     shown = "smollm2 en-zh lens generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]"
     assert lines(old, results) == [f"main: {shown}", f"comparisons: {shown}"]
-    assert cli.main(["compare-tables", str(old), str(results)]) == 2
+    assert main.main(["compare-tables", str(old), str(results)]) == 2
     printed, error = capsys.readouterr()
     assert printed == f"main: {shown}\ncomparisons: {shown}\n"
     assert error.startswith(f"error: {results}: 2 differences from {old}; find out why, or publish them")
@@ -81,7 +87,7 @@ def test_a_value_outside_of_its_interval(old, tmp_path, capsys):
 def test_a_count_that_depends_on_the_answers(tmp_path, capsys):
     old = write(tmp_path / "published", "flat", metric="word_pass_rate")
     results = write(tmp_path / "results", metric="word_pass_rate", n=99)
-    assert cli.main(["compare-tables", str(old), str(results)]) == 0
+    assert main.main(["compare-tables", str(old), str(results)]) == 0
     assert "main: smollm2 en-zh lens generation word_pass_rate zh: n 100 → 99" in capsys.readouterr().out
 
 
@@ -90,19 +96,19 @@ def test_a_value_inside_of_its_interval(old, tmp_path, capsys, value):
     results = write(tmp_path / "results", value=value, p=0.5)
     found, _ = published.compare(old, results)
     assert [difference.allowed for difference in found] == [True, True]  # p follows the value
-    assert cli.main(["compare-tables", str(old), str(results)]) == 0
+    assert main.main(["compare-tables", str(old), str(results)]) == 0
     assert "ok: 10 values, 8 the same, 2 inside of their published intervals" in capsys.readouterr().out
 
 
 def test_on_the_same_platform_nothing_may_differ(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
-    assert cli.main(["accept-tables", str(results), str(folder), "--configfile", str(SMALLEST)]) == 0
+    assert main.main(["accept-tables", str(results), str(folder), "--configfile", str(SMALLEST)]) == 0
     compare = ["compare-tables", str(folder), str(results)]
-    assert cli.main(compare) == 0
+    assert main.main(compare) == 0
     assert "ok: 10 values, all the same, as they must be on this platform" in capsys.readouterr().out
     write(results, value=0.96)
-    assert cli.main(compare) == 2
+    assert main.main(compare) == 2
     assert "zh: value 0.97 → 0.96, inside [0.93, 0.99], but on the same platform\n" in capsys.readouterr().out
     # As of a cell that another machine left in the cache.
     (scores, *_) = results.rglob("scores.json")
@@ -110,15 +116,15 @@ def test_on_the_same_platform_nothing_may_differ(tmp_path, capsys, monkeypatch):
     before = record.read_text()
     scores.write_text(content.replace('"cpu_digest": "', '"cpu_digest": "0'))
     write_json(record, read_json(record) | {"outputs": {"scores.json": file_digest(scores)}})
-    assert cli.main(compare) == 0
+    assert main.main(compare) == 0
     scores.write_text(content)
     record.write_text(before)
     # As of a folder of older code.
     scores.write_text(content.replace('"made_on"', '"made_then"'))
     write_json(record, read_json(record) | {"outputs": {"scores.json": file_digest(scores)}})
-    assert cli.main(compare) == 0
+    assert main.main(compare) == 0
     scores.unlink()
-    assert cli.main(compare) == 2  # the other evaluations were made here
+    assert main.main(compare) == 2  # the other evaluations were made here
     scores.write_text(content)
     record.write_text(before)
     capsys.readouterr()
@@ -129,7 +135,7 @@ def test_on_the_same_platform_nothing_may_differ(tmp_path, capsys, monkeypatch):
         {"machines": [source["machines"][0] | {"threads": 64}]},
     ):
         write_json(folder / "source.json", source | other)
-        assert cli.main(compare) == 0
+        assert main.main(compare) == 0
         assert "8 the same, 2 inside of their published intervals" in capsys.readouterr().out
 
 
@@ -206,9 +212,9 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"{folder}: published main.csv")
-    assert cli.main(["compare-tables", str(folder), str(results)]) == 0
+    assert main.main(["compare-tables", str(folder), str(results)]) == 0
     capsys.readouterr()
 
     # Another limit in the configuration, another module, another package, and other values.
@@ -221,7 +227,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     write_json(folder / "source.json", source)
     shutil.rmtree(results)
     ran(write(results, value=0.91), changed)
-    assert cli.main([*arguments[:-1], str(changed)]) == 0
+    assert main.main([*arguments[:-1], str(changed)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
     assert printed[2] == "moved by"
@@ -229,16 +235,16 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     assert "  code: module losses (train)" in printed
     assert any(line.startswith("  package torch 2.0 → ") for line in printed)
     assert not any("config of train" in line or "module metrics" in line for line in printed)
-    assert cli.main(["compare-tables", str(folder), str(results)]) == 0
+    assert main.main(["compare-tables", str(folder), str(results)]) == 0
 
 
 def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     write(results, value=0.96)
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert "moved by nothing in configuration, code, packages or machine" in capsys.readouterr().out
 
 
@@ -247,7 +253,7 @@ def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monk
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     (results / "comparisons.csv").unlink()
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert "comparisons.csv: no such file" in capsys.readouterr().err
     assert not folder.exists()
 
@@ -279,7 +285,7 @@ def refused(tmp_path, capsys, monkeypatch, of, change):
     write_json(record, read_json(record) | change)
     if not change:
         record.unlink()
-    assert cli.main(["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]) == 2
+    assert main.main(["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]) == 2
     assert not folder.exists()
     return capsys.readouterr().err
 
@@ -289,16 +295,17 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     results = ran(write(tmp_path / "results"), SMALLEST)
     path = next(results.rglob("scores.json"))
     record = read_json(path.with_name("scores.json.record.json"))
-    with recording("evaluate", "evaluation", {"output": path, "config": json.dumps(record["config"])}):
+    given = {"output": path, "config": json.dumps(record["config"])}
+    with recording("evaluate", lambda _: code_digest("stages.evaluate"), given):
         write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
-    assert cli.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
+    assert main.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
     assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
 
 
 def test_every_stages_modules_are_digested():
-    assert {"losses", "training", "methods.lens"} <= set(modules("methods.lens"))
-    assert len({module_digest(name) for name in modules("evaluation")}) == len(modules("evaluation"))
-    assert code_digest("losses") != code_digest("training")
+    assert {"mathematics.losses", "methods.lens.training"} <= set(modules("methods.lens.method"))
+    assert len({module_digest(name) for name in modules("stages.evaluate")}) == len(modules("stages.evaluate"))
+    assert code_digest("mathematics.losses") != code_digest("methods.lens.training")
 
 
 def test_a_change_of_one_key_is_one_line():

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lensflow.errors import LensflowError
-from lensflow.report import Figure, Samples, Section, Table, Timing, build_report, join_samples
+from lensflow.presentation.html_report import Figure, Samples, Section, Table, Timing, build_report, join_samples
 
 EVIL = "<script>alert(1)</script> <img src=https://evil.example/x onerror=alert(2)>"
 

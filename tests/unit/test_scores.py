@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
-from lensflow import scores
-from lensflow.files import read_json, write_json
+from lensflow.stages import collect_scores
+from lensflow.storage.atomic import write_json
+from lensflow.storage.verified import read_json
 
 
 def write(path, share):
@@ -20,9 +21,9 @@ def test_every_score_has_the_digest_of_the_checkpoint(tmp_path):
     content["cells"][0]["scores"][0]["weights"] = [3] * 10  # of the items
     write_json(path, content)
     blocks = {"blocks": [], "settings": {}, "retention_margins": {}, "versus": None, "sweeps": [], "swept": []}
-    scores.collect(blocks, [path], tmp_path / "scores.csv")
+    collect_scores.collect(blocks, [path], tmp_path / "scores.csv")
     found = pd.read_csv(tmp_path / "scores.csv")
-    assert list(found) == list(scores.COLUMNS) and found.weights.tolist() == ["w", "w"]
+    assert list(found) == list(collect_scores.COLUMNS) and found.weights.tolist() == ["w", "w"]
     assert found.value.tolist() == [0.5, 0.5] and found.method.tolist() == ["base", "base"]
 
 
@@ -44,7 +45,7 @@ def test_a_sweeps_rows_have_its_value_and_the_score(tmp_path):
         ],
         "swept": [["tiny", "en-zh", "lens.lambda-0.1"], ["tiny", "en-zh", "lens.lambda-3"]],
     }
-    scores.collect(config, paths, tmp_path / "scores.csv")
+    collect_scores.collect(config, paths, tmp_path / "scores.csv")
     swept = pd.read_csv(tmp_path / "sweeps.csv")
     assert list(swept)[:4] == ["sweep", "at", "by", "of_setting"] and swept.columns.is_unique
     found = {(row.at, row.method, row.language): row.value for row in swept.itertuples()}

@@ -4,8 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from lensflow import analysis, figures, state_figures
 from lensflow.errors import LensflowError
+from lensflow.mathematics import analysis
+from lensflow.presentation import figures, state_figures
 
 
 def states(r, d=8, n=12):

@@ -9,8 +9,8 @@ from scipy.special import expit
 from scipy.stats import binom, binomtest, multinomial, norm, permutation_test, t, ttest_1samp
 from statsmodels.stats.power import TTestPower
 
-from lensflow import statistics
-from lensflow.statistics import (
+from lensflow.mathematics import statistics
+from lensflow.mathematics.statistics import (
     Sample,
     difference_interval,
     holm,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lensflow.errors import LensflowError
-from lensflow.projections import principal_angles
-from lensflow.subspaces import directions, fit_subspaces
+from lensflow.mathematics.projections import principal_angles
+from lensflow.mathematics.subspaces import directions, fit_subspaces
 
 CASES = [(2, 16, 1), (3, 16, 1), (3, 16, 2), (7, 64, 6), (7, 64, 3), (7, 7, 6), (20, 48, 19), (20, 48, 8), (20, 12, 5)]
 

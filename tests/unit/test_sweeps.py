@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lensflow import sweeps
-from lensflow.config import load, read
 from lensflow.errors import LensflowError
+from lensflow.workflow import sweeps
+from lensflow.workflow.experiment import load, read
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from lensflow import presentation, tables
 from lensflow.errors import LensflowError
+from lensflow.measures import catalogue
+from lensflow.presentation import tables
+from lensflow.stages import make_table
 
 EVIL = "=cmd|x"
 UGLY = "a_b%&"
@@ -34,7 +36,7 @@ COMPARED = {
 def row(
     method, metric, language, value, *, seeds="0", benchmark="generation", half=0.1, n=40, setting="duo", **compared
 ):
-    return dict.fromkeys(tables.COMPARED) | {
+    return dict.fromkeys(catalogue.COMPARED) | {
         "backbone": "tiny",
         "setting": setting,
         "method": method,
@@ -169,7 +171,15 @@ def test_latex(blocks):
 
 def test_csv(scores, blocks):
     records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
-    assert list(records[0]) == [*tables.COLUMNS[:7], "value", "low", "high", "n", "told_language", *tables.COMPARED]
+    assert list(records[0]) == [
+        *catalogue.COLUMNS[:7],
+        "value",
+        "low",
+        "high",
+        "n",
+        "told_language",
+        *catalogue.COMPARED,
+    ]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
     assert {record["setting"] for record in records} == {"duo"}
@@ -418,7 +428,7 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
         "command": "snakemake",
         "results": "results",
     }
-    presentation.write_tables(config, path, direct, [], tmp_path / "tables")
+    make_table.write_tables(config, path, direct, [], tmp_path / "tables")
     assert r"| a\_b%\&† |" in (tmp_path / "tables/main.md").read_text()
 
 
@@ -431,7 +441,7 @@ def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):
 
 def test_metrics_to_come_have_a_direction():
     better = {
-        name: tables.METRICS[name].better for name in ("line_pass_rate", "word_pass_rate", "exact_match", "rating")
+        name: catalogue.METRICS[name].better for name in ("line_pass_rate", "word_pass_rate", "exact_match", "rating")
     }
     assert set(better.values()) == {"↑"}
-    assert tables.METRICS["unparsed"].better == "↓"
+    assert catalogue.METRICS["unparsed"].better == "↓"

@@ -15,15 +15,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from lensflow import cli, fitting, parts, training
-from lensflow.config import Extraction
-from lensflow.corpora import read_texts
-from lensflow.decoders import layers_of, load_top_layers
+from lensflow.artifacts import language_subspaces
+from lensflow.artifacts.texts import read_texts
+from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.files import journal
-from lensflow.methods.lens import Lens
-from lensflow.objective import objective
-from lensflow.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
+from lensflow.methods.lens import training
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import objective
+from lensflow.methods.lens.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
+from lensflow.models.loading import layers_of, load_top_layers
+from lensflow.schema.extraction import Extraction
+from lensflow.storage import parts
+from lensflow.storage.journal import journal
 
 CACHED = 2
 FAST = {"kind": "lens", "lr": 1e-3, "batch_size": 4, "epochs": 2, "warmup": 0.25}  # 26 pairs: 7 steps an epoch
@@ -41,7 +44,7 @@ def make_trainer(stages, config, space="post_norm", seed=0, pooling="last", dtyp
     """Build what `train` builds; also return the checkpoint's name of every parameter."""
     setting = stages.setting(space)
     decoder, names = load_top_layers(stages.checkpoint, CACHED, dtype)
-    target = objective(config, fitting.load(stages.subspaces[space], setting), setting.targets)
+    target = objective(config, language_subspaces.load(stages.subspaces[space], setting), setting.targets)
     stack = TopStack(decoder, config.layers, space)
     return LensTrainer(config, setting, seed, stack, caches_of(stages, space), target, pooling), names
 
@@ -112,7 +115,7 @@ def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space, at
 
 def naive_loss(model, backbone, files, config, space, batch, pooling="last"):
     """The loss of a batch of pairs from whole models, text by text, with d×d projections."""
-    subspaces = fitting.load(files.subspaces[space], files.setting(space))
+    subspaces = language_subspaces.load(files.subspaces[space], files.setting(space))
     m_a, m_s = subspaces.agnostic[-1], subspaces.specific[-1]
     p_a, p_s = torch.outer(m_a, m_a) / (m_a @ m_a), m_s @ m_s.T
     losses = []
@@ -421,7 +424,7 @@ def killed_at(step: int, while_saving: bool, arguments: list[str]) -> None:
 
     LensTrainer._train_step, LensTrainer.save_checkpoint = train_step, save  # type: ignore[method-assign]
     training.CHECKPOINT_SECONDS = 0.0
-    cli.main(arguments)
+    main.main(arguments)
 
 
 def train_arguments(files, output, config, seed=0):
@@ -459,7 +462,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatc
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cli.main(train_arguments(files, output, config)) == 0
+        assert main.main(train_arguments(files, output, config)) == 0
     assert 3 <= resumed_at[0] <= steps[-1], steps
     for name in ("delta.safetensors", "history.jsonl", "dev_states.safetensors"):
         assert (output.parent / name).read_bytes() == (undisturbed.parent / name).read_bytes(), (name, steps)

@@ -16,23 +16,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from lensflow import backbones, config, corpora, harness, items, scores
-from lensflow.config import ChatPrompt, Judge, LanguageEntry, PackageSource, PlainPrompt, Task, parse
+from lensflow.artifacts import hub, scores, texts
+from lensflow.artifacts.checkpoint import check_checkpoint, verify
+from lensflow.benchmarks import harness
+from lensflow.benchmarks.lm_eval import Task
 from lensflow.errors import LensflowError
-from lensflow.files import (
-    LONGEST_LINE,
-    RECORD,
-    checked,
-    file_digest,
-    read_json,
-    read_jsonl,
-    read_manifest,
-    read_record,
-    read_yaml,
-    write_json,
-    write_jsonl,
-)
-from lensflow.prompts import MARK, PromptTokenizer
+from lensflow.models.tokenizer import MARK, PromptTokenizer
+from lensflow.schema import setting
+from lensflow.schema.backbone import ChatPrompt, PackageSource, PlainPrompt
+from lensflow.schema.dataset import LanguageEntry
+from lensflow.schema.judge import Judge
+from lensflow.schema.messages import parse
+from lensflow.stages import collect_scores, pair_data
+from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.digests import file_digest
+from lensflow.storage.integrity import RECORD, checked, read_record
+from lensflow.storage.parsing import LONGEST_LINE, read_yaml
+from lensflow.storage.verified import read_json, read_jsonl, read_manifest
+from lensflow.workflow import experiment
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
@@ -112,7 +113,7 @@ def model(tmp_path, checkpoint) -> Path:
             (folder / path.name).write_bytes(path.read_bytes())
         else:
             (folder / path.name).symlink_to(path)
-    backbones.check_checkpoint(folder)
+    check_checkpoint(folder)
     return folder
 
 
@@ -124,12 +125,12 @@ def test_a_checkpoint_that_brings_code(model):
     (model / "modeling.py").write_text("raise SystemExit('ran')")
     auto_map = {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "somebody/else--modeling.Model"}
     change(model / "config.json", auto_map=auto_map)
-    backbones.check_checkpoint(model)  # transformers has the family: its own code is taken
+    check_checkpoint(model)  # transformers has the family: its own code is taken
     change(model / "config.json", model_type="mine")
     with pytest.raises(
         LensflowError, match=r"wants code of the checkpoint's own \(auto_map\) for model_type 'mine', whi"
     ):
-        backbones.check_checkpoint(model)
+        check_checkpoint(model)
 
 
 def test_code_beside_a_checkpoint_is_left_behind(model, tmp_path):
@@ -141,14 +142,14 @@ def test_code_beside_a_checkpoint_is_left_behind(model, tmp_path):
 def test_a_checkpoint_that_is_an_adapter(model):
     write_json(model / "adapter_config.json", {"base_model_name_or_path": "somebody/else"})
     with pytest.raises(LensflowError, match=r"holds an adapter \(adapter_config\.json\); merge it into its model"):
-        backbones.check_checkpoint(model)
+        check_checkpoint(model)
 
 
 @pytest.mark.parametrize("name", ["../other.safetensors", "/etc/other.safetensors", "a/b.safetensors", "model.bin", ""])
 def test_an_index_that_leads_elsewhere(model, name):
     write_json(model / "model.safetensors.index.json", {"weight_map": {"lm_head.weight": name}})
     with pytest.raises(LensflowError, match=r"is no \*\.safetensors beside it; fetch or convert it again"):
-        backbones.check_checkpoint(model)
+        check_checkpoint(model)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_an_index_that_leads_elsewhere(model, name):
 def test_files_of_a_checkpoint(model, name, content, message):
     (model / name).write_text(content)
     with pytest.raises(LensflowError) as raised:
-        backbones.check_checkpoint(model)
+        check_checkpoint(model)
     assert message in str(raised.value)
 
 
@@ -196,19 +197,19 @@ def test_a_name_is_a_plain_file_name(name, kind):
     merged = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
     for path in (ROOT / "config/catalog").glob("*.yaml"):
         merged |= yaml.safe_load(path.read_text())
-    config.load(merged)
+    experiment.load(merged)
     entry = (
         {"key": "lr", "values": [1], "method": "lens-gentle"} if kind == "sweeps" else next(iter(merged[kind].values()))
     )
     merged[kind] = {**merged.get(kind, {}), name: entry}
     with pytest.raises(LensflowError, match=r"must be made of a-z, 0-9, '\.', '_' and '-'"):
-        config.load(merged)
+        experiment.load(merged)
 
 
 @pytest.mark.parametrize("name", [name for name in EVIL_NAMES if name != "ü"] + ["ü", "zh/x", "zh\n", "z", "zhzh"])
 def test_a_language_is_a_code(name):
     with pytest.raises(LensflowError, match="must be an ISO 639 code"):
-        parse(config.Setting, {"central": "en", "languages": ["en", name]})
+        parse(setting.Setting, {"central": "en", "languages": ["en", name]})
 
 
 TASK = {"kind": "lm_eval", "dataset": {"path": "x/y", "columns": ["q"]}, "languages": {"en": "en"}}
@@ -255,7 +256,7 @@ def limited(code: str, *arguments: object, memory: int) -> subprocess.CompletedP
     return subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
 
 
-CHECK = "import sys; from lensflow import cli; sys.exit(cli.main(['check', '--configfile', sys.argv[1]]))"
+CHECK = "import sys; from lensflow.cli.main import main; sys.exit(main(['check', '--configfile', sys.argv[1]]))"
 LEVELS = range(1, 30)
 LISTS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in LEVELS)
 MAPPINGS = "a0: &a0 {k: v}\n" + "".join(
@@ -289,14 +290,17 @@ def test_a_yaml_bomb(tmp_path, bomb):
 def test_a_yaml_bomb_that_snakemake_has_read(bomb):
     """Snakemake reads `--configfile` itself, which costs little: values are shared until somebody writes them out."""
     with pytest.raises(LensflowError, match="its anchors stand for more than 100000 values"):
-        config.load(yaml.safe_load(BOMBS[bomb][0]))
+        experiment.load(yaml.safe_load(BOMBS[bomb][0]))
 
 
 READ = {
-    "corpus": ("from lensflow.corpora import read_corpus", "read_corpus(path.parent)"),
-    "texts": ("from lensflow.corpora import read_texts", "read_texts(path, ['train'])"),
-    "json": ("from lensflow.files import read_json", "read_json(path)"),
-    "items": ("from lensflow.items import load_split", "load_split('a/b', None, 'train', path.parent, None, 'here')"),
+    "corpus": ("from lensflow.artifacts.texts import read_corpus", "read_corpus(path.parent)"),
+    "texts": ("from lensflow.artifacts.texts import read_texts", "read_texts(path, ['train'])"),
+    "json": ("from lensflow.storage.verified import read_json", "read_json(path)"),
+    "items": (
+        "from lensflow.artifacts.hub import load_split",
+        "load_split('a/b', None, 'train', path.parent, None, 'here')",
+    ),
 }
 SAID = """
 import sys
@@ -447,7 +451,7 @@ def test_half_a_character(tmp_path, text):
     ):
         read_jsonl(tmp_path / "x.jsonl")
     with pytest.raises(LensflowError, match="is half of a character; remove it"):
-        config.load(yaml.safe_load(f'title: "{text}"'))
+        experiment.load(yaml.safe_load(f'title: "{text}"'))
 
 
 def test_both_halves_are_one(tmp_path):
@@ -566,7 +570,7 @@ def test_scores_from_outside_start_no_formula(tmp_path):
         "sweeps": [],
         "swept": [],
     }
-    scores.collect(empty, [path], tmp_path / "scores.csv")
+    collect_scores.collect(empty, [path], tmp_path / "scores.csv")
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].endswith(",'+1,'-1,'@SUM(1),'=1+1")
 
 
@@ -612,27 +616,27 @@ def mutations(draw: st.DrawFn, value: Any) -> Any:
 def test_any_bytes(tmp_path, content):
     for name in ("train.jsonl", "dev.jsonl", "test.jsonl", "scores.json", "x.yaml"):
         (tmp_path / name).write_bytes(content)
-    tried(corpora.read_corpus, tmp_path)
+    tried(texts.read_corpus, tmp_path)
     tried(scores.read, tmp_path / "scores.json")
     tried(harness.check_file, tmp_path / "x.yaml", False)
     tried(read_yaml, tmp_path / "x.yaml")
-    tried(backbones.check_checkpoint, tmp_path)
+    tried(check_checkpoint, tmp_path)
 
 
 @FUZZ
 @given(data=st.data())
 def test_any_corpus(tmp_path, data):
     row = {"id": "a", "prompt": {"en": "one", "zh": "一"}, "answer": {"en": "1", "zh": "1"}}
-    for number, split in enumerate(corpora.SPLITS):
+    for number, split in enumerate(texts.SPLITS):
         rows = [row | {"id": split, "prompt": {"en": f"one {number}", "zh": f"一 {number}"}}]
         changed = data.draw(mutations(rows))
         lines = changed if isinstance(changed, list) else [changed]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def read() -> None:
-        for language in corpora.language_digests(corpora.read_corpus(tmp_path)):
-            corpora.pair_data(tmp_path, language, tmp_path / "out.jsonl")
-            corpora.read_texts(tmp_path / "out.jsonl", corpora.SPLITS)
+        for language in texts.language_digests(texts.read_corpus(tmp_path)):
+            pair_data.pair_data(tmp_path, language, tmp_path / "out.jsonl")
+            texts.read_texts(tmp_path / "out.jsonl", texts.SPLITS)
 
     tried(read)
 
@@ -644,7 +648,7 @@ def test_any_configuration(data):
     for path in (ROOT / "config/catalog").glob("*.yaml"):
         merged |= yaml.safe_load(path.read_text())
     changed = data.draw(mutations(merged))
-    tried(config.load, changed if isinstance(changed, dict) else {})
+    tried(experiment.load, changed if isinstance(changed, dict) else {})
 
 
 @FUZZ
@@ -725,7 +729,7 @@ def test_a_manifest_names_files_beside_it(tmp_path, name):
     entry = {"size": 11, "sha256": file_digest(tmp_path / "mine.txt")}
     write_json(folder / "manifest.json", LISTED | {"files": {name.format(tmp=tmp_path): entry}})
     with pytest.raises(LensflowError, match=r"manifest.json: a damaged manifest \(files.*; delete it and run again"):
-        backbones.verify(folder / "manifest.json")
+        verify(folder / "manifest.json")
 
 
 @FUZZ
@@ -750,7 +754,7 @@ def test_any_scores(tmp_path, data):
         "sweeps": [],
         "swept": [],
     }
-    tried(scores.collect, plan, paths, tmp_path / "scores.csv")
+    tried(collect_scores.collect, plan, paths, tmp_path / "scores.csv")
 
 
 def test_items_of_a_local_data_set_are_checked_first(tmp_path):
@@ -758,4 +762,4 @@ def test_items_of_a_local_data_set_are_checked_first(tmp_path):
     with pytest.raises(
         LensflowError, match=r"^here: .*a\.csv, line 1: more than 16777216 bytes; shorten or remove it$"
     ):
-        items.load_split("a/b", None, "train", tmp_path, None, "here")
+        hub.load_split("a/b", None, "train", tmp_path, None, "here")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from workspace import REPOSITORY, Workspace, write_checkpoint
 
-from lensflow import cli
+from lensflow.cli import main
 
 Check = Callable[[dict], str]
 
@@ -45,7 +45,7 @@ def error(project: Path, capsys: pytest.CaptureFixture) -> Check:
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     output, said = capsys.readouterr()
     assert output == ""
     # A stage's log begins with versions and command.
@@ -56,7 +56,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 def test_the_configuration_of_these_tests_is_accepted(project, config, capsys):
     (project / "config" / "good.yaml").write_text(yaml.safe_dump(config))
-    assert cli.main(["check", "--configfile", "config/good.yaml"]) == 0
+    assert main.main(["check", "--configfile", "config/good.yaml"]) == 0
     assert capsys.readouterr().out == "ok: 1 backbones, 5 checkpoints, 4 to train\n"
 
 
@@ -402,7 +402,7 @@ def test_a_backbone_damaged_after_it_was_prepared(project, config, capsys):
     """Every stage that reads a checkpoint looks at it first."""
     output = project / "out" / "manifest.json"
     entry = json.dumps({"backbone": config["backbones"]["tiny"]})
-    assert cli.main(["prepare-backbone", "--config", entry, "--output", str(output)]) == 0
+    assert main.main(["prepare-backbone", "--config", entry, "--output", str(output)]) == 0
     path = project / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     arguments = ["export-checkpoint", "--backbone", str(output), "--delta", "x", "--output", "y/manifest.json"]
@@ -446,7 +446,7 @@ def test_what_the_system_refuses_in_the_middle_of_a_job(monkeypatch, capsys, rai
     def write(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("lensflow.scores.collect", write)
+    monkeypatch.setattr("lensflow.stages.collect_scores.collect", write)
     said = refused(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"], capsys)
     assert said.startswith(f"error: {message}")
 
@@ -455,16 +455,16 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
     def write(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("lensflow.scores.collect", write)
+    monkeypatch.setattr("lensflow.stages.collect_scores.collect", write)
     with pytest.raises(ValueError, match="a bug"):
-        cli.main(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"])
+        main.main(["collect-scores", "--config", "{}", "--scores", "a", "--output", "b"])
 
 
 def test_a_log_begins_with_versions_and_command_and_no_secret(tmp_path, capsys):
     judge = {"model": "m", "base_url": "https://me:secret@judge.example/v1", "key_variable": "MY_KEY"}
     config = json.dumps({"benchmarks": [{"name": "b", "benchmark": {"judge": judge}, "languages": []}]})
     arguments = ["judge", "--config", config, "--scores", "s", "--cache", "c", "--output", str(tmp_path / "o")]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     header = capsys.readouterr().err.splitlines()[0]
     versions, command = header.split(": ", 1)
     assert versions.startswith("# python 3.11.")
@@ -483,7 +483,7 @@ def test_hf_needs_no_other_engine(project, config, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     config["evaluation"] = {"engine": "hf"}
     (project / "config" / "good.yaml").write_text(yaml.safe_dump(config))
-    assert cli.main(["check", "--configfile", "config/good.yaml"]) == 0
+    assert main.main(["check", "--configfile", "config/good.yaml"]) == 0
 
 
 # Through snakemake: the same checks, before any job.

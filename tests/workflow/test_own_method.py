@@ -13,8 +13,9 @@ from workspace import REPOSITORY, Workspace
 
 import tiny
 from chain import Chain
-from lensflow import cli
-from lensflow.files import read_json, read_jsonl, write_jsonl
+from lensflow.cli import main
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.verified import read_json, read_jsonl
 
 SECTION = (
     (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("### Add a method\n")[1].split("\n### ")[0]
@@ -45,7 +46,7 @@ def test_it_is_checked_and_planned(folder, workspace: Workspace, config, monkeyp
     written = folder / "noise.yaml"
     written.write_text(yaml.safe_dump(with_noise(config)))
     monkeypatch.chdir(workspace.root)
-    assert cli.main(["check", "--configfile", str(written)]) == 0
+    assert main.main(["check", "--configfile", str(written)]) == 0
     assert capsys.readouterr().out == "ok: 1 backbones, 2 checkpoints, 1 to train\n"
 
     path = f"{folder}:{workspace.environment['PYTHONPATH']}"
@@ -79,7 +80,7 @@ def test_it_trains(folder, checkpoint, tmp_path):
     }
     output = tmp_path / "noise" / "seed3" / "delta.safetensors"
     files = ["--backbone", manifest, "--subspaces", "--states", "--texts", *texts.values(), "--output", output]
-    assert cli.main(["train", "--config", json.dumps(stage), *map(str, files)]) == 0
+    assert main.main(["train", "--config", json.dumps(stage), *map(str, files)]) == 0
 
     delta, old = load_file(output), {}
     for path in manifest.parent.glob("*.safetensors"):
@@ -113,5 +114,5 @@ def test_it_is_evaluated_tabulated_and_exported_like_all_others(folder, checkpoi
         chain.results / "tiny/backbone/manifest.json",
         chain.results / "tiny/en-zh/noise/seed0/delta.safetensors",
     )
-    assert cli.main(["export", "--backbone", str(backbone), "--delta", str(delta), str(folder / "model")]) == 0
+    assert main.main(["export", "--backbone", str(backbone), "--delta", str(delta), str(folder / "model")]) == 0
     assert "noise" in (folder / "model/README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from workspace import Workspace, demo_config
 
-from lensflow.files import read_json
+from lensflow.storage.verified import read_json
 
 RUNS = ["en-zh/lens-a", "en-zh/lens-b", "en-sw/lens-a", "en-sw/lens-b"]
 SCORES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}

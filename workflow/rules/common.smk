@@ -6,11 +6,12 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from lensflow.config import read
+from lensflow.artifacts.hub import datasets_root
 from lensflow.errors import LensflowError
-from lensflow.files import file_digest
-from lensflow.items import datasets_root
-from lensflow.workflow import BASE, Checkpoint, Plan, as_parameter, code_digest, pattern
+from lensflow.provenance.code import code_digest
+from lensflow.storage.digests import file_digest
+from lensflow.workflow.experiment import read
+from lensflow.workflow.plan import BASE, Checkpoint, Plan, as_parameter, pattern
 
 # Where results lie; a `module` statement can put a prefix before it.
 RESULTS = workflow.modifier.path_modifier.modify("results")

@@ -12,7 +12,7 @@ rule prepare_backbone:
         runtime=minutes,
     params:
         config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
-        code=code_digest("backbones"),
+        code=code_digest("stages.prepare_backbone"),
     shell:
         "lensflow prepare-backbone --config {params.config:q} --output {output} 2> {log}"
 
@@ -36,7 +36,7 @@ rule pair_data:
         config=lambda wildcards: as_parameter(
             PLAN.pair_data(wildcards.corpus, wildcards.language)
         ),
-        code=code_digest("corpora"),
+        code=code_digest("stages.pair_data"),
         root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
         "lensflow pair-data --config {params.config:q} {params.root:q} --output {output.rows} 2> {log}"

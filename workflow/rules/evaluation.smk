@@ -19,7 +19,7 @@ rule fetch_items:
         config=lambda wildcards: as_parameter(
             PLAN.fetch_items(wildcards.benchmark, wildcards.language)
         ),
-        code=code_digest("items"),
+        code=code_digest("stages.fetch_items"),
         # A list: what is unset is left out of the command.
         root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
@@ -52,7 +52,7 @@ rule evaluate:
         gpu_memory=lambda wildcards: str(needs(wildcards).gpu_memory),
     params:
         config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
-        code=code_digest("evaluation"),
+        code=code_digest("stages.evaluate"),
         manifest=lambda wildcards, input: (
             input.checkpoint
             if wildcards.method == "base"
@@ -85,6 +85,6 @@ rule collect_scores:
         runtime=each_attempt(30),
     params:
         config=lambda wildcards: as_parameter(PLAN.collect_scores()),
-        code=code_digest("scores"),
+        code=code_digest("stages.collect_scores"),
     shell:
         "lensflow collect-scores --config {params.config:q} --scores {input} --output {output.scores} 2> {log}"

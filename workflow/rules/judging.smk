@@ -17,7 +17,7 @@ rule judge:
         judge=1,
     params:
         config=lambda wildcards: as_parameter(PLAN.judge(checkpoint_of(wildcards))),
-        code=code_digest("judging"),
+        code=code_digest("stages.judge"),
         prompts=file_digest(files("lensflow") / "data/judge_prompts.yaml"),
         results=lambda wildcards, output: results_of(output[0]),
     shell:

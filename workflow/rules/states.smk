@@ -21,7 +21,7 @@ rule extract_hidden_states:
         config=lambda wildcards: as_parameter(
             PLAN.extract_hidden_states(wildcards.backbone, wildcards.corpus)
         ),
-        code=code_digest("hidden_states"),
+        code=code_digest("stages.extract_hidden_states"),
     shell:
         "lensflow extract-hidden-states --config {params.config:q} --backbone {input.backbone}"
         " --texts {input.texts} --gpus {resources.gpu} --output {output} 2> {log}"
@@ -45,7 +45,7 @@ rule fit_subspaces:
         runtime=each_attempt(10),
     params:
         config=lambda wildcards: as_parameter(PLAN.fit_subspaces(wildcards.setting)),
-        code=code_digest("fitting"),
+        code=code_digest("stages.fit_subspaces"),
     shell:
         "lensflow fit-subspaces --config {params.config:q} --states {input.states} --texts {input.texts}"
         " --output {output} 2> {log}"

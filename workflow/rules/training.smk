@@ -54,7 +54,7 @@ rule export_checkpoint:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(20),
     params:
-        code=code_digest("deltas"),
+        code=code_digest("stages.export_checkpoint"),
     shell:
         "lensflow export-checkpoint --backbone {input.backbone} --delta {input.delta}"
         " --output {output}/manifest.json 2> {log}"

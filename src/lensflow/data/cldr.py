@@ -71,7 +71,6 @@ def _official_language(territory: str) -> str:
 
 # CLDR's containment of territories is not in Babel; the first part of a time zone's name says the same.
 _REGIONS = {"Africa": "002", "America": "019", "Asia": "142", "Europe": "150"}
-
 _KINDS = {
     "language": _Kind(
         fact=_official_language,
@@ -136,7 +135,6 @@ _KINDS = {
         groups=("PT PW TV DM",),
     ),
 }
-
 # Worded so that a name needs no inflection, article or elision.
 _TEMPLATES = {
     "en": {
@@ -240,7 +238,6 @@ _TEMPLATES = {
         "currency": "Welche Währung hat {}?",
     },
 }
-
 # In the form that the language's template for units takes; the keys are CLDR's unit types.
 _UNIT_TYPES = ("length", "mass", "duration", "volume", "area", "pressure", "energy", "digital")
 _QUANTITIES: dict[str, dict[str, str]] = {
@@ -267,7 +264,6 @@ _QUANTITIES: dict[str, dict[str, str]] = {
         "de": ("die Länge", "die Masse", "die Zeit", "das Volumen", "die Fläche", "den Druck", "die Energie", "Daten"),
     }.items()
 }
-
 LANGUAGES = tuple(_TEMPLATES)
 
 

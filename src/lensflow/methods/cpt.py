@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from lensflow.config import FineTuning, Setting
-from lensflow.methods import Run, Trained
+from lensflow.methods.base import FineTuning, Run, Trained
+from lensflow.schema.setting import Setting
 
 TEXTS = ("prompt", "answer")
 
@@ -24,7 +24,7 @@ Config = Cpt
 
 def train(run: Run[Cpt]) -> Trained:
     """Train on all text of the train split."""
-    from lensflow import finetuning
+    from lensflow.methods import finetuning
 
     tokenizer = finetuning.tokenizer_of(run)
 

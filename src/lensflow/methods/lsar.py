@@ -9,8 +9,9 @@ that it need not be told which one the prompt is in.
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from lensflow.config import Extraction, Method, Setting
-from lensflow.methods import Run, Trained, check_space
+from lensflow.methods.base import Method, Run, Trained, check_space
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
 
 
 class Lsar(Method):
@@ -31,10 +32,10 @@ Config = Lsar
 
 def train(run: Run[Lsar]) -> Trained:
     """Write the subspace that is removed."""
-    from lensflow import deltas, fitting, interventions
+    from lensflow.artifacts import deltas, interventions, language_subspaces
 
     assert run.hidden is not None
-    removed = fitting.load(run.hidden.subspaces, run.setting).specific[-1]
+    removed = language_subspaces.load(run.hidden.subspaces, run.setting).specific[-1]
     interventions.write(interventions.Intervention(removed=removed), run.output)
     deltas.write({}, run.backbone.parent, run.output)
     return Trained(tokens=0, parameters=0)

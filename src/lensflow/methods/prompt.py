@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from lensflow.config import Extraction, Language, Method, Setting
-from lensflow.methods import Run, Trained
+from lensflow.methods.base import Method, Run, Trained
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
+from lensflow.schema.types import Language
 
 SLOT = "{language_name}"
 
@@ -46,7 +48,7 @@ Config = Prompt
 
 def train(run: Run[Prompt]) -> Trained:
     """Write the instruction of each target language."""
-    from lensflow import deltas, interventions
+    from lensflow.artifacts import deltas, interventions
     from lensflow.languages import english_name
 
     wanted = run.method.instruction

@@ -7,8 +7,7 @@ sees the same data as Lens.
 
 from typing import Literal
 
-from lensflow.config import FineTuning
-from lensflow.methods import Run, Trained
+from lensflow.methods.base import FineTuning, Run, Trained
 
 
 class Qalign(FineTuning):
@@ -27,8 +26,8 @@ def instruction(source: str, target: str, text: str) -> str:
 
 def train(run: Run[Qalign]) -> Trained:
     """Train on the train split's pairs of every target language with the central one."""
-    from lensflow import finetuning
     from lensflow.languages import english_name
+    from lensflow.methods import finetuning
 
     tokenizer, central = finetuning.tokenizer_of(run), run.setting.central
 

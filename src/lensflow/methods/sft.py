@@ -7,8 +7,8 @@ only the target languages are trained on, the ones that Lens pushes; `languages:
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lensflow.config import FineTuning, Setting
-from lensflow.methods import Run, Trained
+from lensflow.methods.base import FineTuning, Run, Trained
+from lensflow.schema.setting import Setting
 
 
 class Sft(FineTuning):
@@ -38,7 +38,7 @@ Config = Sft
 
 def train(run: Run[Sft]) -> Trained:
     """Train on every answer of the train split; the loss on dev is recorded where the dev split has answers."""
-    from lensflow import finetuning
+    from lensflow.methods import finetuning
 
     tokenizer = finetuning.tokenizer_of(run)
 

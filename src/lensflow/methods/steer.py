@@ -8,8 +8,9 @@ model is told with every prompt. The central language, and those outside of the 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from lensflow.config import Extraction, Pushing, Setting
-from lensflow.methods import Run, Trained, check_space
+from lensflow.methods.base import Pushing, Run, Trained, check_space
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
 
 
 class Steer(Pushing):
@@ -31,10 +32,11 @@ Config = Steer
 
 def train(run: Run[Steer]) -> Trained:
     """Write what is added in each target language."""
-    from lensflow import deltas, fitting, interventions, objective
+    from lensflow.artifacts import deltas, interventions, language_subspaces
+    from lensflow.methods.lens import objective
 
     assert run.hidden is not None
-    subspaces = fitting.load(run.hidden.subspaces, run.setting)
+    subspaces = language_subspaces.load(run.hidden.subspaces, run.setting)
     directions = objective.own_directions(subspaces, run.setting.targets)
     shifts = objective.shifts(run.method, subspaces, directions)
     interventions.write(interventions.Intervention(shifts=shifts), run.output)

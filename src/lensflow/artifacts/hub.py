@@ -1,0 +1,131 @@
+"""Data sets of the Hugging Face hub, and local folders that open like them."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lensflow.errors import LensflowError, of_the_hub
+from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE
+
+ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
+CONVERTED = "refs/convert/parquet"  # the branch of a data set with the hub's conversion, {config}/{split}/*.parquet
+
+
+def datasets_root(configured: str | None) -> Path | None:
+    """Return the folder of local copies of the hub's data sets: the configured one, else the environment's."""
+    value = configured or os.environ.get(ROOT_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def local_copy(name: str, root: Path | None) -> Path | None:
+    """Return the folder of a data set's local copy, if there is one."""
+    return root / name if root and (root / name).is_dir() else None
+
+
+def load_split(
+    name: str, config: str | None, split: str, local: Path | None, revision: str | None, where: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Read a split of a data set, of its local copy if there is one, else of the hub's.
+
+    Args:
+        name: on the hub.
+        config: the data set's configuration; None for its only one.
+        split: of the data set.
+        local: folder of a copy.
+        revision: commit of the hub's data set; None for the newest.
+        where: what a message begins with.
+
+    Returns:
+        The items, and the revision of the hub's data set that they come from.
+
+    Raises:
+        LensflowError: one line that says why it cannot be had and what to do.
+    """
+    import datasets
+
+    if local:
+        _check_lines(local, where)
+
+    datasets.disable_progress_bars()
+    try:
+        if local:
+            # A cache of its own: the local files may have changed under the same name.
+            with tempfile.TemporaryDirectory() as cache:
+                loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
+                return [dict(row) for row in loaded], None
+        loaded, revision = _of_the_hub(name, config, split, revision)
+        return [dict(row) for row in loaded], revision
+    except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
+        raise LensflowError(f"{where}: {_reason(error, local)}") from None
+
+
+def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:
+    """Return a split of a data set of the hub, and its revision.
+
+    A data set that is a script is never run. Without a revision asked for, the hub's own conversion of it is taken
+    (branch `CONVERTED`), whose revision can be asked for like any other.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+
+    found = revision or HfApi().dataset_info(name).sha
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=found), found
+    except (RuntimeError, ValueError) as error:  # the library's for a script, and for a configuration that is not there
+        if revision is None and not _is_script(error):
+            raise
+        converted = HfApi().dataset_info(name, revision=revision or CONVERTED)
+        folder = f"{config or 'default'}/{split}/"
+        if not any(file.rfilename.startswith(folder) for file in converted.siblings or ()):
+            raise
+        files = {split: f"{folder}*.parquet"}
+        return datasets.load_dataset(name, data_files=files, split=split, revision=converted.sha), converted.sha
+
+
+def _is_script(error: Exception) -> bool:
+    return "scripts are no longer supported" in str(error)
+
+
+def _check_lines(folder: Path, where: str) -> None:
+    """Check that no text file of a data set has a line, or a JSON file a size, that would fill the memory.
+
+    Raises:
+        LensflowError: one has; names the file and the line.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix == ".json" and path.stat().st_size > LARGEST_JSON:
+            raise LensflowError(f"{where}: {path} has more than {LARGEST_JSON} bytes; write it as .jsonl or parquet")
+        if path.suffix in (".jsonl", ".ndjson", ".csv", ".tsv", ".txt"):
+            with path.open("rb") as file:
+                for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                    if len(line) > LONGEST_LINE:
+                        raise LensflowError(
+                            f"{where}: {path}, line {number}: more than {LONGEST_LINE} bytes; shorten or remove it"
+                        )
+
+
+def _reason(error: Exception, local: Path | None) -> str:
+    """Say in one line why a data set cannot be loaded, and what to do."""
+    text = of_the_hub(error)
+    if match := re.search(r"BuilderConfig '?([^']+?)'? not found\. Available: \[(.*?)\]", text):
+        return f"no configuration '{match[1]}'; it has {match[2]}"
+    if match := re.search(r"Unknown split [\"']?([^\"']+?)[\"']?\. Should be one of \[(.*?)\]", text):
+        return f"no split '{match[1]}'; it has {match[2]}"
+    if _is_script(error):
+        return (
+            "is a script, which is not run, and no conversion of this configuration and split was found; set revision "
+            f"to a commit of its branch {CONVERTED} or to null, or path to another data set with these items"
+        )
+    if local:
+        return f"cannot be read ({text[:200]}); mend the files in {local}"
+    if "gated" in text.lower():
+        return "the hub wants its terms accepted; do that on its page and set HF_TOKEN"
+    if re.search(r"Revision .*(doesn't exist|Not Found)", text, re.IGNORECASE):
+        return "the hub has no such revision; set it to another commit, or to null for the newest"
+    if "doesn't exist on the Hub" in text:
+        return "the hub has no such data set, or it is private; check its name, or set HF_TOKEN"
+    hint = f"check name, revision and network, or set {ROOT_VARIABLE} to a folder that holds a copy"
+    return f"cannot be fetched from the hub ({text[:160]}); {hint}"

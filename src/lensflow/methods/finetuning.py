@@ -1,0 +1,249 @@
+"""Fine-tuning of the whole network on texts, by HF's Trainer, with peft's adapters or on all weights.
+
+What the methods of kind sft, cpt and qalign share. A training that is killed begins again: the Trainer's own
+checkpoints are pickles, which are neither written nor read here.
+"""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import ProgressCallback
+
+from lensflow.artifacts import deltas
+from lensflow.artifacts.weights import WeightFiles
+from lensflow.errors import LensflowError
+from lensflow.methods.base import FineTuning, Run, Trained
+from lensflow.models.loading import device_of
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.journal import used
+from lensflow.storage.verified import read_jsonl
+
+F = TypeVar("F", bound=FineTuning)
+IGNORED = -100  # label of a token that the loss does not count; torch's cross-entropy has it as default
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to train on.
+
+    Attributes:
+        name: language and id of its item.
+        ids: T token ids.
+        counted: T flags, whether the loss counts the token.
+    """
+
+    name: str
+    ids: Sequence[int]
+    counted: Sequence[bool]
+
+
+def tokenizer_of(run: Run[F]) -> PromptTokenizer:
+    """Return the tokenizer of a run's backbone, in its own prompt format."""
+    return PromptTokenizer(run.backbone.parent, run.prompt)
+
+
+def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list[Mapping[str, Any]]:
+    """Return the items that a run has of a language and split, in the file's order: `examples` of the train split.
+
+    Args:
+        run: the training.
+        language: of the items.
+        split: of the items.
+        key: what an item must have to count.
+
+    Raises:
+        LensflowError: the train split has no such item, or fewer than `examples`.
+    """
+    numbered = enumerate(read_jsonl(run.texts[language]), start=1)
+    rows = {line: row for line, row in numbered if row["split"] == split and key in row}
+    wanted = run.method.examples if split == "train" else None
+    if split == "train" and len(rows) < (wanted or 1):
+        raise LensflowError(
+            f"{run.texts[language]}: {len(rows)} items with {key} in the train split, {wanted or 1} needed; "
+            "lower examples, or add some"
+        )
+    lines = list(rows)[:wanted]
+    used(run.texts[language], lines)
+    return [rows[line] for line in lines]
+
+
+def answered(tokenizer: PromptTokenizer, name: str, prompt: str, answer: str) -> Example:
+    """Make an example of a prompt, in the backbone's format, and its answer, which alone counts."""
+    return Example(name, *tokenizer.encode_answered(prompt, answer))
+
+
+def plain(tokenizer: PromptTokenizer, name: str, text: str) -> Example:
+    """Make an example of a text outside of any prompt format; all of it counts."""
+    ids = tokenizer.encode_plain(text)
+    return Example(name, ids, [True] * len(ids))
+
+
+def cut(examples: Sequence[Example], max_tokens: int) -> list[Example]:
+    """Cut the end off examples that are longer than `max_tokens`.
+
+    Raises:
+        LensflowError: nothing that counts is left of one.
+    """
+    kept = [Example(e.name, e.ids[:max_tokens], e.counted[:max_tokens]) for e in examples]
+    for example in kept:
+        if not any(example.counted[1:]):
+            raise LensflowError(f"{example.name}: nothing to learn within max_tokens ({max_tokens}); raise it")
+    return kept
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Lay n examples end to end, without pads: (1, sum of T) `input_ids`, `position_ids` and `labels`."""
+    ids = [torch.tensor(example.ids) for example in examples]
+    # The first token of each is predicted by none.
+    counted = [torch.tensor([False, *example.counted[1:]]) for example in examples]
+    labels = [tokens.where(flags, IGNORED) for tokens, flags in zip(ids, counted, strict=True)]
+    # Positions that start again tell transformers where an example begins; it then masks the others (all families).
+    positions = [torch.arange(len(tokens)) for tokens in ids]
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "position_ids": torch.cat(positions)[None],
+        "labels": torch.cat(labels)[None],
+    }
+
+
+class _Progress(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's progress bar, without a line for every step; stops where the loss is not finite."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.label = label
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.training_bar.set_description(self.label)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not all(math.isfinite(logs.get(name, 0)) for name in ("loss", "grad_norm")):
+            raise LensflowError(f"step {state.global_step}: the loss or its gradient is not finite; lower lr")
+
+
+class _Loss(nn.Module):
+    """A language model's loss, for which its output layer computes the tokens alone that count.
+
+    With a vocabulary of 262 k that layer is most of the work of a small model, and much of a batch is prompts.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the mean over the tokens of (1, S) `labels` that are not `IGNORED`, as the Trainer takes it."""
+        following = labels[:, 1:]
+        counted = following != IGNORED
+        with self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda head, args: (args[0][:, :-1][counted],)
+        ):
+            logits = self.model(input_ids, position_ids=position_ids, use_cache=False).logits
+        return {"loss": cross_entropy(logits.float(), following[counted])}
+
+
+def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> Trained:
+    """Train on examples and write the delta and the history.
+
+    The loss of a batch is the mean over the tokens that count in it. It is recorded at every step and, where there are
+    dev examples, on these before training and after every epoch, as a mean over batches.
+
+    Args:
+        run: the training.
+        train: what to train on.
+        dev: what to record the loss of; may be empty.
+
+    Raises:
+        LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
+            tensors in another way than the model does, or the run was given a GPU and there is none.
+    """
+    config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
+    train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens)
+    set_seed(run.seed)  # of the adapters' first values
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
+    files = WeightFiles(checkpoint)
+    for name, _ in model.named_parameters():
+        if name not in files.location:
+            raise LensflowError(
+                f"model type '{model.config.model_type}': the checkpoint has no tensor '{name}'; "
+                "this family is not supported"
+            )
+    if config.lora is not None:
+        adapters = LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, adapters)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    with tempfile.TemporaryDirectory() as unused:
+        trainer = Trainer(
+            _Loss(model), _arguments(run, unused, bool(dev), device), collate, list(train), list(dev) or None
+        )
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_Progress(run.output.parent.parent.name))
+        trainer.train()
+    if config.lora is not None:
+        model = model.merge_and_unload()
+    state = model.state_dict()
+    deltas.write({name: state[name] for name in files.location if name in state}, checkpoint, run.output)
+    write_jsonl(run.output.parent / "history.jsonl", _history(trainer.state.log_history))
+    return Trained(sum(len(example.ids) for example in train) * config.epochs, parameters)
+
+
+def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) -> TrainingArguments:
+    config, on_gpu = run.method, device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=folder,
+        save_strategy="no",
+        seed=run.seed,
+        full_determinism=on_gpu,  # on a CPU the bits are equal without it
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        bf16=config.precision == "bfloat16",
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        num_train_epochs=config.epochs,
+        learning_rate=config.lr,
+        # HF's plain "constant" would ignore the warm-up.
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup,  # below 1: a share of the steps
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch" if has_dev else "no",
+        eval_on_start=has_dev,
+        prediction_loss_only=True,  # logits of all dev tokens are gigabytes
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several would multiply the batch
+    return arguments
+
+
+def _history(log: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Bring the Trainer's log into the form of Lens's history."""
+    history: list[dict[str, Any]] = []
+    for row in log:
+        place = {"step": row["step"], "epoch": round(row["epoch"], 4)}
+        if "loss" in row:
+            numbers = {"loss": row["loss"], "lr": row["learning_rate"], "grad_norm": row["grad_norm"]}
+            history.append(place | {"split": "train"} | numbers)
+        elif "eval_loss" in row:
+            history.append(place | {"split": "dev", "loss": row["eval_loss"]})
+    return history

@@ -1,0 +1,128 @@
+"""The objective of Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), and of its controls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensflow.artifacts.language_subspaces import LanguageSubspaces
+from lensflow.errors import LensflowError
+from lensflow.mathematics import losses
+from lensflow.methods.base import Pushing
+from lensflow.methods.lens.config import Lens
+
+
+@dataclass(frozen=True)
+class LensObjective:
+    """The three terms of the loss for batches of pairs (central text, target text).
+
+    Attributes:
+        config: weights, reduction, where to retain.
+        agnostic: (d,) M_a of the top layer.
+        specific: (d, r) M_s of the top layer, or what stands in its place.
+        shifts: λ_t δ_t of each target, (d,).
+    """
+
+    config: Lens
+    agnostic: Tensor
+    specific: Tensor
+    shifts: dict[str, Tensor]
+
+    def terms(
+        self,
+        languages: list[str],
+        target: Tensor,
+        target_reference: Tensor,
+        counterpart: Tensor,
+        central: Tensor,
+        central_reference: Tensor,
+    ) -> dict[str, Tensor]:
+        """Compute the unweighted terms of n pairs and the m central texts in them, averaged over pairs and texts.
+
+        Args:
+            languages: n target languages.
+            target: (n, d) states of the target texts.
+            target_reference: the same from the untouched backbone.
+            counterpart: (n, d) states of the same texts in the central language.
+            central: what is retained, (m, d): states of the central texts' last tokens, or means over their tokens.
+            central_reference: the same from the untouched backbone.
+        """
+        reduction = self.config.reduction
+        shift = torch.stack([self.shifts[language] for language in languages])
+        return {
+            "pull": losses.pull(target, counterpart, self.agnostic, reduction),
+            "push": losses.push(target, target_reference, shift, self.specific, reduction),
+            "retain": losses.retain(central, central_reference, reduction),
+        }
+
+    def loss(self, terms: dict[str, Tensor]) -> Tensor:
+        """Weigh the terms: w_pull·pull + w_push·push + w_retain·retain."""
+        weights = self.config.weights
+        return weights.pull * terms["pull"] + weights.push * terms["push"] + weights.retain * terms["retain"]
+
+
+def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...], seed: int = 0) -> LensObjective:
+    """Build the objective at the top layer.
+
+    What δ is, `direction` says. `own`: the language's own (the paper). Controls: `permuted` gives every target the δ of
+    the one after it, and the last one that of the first. `random` puts a random subspace of the same rank, orthogonal
+    to M_a, in the place of M_s, and in it a random direction of the length of the language's own δ.
+
+    Args:
+        config: the method.
+        subspaces: of the setting.
+        targets: the languages that are pushed.
+        seed: of what is random.
+
+    Raises:
+        LensflowError: `direction: random` and the states have no more dimensions than M_a and M_s.
+    """
+    agnostic, specific = subspaces.agnostic[-1], subspaces.specific[-1]
+    directions = own = own_directions(subspaces, targets)
+    if config.direction == "permuted":
+        directions = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
+    elif config.direction == "random":
+        generator = torch.Generator().manual_seed(seed)
+        specific = random_subspace(agnostic, specific.shape[1], generator)
+        directions = {
+            language: delta.norm() * specific @ _random_unit(specific.shape[1], generator)
+            for language, delta in own.items()
+        }
+    return LensObjective(config, agnostic, specific, shifts(config, subspaces, directions))
+
+
+def own_directions(subspaces: LanguageSubspaces, targets: Sequence[str]) -> dict[str, Tensor]:
+    """Return δ (d,) of each target at the top layer."""
+    return {language: subspaces.directions[-1, subspaces.languages.index(language)] for language in targets}
+
+
+def shifts(config: Pushing, subspaces: LanguageSubspaces, directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return how far each target is pushed along its direction at the top layer, (d,).
+
+    With `lambda_unit: absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its
+    own states along δ, which makes λ comparable between languages and backbones.
+    """
+    found = {}
+    for language, shift in directions.items():
+        if config.lambda_unit == "state_norm":
+            shift = shift / shift.norm() * subspaces.norms[-1, subspaces.languages.index(language)]
+        found[language] = config.strength_of(language) * shift
+    return found
+
+
+def random_subspace(agnostic: Tensor, rank: int, generator: torch.Generator) -> Tensor:
+    """Draw an orthonormal basis (d, rank) of a uniformly random subspace that is orthogonal to `agnostic` (d,).
+
+    Raises:
+        LensflowError: there is none, d is not larger than the rank.
+    """
+    if rank >= len(agnostic):
+        raise LensflowError(f"direction: random needs states of more than {rank} dimensions; use another direction")
+    drawn = torch.randn(len(agnostic), rank, generator=generator, dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(torch.cat([agnostic.double().unsqueeze(-1), drawn], dim=1)).Q
+    return basis[:, 1:].to(agnostic.dtype).contiguous()
+
+
+def _random_unit(size: int, generator: torch.Generator) -> Tensor:
+    return torch.nn.functional.normalize(torch.randn(size, generator=generator), dim=0)

@@ -1,0 +1,443 @@
+"""Training of the top layers on cached states (stage `train`).
+
+The frozen layers ran once, in `extract_hidden_states`: here only the top layers exist, fed with the states that enter
+them. The optimizer works on float32 weights whatever the backbone's precision, because at lr 1e-5 an update of bfloat16
+weights rounds away; with `precision: mixed` the layers compute with copies of these in the backbone's precision.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lensflow.artifacts import deltas, language_subspaces
+from lensflow.artifacts.states import load
+from lensflow.artifacts.texts import Text, check_aligned, read_texts
+from lensflow.errors import LensflowError
+from lensflow.methods.base import Trained
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.objective import LensObjective, objective
+from lensflow.models.batching import batches_by_length
+from lensflow.models.loading import CPU, layers_of, load_top_layers
+from lensflow.models.partial_layer import only_rows
+from lensflow.models.taps import tap_layers
+from lensflow.schema.extraction import Extraction, Pooling
+from lensflow.schema.setting import Setting
+from lensflow.storage import parts
+from lensflow.storage.atomic import atomic_path, write_jsonl
+from lensflow.storage.digests import canonical_json, digest
+from lensflow.storage.journal import used
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHECKPOINT_SECONDS = 60.0
+BATCH_TOKENS = 512  # of a forward pass without gradients
+Pair = tuple[int, str]  # index of the text, target language
+Unit = list[Pair]  # what a batch is counted in: one pair, or one text with all of its targets
+
+
+@dataclass(frozen=True)
+class CachedTexts:
+    """The states of one language's texts where they enter the trained layers, and the backbone's own at the top.
+
+    Attributes:
+        texts: N texts.
+        tokens: (sum of lengths, d), memory-mapped.
+        starts: N+1 offsets into `tokens`.
+        top: (N, d) the texts' states at the top of the untouched backbone, in the setting's space.
+    """
+
+    texts: list[Text]
+    tokens: Tensor
+    starts: list[int]
+    top: Tensor
+
+    def length(self, index: int) -> int:
+        """Return the number of tokens of a text."""
+        return self.starts[index + 1] - self.starts[index]
+
+    def entering(self, index: int) -> Tensor:
+        """Return a text's states, (tokens, d), float32."""
+        return self.tokens[self.starts[index] : self.starts[index + 1]].float()
+
+    def of_split(self, split: str) -> list[int]:
+        """Return the indices of the texts of a split."""
+        return [index for index, text in enumerate(self.texts) if text.split == split]
+
+
+def read_cache(states: Path, texts: Path, space: str) -> CachedTexts:
+    """Open one language's cached states.
+
+    Raises:
+        LensflowError: the states do not belong to the texts, or hold no token states.
+    """
+    kept = read_texts(texts, ["train", "dev"])
+    loaded = load(states)
+    if len(kept) != len(loaded.lengths):
+        raise LensflowError(f"{states}: holds other texts than {texts}; delete it and run again")
+    if not len(loaded.tokens):
+        raise LensflowError(f"{states}: holds no token states to train on; raise extraction.trainable_layers")
+    top = loaded.post_norm if space == "post_norm" else loaded.layers[-1]
+    return CachedTexts(kept, loaded.tokens, [0, *loaded.lengths.cumsum(0).tolist()], top.float())
+
+
+class TopStack:
+    """The top layers of a decoder, run on cached states.
+
+    Args:
+        decoder: as many top layers as the cache holds the input of, and the final norm.
+        trained: how many of them train; the ones below only pass states on.
+        space: `post_norm` or `pre_norm`.
+    """
+
+    def __init__(self, decoder: "PreTrainedModel", trained: int, space: str) -> None:
+        self.decoder = decoder
+        self.space = space
+        self.depth = len(layers_of(decoder))
+        for layer in layers_of(decoder)[: self.depth - trained]:
+            layer.requires_grad_(False)
+
+    def states(self, entering: Sequence[Tensor], whole: Sequence[bool]) -> list[Tensor]:
+        """Run n texts, packed into one sequence so that no pad is computed.
+
+        Args:
+            entering: n tensors (T_i, d).
+            whole: n flags, whether all of a text's tokens are wanted or only its last one.
+
+        Returns:
+            n tensors of states at the top, (T_i, d) or (1, d).
+        """
+        lengths = [len(states) for states in entering]
+        places = torch.split(torch.arange(sum(lengths)), lengths)
+        wanted = [place if all_of_it else place[-1:] for place, all_of_it in zip(places, whole, strict=True)]
+        weight = next(self.decoder.parameters())
+        packed = torch.cat(list(entering))[None].to(weight.device, weight.dtype)
+        # Positions that start again tell transformers where a text begins; it then masks the others (all families).
+        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(weight.device)
+        rows = torch.cat(wanted).to(weight.device)
+        with only_rows(self.decoder, rows), tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
+            output: Tensor = self.decoder(
+                inputs_embeds=packed, position_ids=positions, use_cache=False
+            ).last_hidden_state
+        top = output if self.space == "post_norm" else tapped["out", self.depth - 1]
+        return list(torch.split(top[0], [len(rows) for rows in wanted]))
+
+    @torch.no_grad()
+    def pooled(self, cache: CachedTexts, indices: Sequence[int], pooling: Pooling) -> Tensor:
+        """Return what stands for some texts at the top, (len(indices), d), without gradients."""
+        result = torch.empty(len(indices), cache.tokens.shape[1])
+        for batch in batches_by_length([cache.length(index) for index in indices], BATCH_TOKENS):
+            entering = [cache.entering(indices[position]) for position in batch]
+            states = self.states(entering, [pooling == "mean"] * len(batch))
+            result[batch] = pool_each(states, pooling).float().cpu()
+        return result
+
+
+def pool_each(states: Sequence[Tensor], pooling: Pooling) -> Tensor:
+    """The last row or the mean of each of n tensors (T_i, d): (n, d)."""
+    return torch.stack([rows[-1] if pooling == "last" else rows.mean(dim=0) for rows in states])
+
+
+def epoch_batches(units: list[Unit], batch_size: int, generator: torch.Generator) -> list[list[Unit]]:
+    """Shuffle what one epoch goes over into batches; the last one may be smaller, none is dropped."""
+    order = torch.randperm(len(units), generator=generator).tolist()
+    return [[units[index] for index in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+
+
+def optimizer_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Split trained parameters as HF's Trainer does: norms and biases are not decayed."""
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class LensTrainer:
+    """One training run, which can stop at any step and go on to the bit-identical end.
+
+    Args:
+        config: the method.
+        setting: languages and space.
+        seed: of the order of batches.
+        stack: the top layers.
+        caches: cached texts of every language of the setting.
+        target: the objective.
+        pooling: what stands for a text, the state of its last token or the mean over its tokens.
+    """
+
+    def __init__(
+        self,
+        config: Lens,
+        setting: Setting,
+        seed: int,
+        stack: TopStack,
+        caches: dict[str, CachedTexts],
+        target: LensObjective,
+        pooling: Pooling,
+    ) -> None:
+        from transformers import get_scheduler
+
+        self.config, self.setting, self.seed = config, setting, seed
+        self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
+        central = caches[setting.central]
+        self.indices = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
+        self.units = {split: self._units(indices) for split, indices in self.indices.items()}
+        if not self.units["train"]:
+            raise LensflowError("the training corpus has no text in its train split")
+        self.steps_per_epoch = math.ceil(len(self.units["train"]) / config.batch_size)
+        self.steps = self.steps_per_epoch * config.epochs
+        self.trained = {name: p for name, p in stack.decoder.named_parameters() if p.requires_grad}
+        # What the optimizer updates: the layers' own weights, or float32 masters of them.
+        self.masters = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
+            for name, p in self.trained.items()
+        }
+        # fused: one call a step instead of several a tensor.
+        groups = optimizer_groups(list(self.masters.values()), config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        # HF's plain "constant" would ignore the warm-up.
+        schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+        self.scheduler = get_scheduler(
+            schedule,
+            self.optimizer,
+            num_warmup_steps=math.ceil(config.warmup * self.steps),
+            num_training_steps=self.steps,
+        )
+        self.step = 0
+        self.started, self.earlier_seconds = time.monotonic(), 0.0
+        self.history: list[dict[str, Any]] = []
+        # What the central texts are held to: (N, d) of the untouched backbone.
+        everything = range(len(central.texts))
+        self._retained = central.top if config.retain_on == pooling else stack.pooled(central, everything, "mean")
+
+    def _units(self, indices: list[int]) -> list[Unit]:
+        if self.config.batch_of == "texts":
+            return [[(index, language) for language in self.setting.targets] for index in indices]
+        return [[(index, language)] for language in self.setting.targets for index in indices]
+
+    def tokens_per_epoch(self) -> int:
+        """Count the tokens that one epoch runs: those of a unit's central text and of its target texts."""
+        central = self.caches[self.setting.central]
+        return sum(
+            central.length(unit[0][0]) + sum(self.caches[language].length(index) for index, language in unit)
+            for unit in self.units["train"]
+        )
+
+    def terms(self, batch: list[Unit]) -> dict[str, Tensor]:
+        """Return the unweighted loss terms of a batch, averaged over its units and added up within each."""
+        central = self.caches[self.setting.central]
+        indices = [unit[0][0] for unit in batch]
+        pairs = [pair for unit in batch for pair in unit]
+        unit_of = [number for number, unit in enumerate(batch) for _ in unit]
+        entering = [central.entering(index) for index in indices]
+        entering += [self.caches[language].entering(index) for index, language in pairs]
+        pooling, retain_on = self.pooling, self.config.retain_on
+        all_targets, all_central = pooling == "mean", "mean" in (pooling, retain_on)
+        states = self.stack.states(entering, [all_central] * len(indices) + [all_targets] * len(pairs))
+        central_states, target_states = states[: len(indices)], states[len(indices) :]
+        terms = self.objective.terms(
+            [language for _, language in pairs],
+            pool_each(target_states, pooling),
+            torch.stack([self.caches[language].top[index] for index, language in pairs]),
+            pool_each(central_states, pooling)[unit_of],
+            pool_each(central_states, retain_on),
+            self._retained[indices],
+        )
+        targets = len(pairs) / len(batch)
+        return terms | {"pull": targets * terms["pull"], "push": targets * terms["push"]}
+
+    def record(self, split: str, terms: dict[str, float], **more: float) -> None:
+        """Append a line to the history."""
+        loss = float(self.objective.loss({name: torch.tensor(value) for name, value in terms.items()}))
+        place = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), "split": split}
+        self.history.append(place | {"loss": loss} | terms | more)
+
+    @torch.no_grad()
+    def evaluate_dev(self) -> None:
+        """Record the terms over all dev texts."""
+        units = self.units["dev"]
+        sums = dict.fromkeys(("pull", "push", "retain"), 0.0)
+        for start in range(0, len(units), self.config.batch_size):
+            batch = units[start : start + self.config.batch_size]
+            for name, value in self.terms(batch).items():
+                sums[name] += float(value) * len(batch)
+        if units:
+            self.record("dev", {name: value / len(units) for name, value in sums.items()})
+
+    def run(self, scratch: Path, label: str) -> None:
+        """Train to the end, from the checkpoint in `scratch` if one is there.
+
+        Raises:
+            LensflowError: the loss or its gradient is not finite; names the languages and texts of the batch.
+        """
+        self.load_checkpoint(scratch)
+        if self.step == 0:
+            self.evaluate_dev()
+        saved = time.monotonic()
+        with tqdm(total=self.steps, initial=self.step, desc=label, unit="step", mininterval=1) as progress:
+            while self.step < self.steps:
+                epoch, offset = divmod(self.step, self.steps_per_epoch)
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                for batch in epoch_batches(self.units["train"], self.config.batch_size, generator)[offset:]:
+                    self._train_step(batch)
+                    progress.update(1)
+                    if self.step % self.steps_per_epoch == 0:
+                        self.evaluate_dev()
+                    if time.monotonic() - saved >= CHECKPOINT_SECONDS and self.step < self.steps:
+                        self.save_checkpoint(scratch)
+                        saved = time.monotonic()
+
+    def _train_step(self, batch: list[Unit]) -> None:
+        terms = self.terms(batch)
+        loss = self.objective.loss(terms)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, weight in self.trained.items():
+            if (master := self.masters[name]) is not weight and weight.grad is not None:
+                master.grad, weight.grad = weight.grad.float(), None
+        norm = nn.utils.clip_grad_norm_(self.masters.values(), self.config.max_grad_norm)
+        if not (loss.isfinite() and norm.isfinite()):
+            texts = ", ".join(f"{code} {self.caches[code].texts[index].id}" for unit in batch for index, code in unit)
+            raise LensflowError(
+                f"step {self.step + 1}: the loss or its gradient is not finite; lower lr or lambda (texts: {texts})"
+            )
+        lr = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self._copy_masters()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.record(
+            "train", {name: float(value.detach()) for name, value in terms.items()}, lr=lr, grad_norm=float(norm)
+        )
+
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for name, weight in self.trained.items():
+            if (master := self.masters[name]) is not weight:
+                weight.copy_(master)
+
+    def _identity(self) -> str:
+        """What a checkpoint must have been made with to go on from it."""
+        parts = [self.config.canonical(), self.setting.canonical(), self.seed, self.steps]
+        sums = {language: float(cache.top.double().sum()) for language, cache in self.caches.items()}
+        shifts = {language: float(shift.double().norm()) for language, shift in self.objective.shifts.items()}
+        return digest([parts, sums, shifts])
+
+    def save_checkpoint(self, scratch: Path) -> None:
+        """Write parameters, optimizer state, step and history, atomically and without pickle."""
+        tensors = {}
+        for name, master in self.masters.items():
+            tensors[f"{name}:value"] = master.detach()
+            for key, value in self.optimizer.state[master].items():
+                tensors[f"{name}:{key}"] = value
+        metadata = {
+            "identity": self._identity(),
+            "step": str(self.step),
+            "seconds": str(self.earlier_seconds + time.monotonic() - self.started),
+            "history": canonical_json(self.history),
+            "scheduler": canonical_json(self.scheduler.state_dict()),
+        }
+        parts.write(scratch, tensors, metadata)
+
+    def load_checkpoint(self, scratch: Path) -> None:
+        """Go on from a checkpoint of the same run; one of another run, or a damaged one, is ignored."""
+        finished = parts.read(scratch)
+        if finished is None or finished[1]["identity"] != self._identity():
+            return
+        tensors, metadata = finished
+        for key, value in tensors.items():
+            name, _, part = key.partition(":")
+            if part == "value":
+                self.masters[name].data.copy_(value)
+            else:
+                # The step, too: a fused AdamW counts it where it works.
+                self.optimizer.state[self.masters[name]][part] = value.to(self.masters[name].device)
+        self._copy_masters()
+        self.step = int(metadata["step"])
+        self.earlier_seconds = float(metadata["seconds"])
+        self.history = json.loads(metadata["history"])
+        self.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
+
+
+def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Pooling, tolerance: float) -> None:
+    """Check on a few texts that the top layers alone give the whole backbone's states.
+
+    Raises:
+        LensflowError: they do not; names the language and the text.
+    """
+    for language, cache in caches.items():
+        indices = list(range(min(2, len(cache.texts))))
+        states = stack.pooled(cache, indices, pooling)
+        error = (states - cache.top[indices]).norm(dim=1) / cache.top[indices].norm(dim=1)
+        if not (error < tolerance).all():
+            raise LensflowError(
+                f"{language}, text {cache.texts[int(error.argmax())].id}: the top layers alone give other states than "
+                f"the whole backbone (relative error {float(error.max()):.1e}); this model family is not supported"
+            )
+
+
+def train(
+    config: Lens,
+    setting: Setting,
+    seed: int,
+    extraction: Extraction,
+    checkpoint: Path,
+    subspaces: Path,
+    states: Mapping[str, Path],
+    texts: Mapping[str, Path],
+    output: Path,
+    device: torch.device = CPU,
+) -> Trained:
+    """Train one method on one setting.
+
+    Args:
+        config: the method.
+        setting: languages and space.
+        seed: of the order of batches, and of a random direction.
+        extraction: how the cached states were made.
+        checkpoint: folder of the backbone.
+        subspaces: what `fit_subspaces` wrote.
+        states: for each language, what `extract_hidden_states` wrote.
+        texts: for each language, what `pair_data` wrote.
+        output: `delta.safetensors`, the trained tensors that differ from the backbone's, float32, under the
+            checkpoint's names; `history.jsonl` and `dev_states.safetensors` are written beside it.
+        device: that the top layers run on.
+    """
+    caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
+    check_aligned({language: cache.texts for language, cache in caches.items()})
+    backbone_dtype = caches[setting.central].tokens.dtype
+    dtype = backbone_dtype if config.precision == "mixed" else torch.float32
+    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
+    stack = TopStack(decoder, config.layers, setting.space)
+    check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
+    target = objective(config, language_subspaces.load(subspaces, setting), setting.targets, seed)
+    dev = caches[setting.central].of_split("dev")
+    dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
+
+    trainer = LensTrainer(config, setting, seed, stack, caches, target, extraction.pooling)
+    for language, cache in caches.items():
+        used(texts[language], [cache.texts[index].line for indices in trainer.indices.values() for index in indices])
+    scratch = output.parent / ".training.safetensors"
+    trainer.run(scratch, output.parent.parent.name)
+
+    dev_states |= {
+        f"after.{language}": stack.pooled(cache, dev, extraction.pooling) for language, cache in caches.items()
+    }
+    write_jsonl(output.parent / "history.jsonl", trainer.history)
+    with atomic_path(output.parent / "dev_states.safetensors") as temporary:
+        save_file(dev_states, temporary)
+    deltas.write({names[name]: master.cpu() for name, master in trainer.masters.items()}, checkpoint, output)
+    scratch.unlink(missing_ok=True)
+    parameters = sum(master.numel() for master in trainer.masters.values())
+    return Trained(trainer.tokens_per_epoch() * config.epochs, parameters, trainer.earlier_seconds)

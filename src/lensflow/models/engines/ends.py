@@ -1,0 +1,26 @@
+"""Where an answer ends."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from lensflow.storage.verified import read_json
+
+
+def eos_token_ids(checkpoint: Path) -> set[int]:
+    """Ids of the end-of-sequence tokens of a checkpoint folder: of generation_config.json, else of config.json."""
+    generation = checkpoint / "generation_config.json"
+    ids = read_json(generation if generation.is_file() else checkpoint / "config.json").get("eos_token_id")
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+
+def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:
+    """Ids (sorted) after which an answer has ended: end-of-sequence, and every token whose text holds a stop string.
+
+    A stop string that is spread over several tokens is not among them: there the answer runs on and `finish` cuts it.
+    """
+    return sorted({*eos, *(i for i, piece in enumerate(vocabulary) if any(text in piece for text in stop))})
+
+
+def finish(answer: str, stop: Collection[str]) -> str:
+    """Cut an answer before the first stop string."""
+    return answer[: min((answer.find(text) for text in stop if text in answer), default=len(answer))]

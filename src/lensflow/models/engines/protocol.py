@@ -1,0 +1,52 @@
+"""Engines: two ways to run one checkpoint, behind one protocol.
+
+`vllm.VllmEngine` is the fast one for generation. `transformers.TransformersEngine` is the plain one and, on a CPU, the
+fast one for log-likelihoods. Both work on token ids, so a prompt is tokenised once, by its owner, with its BOS token.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from lensflow.artifacts.interventions import StateEdit
+from lensflow.schema.decoding import Decoding
+
+
+class Engine(Protocol):
+    """A causal language model that is ready to run."""
+
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+        """Continue each prompt.
+
+        Args:
+            prompts: token ids, with BOS where the model wants one; none may be empty.
+            decoding: how. An answer ends before the first stop string, and at the end-of-sequence token. Sampling with
+                the same seed gives the same answers from one engine, not from both.
+
+        Returns:
+            The answers as text, without special tokens, in the order of `prompts`.
+        """
+        ...
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Score continuations.
+
+        Args:
+            requests: pairs (context, continuation) of token ids; neither may be empty.
+
+        Returns:
+            For each request the sum of log p(token | context and the tokens before it) over its continuation in
+            nats, and whether every one of these tokens was the most probable (a tie counts).
+        """
+        ...
+
+    def edited(self, edit: StateEdit | None) -> AbstractContextManager[None]:
+        """Change the states after the final norm of all that runs in this context, and with them the logits.
+
+        Args:
+            edit: how; None runs the model as it is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory; the engine cannot be used afterwards."""
+        ...

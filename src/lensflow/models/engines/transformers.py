@@ -1,0 +1,219 @@
+"""The Hugging Face transformers engine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lensflow.artifacts.interventions import StateEdit
+from lensflow.errors import LensflowError
+from lensflow.models.batching import batches_by_length
+from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
+from lensflow.models.engines.process import last_line, prepare_process
+from lensflow.models.loading import import_transformers
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.extraction import Attention
+
+# Rows of logits that exist at a time (256 rows of 262 k fp32 numbers are 268 MB), and tokens in the key-value cache.
+_MAX_ROWS = 256
+_MAX_TOKENS = 8192
+# Contexts are cached where that leaves less than this share of the tokens: it costs a second pass, and more padding.
+_SHARED = 0.6
+# Padded tokens of a pass over whole sequences, of which a third or so have logits.
+_WHOLE_TOKENS = 512
+
+
+class TransformersEngine:
+    """A checkpoint run by transformers. Memory on top of the weights stays below about 1 GB for a 270M model.
+
+    Args:
+        checkpoint: folder with config, weights and tokenizer.
+        dtype: "float32" or "bfloat16".
+        tokenizer: of the checkpoint.
+        device: "cpu" or "cuda".
+        batch_size: most sequences that generate at a time.
+        attention: transformers' implementation.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+
+    Raises:
+        LensflowError: the checkpoint does not load.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        dtype: str,
+        tokenizer: PromptTokenizer,
+        device: str = "cpu",
+        batch_size: int = 64,
+        attention: Attention = "sdpa",
+    ) -> None:
+        prepare_process()
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
+        try:
+            model = import_transformers().AutoModelForCausalLM.from_pretrained(
+                checkpoint, dtype=dtype, attn_implementation=attention
+            )
+        except Exception as error:
+            raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
+        self.model = model.to(device).eval()
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+        """See `Engine.generate`. Left-padded batches of prompts of similar length."""
+        from transformers import GenerationConfig
+
+        stop = decoding.stop
+        ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
+        sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        # A fresh configuration: a checkpoint's own may sample or penalise repetition.
+        settings = GenerationConfig(
+            do_sample=decoding.temperature > 0,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            **(sampling if decoding.temperature > 0 else {}),
+        )
+        torch.manual_seed(decoding.seed)
+        answers, last = [""] * len(prompts), set(ends)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+        with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
+            for start in range(0, len(order), self._batch_size):
+                batch = order[start : start + self._batch_size]
+                ids, mask = self._pad([prompts[i] for i in batch], left=True)
+                output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+                for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+                    length = next((n for n, token in enumerate(tokens) if token in last), len(tokens))
+                    answers[i] = finish(self._tokenizer.decode(tokens[: length + 1]), stop)
+                bar.update(len(batch))
+        return answers
+
+    @torch.inference_mode()
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """See `Engine.loglikelihoods`. Contexts that several requests share are read once where that saves much."""
+        scores = [(0.0, True)] * len(requests)
+        whole = [len(context) + len(continuation) - 1 for context, continuation in requests]
+        shared = sum(map(len, {tuple(context) for context, _ in requests})) + sum(len(last) for _, last in requests)
+        if shared < _SHARED * sum(whole):
+            batches, score = _batches(requests), self._score_shared
+        else:
+            batches, score = iter(batches_by_length(whole, _WHOLE_TOKENS)), self._score_whole
+        with tqdm(total=len(requests), desc="score", unit="request", disable=len(requests) < 100) as bar:
+            for batch in batches:
+                for i, scored in zip(batch, score([requests[i] for i in batch]), strict=True):
+                    scores[i] = scored
+                bar.update(len(batch))
+        return scores
+
+    @contextmanager
+    def edited(self, edit: StateEdit | None) -> Iterator[None]:
+        """See `Engine.edited`. It holds for whatever runs `model`, too."""
+        if edit is None:
+            yield
+            return
+
+        def hook(decoder: nn.Module, args: Any, output: Any) -> None:
+            output.last_hidden_state = edit(output.last_hidden_state)
+
+        with self.model.base_model.register_forward_hook(hook):
+            yield
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self.model
+
+    def _score_whole(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        ids, _ = self._pad([[*context, *continuation[:-1]] for context, continuation in requests], left=False)
+        predicts = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (context, continuation) in zip(predicts, requests, strict=True):
+            row[len(context) - 1 : len(context) + len(continuation) - 1] = True
+        with self.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][predicts],)):
+            logits = self.model(ids, use_cache=False).logits
+        targets = torch.tensor([token for _, continuation in requests for token in continuation], device=ids.device)
+        logp, best = _token_scores(logits, torch.arange(len(targets), device=ids.device), targets)
+        sizes = [len(continuation) for _, continuation in requests]
+        pairs = zip(torch.split(logp, sizes), torch.split(best, sizes), strict=True)
+        return [(float(sums.sum(dtype=torch.float64)), bool(highest.all())) for sums, highest in pairs]
+
+    def _score_shared(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        contexts = list(dict.fromkeys(tuple(context) for context, _ in requests))
+        position = {context: i for i, context in enumerate(contexts)}
+        owner = torch.tensor([position[tuple(context)] for context, _ in requests], device=self.model.device)
+
+        # The contexts' last logits predict the first token of each continuation …
+        ids, mask = self._pad([list(context) for context in contexts], left=True)
+        output = self.model(
+            ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=1, use_cache=True
+        )
+        targets, real = self._pad([continuation for _, continuation in requests], left=False)
+        logp, best = _token_scores(output.logits[:, 0], owner, targets[:, 0])
+        logp, best = logp[:, None], best[:, None]
+        if (steps := targets.shape[1] - 1) > 0:
+            # … and each of its tokens but the last predicts the next, on the contexts' expanded cache.
+            cache = output.past_key_values
+            cache.batch_select_indices(owner)
+            output = self.model(
+                targets[:, :-1],
+                attention_mask=torch.cat([mask[owner], real[:, :-1]], dim=1),
+                position_ids=mask.sum(1)[owner, None] + torch.arange(steps, device=targets.device),
+                past_key_values=cache,
+            )
+            rows = torch.arange(targets[:, 1:].numel(), device=targets.device)
+            more = _token_scores(output.logits.flatten(0, 1), rows, targets[:, 1:].flatten())
+            logp = torch.cat([logp, more[0].view(-1, steps)], dim=1)
+            best = torch.cat([best, more[1].view(-1, steps)], dim=1)
+        padding = real == 0
+        sums = logp.masked_fill(padding, 0.0).sum(1, dtype=torch.float64).tolist()
+        return list(zip(sums, (best | padding).all(1).tolist(), strict=True))
+
+    def _pad(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+        """Padded ids and their mask, both (rows, longest) int64."""
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            columns = slice(width - len(row), width) if left else slice(len(row))
+            ids[i, columns], mask[i, columns] = torch.tensor(row), 1
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of targets (n) under rows `owner` (n) of logits (rows, vocabulary); whether none is higher."""
+    # log_softmax, though most of it is not needed: on a CPU it takes a fifth of the time of logsumexp.
+    logp = logits.float().log_softmax(1)[owner, targets]
+    return logp, logits[owner, targets] >= logits.amax(1)[owner]
+
+
+def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
+    """Indices of requests in batches: equal contexts side by side, similar continuations together, longest first.
+
+    A continuation's padding passes the output layer, a context's does not, so that the former counts for more.
+    """
+    longest_of: dict[tuple[int, ...], int] = {}
+    for context, continuation in requests:
+        longest_of[tuple(context)] = max(longest_of.get(tuple(context), 0), len(continuation))
+
+    def key(i: int) -> Any:
+        context, continuation = requests[i]
+        return longest_of[tuple(context)], len(context), context, len(continuation)
+
+    batch: list[int] = []
+    longest_context = longest = 0
+    for i in sorted(range(len(requests)), key=key, reverse=True):
+        context, continuation = requests[i]
+        longest_context, longest = max(longest_context, len(context)), max(longest, len(continuation))
+        size = len(batch) + 1
+        if batch and (size * longest > _MAX_ROWS or size * (longest_context + longest) > _MAX_TOKENS):
+            yield batch
+            batch, longest_context, longest = [], len(context), len(continuation)
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,212 @@
+"""The vLLM engine, in this process."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lensflow.artifacts.interventions import StateEdit
+from lensflow.errors import LensflowError
+from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
+from lensflow.models.engines.process import last_line, prepare_process
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.storage.verified import read_json
+
+_KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
+
+
+class VllmEngine:
+    """A checkpoint run by vLLM on whatever device vLLM was built for.
+
+    vLLM's own tokenizer stays off: it loads and copies a large one several times (13 of 20 seconds of start-up with
+    Gemma's). Answers are therefore decoded and stopped here.
+
+    Args:
+        checkpoint: folder with config, weights and tokenizer.
+        dtype: "float32" or "bfloat16".
+        tokenizer: of the checkpoint.
+        max_model_len: most tokens of a prompt and its answer together.
+        resources: GPUs that the tensors are spread over, and the share of their memory to take.
+        max_num_seqs: most sequences that run at a time.
+
+    Raises:
+        LensflowError: vLLM is not installed, would take a GPU that the stage was not given, or does not start on this
+            checkpoint.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        dtype: str,
+        tokenizer: PromptTokenizer,
+        max_model_len: int,
+        resources: Resources,
+        max_num_seqs: int = 128,
+    ) -> None:
+        prepare_process()
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if on_gpu and not resources.gpus:
+            raise LensflowError(
+                "vllm takes a GPU here, and the backbone's resources.gpus is 0; set it to 1, or evaluation.engine: hf"
+            )
+        if not on_gpu:
+            # Or the first log-probability would wait for a C++ compiler, which the machine may not even have.
+            torch._dynamo.config.disable = True
+        # Collecting garbage while thousands of modules load, and looking through them ever after, takes seconds.
+        gc.disable()
+        try:
+            from vllm import LLM, ModelRegistry
+            from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+        except ImportError as error:
+            raise LensflowError("engine: vllm is not installed; run make setup or set engine: hf") from error
+        finally:
+            gc.enable()
+        gc.freeze()
+
+        class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
+            """Makes a request emit its `extra_args["tokens"]`; reported log-probabilities are of the unforced model."""
+
+            def is_argmax_invariant(self) -> bool:
+                return False
+
+            def new_req_logits_processor(self, params: Any) -> Any:
+                tokens: list[int] = (params.extra_args or {}).get("tokens", [])
+
+                def force(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+                    logits[tokens[len(output_ids)]] = torch.inf
+                    return logits
+
+                return force if tokens else None
+
+        on_devices = {"tensor_parallel_size": max(1, resources.gpus), "gpu_memory_utilization": resources.gpu_memory}
+        on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
+        try:
+            # vLLM would inspect the class in a process of its own, which imports everything again.
+            for name in read_json(checkpoint / "config.json")["architectures"]:
+                if name in ModelRegistry.models:
+                    ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
+            self._llm = LLM(
+                str(checkpoint),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                skip_tokenizer_init=True,
+                distributed_executor_backend="uni" if resources.gpus < 2 else "mp",
+                enable_prefix_caching=True,  # examples before a question are read once
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                logits_processors=[ForceTokens],
+                **(on_devices if on_gpu else on_cpu),
+            )
+        except Exception as error:
+            raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
+        self._max_model_len = max_model_len
+
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+        """See `Engine.generate`.
+
+        Raises:
+            LensflowError: a prompt and its answer exceed `max_model_len`.
+        """
+        from vllm import SamplingParams
+
+        stop = decoding.stop
+        size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
+        vocabulary = self._tokenizer.vocabulary[:size] if stop else []
+        params = SamplingParams(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=decoding.seed,
+            max_tokens=decoding.max_new_tokens,
+            stop_token_ids=end_token_ids(self._eos, vocabulary, stop),
+            detokenize=False,
+        )
+        outputs = self._run(prompts, [params] * len(prompts))
+        return [finish(self._tokenizer.decode(list(output.token_ids)), stop) for output in outputs]
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """See `Engine.loglikelihoods`.
+
+        The continuation is forced token by token, so that the output layer runs over its positions only;
+        vLLM's `prompt_logprobs` would run it over the context, too.
+
+        Raises:
+            LensflowError: a request exceeds `max_model_len`.
+        """
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=0,
+                max_tokens=len(continuation),
+                ignore_eos=True,
+                logprobs=1,
+                extra_args={"tokens": continuation},
+                detokenize=False,
+            )
+            for _, continuation in requests
+        ]
+        scores = []
+        for output in self._run([context for context, _ in requests], params):
+            chosen = [
+                logprobs[token].logprob for token, logprobs in zip(output.token_ids, output.logprobs, strict=True)
+            ]
+            best = [max(entry.logprob for entry in logprobs.values()) for logprobs in output.logprobs]
+            scores.append((sum(chosen), chosen == best))
+        return scores
+
+    @contextmanager
+    def edited(self, edit: StateEdit | None) -> Iterator[None]:
+        """See `Engine.edited`.
+
+        Where the states become logits, not after it: the log-probabilities that vLLM reports are of the logits before
+        any logits processor, and a head that scales or caps its logits is followed exactly.
+        """
+        if edit is None:
+            yield
+            return
+        self._llm.apply_model(partial(_edit, edit))
+        try:
+            yield
+        finally:
+            self._llm.apply_model(_leave)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        cleanup_dist_env_and_memory()
+
+    def _run(self, prompts: list[list[int]], params: list[Any]) -> list[Any]:
+        longest = max((len(p) + s.max_tokens for p, s in zip(prompts, params, strict=True)), default=0)
+        if longest > self._max_model_len:
+            raise LensflowError(
+                f"evaluation.max_model_len: {self._max_model_len} is too short for a prompt and answer of {longest} "
+                "tokens; raise it"
+            )
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            params,
+            use_tqdm=len(prompts) >= 100,
+        )
+        return [output.outputs[0] for output in outputs]
+
+
+def _edit(edit: StateEdit, model: Any) -> None:
+    """Let a model of vLLM's edit the states that it computes logits from; called where it runs."""
+    compute = model.compute_logits
+    model.compute_logits = lambda states: compute(edit(states))
+
+
+def _leave(model: Any) -> None:
+    """Undo `_edit`: the class's own method stands behind it."""
+    del model.compute_logits

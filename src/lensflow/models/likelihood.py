@@ -1,0 +1,62 @@
+"""Held-out likelihood and the target script's share of the first answer token, from one pass over each prompt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lensflow.measures import answers
+from lensflow.models.batching import batches_by_length, last_token, pad
+
+# Rows of logits that exist at a time; with a vocabulary of 262 k and float32 they take 268 MB.
+BATCH_TOKENS = 256
+Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+
+@torch.inference_mode()
+def read_prompts(
+    model: Any, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
+) -> list[dict[str, float]]:
+    """Score prompts with a causal language model.
+
+    Naive equivalent, a prompt at a time: `model(ids).logits.log_softmax(-1)`, gathered at the next token and
+    summed over the tokens that count; the softmax of the last row, summed over the tokens of each script.
+
+    Args:
+        model: a transformers causal language model.
+        sequences: N lists of token ids of whole rendered prompts.
+        counted: N lists as long, true for tokens that belong to the text itself and not to the template. A first
+            token has nothing before it and is never counted.
+        masks: vocabulary masks (V,) of the target script and of Latin, or None for a language in Latin script.
+
+    Returns:
+        For each prompt `nll` (nats, summed over its counted tokens), `tokens` (how many), and with masks `script_mass`.
+    """
+    rows: list[dict[str, float]] = [{} for _ in sequences]
+    for batch in batches_by_length([len(sequence) for sequence in sequences], BATCH_TOKENS):
+        ids, lengths = pad([sequences[index] for index in batch])
+        ids = ids.to(model.device)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        final = last_token(logits, lengths).float().cpu()
+        for row, index in enumerate(batch):
+            here, length = torch.tensor(counted[index][1:]), len(sequences[index])
+            # A prompt at a time, in float32: in bfloat16 a sum over the vocabulary would be rounded to 8 bits.
+            logp = logits[row, : length - 1].float().log_softmax(1).gather(1, ids[row, 1:length, None])[:, 0].cpu()
+            rows[index] = {"nll": float((-logp)[here].double().sum()), "tokens": int(here.sum())}
+        if masks is not None:
+            target, latin = (_fit(mask, final.shape[1]) for mask in masks)
+            mass = answers.target_script_share(final.softmax(-1), target, latin)
+            for row, index in enumerate(batch):
+                rows[index]["script_mass"] = float(mass[row])
+    return rows
+
+
+def _fit(mask: NDArray[np.bool_], size: int) -> Tensor:
+    """Pad or cut a tokenizer's vocabulary mask to the model's, which some families round up."""
+    fitted = torch.zeros(size, dtype=torch.bool)
+    kept = min(size, len(mask))
+    fitted[:kept] = torch.from_numpy(mask[:kept])
+    return fitted

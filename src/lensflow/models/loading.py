@@ -1,0 +1,129 @@
+"""Decoder stacks without their output layer, whole or only the top layers, for any family that transformers knows.
+
+Nothing here is a list of families: layers are found in the model's structure, and a stack of the top layers is the
+model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lensflow.errors import LensflowError
+from lensflow.schema.extraction import Attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
+from lensflow.artifacts.weights import WeightFiles
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CPU = torch.device("cpu")
+
+
+def device_of(gpus: int) -> torch.device:
+    """Return the device of a stage that was given so many GPUs.
+
+    Raises:
+        LensflowError: it was given one, and there is none.
+    """
+    if gpus and not torch.cuda.is_available():
+        raise LensflowError(f"--gpus {gpus}: this machine has no CUDA device that torch can use; set resources.gpus: 0")
+    return torch.device("cuda") if gpus else CPU
+
+
+def import_transformers() -> Any:
+    """Import transformers without scikit-learn and SciPy, which it would load: a second and 100 MB of every stage.
+
+    It needs them for assisted generation and for losses of object detection.
+    """
+    import transformers.utils
+
+    transformers.utils.is_sklearn_available = transformers.utils.is_scipy_available = lambda: False
+    return transformers
+
+
+def load_decoder(
+    checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU, attention: Attention = "sdpa"
+) -> "PreTrainedModel":
+    """Load a checkpoint's decoder (embeddings, layers, final norm), frozen and without its output layer.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        dtype: of the weights in memory; None for the checkpoint's own.
+        device: that it runs on.
+        attention: transformers' implementation.
+
+    Raises:
+        LensflowError: the family has no stack of decoder layers that can be found.
+    """
+    model = import_transformers().AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=dtype or "auto", attn_implementation=attention
+    )
+    decoder = model.base_model
+    decoder.requires_grad_(False).eval()
+    layers_of(decoder)
+    return decoder.to(device)
+
+
+def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
+    """Return the decoder layers: the one list of modules that is as long as the configuration says.
+
+    Raises:
+        LensflowError: there is not exactly one such list.
+    """
+    depth = decoder.config.num_hidden_layers
+    found = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if len(found) != 1:
+        raise LensflowError(
+            f"model type '{decoder.config.model_type}': no single stack of {depth} decoder layers; "
+            "this family is not supported"
+        )
+    return found[0]
+
+
+def load_top_layers(
+    checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU, attention: Attention = "sdpa"
+) -> tuple["PreTrainedModel", dict[str, str]]:
+    """Build a decoder of only the top `count` layers and the final norm; nothing else is read.
+
+    It is called with `inputs_embeds`, the states that enter its first layer.
+
+    Args:
+        checkpoint: folder of the backbone.
+        count: number of layers.
+        dtype: of the weights in memory.
+        device: that it runs on.
+        attention: transformers' implementation.
+
+    Returns:
+        The decoder, its final norm frozen, and the checkpoint's name of every parameter of its layers.
+
+    Raises:
+        LensflowError: the checkpoint's tensors do not fit the family's decoder.
+    """
+    transformers = import_transformers()
+    from transformers.initialization import no_init_weights
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    depth = config.num_hidden_layers
+    if not 1 <= count <= depth:
+        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[depth - count :])
+    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    with no_init_weights():  # random ones of a large model take many seconds
+        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+    files = WeightFiles(checkpoint)
+    names = files.top_layers(depth, count)
+    state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
+    result = decoder.load_state_dict(state, strict=False)
+    missing = [name for name in result.missing_keys if not name.startswith("embed")]
+    if missing or result.unexpected_keys:
+        odd = (missing + result.unexpected_keys)[0]
+        family = config.model_type
+        raise LensflowError(f"model type '{family}': tensor '{odd}' does not fit; this family is not supported")
+    decoder.requires_grad_(False).eval()  # no dropout: the states must be those that were cached
+    layers_of(decoder).requires_grad_(True)
+    return decoder.to(device), names

@@ -1,0 +1,70 @@
+"""Steering as a bias on the logits, for whoever runs the exported model without Lensflow."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensflow.models.engines.process import prepare_process
+
+
+@torch.inference_mode()
+def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What shifts of the state after the final norm add to the logits: W_U s, whatever the state is.
+
+    Only the embeddings, one layer and the output layer are loaded. Whether the logits are linear in the state is tried,
+    not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        shifts: language -> (d,).
+
+    Returns:
+        Language -> (vocabulary,) float32; empty if there are no shifts, or the logits are not linear in the state.
+    """
+    if not shifts:
+        return {}
+    prepare_process()
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint)
+    config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[:1])
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=torch.float32).eval()
+
+    def logits(states: Tensor) -> Tensor:
+        """(n, d) -> (n, vocabulary)."""
+
+        def put(decoder: torch.nn.Module, args: object, output: Any) -> None:
+            output.last_hidden_state = states[None]
+
+        with model.base_model.register_forward_hook(put):
+            found: Tensor = model(torch.zeros(1, len(states), dtype=torch.long)).logits[0]
+        return found
+
+    ids = torch.linspace(0, config.vocab_size - 1, 8).long()[None]
+    states = model.base_model(ids).last_hidden_state[0]  # of the length that the final norm gives them
+    other, nothing = states.roll(1, dims=0), torch.zeros_like(states)
+    alone = logits(other) - logits(nothing)
+    together = logits(states + other) - logits(states)
+    if (together - alone).abs().max() > 1e-3 * alone.abs().max():
+        return {}
+    biases = logits(torch.stack(list(shifts.values()))) - logits(nothing[:1])
+    return dict(zip(shifts, biases, strict=True))
+
+
+def hand_on(intervention: Path, biases: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy an intervention, and write what `logit_biases` gave, to a folder of their own below an exported checkpoint.
+
+    vLLM takes every safetensors file beside the weights for weights.
+    """
+    target = folder / "intervention"
+    target.mkdir()
+    shutil.copyfile(intervention, target / intervention.name)
+    for language, bias in biases.items():
+        save_file({"logit_bias": bias.contiguous()}, target / f"logit_bias.{language}.safetensors")

@@ -1,0 +1,66 @@
+"""The top layer on some tokens only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lensflow.errors import LensflowError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
+from lensflow.models.loading import layers_of
+
+
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    """The keys and values are there; the rest of the layer is not wanted."""
+
+
+class _KeysAndValues:
+    """In the place of a key-value cache: takes those of all tokens, then gives them to whoever asks with other ones."""
+
+    kept: tuple[Tensor, Tensor] | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        if self.kept is None:
+            self.kept = keys, values
+            raise _Interrupted
+        return self.kept
+
+
+@contextmanager
+def only_rows(decoder: "PreTrainedModel", rows: Tensor) -> Iterator[None]:
+    """Let the top layer compute only some tokens of one packed sequence, from all tokens' keys and values.
+
+    The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the chosen ones.
+    States and gradients are those of a full pass, at a fraction of the layer's cost where few are chosen.
+
+    Args:
+        decoder: its output in this context is (1, M, d), not (1, S, d).
+        rows: (M,) positions in the packed sequence.
+    """
+
+    def pick(value: Any) -> Any:
+        """(1, S, ...) -> (1, M, ...), also in tuples such as the rotary embedding's."""
+        if isinstance(value, tuple):
+            return tuple(map(pick, value))
+        return value[:, rows] if isinstance(value, Tensor) else value
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        kwargs["past_key_values"] = cache = _KeysAndValues()
+        with suppress(_Interrupted):
+            layer.forward(*args, **kwargs)
+        if cache.kept is None:
+            raise LensflowError("the top layer has no keys and values; this model family is not supported")
+        mask, tokens = kwargs.pop("attention_mask"), cache.kept[0].shape[2]
+        if mask is None:  # a single text: plainly causal
+            mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=rows.device).tril()
+        return pick(args), {name: pick(value) for name, value in kwargs.items()} | {"attention_mask": mask[:, :, rows]}
+
+    handle = layers_of(decoder)[-1].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

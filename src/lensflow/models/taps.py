@@ -1,0 +1,48 @@
+"""States that enter and leave decoder layers, collected during a forward pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
+from lensflow.models.loading import layers_of
+
+
+@contextmanager
+def tap_layers(
+    decoder: "PreTrainedModel", entering: Sequence[int], leaving: Sequence[int]
+) -> Iterator[dict[Any, Tensor]]:
+    """Collect states during a forward pass.
+
+    Args:
+        decoder: the decoder.
+        entering: layers whose input is kept, under the key ("in", layer).
+        leaving: layers whose output is kept, under the key ("out", layer).
+
+    Yields:
+        A dictionary that holds the states, each (batch, tokens, d), after a forward pass.
+    """
+    states: dict[Any, Tensor] = {}
+    layers = layers_of(decoder)
+
+    def keep_input(index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states["in", index] = args[0] if args else kwargs["hidden_states"]
+
+        return layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+
+    def keep_output(index: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            states["out", index] = output[0] if isinstance(output, tuple) else output
+
+        return layers[index].register_forward_hook(hook)
+
+    handles = [keep_input(index) for index in entering] + [keep_output(index) for index in leaving]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

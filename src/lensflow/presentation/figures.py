@@ -1,0 +1,304 @@
+"""The figures of results: answers in the right language, what it costs, training curves.
+
+Each function returns a `matplotlib.figure.Figure`; `save` writes it as SVG and PNG, byte for byte the same each time.
+Colours are Okabe and Ito's palette (safe for colour-blind readers), doubled by dashes or markers so that a
+grey print can be read; languages are shown by code, so that no font beyond matplotlib's own is needed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from lensflow.errors import LensflowError
+from lensflow.mathematics.analysis import pareto_front
+from lensflow.measures.catalogue import BASE
+from lensflow.presentation.tables import Block, Cell
+from lensflow.storage.atomic import atomic_path
+
+T = TypeVar("T")
+# Okabe and Ito, "Color Universal Design" (2008); yellow last, since thin yellow lines vanish on white.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
+GREY = "#BBBBBB"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+DASHES = ("-", "--", "-.", ":")
+# The loss of a method without terms is another quantity, and has an axis of its own.
+OTHER_LOSS = "cross-entropy"
+TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
+
+
+TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats a token)"}
+
+
+WIDEST = 12.0  # inches that the report has room for
+LOG_SPAN = 20.0  # a term that spans more than this factor is drawn on a logarithmic axis
+STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "lensflow",
+}
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.svg and `stem`.png atomically and return both paths; equal figures give equal bytes."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    metadata: list[dict[str, str | None]] = [{"Date": None, "Creator": None}, {"Software": None}]
+    with matplotlib.rc_context(STYLE):
+        for path, about in zip(paths, metadata, strict=True):
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=about)
+    return paths
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def styles(names: Iterable[T]) -> Iterator[tuple[T, str, str]]:
+    """(name, colour, marker), each pair of colour and marker once for up to 40 names."""
+    return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
+
+
+def fidelity(block: Block) -> Figure:
+    """Share of answers in the prompt's language: a panel a language, a line a method, with 95 % intervals.
+
+    Fidelity can be gamed by repeating a few words, so repetition stands below it where it was measured. A dotted line
+    is at what base scores. The panels of the target languages are white; those of the central language, the mean over
+    the targets and languages of neither kind are grey.
+
+    Args:
+        block: one block of `tables.main_table`.
+
+    Raises:
+        LensflowError: the block has no fidelity scores.
+    """
+    # Of the first benchmark that has it: a study on dev prompts has another one than the reported table.
+    benchmark = next((row.benchmark for row in block.rows if row.metric == "fidelity"), None)
+    if benchmark is None:
+        raise LensflowError(f"{block.caption}: no fidelity scores to draw; evaluate a benchmark of kind generation")
+    mine = [row for row in block.rows if row.benchmark == benchmark]
+    panels = {metric: [row for row in mine if row.metric == metric] for metric in ("fidelity", "repetition")}
+    panels = {metric: rows for metric, rows in panels.items() if rows}
+    measured = {key for rows in panels.values() for row in rows for key in row.cells}
+    keys = [key for key in block.columns if key in measured]  # a language may be in other benchmarks alone
+    height = sum(0.5 + 0.19 * len(rows) for rows in panels.values())
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(min(2.3 + 0.95 * len(keys), WIDEST), 0.6 + height)
+        grid = figure.subplots(
+            len(panels),
+            len(keys),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            height_ratios=[0.5 + 0.19 * len(rows) for rows in panels.values()],
+        )
+        for axes, rows in zip(grid, panels.values(), strict=True):
+            for ax, key in zip(axes, keys, strict=True):
+                ax.grid()
+                ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
+                for place, row in enumerate(rows):
+                    if (cell := row.cells.get(key)) is None:
+                        continue
+                    is_base = row.method == BASE
+                    if is_base:
+                        ax.axvline(cell.value, color="#555555", linewidth=0.9, linestyle=":")
+                    reach = np.maximum([[cell.value - cell.low], [cell.high - cell.value]], 0)
+                    look: dict[str, Any] = {"color": "#555555" if is_base else PALETTE[0], "markersize": 4.5}
+                    look |= {"marker": "D" if is_base else "o", "elinewidth": 1.1}
+                    ax.errorbar(cell.value, place, xerr=reach, linestyle="none", **look)
+                ax.tick_params(axis="y", length=0)
+                ax.spines["left"].set_visible(False)
+            axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
+            axes[0].set_ylim(len(rows) - 0.5, -0.5)  # base on top
+            axes[0].set_ylabel(rows[0].heading)
+        for ax, key in zip(grid[0], keys, strict=True):
+            ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
+        grid[0, 0].set_xlim(-0.05, 1.05)
+        grid[0, 0].set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        figure.suptitle(f"{block.backbone}, {block.setting}: answers in the language of the prompt", fontsize=10)
+    return figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method on the plane of `trade_off`: its two scores, and those of each seed alone if they are several."""
+
+    method: str
+    cost: Cell
+    gain: Cell
+    seeds: Sequence[tuple[float, float]]
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """Cost and gain."""
+        return self.cost.value, self.gain.value
+
+
+def trade_off(
+    points: Sequence[Point], axes: tuple[str, str], curves: Mapping[str, Sequence[tuple[str, Point]]]
+) -> Figure:
+    """What each method gains against what it costs, with the Pareto front of all that is drawn.
+
+    The bars are the 95 % intervals of the *difference to base on the same items*, drawn at the method: far narrower
+    than those of the scores, because the same texts are easy or hard for all methods. Base itself has none; dotted
+    lines go through it.
+
+    Args:
+        points: base first.
+        axes: what the costs (lower is better) and the gains (higher is better) are.
+        curves: label -> points that differ in one setting, in its order, each with the text that says it.
+    """
+    base = points[0]
+    everything = [*points, *(point for curve in curves.values() for _, point in curve)]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.2, 4.2)
+        ax = figure.subplots()
+        ax.grid()
+        guide: dict[str, Any] = {"color": "#888888", "linewidth": 0.8, "linestyle": ":"}
+        ax.axvline(base.cost.value, **guide)
+        ax.axhline(base.gain.value, **guide)
+        places = np.array([point.place for point in everything])
+        front = places[pareto_front(*places.T)]
+        ax.plot(*front.T, drawstyle="steps-post", color="#DDDDDD", linewidth=6, label="Pareto front")
+        look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": GREY, "markeredgecolor": "black"}
+        ax.plot(*base.place, **look, marker="o", label=base.method)
+        series = {point.method: [("", point)] for point in points[1:]} | dict(curves)
+        for place, ((label, marked), colour, marker) in enumerate(styles(series.items())):
+            ax.plot(*np.array([point.place for _, point in marked]).T, color=colour, linewidth=0.9)
+            # Once every marker has been used they are hollow, so that 20 can be told apart in grey.
+            hollow = place % (2 * len(MARKERS)) >= len(MARKERS)
+            for number, (text, point) in enumerate(marked):
+                _point(ax, point, colour, marker, hollow, label if number == 0 else "")
+                if text:
+                    ax.annotate(text, point.place, xytext=(5, 5), textcoords="offset points", fontsize=7)
+        if any(point.seeds for point in everything):
+            ax.plot([], [], marker="o", linestyle="none", color="#555555", markersize=3.5, label="single seeds")
+        ax.set_xlabel(f"{axes[0]}  (← better)")
+        ax.set_ylabel(f"{axes[1]}  (better →)")
+        figure.legend(loc="outside right upper")
+        # Without this a bar that reaches beyond 1 reads as an interval of a share.
+        ax.set_title("Bars: 95 % intervals of the difference to base", fontsize=10)
+    return figure
+
+
+def _point(ax: Axes, point: Point, colour: str, marker: str, hollow: bool, label: str) -> None:
+    alone = np.reshape(point.seeds, (-1, 2))
+    fill: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
+    ax.plot(*alone.T, linestyle="none", marker=marker, color=colour, markersize=3.5, alpha=0.8, **fill)
+    x, y = point.place
+    bars: dict[str, Any] = {"xerr": _paired(point.cost), "yerr": _paired(point.gain), "elinewidth": 0.9, "capsize": 2}
+    edge = {"markeredgecolor": colour if hollow else "white", "markeredgewidth": 1.5 if hollow else 1.0}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": colour, **edge, **fill}
+    ax.errorbar(x, y, **bars, **look, marker=marker, label=label or None)
+
+
+def _paired(cell: Cell) -> list[list[float]] | None:
+    """How far the interval of a cell's difference to base reaches below and above the difference."""
+    if "difference" not in cell.compared:
+        return None
+    low, middle, high = (cell.compared[key] for key in ("difference_low", "difference", "difference_high"))
+    return [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
+
+
+History = Sequence[Mapping[str, Any]]
+
+
+def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
+    """Loss and its terms over the training steps: lines for the training batches, full markers for the dev texts.
+
+    Lines have their method's marker, hollow; dash and marker alone tell 36 methods apart.
+
+    Args:
+        histories: method -> the rows of history.jsonl of each of its seeds; their means are drawn.
+
+    Raises:
+        LensflowError: there is no history, or it has none of the terms.
+    """
+    histories = {method: [_by_term(history) for history in of_method] for method, of_method in histories.items()}
+    rows = [row for of_method in histories.values() for history in of_method for row in history]
+    terms = [term for term in TERMS if any(row.get(term) is not None for row in rows)]
+    if not terms:
+        raise LensflowError("training curves: no history with loss terms; train first")
+    looks = list(zip(histories, cycle(PALETTE[:7]), cycle(DASHES), cycle(MARKERS[:9]), strict=False))
+    with matplotlib.rc_context(STYLE):
+        columns = min(2, len(terms))
+        lines = -(-len(terms) // columns)
+        figure = new_figure(7.2, 2.6 * lines + 0.5)
+        axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
+        for ax in axes[len(terms) :]:
+            ax.remove()
+        for ax, term in zip(axes, terms, strict=False):
+            for number, (method, colour, dash, marker) in enumerate(looks):
+                train, dev = (_mean_over_seeds(histories[method], term, split) for split in ("train", "dev"))
+                apart = max(1, train.shape[1] // 3)
+                ax.plot(
+                    *train,
+                    linestyle=dash,
+                    color=colour,
+                    linewidth=1.1,
+                    marker=marker,
+                    markerfacecolor="white",
+                    markersize=5,
+                    markevery=(number % apart, apart),
+                )
+                ax.plot(*dev, linestyle="none", marker=marker, color=colour, markeredgecolor="white", markersize=7)
+            _scale(ax, [float(row[term]) for row in rows if row.get(term) is not None])
+            ax.set_title(TERMS[term], fontsize=9, loc="left")
+            ax.grid()
+        for ax in figure.axes[-columns:]:  # the lowest of each column
+            ax.set_xlabel("optimiser step")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.tick_params(labelbottom=True)
+        handles = [
+            Line2D([], [], color=colour, linestyle=dash, marker=marker, markeredgecolor="white", label=method)
+            for method, colour, dash, marker in looks
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=4.5)
+        means = ", means over seeds" if any(len(of_method) > 1 for of_method in histories.values()) else ""
+        figure.suptitle(f"Training: batches (lines) and unseen dev texts (full markers){means}", fontsize=10)
+    return figure
+
+
+def _by_term(history: History) -> History:
+    if any("pull" in row for row in history):
+        return history
+    return [{OTHER_LOSS if key == "loss" else key: value for key, value in row.items()} for row in history]
+
+
+def _mean_over_seeds(of_method: Sequence[History], term: str, split: str) -> NDArray[np.float64]:
+    """(2, T) steps and means."""
+    at_step: dict[int, list[float]] = {}
+    for history in of_method:
+        for row in history:
+            if row["split"] == split and row.get(term) is not None:
+                at_step.setdefault(row["step"], []).append(row[term])
+    return np.array([(step, np.mean(at_step[step])) for step in sorted(at_step)]).reshape(-1, 2).T
+
+
+def _scale(ax: Axes, values: Sequence[float]) -> None:
+    positive = [value for value in values if value > 0]
+    if not positive or max(positive) <= LOG_SPAN * min(positive):
+        return
+    if len(positive) == len(values):
+        ax.set_yscale("log")
+    else:  # the retain term is exactly 0 before the first step, and symlog has a place for it
+        ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(min(positive))))

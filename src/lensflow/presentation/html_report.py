@@ -1,0 +1,161 @@
+"""The report: one HTML page that carries everything it shows and loads nothing from outside.
+
+Whatever comes from a model, a prompt or a configuration is escaped by the template; only the tables are taken as HTML
+(from `to_html` of `tables` and `summaries`, which escape), and the figures stand inside `<img>`, where an SVG cannot
+run scripts.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lensflow.errors import LensflowError
+from lensflow.measures.catalogue import BASE
+from lensflow.storage.atomic import write_text
+from lensflow.storage.integrity import checked
+
+MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+class Samples(NamedTuple):
+    """The answers of all methods to the prompts of one benchmark × language.
+
+    Each row is {"prompt": text, "answers": {method: answer}}, base first; an answer is {"answer": text, "identified":
+    language code or "unknown", "faithful": bool} and, where known, the flags "repetitive", "copied" and "empty".
+    """
+
+    benchmark: str
+    language: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+class Table(NamedTuple):
+    """A table as HTML, which is inserted as it is, and the shell command that makes it."""
+
+    caption: str
+    html: str
+    command: str
+
+
+class Figure(NamedTuple):
+    """An .svg or .png file and the shell command that draws it; the caption is the text alternative, too."""
+
+    caption: str
+    path: Path
+    command: str
+
+
+class Timing(NamedTuple):
+    """What a benchmark script measured: its heading, the names of the columns and the rows, all text."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Section(NamedTuple):
+    """What there is of one backbone × setting: a name for the navigation, a title, and all that is shown."""
+
+    name: str
+    title: str
+    tables: Sequence[Table]
+    figures: Sequence[Figure]
+    samples: Sequence[Samples]
+
+
+def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Put the answers of several methods to the same prompts side by side: the rows of `Samples`.
+
+    Args:
+        by_method: method -> lines of its {benchmark}.{language}.jsonl; the first method gives the order of the prompts,
+            and a method without an answer to one of them is left out there.
+
+    Raises:
+        LensflowError: two methods were asked different prompts under one id.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for method, samples in by_method.items():
+        for sample in samples:
+            row = rows.setdefault(sample["id"], {"prompt": sample["prompt"], "answers": {}})
+            if row["prompt"] != sample["prompt"]:
+                raise LensflowError(f"samples: {method} answered another prompt {sample['id']}; evaluate it again")
+            row["answers"][method] = sample
+    return list(rows.values())
+
+
+def build_report(
+    out: Path,
+    *,
+    title: str,
+    overview: Sequence[tuple[str, Any]],
+    sections: Sequence[Section],
+    timings: Sequence[Timing],
+    checkpoints: Sequence[Mapping[str, Any]],
+    trees: Mapping[str, str],
+    versions: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> None:
+    """Write the report to `out`. What has no content is left out.
+
+    Args:
+        out: the HTML file.
+        title: of the page.
+        overview: (key, value) lines at the top.
+        sections: one a backbone and setting.
+        timings: one a benchmark script.
+        checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
+        versions: package or tool -> version.
+        config: what the results were made with, plain JSON values.
+
+    Raises:
+        LensflowError: a figure is missing or neither SVG nor PNG.
+    """
+    environment = Environment(
+        loader=PackageLoader("lensflow"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        overview=overview,
+        sections=[_shown(section) for section in sections],
+        base=BASE,
+        timings=timings,
+        checkpoints=checkpoints,
+        trees=trees,
+        columns=list(dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint)),
+        versions=versions,
+        config=json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) if config else "",
+    )
+    write_text(out, page)
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """What the template needs of a section."""
+    answered = dict.fromkeys(method for group in section.samples for row in group.rows for method in row["answers"])
+    return {
+        "name": section.name,
+        "title": section.title,
+        "tables": [table._replace(html=Markup(table.html)) for table in section.tables],
+        "figures": [(figure, _data_uri(figure.path)) for figure in section.figures],
+        "samples": section.samples,
+        "methods": [method for method in answered if method != BASE],
+    }
+
+
+def _data_uri(path: Path) -> str:
+    if (media := MEDIA.get(path.suffix)) is None:
+        raise LensflowError(f"{path}: not a figure; give an .svg or .png file")
+    try:
+        content = checked(path).read_bytes()
+    except FileNotFoundError:
+        raise LensflowError(f"{path}: no such figure; draw it first") from None
+    return f"data:{media};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,103 @@
+"""Records: what every file that a stage wrote was made of, and by what.
+
+A run of a stage leaves one beside its output, `{output}.record.json`. Its paths start from its own folder, so that a
+results folder can be moved or handed on, and name nothing of the machine outside of it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lensflow.storage.atomic import write_json
+from lensflow.storage.digests import current_digest
+from lensflow.storage.environment import commit, machine, versions
+from lensflow.storage.integrity import MANIFEST, RECORD, checked, record_of, relative
+from lensflow.storage.journal import Journal, journal, spans
+
+
+@contextmanager
+def recording(stage: str, code: Callable[[Any], str], arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Check what a stage is given, and leave a record of it when it has succeeded.
+
+    Args:
+        stage: its name.
+        code: gives the digest of the code behind the stage, from its configuration.
+        arguments: of the command line: paths, `output`, and maybe `config`.
+
+    Raises:
+        LensflowError: a file that it is given is not what another stage wrote.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    with journal() as kept:
+        for name, value in arguments.items():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path) and name != "output":
+                    checked(path)
+        yield
+    output: Path = arguments["output"].absolute()
+    # What Snakemake knows of a checkpoint, and of tables and figures, is their folder.
+    made = output.parent if output.name == MANIFEST else output
+    text = str(arguments.get("config") or "")
+    config = json.loads(text) if text.lstrip().startswith("{") else {}
+    inputs, sources = _read(kept, made)
+    write_json(
+        made.with_name(f"{made.name}{RECORD}"),
+        {
+            "stage": stage,
+            "output": made.name,
+            "config": without_places(config),
+            "seed": config.get("seed"),
+            "inputs": inputs,
+            "lines": _used(kept, made, inputs),
+            "sources": sources,
+            "outputs": _written(kept, made),
+            "code": {"commit": commit(), "digest": code(config)},
+            "versions": versions(),
+            "machine": machine(),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+        },
+    )
+
+
+def _read(kept: Journal, made: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return what was read: path -> sha256, and by name alone what lies elsewhere, whose place is nobody's business."""
+    package, here = Path(__file__).parents[1], Path.cwd()
+    inputs, sources = {}, []
+    for path, sha256 in kept.read.items():
+        if path.is_relative_to(made):  # of a checkpoint that is being written
+            continue
+        if path.is_relative_to(package):
+            sources.append({"name": path.relative_to(package.parent).as_posix(), "sha256": sha256})
+        elif record_of(path) or (path.is_relative_to(here) and made.is_relative_to(here)):
+            inputs[relative(path, made.parent)] = sha256
+        else:
+            sources.append({"name": path.name, "sha256": sha256})
+    return inputs, sources
+
+
+def _used(kept: Journal, made: Path, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the lines of inputs that a stage said it used: path -> spans."""
+    lines = {relative(path, made.parent): spans(numbers) for path, numbers in kept.lines.items()}
+    return {name: numbers for name, numbers in lines.items() if name in inputs}
+
+
+def _written(kept: Journal, made: Path) -> dict[str, str]:
+    """Return what was written and is still there: path -> sha256."""
+    folder = made if made.is_dir() else made.parent
+    files = [path for path in kept.written if path.is_relative_to(folder) and path.is_file()]
+    return {relative(path, made.parent): current_digest(path) for path in sorted(files)}
+
+
+def without_places(value: Any) -> Any:
+    """Return a configuration in which absolute paths are shortened to the name at their end."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_places(inner) for inner in value]
+    is_place = isinstance(value, str) and value.startswith(("/", "~")) and Path(value).expanduser().exists()
+    return f".../{Path(value).name}" if is_place else value

@@ -1,0 +1,296 @@
+"""Where a number comes from, by the records of a results folder.
+
+A folder that was moved or downloaded works too: records name files relative to themselves.
+"""
+
+import functools
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lensflow.errors import LensflowError
+from lensflow.provenance.results import inside
+from lensflow.storage.digests import canonical_json, current_digest
+from lensflow.storage.integrity import Record, record_of, unchanged
+from lensflow.storage.journal import spans
+from lensflow.storage.verified import read_json, read_jsonl
+
+TRACED = ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv", "tables/main.csv")
+TEXTS, ITEMS = "data", "benchmarks"  # folders of {corpus} and of {benchmark}, {language}.jsonl in each
+FEWSHOT = "fewshot"  # the split of items that are examples
+Cells = Mapping[tuple[str, str], Mapping[str, Any]]  # of a scores.json: benchmark, language -> cell
+PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
+
+
+def trace(place: str) -> str:
+    """Follow a number back to the data and the backbone.
+
+    Args:
+        place: `file:row:column`; the row as an editor numbers the lines (the header is 1), the column by name or
+            number.
+
+    Returns:
+        An indented tree, one line a file: name, digest, and the stage that wrote it.
+
+    Raises:
+        LensflowError: there is no such file, row or column, a record is missing, or a table is not what its stage
+            wrote.
+    """
+    named, row, column = _parse(place)
+    file = _whole(named)
+    results = file.parent.parent if file.parent.name == "tables" else file.parent
+    if file.relative_to(results).as_posix() not in TRACED:
+        raise LensflowError(f"{named}: rows of {', '.join(TRACED)} can be traced")
+    frame = _rows(named)
+    if not 2 <= row <= len(frame) + 1:
+        raise LensflowError(f"{named}: no row {row}; row 1 is the header, the others are 2 to {len(frame) + 1}")
+    columns = list(frame.columns)
+    name = columns[int(column) - 1] if column.isdecimal() and 1 <= int(column) <= len(columns) else column
+    if name not in columns:
+        raise LensflowError(f"{named}: no column '{column}'; it has {', '.join(columns)}")
+    cell = {str(key): str(value) for key, value in frame.iloc[row - 2].items()}
+    walk = _Walk(results)
+    shown = " ".join(str(cell[key]) for key in PLACE)
+    walk.say(0, f"{name} = {cell[name] or 'empty'} ({shown})")
+    with _of_a_run(results):
+        walk.file(1, file, f"row {row}")
+        depth = 2
+        if file.name == "main.csv":
+            compared = results / "comparisons.csv"
+            found = _matching(_rows(compared), {key: cell[key].removeprefix("'") for key in PLACE})
+            walk.file(depth, compared, f"row {', '.join(str(number) for number, _ in found)}")
+            depth += 1
+        walk.runs(depth, cell, file.name == "scores.csv")
+    return "\n".join(walk.lines)
+
+
+def _parse(place: str) -> tuple[Path, int, str]:
+    file, _, rest = place.partition(".csv:")
+    row, _, column = rest.partition(":")
+    if not (row.isdecimal() and column):
+        raise LensflowError(f"{place}: not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value")
+    return Path(f"{file}.csv"), int(row), column
+
+
+def _rows(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(unchanged(file), dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise LensflowError(f"{file}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise LensflowError(f"{file}: not a CSV table ({' '.join(str(error).split())}); make it again") from None
+    if absent := [key for key in PLACE if key not in frame.columns]:
+        raise LensflowError(f"{file}: no column '{absent[0]}'; make the table again")
+    return frame
+
+
+def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows that have these values, with their numbers."""
+    same = (frame[list(wanted)] == list(wanted.values())).all(axis=1)
+    return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
+
+
+def tree(scores: Path, results: Path) -> str:
+    """Follow all scores of a checkpoint back, as `trace` does a number.
+
+    Args:
+        scores: its `scores.json`.
+        results: the folder that it lies in.
+
+    Raises:
+        LensflowError: as `trace`.
+    """
+    walk = _Walk(_whole(results))
+    with _of_a_run(results):
+        walk.checkpoint(0, _whole(scores), _cells(scores))
+    return "\n".join(walk.lines)
+
+
+@contextmanager
+def _of_a_run(results: Path) -> Iterator[None]:
+    """Say of records and tables that are well-formed, but that no run wrote, what is wrong with them."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise LensflowError(
+            f"{results}: a record or table in it is none of a run's ({why}); see lensflow verify"
+        ) from None
+
+
+def _whole(path: Path) -> Path:
+    """Return an absolute path without any `..`, as `inside` gives them; links stay."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _cells(scores: Path) -> Cells:
+    """The cells of `scores.json` by benchmark and language; none if the file is gone."""
+    cells = read_json(unchanged(scores))["cells"] if scores.is_file() else ()
+    return {(cell["benchmark"], cell["language"]): cell for cell in cells}
+
+
+def _known(file: Path) -> tuple[Path, Record]:
+    if (found := record_of(file)) is None:
+        raise LensflowError(f"{file}: no record of it; run the stage that writes it again")
+    return found
+
+
+def _made_with_others(scores: Path, cell: Mapping[str, Any]) -> str:
+    """Say which packages and processor made a cell that comes from the cache, where they are not those of the run."""
+    found = record_of(scores)
+    now, here = (found[1]["versions"], found[1]["machine"]) if found else ({}, {})
+    other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
+    there = cell.get("made_on", here)
+    if any(there.get(key) != here.get(key) for key in ("cpu", "cpu_digest", "gpu")):
+        other.append(f"on {there.get('gpu', there.get('cpu'))}")
+    return f", made with {', '.join(other)}" if other else ""
+
+
+def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tuple[str, Collection[str]]]]:
+    """Return which texts and items an evaluation read for some of its cells: file -> splits, with ids."""
+    found: dict[Path, list[tuple[str, Collection[str]]]] = {}
+    for entry in record["config"].get("cells", ()):
+        name, benchmark = entry["name"], entry["benchmark"]
+        for language in entry["languages"]:
+            if (name, language) in cells:
+                folder, split = f"{ITEMS}/{name}", "items"
+                if "corpus" in benchmark:
+                    folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
+                ids = cells[name, language]["ids"]
+                found.setdefault(results / folder / f"{language}.jsonl", []).append((split, ids))
+    return found
+
+
+def _lines_of(file: Path, read: Iterable[tuple[str, Collection[str]]]) -> str:
+    """Say which lines of a file of texts or items have some splits' ids, and which ones examples are taken from."""
+    rows = _splits_and_ids(unchanged(file), current_digest(file))
+    asked = {line for split, ids in read for line, row in enumerate(rows, start=1) if row[0] == split and row[1] in ids}
+    shown = {line for line, (split, _) in enumerate(rows, start=1) if split == FEWSHOT}
+    return f"lines {spans(asked)}" + (f", examples among lines {spans(shown)}" if shown else "")
+
+
+@functools.lru_cache(maxsize=256)
+def _splits_and_ids(file: Path, _: str) -> list[tuple[str, str]]:
+    return [(row["split"], row["id"]) for row in read_jsonl(file)]
+
+
+class _Walk:
+    """Writes the tree; what it has shown it does not show again."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.lines: list[str] = []
+        self._shown: set[Path] = set()
+
+    def say(self, depth: int, text: str) -> None:
+        self.lines.append("  " * depth + text)
+
+    def runs(self, depth: int, cell: Mapping[str, str], single: bool) -> None:
+        """Show the scores of each seed, and what they were made of."""
+        seeds = [cell["seed"]] if single else cell["seeds"].split()
+        frame, scores = _rows(self.results / "scores.csv"), self.results / "scores.csv"
+        if not single:
+            self.file(depth, scores)
+        for seed in seeds:
+            setting = "none" if cell["method"] == "base" else cell["setting"]
+            wanted = {key: cell[key] for key in ("backbone", "method", "benchmark", "metric")}
+            wanted |= {"setting": setting, "seed": seed}
+            in_language = _matching(frame, wanted | {"language": cell["language"]})
+            rows = in_language or [
+                (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
+            ]
+            run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
+            cells = _cells(run / "scores.json")
+            asked = [(row["benchmark"], row["language"]) for _, row in rows]
+            for place, (number, row) in zip(asked, rows, strict=True):
+                interval = f"[{row['low']}, {row['high']}], n {row['n']}"
+                self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
+                answers = f"{'.'.join(place)}.jsonl"
+                others = _made_with_others(run / "scores.json", cells.get(place, {}))
+                note = f"cell {row['cell'][:12]}{others}"
+                self.file(depth + 2, run / "samples" / answers, note, inputs=False)
+                if (run / "verdicts" / answers).is_file() and cell["metric"] in ("rating", "unparsed"):
+                    self.file(depth + 2, run / "verdicts" / answers, inputs=False)
+            self.checkpoint(depth + 2, run / "scores.json", {place: cells[place] for place in asked if place in cells})
+
+    def checkpoint(self, depth: int, scores: Path, cells: Cells) -> None:
+        """Show what some cells of a checkpoint were made of, and who rated their answers."""
+        judged = scores.with_name("judged.json")
+        if judged.is_file():
+            config = _known(judged)[1]["config"]
+            judges = {
+                entry["name"]: canonical_json(entry["benchmark"]["judge"])
+                for entry in config["benchmarks"]
+                if any((entry["name"], language) in cells for language in entry["languages"])
+            }
+            if judges:
+                self.file(depth, judged, inputs=False)
+            for name, judge in judges.items():
+                self.say(depth + 1, f"judge of {name} {judge}")
+        self.file(depth, scores, cells=cells)
+
+    def _targets(self, cell: Mapping[str, str]) -> list[str]:
+        """The languages that the mean over languages is over."""
+        setting = read_json(self.results / "config.json")["settings"][cell["setting"]]
+        return [language for language in setting["languages"] if language != setting["central"]]
+
+    def name(self, file: Path) -> str:
+        """Return a file's path as it is shown: from the folder that holds the results."""
+        return Path(os.path.relpath(file, self.results.parent)).as_posix()
+
+    def file(
+        self, depth: int, file: Path, note: str = "", *, inputs: bool | None = None, cells: Cells | None = None,
+        sha256: str | None = None,
+    ) -> None:  # fmt: skip
+        """Show a file, and below it what the stage that wrote it read.
+
+        Args:
+            depth: of the line.
+            file: the file.
+            note: what to add.
+            inputs: whether to go on to what it was made of; by default if it is no collection of others.
+            cells: of an evaluation, those whose texts and items are shown; none: of all.
+            sha256: its digest when it was read.
+
+        Raises:
+            LensflowError: no record names it.
+        """
+        is_foreign = not file.is_relative_to(self.results) or sha256 is not None
+        if is_foreign and record_of(file) is None:
+            origin = f"from outside of the workflow{', ' if note else ''}{note}"
+            self.say(depth, f"{self.name(file)} {(sha256 or '')[:12]}, {origin}")
+            return
+        path, record = _known(file)
+        now = record["outputs"][os.path.relpath(file, path.parent)]
+        stale = ", since then written anew" if sha256 not in (None, now) else ""
+        commit = record["code"]["commit"] or "no commit"
+        made = f"{record['stage']}, {record['started']}, {commit[:12]}"
+        text = f"{self.name(file)} {now[:12]} ({made}){stale}{', ' if note else ''}{note}"
+        if file in self._shown:
+            self.say(depth, f"{self.name(file)} {now[:12]}, {note}{', ' if note else ''}see above")
+            return
+        self._shown.add(file)
+        self.say(depth, text)
+        collected = record["stage"] in ("make_table", "collect_scores")
+        if inputs is False or (inputs is None and collected):
+            return
+        if record["stage"] == "train":
+            self.say(depth + 1, f"method {canonical_json(record['config']['method'])}, seed {record['seed']}")
+        if record["stage"] == "prepare_backbone":
+            self.say(depth + 1, f"source {canonical_json(record['config']['backbone']['source'])}")
+        for source in record["sources"]:
+            self.say(depth + 1, f"{source['name']} {source['sha256'][:12]}, from outside of the workflow")
+        items, used = _items_of(record, self.results, cells or {}), record.get("lines", {})
+        for name, digest in record["inputs"].items():
+            below = inside(path, name)
+            lines = f"lines {used[name]}" if name in used else ""
+            if cells and any(below.is_relative_to(self.results / folder) for folder in (TEXTS, ITEMS)):
+                if below not in items:
+                    continue
+                if below.is_file() and current_digest(below) == digest:
+                    lines = _lines_of(below, items[below])
+            self.file(depth + 1, below, lines, sha256=digest)

@@ -1,0 +1,78 @@
+"""Whether a results folder is as its records say."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lensflow.errors import LensflowError
+from lensflow.provenance.results import inside, is_aside, records
+from lensflow.storage.cache import entry_value
+from lensflow.storage.digests import current_digest
+from lensflow.storage.integrity import MANIFEST
+from lensflow.storage.verified import read_manifest
+
+CACHES = ("cells", "verdicts")
+TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
+EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
+
+
+def verify(results: Path) -> list[str]:
+    """Compare a results folder with its records.
+
+    Returns:
+        One line a problem: a file that is missing, changed or unknown, or that was made from another state of a file
+        than the one that is there.
+
+    Raises:
+        LensflowError: the folder has no records.
+    """
+    problems: list[str] = []
+    expected: dict[Path, tuple[str, bool]] = {}  # sha256, and whether it is gone for good
+    made_from: list[tuple[Path, Path, str]] = []
+    for path, record in records(results):
+        if record is None:
+            problems.append(f"{path}: a damaged record; run its stage again")
+            continue
+        outputs = {inside(path, name): sha256 for name, sha256 in record["outputs"].items()}
+        gone = record["stage"] == EXPORT and not (path.parent / record["output"]).exists()
+        expected |= {file: (sha256, gone) for file, sha256 in outputs.items()}
+        made_from += [(path.parent / record["output"], inside(path, n), sha) for n, sha in record["inputs"].items()]
+    for file, (_, gone) in list(expected.items()):
+        if file.name == MANIFEST and not gone and file.is_file():
+            try:
+                listed = read_manifest(file)["files"] if current_digest(file) == expected[file][0] else {}
+            except LensflowError:
+                problems.append(f"{file}: a damaged manifest; run its stage again")
+                continue
+            expected |= {file.with_name(name): (entry["sha256"], False) for name, entry in listed.items()}
+    there = {file for file, (_, gone) in expected.items() if not gone and file.is_file()}
+    size = sum(file.stat().st_size for file in there)
+    with tqdm(total=size, desc="checksums", unit="B", unit_scale=True) as progress:
+        for file, (sha256, gone) in expected.items():
+            if file in there:
+                if current_digest(file) != sha256:
+                    problems.append(f"{file}: changed since its stage wrote it")
+                progress.update(file.stat().st_size)
+            elif not gone:
+                problems.append(f"{file}: missing")
+    for output, file, sha256 in made_from:
+        if not file.is_relative_to(results):
+            continue
+        if file not in expected and not file.is_file():
+            problems.append(f"{file}: missing; {output} was made from it")
+        elif (expected[file][0] if file in expected else current_digest(file)) != sha256:
+            problems.append(f"{output}: stale, made from {file} as it was before")
+    known = expected.keys() | {file for _, file, _ in made_from} | {path for path, _ in records(results)}
+    return problems + [line for file in sorted(results.rglob("*")) if (line := _unknown(file, results, known))]
+
+
+def _unknown(file: Path, results: Path, known: set[Path]) -> str | None:
+    """Say what is wrong with a file that no record may name."""
+    parts = file.relative_to(results).parts
+    if file in known or parts[0] == TIMINGS or not file.is_file() or any(part.startswith(".") for part in parts):
+        return None
+    if is_aside(file):
+        return f"{file}: was found damaged and set aside; delete it"
+    if parts[0] in CACHES:
+        return None if entry_value(file) is not None else f"{file}: a damaged entry; delete it"
+    return f"{file}: unknown, no stage that left a record wrote it"

@@ -1,0 +1,22 @@
+"""The types of single values in the configuration."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
+Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+# A name becomes a folder: no separators, no leading dot, nothing that a shell or a file system could misread.
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+# A path that cannot lead out of the folder that it starts from.
+PATH_BELOW_PATTERN = r"^[\w{}-][\w.{}-]*(/[\w{}-][\w.{}-]*)*$"
+TASK_PATTERN = PATH_BELOW_PATTERN.replace("*)*$", "*)+$")  # in a folder at least
+URL_PATTERN = r"^https?://[^@?#\s]+$"
+PathBelow = Annotated[str, Field(pattern=PATH_BELOW_PATTERN)]
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+REVISION_PATTERN = r"^[0-9a-f]{40}$"
+HUB_NAME_PATTERN = r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$"

@@ -1,0 +1,95 @@
+"""All scores in one tidy table, all comparisons with base in another, and so on (stage `collect_scores`)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lensflow.artifacts.scores import read
+from lensflow.measures import comparisons
+from lensflow.measures.catalogue import AGAINST, BASE, NO_SETTING
+from lensflow.presentation.tables import escape_csv
+from lensflow.schema.setting import Setting
+from lensflow.storage.atomic import write_text
+
+COLUMNS = (
+    "backbone",
+    "setting",
+    "method",
+    "seed",
+    "benchmark",
+    "metric",
+    "language",
+    "n",
+    "value",
+    "low",
+    "high",
+    "engine",
+    "dtype",
+    "weights",
+    "cell",
+)
+# Columns of sweeps.csv before those of comparisons.csv, whose "value" is the score's -> what they are of a point.
+SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"}
+
+
+def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
+    """Write one row a score, and one row a cell of the tables.
+
+    Args:
+        config: blocks, points of sweeps, what sweeps alone ask for, settings, retention margins and the method that all
+            others are compared with (`Plan.collect_scores`).
+        paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
+        output: the CSV file of the scores. Beside it go `comparisons.csv`, `versus.csv`, the same against another
+            method than base, and `sweeps.csv`, the same of every point of a sweep.
+
+    Raises:
+        LensflowError: a file is not valid, or a cell has two items of one id.
+    """
+    rows: list[dict[str, Any]] = []
+    runs: dict[comparisons.Place, list[Any]] = {}
+    for path in paths:
+        content = read(path)
+        backbone, setting, method, folder = path.parts[-5:-1]
+        seed = int(folder.removeprefix("seed"))
+        runs.setdefault((backbone, setting, method, seed), []).extend(content["cells"])
+        place = {"backbone": backbone, "setting": setting, "method": method, "seed": seed}
+        shared = {key: content[key] for key in ("engine", "dtype", "weights")}
+        for cell in content["cells"]:
+            where = {key: cell[key] for key in ("benchmark", "language", "cell")}
+            # A score has weights of its own, those of its items.
+            rows += [score | place | shared | where for score in cell["scores"]]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_text(output, _csv(frame))
+    blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
+    settings = {name: Setting.model_validate(value) for name, value in config["settings"].items()}
+    margins = config["retention_margins"]
+    swept = set(map(tuple, config["swept"]))
+    in_tables = {place: cells for place, cells in runs.items() if place[:3] not in swept}
+    main = comparisons.compare(in_tables, blocks, settings, margins)
+    write_text(output.with_name("comparisons.csv"), _csv(main))
+    direct, against = main.iloc[:0], config["versus"]
+    if against is not None:
+        direct = comparisons.compare(in_tables, blocks, settings, {}, against)
+    direct = direct[direct["difference"].notna()].assign(**{AGAINST: against})[[AGAINST, *main.columns]]
+    write_text(output.with_name("versus.csv"), _csv(direct))
+    parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]
+    for point in config["sweeps"]:
+        backbone, setting = point["backbone"], point["setting"]
+        wanted = {(backbone, setting, point["method"]), (backbone, NO_SETTING, BASE)}
+        of_point = {
+            place: cells
+            for place, cells in runs.items()
+            if place[:3] in wanted and (place[2] == BASE or place[3] in point["seeds"])
+        }
+        compared = comparisons.compare(of_point, [(backbone, setting)], settings, margins)
+        where = {column: point[name] for column, name in SWEPT.items()}
+        parts.append(compared.assign(**where)[[*SWEPT, *main.columns]])
+    frame = pd.concat([part for part in parts if len(part)] or parts)
+    write_text(output.with_name("sweeps.csv"), _csv(frame))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    safe = frame.map(lambda value: escape_csv(value) if isinstance(value, str) else value)
+    return safe.to_csv(index=False, float_format="%.6g")

@@ -1,0 +1,341 @@
+"""Verdicts of a judge on answers to two-turn questions (stage `judge`): MT-Bench's single-answer grading.
+
+The protocol is that of Zheng et al. (2023), arXiv 2306.05685: every turn of every question gets a verdict of its own,
+which ends in a rating from 1 to 10. A verdict is kept under the digest of the request that it answers as soon as it has
+come, so that a stage that was killed, or that the endpoint let down, asks only for what is missing.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import openai
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from tqdm import tqdm
+
+from lensflow.errors import LensflowError
+from lensflow.measures.score import score
+from lensflow.schema.judge import Judge
+from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.cache import read_entry, write_entry
+from lensflow.storage.digests import digest
+from lensflow.storage.verified import read_json, read_jsonl
+
+PROMPTS = Path(str(files("lensflow"))) / "data" / "judge_prompts.yaml"
+# The second one is for verdicts that forgot a pair of brackets (Zheng et al.).
+RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
+LOWEST, HIGHEST = 1, 10
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to one benchmark in one language.
+
+    Attributes:
+        name: of the benchmark.
+        judge: who rates them.
+        language: their language.
+        samples: a dictionary a question: `id`, `category`, `turns` (one or two), `answers`, `reference` (one a turn;
+            blank or missing where there is none).
+    """
+
+    name: str
+    judge: Judge
+    language: str
+    samples: Sequence[Mapping[str, Any]]
+
+    @property
+    def turns(self) -> list[tuple[Mapping[str, Any], int]]:
+        """Each question's sample with each of its turns, counted from 1: one verdict each."""
+        return [(sample, turn) for sample in self.samples for turn in range(1, len(sample["turns"]) + 1)]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """What the judge is asked, in the order of `turns`: everything that a verdict depends on.
+
+        The endpoint's address is not part of it. A server of one's own has another address in every job, and its
+        verdicts must survive that; the model's name is what has to say which model it is.
+        """
+        asked = {"model": self.judge.model, "temperature": self.judge.temperature, "max_tokens": self.judge.max_tokens}
+        return [{**asked, "messages": messages(sample, turn)} for sample, turn in self.turns]
+
+
+class _Message(BaseModel):
+    content: str | None = None  # null: the judge refused, or spent all of its tokens on thinking
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+
+
+@cache
+def prompts() -> dict[str, dict[str, str]]:
+    """Read the judge's prompts: name -> `system` and `user` with slots."""
+    content: dict[str, dict[str, str]] = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
+    return content
+
+
+def messages(sample: Mapping[str, Any], turn: int) -> list[Message]:
+    """Write what a judge is asked about one turn of a question.
+
+    Args:
+        sample: see `Answers`.
+        turn: 1 or 2; the second is shown with the first before it.
+    """
+    references = [*sample["reference"], "", ""][:2]
+    name = "single-math-v1" if references[turn - 1].strip() else "single-v1"
+    prompt = prompts()[name if turn == 1 else f"{name}-multi-turn"]
+    slots = {"question": sample["turns"][0], "answer": sample["answers"][0]}
+    for number in range(1, turn + 1):
+        slots[f"question_{number}"] = sample["turns"][number - 1]
+        slots[f"answer_{number}"] = sample["answers"][number - 1]
+        slots[f"ref_answer_{number}"] = references[number - 1]
+    return [
+        {"role": "system", "content": prompt["system"]},
+        {"role": "user", "content": prompt["user"].format(**slots)},
+    ]
+
+
+def rating(verdict: str) -> float | None:
+    """Read the rating out of a verdict; None if there is none, or none from 1 to 10."""
+    found = next((match for pattern in RATINGS if (match := pattern.search(verdict))), None)
+    value = float(found[1]) if found else 0.0
+    return value if LOWEST <= value <= HIGHEST else None
+
+
+def read_answers(name: str, judge: Judge, language: str, path: Path) -> Answers:
+    """Read the samples of stage `evaluate`.
+
+    Raises:
+        LensflowError: the file is missing, or a question has not one or two turns of text, an answer to each, and a
+            list of reference answers.
+    """
+    samples = read_jsonl(path)
+    for sample in samples:
+        where = f"benchmarks.{name} ({language}), question '{sample['id']}'"
+        for key in ("turns", "answers", "reference"):
+            if not isinstance(sample[key], list) or not all(isinstance(text, str) for text in sample[key]):
+                raise LensflowError(f"{where}: {key} must be a list of texts; mend the data set")
+        if not 1 <= len(sample["turns"]) <= 2:
+            raise LensflowError(f"{where}: {len(sample['turns'])} turns; a judge is asked about one or two")
+        if len(sample["answers"]) != len(sample["turns"]):
+            raise LensflowError(f"{where}: not one answer a turn; delete {path} and run again")
+    return Answers(name, judge, language, samples)
+
+
+class Endpoint:
+    """A judge that is ready to be asked, by several threads at a time.
+
+    Args:
+        judge: address, key, limits; the key is read from the environment and goes nowhere but into the requests.
+
+    Raises:
+        LensflowError: the key cannot be sent.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._key = os.environ.get(judge.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise LensflowError(f"environment variable {judge.key_variable} is no key: it has characters beyond ASCII")
+        self._pace = threading.Lock()
+        self._next = 0.0
+        # Without a key none is sent, not even the one that the client would look for by itself.
+        self._headers = {} if self._key else {"Authorization": openai.omit}
+        self._client = openai.OpenAI(
+            base_url=judge.base_url,
+            api_key=self._key or "none",
+            timeout=judge.timeout,
+            max_retries=judge.retries,
+            # A hook sees the client's retries, too: they count against a limit like any request.
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait]}),
+        )
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for one verdict; the client waits and tries again on refusals that may pass.
+
+        Args:
+            request: `model`, `messages`, `temperature`, `max_tokens`.
+
+        Returns:
+            Its `text` (empty if the judge said nothing), `finish_reason`, and the `model` and token `usage` that the
+            endpoint names, if it does.
+
+        Raises:
+            LensflowError: the endpoint gives none; says why, and what to do.
+        """
+        try:
+            reply = self._client.chat.completions.with_raw_response.create(**request, extra_headers=self._headers).text
+        except openai.APIError as error:
+            raise LensflowError(self._reason(error)) from None
+        try:
+            completion = _Completion.model_validate_json(reply)
+        except ValidationError:
+            raise LensflowError(
+                f"{self._judge.base_url} answers what is no chat completion ({self._one_line(reply) or 'nothing'}); "
+                "mend judge.base_url or the server"
+            ) from None
+        choice = completion.choices[0]
+        return {
+            "text": choice.message.content or "",
+            "finish_reason": choice.finish_reason,
+            "model": completion.model,
+            "usage": completion.usage,
+        }
+
+    def _wait(self, _: object) -> None:
+        """Wait until a request may start: they are spread evenly over the minute."""
+        if self._judge.requests_per_minute is None:
+            return
+        with self._pace:
+            start = max(time.monotonic(), self._next)
+            self._next = start + 60 / self._judge.requests_per_minute
+        time.sleep(max(0.0, start - time.monotonic()))
+
+    def _reason(self, error: openai.APIError) -> str:
+        judge, url = self._judge, self._judge.base_url
+        tries = "once" if judge.retries == 0 else f"{judge.retries + 1} times"
+        if isinstance(error, openai.APITimeoutError):
+            advice = "raise judge.timeout or lower judge.parallel"
+            return f"{url} gave no answer in {judge.timeout:g} s, tried {tries}; {advice}"
+        if isinstance(error, openai.APIConnectionError):
+            cause = self._one_line(str(error.__cause__ or error))
+            return f"{url} cannot be reached, tried {tries} ({cause}); start the server or mend judge.base_url"
+        assert isinstance(error, openai.APIStatusError)
+        status = error.status_code
+        if status in (401, 403):  # what the server says may hold the key, or a part of it
+            if self._key:
+                return f"{url} refuses the key in environment variable {judge.key_variable} ({status}); set a valid one"
+            return f"{url} wants a key ({status}); set environment variable {judge.key_variable}"
+        body = error.body
+        said = self._one_line(str(body.get("message", body) if isinstance(body, dict) else body or "no message"))
+        if status == 404:
+            return f"{url} does not know model '{judge.model}' ({said}); mend judge.model or judge.base_url"
+        if status == 429:
+            return f"{url} takes no more requests, tried {tries} ({said}); lower judge.requests_per_minute or wait"
+        return f"{url} refuses a request with status {status} ({said})"
+
+    def _one_line(self, text: str) -> str:
+        """Shorten what somebody else wrote, and make sure that the key is not in it."""
+        text = text.replace(self._key, "***") if self._key else text
+        return " ".join(text.split())[:200]
+
+
+def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> None:
+    """Have answers rated, taking from the cache what is there.
+
+    Args:
+        cells: the answers.
+        scores: `scores.json` of the checkpoint that gave them.
+        cache: folder of the verdicts so far, by digest of what was asked.
+        output: `judged.json`, in the form of `scores.json`: `rating` is the mean over the turns of all questions whose
+            verdict has a rating, `unparsed` the share of verdicts that have none. What was asked and answered is
+            written to `verdicts/{benchmark}.{language}.jsonl` beside it.
+
+    Raises:
+        LensflowError: an endpoint gives no verdicts; names the benchmark and says why. Those that it gave are kept.
+    """
+    evaluated = read_json(scores)
+    for cell in cells:
+        _ask_missing(cell, cache)
+    rows = []
+    for cell in cells:
+        keys = [digest(request) for request in cell.requests]
+        verdicts = [_row(cell, *turn, key, cache) for turn, key in zip(cell.turns, keys, strict=True)]
+        write_jsonl(output.parent / "verdicts" / f"{cell.name}.{cell.language}.jsonl", verdicts)
+        ratings = [verdict["rating"] for verdict in verdicts]
+        rows.append(
+            {
+                "benchmark": cell.name,
+                "language": cell.language,
+                "cell": digest(keys),
+                "ids": [verdict["id"] for verdict in verdicts],
+                "scores": [
+                    score("rating", ratings, [1.0] * len(ratings)),
+                    score("unparsed", [int(value is None) for value in ratings]),
+                ],
+            }
+        )
+    write_json(output, {**{key: evaluated[key] for key in ("weights", "engine", "dtype")}, "cells": rows})
+
+
+def _path(cache: Path, key: str) -> Path:
+    return cache / key[:2] / f"{key}.json"
+
+
+def _ask_missing(cell: Answers, cache: Path) -> None:
+    """Fill the cache; each verdict is on the disk before the next request of its thread starts."""
+    wanted = {digest(request): request for request in cell.requests}
+    missing = {key: request for key, request in wanted.items() if read_entry(_path(cache, key)) is None}
+    where = f"benchmarks.{cell.name}.judge"
+    if not missing:
+        return
+    try:
+        endpoint = Endpoint(cell.judge)
+
+        stopped = threading.Event()
+
+        def ask(key: str) -> None:
+            if stopped.is_set():
+                return
+            try:
+                verdict = endpoint.ask(missing[key])
+                kept = {"request": missing[key], "base_url": cell.judge.base_url, "verdict": verdict}
+                write_entry(_path(cache, key), kept)
+            except LensflowError:
+                stopped.set()  # here already, before this thread takes its next request
+                raise
+
+        done = len(wanted) - len(missing)
+        with (
+            tqdm(total=len(wanted), initial=done, desc=f"{cell.name} {cell.language}", unit="verdict") as progress,
+            ThreadPoolExecutor(cell.judge.parallel) as pool,
+        ):
+            asked = [pool.submit(ask, key) for key in missing]
+            try:
+                for future in as_completed(asked):
+                    future.result()
+                    progress.update()
+            except BaseException:
+                stopped.set()  # what has been asked already is waited for, and kept
+                raise
+    except LensflowError as error:
+        kept = sum(_path(cache, key).is_file() for key in wanted)
+        raise LensflowError(f"{where}: {error}; {kept} of {len(wanted)} verdicts ({cell.language}) are kept") from None
+
+
+def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: Path) -> dict[str, Any]:
+    """One line for readers: question, answer, verdict."""
+    verdict = read_entry(_path(cache, key))["verdict"]
+    return {
+        "id": f"{sample['id']}.{turn}",
+        "category": sample["category"],
+        "turn": turn,
+        "question": sample["turns"][turn - 1],
+        "answer": sample["answers"][turn - 1],
+        "verdict": verdict["text"],
+        "finish_reason": verdict["finish_reason"],
+        "rating": rating(verdict["text"]),
+        "judge": cell.judge.model,
+        "model": verdict["model"],
+        "request": key,
+    }

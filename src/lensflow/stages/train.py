@@ -1,0 +1,55 @@
+"""What a training takes: time, memory, tokens, parameters (stage `train`)."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lensflow.artifacts import interventions
+from lensflow.methods.base import Run
+from lensflow.methods.registry import module_of
+from lensflow.storage import energy
+from lensflow.storage.atomic import atomic_path, write_json, write_jsonl
+
+
+def train_measured(run: Run[Any]) -> None:
+    """Train by the method's own `train` and write `cost.json` beside the delta.
+
+    It holds `seconds` (loading and writing included; what killed processes spent on what was gone on from is added),
+    `device` (`cpu` or `cuda`), `peak_memory` (bytes: the process's largest resident set, or the most that was allocated
+    on the GPU), `tokens` (that were trained on, each as often as it was), `trained_parameters` and, where Linux lets
+    one read its counters, `energy_joules` (of the processors, whatever else they did, since this process began to
+    train). It is of this stage alone, not of those that extract hidden states before it.
+
+    History, dev states and intervention that a method does not write are left empty, so that all methods have the same
+    files.
+    """
+    history = run.output.with_name("history.jsonl")
+    tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
+    for path in (history, *tensors):
+        path.unlink(missing_ok=True)  # of another method that had this name
+    counted, started = energy.counters(), time.monotonic()
+    trained = module_of(run.method.kind).train(run)
+    seconds, used = time.monotonic() - started, energy.joules(counted, energy.counters())
+    if not history.exists():
+        write_jsonl(history, [])
+    for path in tensors:
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                save_file({}, temporary)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    allocated = torch.cuda.max_memory_allocated() if run.gpus else 0
+    write_json(
+        run.output.with_name("cost.json"),
+        {
+            "seconds": round(trained.earlier_seconds + seconds, 3),
+            "device": "cuda" if allocated else "cpu",
+            "peak_memory": allocated or resident,
+            "tokens": trained.tokens,
+            "trained_parameters": trained.parameters,
+            **({} if used is None else {"energy_joules": round(used, 1)}),
+        },
+    )

@@ -1,0 +1,214 @@
+"""Records of what stages wrote, and the comparison of files with them.
+
+Every run of a stage leaves a record beside its output (`lensflow.provenance.records`). A stage compares each file that
+it reads with the record of the file. A file without a record was written by somebody else and is taken as it is.
+Records and manifests come along with results from elsewhere, so the files that they name must lie inside their folder.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # the one that pydantic knows in Python 3.11
+
+from lensflow.errors import LensflowError
+from lensflow.storage.digests import current_digest
+from lensflow.storage.journal import is_own, note_read
+from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
+
+MANIFEST = "manifest.json"  # lists the files of a checkpoint with their checksums
+RECORD = ".record.json"  # a record's name is its output's and this
+CORRUPT = ".corrupt"  # what was found damaged has its name and this
+LOG = logging.getLogger(__name__)
+
+
+def _below(name: str) -> str:
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise ValueError("leads out of its folder")
+    return name
+
+
+def _plain(name: str) -> str:
+    if len(PurePosixPath(_below(name)).parts) != 1:
+        raise ValueError("not a name")
+    return name
+
+
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class Source(TypedDict):
+    """What a stage read from outside of the workflow."""
+
+    name: str
+    sha256: str
+
+
+class Code(TypedDict):
+    """The code of a stage."""
+
+    commit: str | None
+    digest: str
+
+
+@with_config(ConfigDict(strict=True))
+class Record(TypedDict):
+    """What a stage leaves beside its output; `lensflow.records.recording` says what it is made of."""
+
+    stage: str
+    output: Annotated[str, AfterValidator(_plain)]
+    config: dict[str, Any]
+    seed: int | None
+    inputs: dict[str, str]
+    sources: list[Source]
+    lines: NotRequired[dict[str, str]]
+    outputs: dict[Annotated[str, AfterValidator(_below)], str]
+    code: Code
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    started: Annotated[str, AfterValidator(_time)]
+    seconds: float
+
+
+class Listed(TypedDict):
+    """A file of a checkpoint; `size` in bytes."""
+
+    size: int
+    sha256: str
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
+class Manifest(TypedDict):
+    """What is in a checkpoint's folder, and what else `backbones.prepare_backbone` says of it."""
+
+    files: dict[Annotated[str, AfterValidator(_plain)], Listed]
+    weights: str
+
+
+def checked(path: Path) -> Path:
+    """Return the path of a file that is about to be read, compared with the record of the stage that wrote it.
+
+    Raises:
+        LensflowError: the file is not what the stage wrote. It was set aside, so that Snakemake makes it again.
+    """
+    if not path.is_file() or is_own(path):
+        return path
+    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # which stands for it
+        return path
+    sha256 = current_digest(path)
+    if (found := record_of(path)) and found[1]["outputs"][relative(path, found[0].parent)] != sha256:
+        raise set_aside(path)
+    note_read(path, sha256)
+    return path
+
+
+def unchanged(path: Path) -> Path:
+    """Return the path of a file that is about to be shown, compared with its record; unlike `checked` touches nothing.
+
+    Raises:
+        LensflowError: the file is not what its stage wrote.
+    """
+    found = record_of(path) if path.is_file() else None
+    if found and found[1]["outputs"][relative(path, found[0].parent)] != current_digest(path):
+        raise LensflowError(f"{path}: changed since stage {found[1]['stage']} wrote it; run the workflow again")
+    return path
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path as it is written in a record in `folder`, which may be moved together with what it names."""
+    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+
+
+def conform(path: Path, kind: Any, value: Any, name: str) -> Any:
+    """Return the content of a file as a value of a typed dictionary.
+
+    Raises:
+        LensflowError: it is none; calls the file a damaged `name`.
+    """
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LensflowError(f"{path}: a damaged {name} ({where}: {first['msg']}); delete it and run again") from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def record_of(path: Path) -> tuple[Path, Record] | None:
+    """Return the record that names a file among its outputs, with its own path; None if there is none.
+
+    It lies beside the file, or beside the folder that it is in, under the name of what the stage was run for.
+
+    Raises:
+        LensflowError: the record is damaged.
+    """
+    path = path.absolute()
+    own = path.with_name(f"{path.name}{RECORD}")
+    others = (record for folder in path.parents[:2] for record in sorted(folder.glob(f"*{RECORD}")))
+    for record in (own, *others):
+        if record.is_file():
+            content = read_record(record)
+            if relative(path, record.parent) in content["outputs"]:
+                return record, content
+    return None
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        LensflowError: it is damaged.
+    """
+    status = path.stat()
+    return _record_at(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _record_at(path: Path, *_: int) -> Record:
+    try:
+        content = parse_json(read_text(path, LARGEST_JSON))
+    except ValueError as error:
+        raise LensflowError(f"{path}: a damaged record ({error}); delete it and run again") from None
+    record: Record = conform(path, Record, content, "record")
+    return record
+
+
+def set_aside(path: Path) -> LensflowError:
+    """Rename a damaged file, and with it what its stage was run for, which Snakemake then makes again.
+
+    A file of a checkpoint takes the whole checkpoint with it, and if it is linked the one that it is linked from.
+
+    Args:
+        path: a file that a record names, or that lies beside a manifest that one names.
+
+    Returns:
+        The error to raise.
+    """
+    found_as = "its checksum differs from what stage {} wrote (truncated or changed)"
+    reason = found_as if path.is_file() else "missing, though stage {} wrote it"
+    places, stages = [path], []
+    targets = [path.parent / path.readlink()] if path.is_symlink() else []
+    for file in (path, *targets):
+        if found := record_of(file) or record_of(file.with_name(MANIFEST)):
+            places.append(found[0].parent / found[1]["output"])
+            stages.append(found[1]["stage"])
+    for place in places:
+        aside = place.with_name(f"{place.name}{CORRUPT}")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        with contextlib.suppress(FileNotFoundError):  # gone with its folder, or another job found it damaged, too
+            place.replace(aside)
+    return LensflowError(f"{path}: {reason.format(stages[-1])}; it was set aside, run again to remake it")

@@ -1,0 +1,103 @@
+"""Reading JSON, YAML and text with bounds on what a file may take; nothing here compares a file with a record."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lensflow.errors import LensflowError
+from lensflow.storage.digests import canonical_json
+
+# Bounds on what comes from outside, far above what anybody writes: memory for a file is bounded before it is read.
+LONGEST_LINE = 1 << 24  # bytes
+LARGEST_JSON = 1 << 28  # bytes
+LARGEST_YAML = 1 << 20  # bytes
+MOST_VALUES = 100_000  # of a YAML file, what its anchors stand for written out
+
+
+def parse_json(text: str) -> Any:
+    """Parse one JSON value.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or holds half of a surrogate pair, which is no character and could
+            not be written again.
+    """
+    try:
+        value = json.loads(text)
+        if "\\u" in text:
+            canonical_json(value).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def read_text(path: Path, most: int) -> str:
+    """Read a text file of at most `most` bytes.
+
+    Raises:
+        LensflowError: the file is missing, larger, or not UTF-8 text.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise LensflowError(f"{path}: more than {most} bytes; give a smaller file")
+        return content.decode()
+    except FileNotFoundError:
+        raise LensflowError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
+    except OSError as error:
+        raise LensflowError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_yaml(path: Path, loader: Any = None) -> Any:
+    """Read one YAML value; no object is made of it but plain values.
+
+    Args:
+        path: the file.
+        loader: a loader class of PyYAML's; by default `SafeLoader`.
+
+    Raises:
+        LensflowError: the file is missing, too large, not valid, or its anchors stand for too much (a "YAML bomb").
+    """
+    import yaml
+
+    text = read_text(path, LARGEST_YAML)
+
+    def children(node: Any) -> Iterable[Any]:
+        if isinstance(node, yaml.MappingNode):
+            return [part for pair in node.value for part in pair]
+        return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+    try:
+        reading = (loader or yaml.SafeLoader)(text)
+        node = reading.get_single_node()
+        if node is None:
+            return None
+        if expanded_size(node, children) > MOST_VALUES:
+            raise LensflowError(f"{path}: its anchors stand for more than {MOST_VALUES} values; write fewer")
+        return reading.construct_document(node)
+    except LensflowError:
+        raise
+    except RecursionError:
+        raise LensflowError(f"{path}: nested too deeply; write it flatter") from None
+    except Exception as error:  # constructors of scalars fail in ways of their own, such as a KeyError for `!!bool x`
+        raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def expanded_size(root: Any, children: Callable[[Any], Iterable[Any]]) -> int:
+    """Count the values below `root`, those that several others share once for each; more than `MOST_VALUES` if endless.
+
+    Raises:
+        RecursionError: they are nested too deeply.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if id(value) not in sizes:
+            sizes[id(value)] = MOST_VALUES + 1  # until it is known: for a value that holds itself
+            sizes[id(value)] = 1 + sum(map(size, children(value)))
+        return sizes[id(value)]
+
+    return size(root)

@@ -1,0 +1,244 @@
+"""The whole configuration of a run: what exists, what to run, and how the files are put together.
+
+What *exists* (backbones, corpora, settings, methods, benchmarks) are dictionaries, what to *run* is a list, because
+Snakemake merges dictionaries deeply and replaces lists.
+"""
+
+import functools
+import json
+import operator
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic_core import core_schema
+
+from lensflow.benchmarks.generation import Generation
+from lensflow.benchmarks.kinds import Benchmark
+from lensflow.benchmarks.likelihood import Likelihood
+from lensflow.errors import LensflowError
+from lensflow.methods import registry
+from lensflow.methods.base import Method
+from lensflow.schema.backbone import Backbone
+from lensflow.schema.corpus import Corpus
+from lensflow.schema.evaluation import Evaluation
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.messages import did_you_mean, parse
+from lensflow.schema.setting import Setting
+from lensflow.schema.strict import Strict
+from lensflow.schema.types import Language, Name, Positive
+from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
+
+# Folders of the results that stand where those of backbones and of settings do.
+RESERVED = {
+    "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
+    "settings": {"backbone", "hidden_states", "none"},
+}
+
+
+class _ByKind:
+    """Has pydantic validate a method by the class of its kind, wherever the kind comes from."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        as_plain_values = core_schema.plain_serializer_function_ser_schema(Method.canonical)
+        return core_schema.no_info_plain_validator_function(self._validate, serialization=as_plain_values)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        any_class: Any = functools.reduce(operator.or_, map(registry.config_of, registry.builtin()))
+        known: Any = TypeAdapter(Annotated[any_class, Field(discriminator="kind")])
+        of_a_module = {"type": "object", "properties": {"kind": {"pattern": r"\."}}, "required": ["kind"]}
+        return {"anyOf": [handler(known.core_schema), of_a_module]}
+
+    @staticmethod
+    def _validate(value: Any) -> Method:
+        if isinstance(value, Method):
+            return value
+        kind = _OfKind.model_validate(value).kind
+        if "." not in kind and kind not in registry.builtin():
+            raise ValueError(f"no kind '{kind}'; {did_you_mean(kind, registry.builtin())}")
+        return registry.config_of(kind).model_validate(value)
+
+
+class _OfKind(BaseModel):
+    """The one key that all methods have."""
+
+    model_config = ConfigDict(strict=True)
+    kind: str
+
+    @field_validator("kind")
+    @classmethod
+    def _is_usable(cls, value: str) -> str:
+        if "." in value:
+            try:
+                registry.config_of(value)
+            except LensflowError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+AnyMethod = Annotated[Method, _ByKind()]
+
+
+class Axis(Strict):
+    """A key and its values."""
+
+    key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")  # of the method, or, with `setting.`, of the setting
+    values: tuple[str | int | float | None, ...] = Field(min_length=1, strict=False)
+
+
+class Sweep(Axis):
+    """One key of a method or a setting at several values, each of which is a run of its own."""
+
+    method: Name  # that the key belongs to, or that runs in the changed settings
+    by: Axis | None = None  # a second key: all of its values with all of the first one's
+
+
+class Run(Strict):
+    """A block of experiments: every combination of what it lists."""
+
+    backbones: tuple[Name, ...] = Field(min_length=1, strict=False)
+    settings: tuple[Name, ...] = Field(min_length=1, strict=False)
+    methods: tuple[Name, ...] = Field(min_length=1, strict=False)
+    # benchmark -> its languages; null for those of the setting, which is what a plain name in a list means
+    benchmarks: dict[Name, Annotated[tuple[Language, ...], Field(strict=False, min_length=1)] | None] = Field(
+        min_length=1
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+    sweeps: tuple[Name, ...] = Field(default=(), strict=False)
+
+    @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """`[generation, xcopa: [zh, sw]]` -> `{generation: null, xcopa: (zh, sw)}`."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        named: dict[str, Any] = {}
+        for entry in value:
+            if not isinstance(entry, (str, Mapping)):
+                raise ValueError("must hold names, or name: [languages]")
+            for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
+                if name in named:
+                    raise ValueError(f"'{name}' stands there twice; remove one")
+                named[name] = languages
+        return named
+
+
+class Config(Strict):
+    """The whole configuration, as `config/catalog/*.yaml` and one of `config/*.yaml` give it."""
+
+    title: str
+    backbones: dict[Name, Backbone]
+    corpora: dict[Name, Corpus]
+    settings: dict[Name, Setting]
+    methods: dict[Name, AnyMethod]
+    benchmarks: dict[Name, Benchmark]
+    datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
+    # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
+    retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
+    versus: Name | None = None  # a method that all others are compared with directly, as they are with base
+    extraction: Extraction = Extraction()
+    evaluation: Evaluation = Evaluation()
+    sweeps: dict[Name, Sweep] = {}
+    runs: tuple[Run, ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for number, run in enumerate(self.runs):
+            for key in ("backbones", "settings", "methods", "benchmarks", "sweeps"):
+                catalog = getattr(self, key)
+                for name in getattr(run, key):
+                    if name not in catalog:
+                        raise ValueError(f"runs[{number}].{key}: no '{name}'; {did_you_mean(name, catalog)}")
+                    if name in RESERVED.get(key, ()):
+                        raise ValueError(f"{key}.{name}: the workflow has a folder of this name; choose another")
+            for name in run.settings:
+                self._check_setting(name)
+            for name in run.benchmarks:
+                benchmark = self.benchmarks[name]
+                if isinstance(benchmark, (Generation, Likelihood)) and benchmark.corpus not in self.corpora:
+                    hint = did_you_mean(benchmark.corpus, self.corpora)
+                    raise ValueError(f"benchmarks.{name}.corpus: no '{benchmark.corpus}'; {hint}")
+            for name in run.methods:
+                self._check_method(name, run.settings)
+            for name in run.sweeps:
+                if (method := self.sweeps[name].method) not in self.methods:
+                    raise ValueError(f"sweeps.{name}.method: no '{method}'; {did_you_mean(method, self.methods)}")
+        if self.versus is not None and self.versus not in (used := {name for run in self.runs for name in run.methods}):
+            raise ValueError(f"versus: no run has the method '{self.versus}'; {did_you_mean(self.versus, used)}")
+        return self
+
+    def _check_setting(self, name: str) -> None:
+        setting = self.settings[name]
+        for key in ("probing", "training"):
+            corpus = getattr(setting, key)
+            if corpus not in self.corpora:
+                raise ValueError(f"settings.{name}.{key}: no corpus '{corpus}'; {did_you_mean(corpus, self.corpora)}")
+        source = self.corpora[setting.training].dataset
+        if source is not None and not source.aligned:
+            raise ValueError(
+                f"settings.{name}.training: corpus '{setting.training}' is not parallel; use it for probing"
+            )
+
+    def _check_method(self, name: str, settings: Iterable[str]) -> None:
+        method = self.methods[name]
+        if method.kind == "base" and name != "base":
+            raise ValueError(f"methods.{name}: only the method called 'base' may be of kind base")
+        if method.kind != "base" and name == "base":
+            raise ValueError("methods.base: must be of kind base; give the method another name")
+        try:
+            method.check(self.extraction, {setting: self.settings[setting] for setting in settings})
+        except ValueError as error:
+            raise ValueError(f"methods.{name}.{error}") from None
+
+
+def load(data: Mapping[str, Any]) -> Config:
+    """Validate the merged configuration of a workflow.
+
+    Raises:
+        LensflowError: one line that names the key and says what is wrong with it.
+    """
+    try:
+        # Snakemake has read the files itself, whose anchors may stand for more than any memory holds.
+        if expanded_size(data, _children) > MOST_VALUES:
+            raise LensflowError(f"config: its anchors stand for more than {MOST_VALUES} values; write fewer")
+        json.dumps(data, default=str, skipkeys=True, ensure_ascii=False).encode()
+    except RecursionError:
+        raise LensflowError("config: nested too deeply; write it flatter") from None
+    except UnicodeEncodeError as error:
+        raise LensflowError(f"config: {error.object[error.start]!r} is half of a character; remove it") from None
+    config = parse(Config, data)
+    assert isinstance(config, Config)
+    return config
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
+
+
+def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
+    """Read a configuration: dictionaries are merged deeply, lists replaced.
+
+    Args:
+        files: YAML files on top of the catalog and the demo.
+        root: folder that holds `config/`.
+        more: on top of the files.
+
+    Raises:
+        LensflowError: a file is missing or not valid; names the key.
+    """
+    from snakemake.utils import update_config  # takes half a second
+
+    merged: dict[str, Any] = {}
+    paths = [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]
+    contents = [(str(path), read_yaml(path)) for path in paths]
+    for where, content in [*contents, ("config", dict(more or {}))]:
+        if not isinstance(content, dict):
+            raise LensflowError(f"{where}: must be a mapping of keys, such as runs, to values")
+        try:
+            update_config(merged, content)
+        except (AttributeError, TypeError):  # Snakemake puts the mapping into whatever stands there
+            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; mend it") from None
+    return load(merged)

@@ -1,0 +1,418 @@
+"""Names, targets, stage configurations and code digests of the workflow; no torch here, it runs on every start.
+
+A path holds identifiers only. Every value that changes a result stands in its stage's configuration, which a rule hands
+over as one parameter of canonical JSON: Snakemake compares parameters as a set of values without names, so that two
+swapped weights would otherwise go unnoticed.
+"""
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lensflow.artifacts import texts as texts_module
+from lensflow.benchmarks.generation import Generation
+from lensflow.benchmarks.likelihood import Likelihood
+from lensflow.benchmarks.lm_eval import Task
+from lensflow.benchmarks.mt_bench import MtBench
+from lensflow.errors import LensflowError
+from lensflow.methods.registry import method_digest
+from lensflow.schema.dataset import FromDataset
+from lensflow.schema.judge import Judge
+from lensflow.stages.prepare_backbone import check_source
+from lensflow.storage.digests import canonical_json
+from lensflow.storage.integrity import MANIFEST
+from lensflow.workflow import sweeps
+from lensflow.workflow.experiment import Config
+
+BASE = ("none", "base", 0)  # setting, method and seed of the untouched backbone
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """What is evaluated: a backbone as a method left it."""
+
+    backbone: str
+    setting: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its results, below the results folder."""
+        return f"{self.backbone}/{self.setting}/{self.method}/seed{self.seed}"
+
+    @property
+    def is_base(self) -> bool:
+        """Say whether this is the untouched backbone."""
+        return self.method == "base"
+
+
+class Plan:
+    """What a configuration asks for, checked against the files that it names.
+
+    Args:
+        config: the validated configuration.
+        root: folder that relative paths of the configuration start from.
+        repository: folder of the workflow, where task files are looked for after `root`.
+
+    Raises:
+        LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
+            an engine is not installed, a corpus has not what a method trains on.
+    """
+
+    def __init__(self, config: Config, root: Path, repository: Path) -> None:
+        self.points = sweeps.points(config)
+        self.config, self.root = sweeps.expand(config), root
+        self._blocks = [(b, s) for run in config.runs for b in run.backbones for s in run.settings]
+        listed = {(b, s, m) for r in config.runs for b in r.backbones for s in r.settings for m in r.methods}
+        # What sweeps alone ask for.
+        self._swept = {(point.backbone, point.setting, point.method) for point in self.points} - listed
+        self.task_roots = (root, repository)
+        self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
+        self._collect()
+        self.used_corpora = self._used_corpora()
+        read = {name: self._read(name) for name in self.used_corpora}
+        self.corpus_digests = {name: digests for name, (_, digests) in read.items()}
+        self._check_languages()
+        self._task_digests = self._read_tasks()
+        self._cells_of: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+        self._check_items({name: items for name, (items, _) in read.items()})
+        for name in self.backbones:
+            check_source(name, config.backbones[name], root)
+        check_engine(config.evaluation.engine)
+
+    def _collect(self) -> None:
+        """Map each checkpoint to its cells: benchmark -> languages."""
+        for run in self.config.runs:
+            for backbone in run.backbones:
+                for setting in run.settings:
+                    languages = self.config.settings[setting].languages
+                    for method in run.methods:
+                        seeds = run.seeds if self.config.methods[method].seeded else (BASE[2],)
+                        for seed in seeds:
+                            place = BASE[0] if method == "base" else setting
+                            cells = self.checkpoints.setdefault(Checkpoint(backbone, place, method, seed), {})
+                            for benchmark, named in run.benchmarks.items():
+                                kept = cells.setdefault(benchmark, [])
+                                kept += [language for language in named or languages if language not in kept]
+
+    def _used_corpora(self) -> list[str]:
+        names: dict[str, None] = {}
+        for run in self.config.runs:
+            for setting in run.settings:
+                names[self.config.settings[setting].probing] = None
+                names[self.config.settings[setting].training] = None
+            for benchmark in (self.config.benchmarks[name] for name in run.benchmarks):
+                if isinstance(benchmark, (Generation, Likelihood)):
+                    names[benchmark.corpus] = None
+        return list(names)
+
+    def _read(self, name: str) -> tuple[Sequence[Mapping[str, Any]], dict[str, str]]:
+        """Return a corpus' train items, and what tells for each language that its texts have changed.
+
+        A data set is not fetched to plan: its items are known by number alone, and Snakemake watches a local copy.
+        """
+        corpus = self.config.corpora[name]
+        if (source := corpus.dataset) is not None:
+            texts = dict.fromkeys(source.languages, "")
+            item = {"prompt": texts} | ({"answer": texts} if source.answer is not None else {})
+            return [item] * source.train, texts
+        assert corpus.path is not None
+        content = texts_module.read_corpus(texts_module.folder(corpus.path, self.root))
+        return content["train"], texts_module.language_digests(content)
+
+    def _check_languages(self) -> None:
+        from lensflow import languages
+
+        for run in self.config.runs:
+            for name in run.settings:
+                setting = self.config.settings[name]
+                for role in ("probing", "training"):
+                    for language in setting.languages:
+                        self._require(getattr(setting, role), language, f"settings.{name}")
+                for benchmark_name, named in run.benchmarks.items():
+                    benchmark, where = self.config.benchmarks[benchmark_name], f"benchmarks.{benchmark_name}"
+                    for language in named or setting.languages:
+                        if isinstance(benchmark, FromDataset):
+                            if language not in benchmark.languages:
+                                raise LensflowError(
+                                    f"{where}: no language '{language}' (setting {name}); it has "
+                                    f"{', '.join(benchmark.languages)}; add it there, or name in the run which to "
+                                    f"evaluate: {benchmark_name}: [...]"
+                                )
+                        else:
+                            self._require(benchmark.corpus, language, where)
+                        generates = benchmark.kind in ("generation", "dataset_generation")
+                        if generates and not languages.is_identifiable(language):
+                            raise LensflowError(
+                                f"{where}: answers in '{language}' (setting {name}) cannot be told from those in other "
+                                "languages; use another benchmark"
+                            )
+
+    def _read_tasks(self) -> dict[str, dict[str, str]]:
+        """Return for each benchmark that is a task the digest of every language's task file."""
+        from lensflow.benchmarks import harness
+
+        digests: dict[str, dict[str, str]] = {}
+        for name, languages in self.benchmarks.items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, Task):
+                for language in languages:
+                    task = harness.task_name(benchmark, benchmark.languages[language])
+                    try:
+                        path = harness.task_file(task, self.task_roots)
+                    except LensflowError as error:
+                        raise LensflowError(f"benchmarks.{name}: {error}") from None
+                    digests.setdefault(name, {})[language] = harness.file_digest(path)
+        return digests
+
+    def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
+            method, of_setting = self.config.methods[name], self.config.settings[setting]
+            try:
+                method.check_items(read[of_setting.training], of_setting)
+            except ValueError as error:
+                raise LensflowError(f"methods.{name}.{error}") from None
+
+    def _require(self, corpus: str, language: str, where: str) -> None:
+        if language not in self.corpus_digests[corpus]:
+            has = ", ".join(self.corpus_digests[corpus])
+            raise LensflowError(f"{where}: corpus '{corpus}' has no language '{language}'; it has {has}")
+
+    @property
+    def backbones(self) -> list[str]:
+        """Return the backbones that are used, in the order of the configuration."""
+        return list(dict.fromkeys(checkpoint.backbone for checkpoint in self.checkpoints))
+
+    @property
+    def blocks(self) -> list[tuple[str, str]]:
+        """Return each backbone and setting that a table has a block for."""
+        return list(dict.fromkeys(self._blocks))
+
+    def trained(self, backbone: str | None = None) -> list[Checkpoint]:
+        """Return the checkpoints that are trained, of one backbone or of all."""
+        return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
+
+    def shown(self, backbone: str | None = None) -> list[Checkpoint]:
+        """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
+        return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
+
+    def on_states(self, backbone: str, setting: str) -> bool:
+        """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
+        return any(self.needs_states(c.method) for c in self.trained(backbone) if c.setting == setting)
+
+    def needs_states(self, method: str) -> bool:
+        """Say whether a method needs the hidden states and subspaces of its setting."""
+        return self.config.methods[method].needs_states
+
+    def corpus(self, setting: str, use: str) -> str:
+        """Return the corpus that a setting has for "probing", "training" or "figures", which show parallel texts."""
+        entry = self.config.settings[setting]
+        if use == "figures":
+            source = self.config.corpora[entry.probing].dataset
+            use = "probing" if source is None or source.aligned else "training"
+        return str(getattr(entry, use))
+
+    def languages(self, checkpoint: Checkpoint) -> list[str]:
+        """Return the languages that a checkpoint is evaluated in."""
+        return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))
+
+    def evaluation_corpora(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+        """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
+        found: dict[str, list[str]] = {}
+        for name, languages in self.checkpoints[checkpoint].items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, (Generation, Likelihood)):
+                kept = found.setdefault(benchmark.corpus, [])
+                kept += [language for language in languages if language not in kept]
+        return found
+
+    def evaluation_items(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+        """Return the benchmarks of a checkpoint that come from data sets, with the languages of each."""
+        return {
+            name: languages
+            for name, languages in self.checkpoints[checkpoint].items()
+            if isinstance(self.config.benchmarks[name], FromDataset)
+        }
+
+    @property
+    def benchmarks(self) -> dict[str, list[str]]:
+        """Return the benchmarks that are used, with their languages."""
+        found: dict[str, list[str]] = {}
+        for cells in self.checkpoints.values():
+            for name, languages in cells.items():
+                kept = found.setdefault(name, [])
+                kept += [language for language in languages if language not in kept]
+        return found
+
+    # Stage configurations: everything that changes a stage's result, and nothing else.
+
+    def prepare_backbone(self, backbone: str) -> dict[str, Any]:
+        """Return the configuration of stage `prepare_backbone`."""
+        entry = self.config.backbones[backbone].canonical()
+        return {"backbone": {key: value for key, value in entry.items() if key != "resources"}}
+
+    def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
+        """Return the configuration of stage `pair_data`."""
+        entry = self.config.corpora[corpus]
+        if entry.dataset is not None:
+            dataset = entry.dataset.canonical()
+            dataset["languages"] = {language: dataset["languages"][language]}
+            return {"language": language, "dataset": dataset}
+        return {"language": language, "path": entry.path, "texts": self.corpus_digests[corpus][language]}
+
+    def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
+        """Return the configuration of stage `extract_hidden_states`."""
+        extraction = self.config.extraction.canonical()
+        if (tokens := self.config.corpora[corpus].max_tokens) is not None:
+            extraction["max_tokens"] = tokens
+        if corpus not in {self.config.settings[name].training for run in self.config.runs for name in run.settings}:
+            extraction["trainable_layers"] = 0  # all tokens' states take far more room than the texts' own
+        return {"prompt": self.config.backbones[backbone].prompt.canonical(), "extraction": extraction}
+
+    def fetch_items(self, benchmark: str, language: str) -> dict[str, Any]:
+        """Return the configuration of stage `fetch_items`."""
+        entry = self.config.benchmarks[benchmark]
+        assert isinstance(entry, FromDataset)
+        of_language = entry.languages[language]
+        source = of_language.dataset or entry.dataset
+        return {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}
+
+    def fit_subspaces(self, setting: str) -> dict[str, Any]:
+        """Return the configuration of stage `fit_subspaces`."""
+        return {"setting": self.config.settings[setting].canonical()}
+
+    def train(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `train`."""
+        stage = {
+            "method": self.config.methods[checkpoint.method].canonical(),
+            "setting": self.config.settings[checkpoint.setting].canonical(),
+            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
+            "seed": checkpoint.seed,
+        }
+        if self.needs_states(checkpoint.method):
+            stage["extraction"] = self.config.extraction.canonical()
+        return stage
+
+    def training_code(self, method: str) -> str:
+        """Return the digest of the code that trains a method: its own module and what that imports."""
+        return method_digest(self.config.methods[method].kind)
+
+    def evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `evaluate`."""
+        return {
+            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
+            "evaluation": self.config.evaluation.canonical(),
+            "cells": [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()],
+        }
+
+    def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
+        """Return a benchmark with what it has of these languages, and the digests of the task files behind it.
+
+        Each is made once: a large plan has thousands of checkpoints, evaluated on the same few.
+        """
+        key = (name, tuple(languages))
+        if key not in self._cells_of:
+            benchmark = self.config.benchmarks[name]
+            canonical = benchmark.canonical()
+            tasks = {}
+            if isinstance(benchmark, FromDataset):
+                canonical["languages"] = {language: canonical["languages"][language] for language in languages}
+            if isinstance(benchmark, Task):
+                tasks = {language: self._task_digests[name][language] for language in languages}
+            if isinstance(benchmark, MtBench):
+                canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
+            self._cells_of[key] = {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+        return self._cells_of[key]
+
+    def judge(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.
+
+        How the judge is reached is in it, too: another address or limit runs the stage again, but asks nothing again.
+        """
+        judged = []
+        for name, languages in self.checkpoints[checkpoint].items():
+            benchmark = self.config.benchmarks[name]
+            if isinstance(benchmark, MtBench):
+                entries = {language: benchmark.languages[language].canonical() for language in languages}
+                canonical = benchmark.canonical() | {"languages": entries}
+                judged.append({"name": name, "benchmark": canonical, "languages": languages})
+        return {"benchmarks": judged}
+
+    def judged(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a judge rates answers of a checkpoint."""
+        return any(isinstance(self.config.benchmarks[name], MtBench) for name in self.checkpoints[checkpoint])
+
+    def collect_scores(self) -> dict[str, Any]:
+        """Return the configuration of stage `collect_scores`."""
+        names = {name for _, name in self.blocks} | {point.setting for point in self.points}
+        settings = {name: self.config.settings[name] for name in sorted(names)}
+        return {
+            "blocks": [list(pair) for pair in self.blocks],
+            "sweeps": [vars(point) for point in self.points],
+            "swept": sorted(map(list, self._swept)),
+            "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
+            "retention_margins": self.config.retention_margins,
+            "versus": self.config.versus,
+        }
+
+    def presentation(self) -> dict[str, Any]:
+        """Return what tables, figures and report need of the configuration."""
+        used = {setting for _, setting in self.blocks}
+        order = list(dict.fromkeys([BASE[1], *(c.method for c in self.shown())]))
+        chosen = {name: self.config.methods[name] for name in order}
+        return {
+            "title": self.config.title,
+            "backbones": {
+                name: {"license": self.config.backbones[name].license, **self.prepare_backbone(name)["backbone"]}
+                for name in self.backbones
+            },
+            "blocks": [list(pair) for pair in self.blocks],
+            "settings": {name: s.canonical() for name, s in self.config.settings.items() if name in used},
+            "methods": {name: method.canonical() for name, method in chosen.items()},
+            "order": order,  # as the runs have them; a file's keys are sorted
+            "told_language": [name for name, method in chosen.items() if method.told_language],
+            "versus": self.config.versus,
+            "evaluation": self.config.evaluation.canonical(),
+            "extraction": self.config.extraction.canonical(),
+        }
+
+    def check_disk(self, results: Path) -> None:
+        """Check that the results folder's disk has room for what is not there yet.
+
+        Raises:
+            LensflowError: it has not; says how much is needed.
+        """
+        # A checkpoint, the same again while it is written, and one exported copy of the trained shards.
+        missing = [name for name in self.backbones if not (results / name / "backbone" / MANIFEST).is_file()]
+        needed = sum(2 * (self.config.backbones[name].resources.disk_gb or 0) for name in missing)
+        existing = next(path for path in (results, *results.resolve().parents) if path.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        if free < needed:
+            raise LensflowError(
+                f"{results}: {free:.1f} GB free, about {needed:.1f} GB needed for {', '.join(missing)}; free some space"
+            )
+
+
+def check_engine(engine: str) -> None:
+    """Check that an evaluation engine is installed.
+
+    Raises:
+        LensflowError: it is not.
+    """
+    if engine != "hf" and importlib.util.find_spec("vllm") is None:
+        raise LensflowError(f"evaluation.engine: {engine} needs vllm, which is not installed; run make setup or use hf")
+
+
+def pattern(names: Iterable[str]) -> str:
+    """Return a wildcard constraint that is closed to the given names."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
+
+
+def as_parameter(stage_config: Mapping[str, Any]) -> str:
+    """Return a stage's configuration as the one parameter that Snakemake compares."""
+    return canonical_json(stage_config)
