@@ -1,17 +1,20 @@
 """Configuration, names of files, closed wildcards, resources, targets."""
 
 import os
+import re
 import shlex
 import sys
 from importlib.resources import files
 from pathlib import Path
 
 from lensflow.artifacts.hub import datasets_root
+from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
 from lensflow.provenance.code import code_digest
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
-from lensflow.workflow.plan import BASE, Checkpoint, Plan, as_parameter, pattern
+from lensflow.workflow.plan import Plan, as_parameter, pattern
+from lensflow.workflow.stages import STAGES
 
 # Where results lie; a `module` statement can put a prefix before it.
 RESULTS = workflow.modifier.path_modifier.modify("results")
@@ -29,6 +32,12 @@ except LensflowError as error:
 
 ROOT = datasets_root(PLAN.config.datasets_root)
 DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
+# Whoever names files of single checkpoints wants no other checkpoint trained and answered. A job on another machine reads
+# this file again and knows it by the name of its rule. Snakemake itself knows its targets only after it has read this.
+ONE_BY_ONE = any(
+    re.match(r"results/.+/seed\d+/|answer_\w+_only_\d+\b", word)
+    for word in sys.argv[1:]
+)
 RUN = "results/{backbone}/{setting}/{method}/seed{seed}"
 
 
@@ -37,14 +46,14 @@ wildcard_constraints:
     benchmark=pattern(PLAN.benchmarks),
     corpus=pattern(PLAN.corpus_digests),
     language="[a-z]{2,3}",
-    setting=pattern([*PLAN.config.settings, BASE[0]]),
+    setting=pattern([*PLAN.config.settings, NO_SETTING]),
     method=pattern(PLAN.config.methods),
     seed="[0-9]+",
 
 
 def checkpoint_of(wildcards):
     """The checkpoint that a job's wildcards name."""
-    return Checkpoint(
+    return Place(
         wildcards.backbone, wildcards.setting, wildcards.method, int(wildcards.seed)
     )
 
@@ -80,33 +89,6 @@ def on_states(paths):
     )
 
 
-def evaluated_checkpoint(wildcards):
-    """What must be there to evaluate a checkpoint: the backbone's manifest, or the folder of an exported one."""
-    if wildcards.method == "base":
-        return f"results/{wildcards.backbone}/backbone/manifest.json"
-    return f"{RUN.format(**wildcards)}/checkpoint"
-
-
-def applied_intervention(wildcards):
-    """What a method does while its checkpoint is evaluated; nothing for the backbone itself."""
-    return (
-        []
-        if wildcards.method == "base"
-        else f"{RUN}/intervention.safetensors".format(**wildcards)
-    )
-
-
-def evaluated_texts(wildcards):
-    """The texts of corpora that a checkpoint is evaluated on."""
-    return [
-        f"results/data/{corpus}/{language}.jsonl"
-        for corpus, languages in PLAN.evaluation_corpora(
-            checkpoint_of(wildcards)
-        ).items()
-        for language in languages
-    ]
-
-
 def local_files(stage_config):
     """The files of a data set's local copy; a change in one reads it again."""
     if ROOT is None or "dataset" not in stage_config:
@@ -116,13 +98,14 @@ def local_files(stage_config):
     return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
 
 
-def evaluated_items(wildcards):
-    """The items of data sets that a checkpoint is evaluated on."""
+def evaluated_on(checkpoint):
+    """The texts of corpora and the items of data sets that a checkpoint is evaluated on."""
+    corpora = PLAN.evaluation_corpora(checkpoint).items()
+    benchmarks = PLAN.evaluation_items(checkpoint).items()
     return [
-        f"results/benchmarks/{benchmark}/{language}.jsonl"
-        for benchmark, languages in PLAN.evaluation_items(
-            checkpoint_of(wildcards)
-        ).items()
+        f"results/{folder}/{name}/{language}.jsonl"
+        for folder, used in (("data", corpora), ("benchmarks", benchmarks))
+        for name, languages in used
         for language in languages
     ]
 
@@ -132,9 +115,19 @@ def results_of(output):
     return Path(output).parents[4]
 
 
-def needs(wildcards):
-    """What the backbone of a job needs of the machine."""
-    return PLAN.config.backbones[wildcards.backbone].resources
+def needs(job):
+    """What the backbone of a job, by its wildcards or its part, needs of the machine."""
+    return PLAN.config.backbones[job.backbone].resources
+
+
+def configured(stage):
+    """A parameter function: the configuration of a stage for the wildcards of a job, as one text."""
+    return lambda wildcards: as_parameter(PLAN.config_of(stage, wildcards))
+
+
+def code_of(stage):
+    """The digest of the code behind a stage."""
+    return code_digest(STAGES[stage].module)
 
 
 def each_attempt(amount):
@@ -157,6 +150,16 @@ def memory(default):
 def minutes(wildcards, attempt):
     """Of a job that loads the backbone."""
     return attempt * (needs(wildcards).runtime or 60)
+
+
+def memory_of(part, default):
+    """A resource function: MB of a job that answers."""
+    return lambda wildcards, attempt: memory(default)(part, attempt)
+
+
+def minutes_of(part):
+    """A resource function: minutes of a job that answers."""
+    return lambda wildcards, attempt: minutes(part, attempt)
 
 
 def threads_of_model(wildcards):

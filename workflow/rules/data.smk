@@ -11,8 +11,8 @@ rule prepare_backbone:
         mem_mb=memory(6000),
         runtime=minutes,
     params:
-        config=lambda wildcards: as_parameter(PLAN.prepare_backbone(wildcards.backbone)),
-        code=code_digest("stages.prepare_backbone"),
+        config=configured("prepare_backbone"),
+        code=code_of("prepare_backbone"),
     shell:
         "lensflow prepare-backbone --config {params.config:q} --output {output} 2> {log}"
 
@@ -33,10 +33,8 @@ rule pair_data:
         mem_mb=each_attempt(1000),
         runtime=each_attempt(3),
     params:
-        config=lambda wildcards: as_parameter(
-            PLAN.pair_data(wildcards.corpus, wildcards.language)
-        ),
-        code=code_digest("stages.pair_data"),
+        config=configured("pair_data"),
+        code=code_of("pair_data"),
         root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
         "lensflow pair-data --config {params.config:q} {params.root:q} --output {output.rows} 2> {log}"

@@ -16,10 +16,8 @@ rule fetch_items:
         mem_mb=each_attempt(1000),
         runtime=each_attempt(3),
     params:
-        config=lambda wildcards: as_parameter(
-            PLAN.fetch_items(wildcards.benchmark, wildcards.language)
-        ),
-        code=code_digest("stages.fetch_items"),
+        config=configured("fetch_items"),
+        code=code_of("fetch_items"),
         # A list: what is unset is left out of the command.
         root=lambda wildcards: DATASETS_ROOT_OPTION,
     shell:
@@ -27,44 +25,77 @@ rule fetch_items:
         " --output {output.rows} 2> {log}"
 
 
-rule evaluate:
+# One rule per job that answers: it starts each engine once, for all of its checkpoints, so its outputs are theirs.
+for part in PLAN.parts(ONE_BY_ONE):
+
+    rule:
+        name:
+            part.rule
+        input:
+            backbone=f"results/{part.backbone}/backbone/manifest.json",
+            trained=[
+                f"results/{c.folder}/{name}"
+                for c in part.checkpoints
+                if not c.is_base
+                for name in ("delta.safetensors", "intervention.safetensors")
+            ],
+            asked=[path for c in part.checkpoints for path in evaluated_on(c)],
+        output:
+            [f"results/{c.folder}/answers.json" for c in part.checkpoints],
+        log:
+            f"logs/{part.backbone}/answer.{part.number}.log",
+        benchmark:
+            f"logs/{part.backbone}/answer.{part.number}.tsv"
+        conda:
+            "../../envs/cpu.yaml"
+        threads: needs(part).threads or workflow.cores
+        resources:
+            mem_mb=memory_of(part, 8000),
+            runtime=minutes_of(part),
+            slurm_partition=needs(part).partition,
+            gpu=needs(part).gpus,
+            nodes=1,  # that has all of the GPUs
+            # A text: Snakemake knows no fractions.
+            gpu_memory=str(needs(part).gpu_memory),
+        params:
+            # Functions, so that braces in a prompt template are not taken for wildcards.
+            config=lambda wildcards, part=part: as_parameter(PLAN.answer(part)),
+            code=PLAN.answering_code(part),
+            # A function of `output` is not compared: what was moved does not run again.
+            runs=lambda wildcards, output: [str(Path(path).parent) for path in output],
+            results=lambda wildcards, output: results_of(output[0]),
+            tasks=lambda wildcards, output: [".", str(HERE)],
+        shell:
+            "lensflow answer --config {params.config:q} --backbone {input.backbone} --runs {params.runs:q}"
+            " --corpora {params.results}/data --items {params.results}/benchmarks --cache {params.results}/cells"
+            " --gpus {resources.gpu} --gpu-memory {resources.gpu_memory} --tasks {params.tasks:q} 2> {log}"
+
+
+rule score:
     input:
-        checkpoint=evaluated_checkpoint,
-        intervention=applied_intervention,
-        texts=evaluated_texts,
-        benchmarks=evaluated_items,
+        answers=f"{RUN}/answers.json",
+        asked=lambda wildcards: evaluated_on(checkpoint_of(wildcards)),
     output:
         f"{RUN}/scores.json",
     log:
-        "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.log",
+        "logs/{backbone}/{setting}/{method}/seed{seed}/score.log",
     benchmark:
-        "logs/{backbone}/{setting}/{method}/seed{seed}/evaluate.tsv"
+        "logs/{backbone}/{setting}/{method}/seed{seed}/score.tsv"
     conda:
         "../../envs/cpu.yaml"
-    threads: threads_of_model
+    threads: 1
     resources:
-        mem_mb=memory(8000),
-        runtime=minutes,
-        slurm_partition=partition,
-        gpu=lambda wildcards: needs(wildcards).gpus,
-        nodes=1,  # that has all of the GPUs
-        # A text: Snakemake knows no fractions.
-        gpu_memory=lambda wildcards: str(needs(wildcards).gpu_memory),
+        mem_mb=each_attempt(3000),
+        runtime=each_attempt(10),
     params:
-        config=lambda wildcards: as_parameter(PLAN.evaluate(checkpoint_of(wildcards))),
-        code=code_digest("stages.evaluate"),
-        manifest=lambda wildcards, input: (
-            input.checkpoint
-            if wildcards.method == "base"
-            else f"{input.checkpoint}/manifest.json"
-        ),
-        # A function of `output` is not compared: what was moved does not run again.
+        config=configured("score"),
+        code=lambda wildcards: PLAN.scoring_code(checkpoint_of(wildcards)),
         results=lambda wildcards, output: results_of(output[0]),
         tasks=lambda wildcards, output: [".", str(HERE)],
     shell:
-        "lensflow evaluate --config {params.config:q} --checkpoint {params.manifest} --intervention {input.intervention}"
-        " --corpora {params.results}/data --items {params.results}/benchmarks --cache {params.results}/cells"
-        " --gpus {resources.gpu} --gpu-memory {resources.gpu_memory} --tasks {params.tasks:q} --output {output} 2> {log}"
+        "lensflow score --config {params.config:q} --answers {input.answers} --corpora {params.results}/data"
+        " --items {params.results}/benchmarks --cache {params.results}/cells --tasks {params.tasks:q}"
+        " --output {output} 2> {log}"
 
 
 rule collect_scores:
@@ -84,7 +115,7 @@ rule collect_scores:
         mem_mb=each_attempt(4000),
         runtime=each_attempt(30),
     params:
-        config=lambda wildcards: as_parameter(PLAN.collect_scores()),
-        code=code_digest("stages.collect_scores"),
+        config=configured("collect_scores"),
+        code=code_of("collect_scores"),
     shell:
         "lensflow collect-scores --config {params.config:q} --scores {input} --output {output.scores} 2> {log}"

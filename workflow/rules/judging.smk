@@ -16,8 +16,8 @@ rule judge:
         # One at a time (profiles/default), or the limits of requests would hold for each job and not for the endpoint.
         judge=1,
     params:
-        config=lambda wildcards: as_parameter(PLAN.judge(checkpoint_of(wildcards))),
-        code=code_digest("stages.judge"),
+        config=configured("judge"),
+        code=code_of("judge"),
         prompts=file_digest(files("lensflow") / "data/judge_prompts.yaml"),
         results=lambda wildcards, output: results_of(output[0]),
     shell:

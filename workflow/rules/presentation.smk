@@ -33,7 +33,7 @@ rule make_table:
         mem_mb=each_attempt(1000),
         runtime=each_attempt(5),
     params:
-        code=code_digest("stages.make_table"),
+        code=code_of("make_table"),
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow make-table --config {input.config} --comparisons {input.comparisons} --versus {input.versus}"
@@ -67,7 +67,7 @@ rule make_figures:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(5),
     params:
-        code=code_digest("stages.make_figures"),
+        code=code_of("make_figures"),
     shell:
         "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
         " --scores {input.scores} --comparisons {input.comparisons} --sweeps {input.sweeps} --subspaces {input.subspaces}"
@@ -102,7 +102,7 @@ rule report:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(10),
     params:
-        code=code_digest("stages.report"),
+        code=code_of("report"),
         template=file_digest(files("lensflow") / "templates/report.html.j2"),
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:

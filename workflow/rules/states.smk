@@ -18,10 +18,8 @@ rule extract_hidden_states:
         slurm_partition=partition,
         gpu=one_gpu,
     params:
-        config=lambda wildcards: as_parameter(
-            PLAN.extract_hidden_states(wildcards.backbone, wildcards.corpus)
-        ),
-        code=code_digest("stages.extract_hidden_states"),
+        config=configured("extract_hidden_states"),
+        code=code_of("extract_hidden_states"),
     shell:
         "lensflow extract-hidden-states --config {params.config:q} --backbone {input.backbone}"
         " --texts {input.texts} --gpus {resources.gpu} --output {output} 2> {log}"
@@ -44,8 +42,8 @@ rule fit_subspaces:
         mem_mb=each_attempt(2000),
         runtime=each_attempt(10),
     params:
-        config=lambda wildcards: as_parameter(PLAN.fit_subspaces(wildcards.setting)),
-        code=code_digest("stages.fit_subspaces"),
+        config=configured("fit_subspaces"),
+        code=code_of("fit_subspaces"),
     shell:
         "lensflow fit-subspaces --config {params.config:q} --states {input.states} --texts {input.texts}"
         " --output {output} 2> {log}"

@@ -32,29 +32,8 @@ rule train:
         slurm_partition=partition,
         gpu=one_gpu,
     params:
-        config=lambda wildcards: as_parameter(PLAN.train(checkpoint_of(wildcards))),
+        config=configured("train"),
         code=lambda wildcards: PLAN.training_code(wildcards.method),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
         " --states {input.states} --texts {input.texts} --gpus {resources.gpu} --output {output.delta} 2> {log}"
-
-
-rule export_checkpoint:
-    input:
-        backbone="results/{backbone}/backbone/manifest.json",
-        delta=f"{RUN}/delta.safetensors",
-    output:
-        # Only evaluation needs it, and `lensflow export` builds it again: it goes when the checkpoint is evaluated.
-        temp(directory(f"{RUN}/checkpoint")),
-    log:
-        "logs/{backbone}/{setting}/{method}/seed{seed}/export_checkpoint.log",
-    conda:
-        "../../envs/cpu.yaml"
-    resources:
-        mem_mb=each_attempt(2000),
-        runtime=each_attempt(20),
-    params:
-        code=code_digest("stages.export_checkpoint"),
-    shell:
-        "lensflow export-checkpoint --backbone {input.backbone} --delta {input.delta}"
-        " --output {output}/manifest.json 2> {log}"

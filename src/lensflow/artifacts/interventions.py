@@ -81,19 +81,11 @@ class Intervention:
             return prompt
         return f"{instruction}\n{prompt}" if self.place == "before" else f"{prompt}\n{instruction}"
 
-    def identity(self, language: str, *, instructed: bool) -> dict[str, Any]:
-        """Return what tells a result in a language from that of another intervention; empty if nothing is done.
-
-        Args:
-            language: of the prompts.
-            instructed: whether instructions are given to begin with.
-        """
-        parts: dict[str, Any] = {}
-        if (edit := self.edit(language)) is not None:
-            parts = {name: _digest(tensor) for name, tensor in vars(edit).items() if tensor is not None}
-        if instructed and language in self.instructions:
-            parts |= {"instruction": self.instructions[language], "place": self.place}
-        return parts
+    def identity(self, language: str) -> dict[str, Any]:
+        """Return what tells states in a language from those under another intervention; empty if none is changed."""
+        edit = self.edit(language)
+        changes = {} if edit is None else vars(edit)
+        return {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
 
 
 def _digest(tensor: Tensor) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name
 from lensflow.storage.verified import read_json

@@ -1,13 +1,23 @@
 """Answers to the prompts of a data set."""
 
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from lensflow.schema.dataset import FromDataset
+from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, generated
 from lensflow.schema.decoding import Decoding
 
 
 class DatasetGeneration(FromDataset, Decoding):
-    """The same with the prompts of a data set (Language Confusion Benchmark: Marchisio et al., 2024)."""
+    """Answers to the prompts of a data set (Language Confusion Benchmark: Marchisio et al., 2024)."""
 
     kind: Literal["dataset_generation"]
+    generates: ClassVar[bool] = True
     prompt: str = "prompt"  # column
+
+    def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Have every prompt answered."""
+        return generated(asker, {id_: str(item[self.prompt]) for id_, item in items.items()}, self)
+
+
+Config = DatasetGeneration

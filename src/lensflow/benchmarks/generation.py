@@ -1,14 +1,22 @@
 """Answers to held-out prompts of a corpus."""
 
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
 
+from lensflow.benchmarks.base import Asker, FromCorpus, Items, Row, generated
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.types import Name
 
 
-class Generation(Decoding):
+class Generation(FromCorpus, Decoding):
     """Answers to held-out prompts of a corpus, judged by language, repetition, copying and emptiness."""
 
     kind: Literal["generation"]
-    corpus: Name = "embedded"
-    split: Literal["dev", "test"] = "test"
+    generates: ClassVar[bool] = True
+
+    def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Have every prompt answered."""
+        return generated(asker, {id_: item["prompt"] for id_, item in items.items()}, self)
+
+
+Config = Generation

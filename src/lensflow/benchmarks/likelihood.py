@@ -1,14 +1,23 @@
 """Likelihood of held-out prompts of a corpus."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from lensflow.schema.strict import Strict
-from lensflow.schema.types import Name
+from lensflow.benchmarks.base import Asker, FromCorpus, Items, Row
 
 
-class Likelihood(Strict):
+class Likelihood(FromCorpus):
     """Negative log-likelihood of held-out prompts and next-token probability of the target script."""
 
     kind: Literal["likelihood"]
-    corpus: Name = "embedded"
-    split: Literal["dev", "test"] = "test"
+
+    def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Score every prompt."""
+        prompts = [item["prompt"] for item in items.values()]
+        encoded = [asker.tokenizer.encode_with_span(prompt) for prompt in prompts]
+        rows = asker.read([ids for ids, _ in encoded], [inside for _, inside in encoded])
+        return [{"prompt": prompt, **row} for prompt, row in zip(prompts, rows, strict=True)]
+
+
+Config = Likelihood

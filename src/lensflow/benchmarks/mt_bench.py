@@ -1,8 +1,10 @@
 """Two-turn questions whose answers a judge rates."""
 
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from lensflow.schema.dataset import FromDataset
+from lensflow.benchmarks.base import Asker, FromDataset, Items, Row
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.judge import Judge
 from lensflow.schema.types import NonNegative
@@ -12,11 +14,47 @@ class MtBench(FromDataset, Decoding):
     """Two-turn questions whose answers a judge rates from 1 to 10 (MT-Bench: Zheng et al., 2023)."""
 
     kind: Literal["mt_bench"]
+    judged: ClassVar[bool] = True
     judge: Judge
     # Sampling temperature of some categories, `temperature` else; Zheng et al.'s own.
     temperatures: dict[str, NonNegative] = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 
+    def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
+        """Return its configuration with these languages; no answer depends on who rates it later."""
+        return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
+
     def decoding(self, category: str) -> Decoding:
-        """How answers to questions of a category are generated."""
+        """Return how answers to questions of a category are generated."""
         settings = {name: getattr(self, name) for name in Decoding.model_fields}
         return Decoding(**settings | {"temperature": self.temperatures.get(category, self.temperature)})
+
+    def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Have every turn of every question answered, with the turns before it in the prompt."""
+        messages: dict[str, list[dict[str, str]]] = {id_: [] for id_ in items}
+        tokens: dict[str, list[list[int]]] = {id_: [] for id_ in items}
+        for turn in range(max(len(item["turns"]) for item in items.values())):
+            asked = [id_ for id_, item in items.items() if turn < len(item["turns"])]
+            for id_ in asked:
+                messages[id_].append({"role": "user", "content": asker.instruct(items[id_]["turns"][turn])})
+            for category in dict.fromkeys(items[id_]["category"] for id_ in asked):
+                here = [id_ for id_ in asked if items[id_]["category"] == category]
+                tokenizer = asker.tokenizer
+                prompts = [tokenizer.encode_rendered(tokenizer.conversation(messages[id_])) for id_ in here]
+                for id_, answer in zip(here, asker.generate(prompts, self.decoding(category)), strict=True):
+                    messages[id_].append({"role": "assistant", "content": answer.text.strip()})
+                    tokens[id_].append(list(answer.ids))
+        return [
+            {"answers": [said["content"] for said in messages[id_] if said["role"] == "assistant"], "tokens": found}
+            for id_, found in tokens.items()
+        ]
+
+    def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Return questions with their answers, as the judge reads them."""
+        kept = ("category", "turns", "reference")
+        return [
+            {"id": id_, **{key: item[key] for key in kept}, "answers": row["answers"]}
+            for (id_, item), row in zip(items.items(), rows, strict=True)
+        ]
+
+
+Config = MtBench

@@ -7,7 +7,6 @@ and copying answers belong beside it. The four are shown as shares of n answers,
 from difflib import SequenceMatcher
 
 import regex
-from torch import Tensor
 
 from lensflow.errors import LensflowError
 from lensflow.languages import base_code, identify, is_identifiable, scripts_in
@@ -68,19 +67,3 @@ def copies_prompt(answer: str, prompt: str) -> bool:
     answer, prompt = (" ".join(text.casefold().split()) for text in (answer, prompt))
     common = SequenceMatcher(None, answer, prompt, autojunk=False).find_longest_match().size
     return common > 0 and common >= max(COPY_THRESHOLD * min(len(answer), len(prompt)), len(prompt) / 2)
-
-
-def target_script_share(probabilities: Tensor, target: Tensor, latin: Tensor) -> Tensor:
-    """Script mass: how much of the next-token probability on target-script or Latin tokens is on target-script ones.
-
-    Args:
-        probabilities: (n, V), at the last prompt token.
-        target: (V,) bool, the tokens in the target language's scripts (`languages.script_masks`).
-        latin: (V,) bool, the tokens in Latin script; no token is in both.
-
-    Returns:
-        (n,) float32 in [0, 1]; nan where neither has any probability.
-    """
-    probabilities = probabilities.float()
-    on_target, on_latin = (probabilities @ mask.to(probabilities) for mask in (target, latin))
-    return on_target / (on_target + on_latin)

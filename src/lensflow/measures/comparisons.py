@@ -15,15 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lensflow.artifacts.layout import BASE, NO_SETTING
 from lensflow.errors import LensflowError
 from lensflow.mathematics import statistics
 from lensflow.mathematics.statistics import Floats, Sample
 from lensflow.measures.catalogue import (
-    BASE,
     COLUMNS,
     COMPARED,
     METRICS,
-    NO_SETTING,
     SIGNIFICANT,
     TARGETS,
     UNKNOWN_METRIC,

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensflow.measures import answers
+from lensflow.mathematics.probabilities import target_script_share
 from lensflow.models.batching import batches_by_length, last_token, pad
 
 # Rows of logits that exist at a time; with a vocabulary of 262 k and float32 they take 268 MB.
@@ -48,7 +48,7 @@ def read_prompts(
             rows[index] = {"nll": float((-logp)[here].double().sum()), "tokens": int(here.sum())}
         if masks is not None:
             target, latin = (_fit(mask, final.shape[1]) for mask in masks)
-            mass = answers.target_script_share(final.softmax(-1), target, latin)
+            mass = target_script_share(final.softmax(-1), target, latin)
             for row, index in enumerate(batch):
                 rows[index]["script_mass"] = float(mass[row])
     return rows

@@ -129,10 +129,15 @@ class PromptTokenizer:
         Raises:
             LensflowError: the tokenizer has none.
         """
-        index = self.tokenizer.token_to_id(self._special.get("eos_token", ""))
-        if index is None:
+        if not self.end_tokens:
             raise LensflowError(f"{self._checkpoint}: no eos_token in tokenizer_config.json that the tokenizer knows")
-        return int(index)
+        return self.end_tokens.pop()
+
+    @property
+    def end_tokens(self) -> set[int]:
+        """The id of `eos`, as a set that is empty where the tokenizer has none."""
+        index = self.tokenizer.token_to_id(self._special.get("eos_token", ""))
+        return set() if index is None else {int(index)}
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of generated tokens, without special ones."""

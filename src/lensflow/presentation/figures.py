@@ -20,9 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
 from lensflow.mathematics.analysis import pareto_front
-from lensflow.measures.catalogue import BASE
 from lensflow.presentation.tables import Block, Cell
 from lensflow.storage.atomic import atomic_path
 

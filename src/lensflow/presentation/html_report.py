@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import BASE
 from lensflow.storage.atomic import write_text
 from lensflow.storage.integrity import checked
 

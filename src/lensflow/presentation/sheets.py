@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from lensflow.measures.catalogue import BASE, METRICS, TARGETS
+from lensflow.artifacts.layout import BASE
+from lensflow.measures.catalogue import METRICS, TARGETS
 from lensflow.presentation.tables import (
     ARROWS_NOTE,
     HTML_RANKS,

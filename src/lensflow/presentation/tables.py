@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 from markupsafe import Markup, escape
 
+from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import BASE, COLUMNS, COMPARED, METRICS, SIGNIFICANT, TARGETS, UNKNOWN_METRIC, Metric
+from lensflow.measures.catalogue import COLUMNS, COMPARED, METRICS, SIGNIFICANT, TARGETS, UNKNOWN_METRIC, Metric
 
 MISSING = "–"
 TERMINAL_WIDTH = 140

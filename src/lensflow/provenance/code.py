@@ -1,74 +1,120 @@
-"""Digests of the code behind a stage: its module and everything that the module imports from this package."""
+"""Digests of the code behind a stage: its module and everything that the module imports from this package.
+
+Snakemake compares the text of a `shell:` command, which does not change when the code behind the command does. Every
+rule therefore has a digest among its parameters.
+
+Comments, docstrings and the texts of exceptions cannot change a result, so they do not count. Neither do the modules in
+`WORDING`, whose functions only say in words what is wrong.
+"""
 
 import ast
 import functools
 import hashlib
+import importlib.util
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from lensflow.storage.digests import digest
-
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = "lensflow"
+FOLDER = Path(__file__).parents[1]
+WORDING = {"lensflow.schema.messages"}
 
 
 @functools.cache
-def code_digest(*names: str) -> str:
-    """Digest of modules of this package and of all that they import from it, blind to comments and docstrings.
+def code_digest(*modules: str) -> str:
+    """Return the digest of modules and of all that they import from this package.
 
-    Snakemake compares a `shell:` command's text, which does not change when the code behind it does.
+    Args:
+        modules: import paths; one outside this package counts with its own file.
     """
-    checksum = hashlib.sha256(version("lensflow").encode())
-    for name in modules(*names):
-        checksum.update(code_of(_module_file(PACKAGE, name)).encode())
+    checksum = hashlib.sha256(version(PACKAGE).encode())
+    for module in closure(*modules):
+        checksum.update(module_digest(module).encode())
+    for module in modules:
+        if not is_own(module):
+            checksum.update(_code(_file_of(module)).encode())
     return checksum.hexdigest()[:16]
 
 
-def modules(*names: str) -> list[str]:
-    """Return modules of this package and all that they import from it, sorted."""
-    pending, seen = list(names), set()
+@functools.cache
+def closure(*modules: str) -> list[str]:
+    """Return the modules of this package among `modules` and all that these import from it, sorted."""
+    pending, seen = list(modules), set()
     while pending:
-        name = pending.pop()
-        if name not in seen:
-            seen.add(name)
-            pending += imports_of(_module_file(PACKAGE, name))
-    return sorted(seen)
+        module = pending.pop()
+        if module not in seen:
+            seen.add(module)
+            pending += imports_of(_file_of(module))
+    return sorted(module for module in seen if is_own(module) and module not in WORDING)
 
 
-def module_digest(name: str) -> str:
-    """Digest of one module of this package alone, blind to comments and docstrings."""
-    return digest(code_of(_module_file(PACKAGE, name)))[:16]
+@functools.cache
+def module_digest(module: str) -> str:
+    """Return the digest of one module alone."""
+    return hashlib.sha256(_code(_file_of(module)).encode()).hexdigest()[:16]
 
 
-def _module_file(package: Path, name: str) -> Path:
-    path = package.joinpath(*name.split("."))
+def is_own(module: str) -> bool:
+    """Return whether a module belongs to this package."""
+    return module == PACKAGE or module.startswith(f"{PACKAGE}.")
+
+
+def _file_of(module: str) -> Path:
+    if not is_own(module):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None
+        return Path(spec.origin)
+    path = FOLDER.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache
-def imports_of(path: Path) -> list[str]:
-    """Return the modules of this package that a file imports, wherever in the file it does."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lensflow":
-            below = node.module.split(".")[1:]
-            for alias in node.names:
-                candidate = ".".join([*below, alias.name])
-                found.append(candidate if _module_file(PACKAGE, candidate).is_file() else ".".join(below))
-        elif isinstance(node, ast.Import):
-            found += [
-                alias.name.removeprefix("lensflow.") for alias in node.names if alias.name.startswith("lensflow.")
-            ]
-    return [name for name in found if name]
+def imports_of(file: Path) -> list[str]:
+    """Return the modules of this package that a file imports, wherever in the file, with the packages around them.
+
+    Raises:
+        SyntaxError: the file has a relative import, which this package does not use.
+    """
+    found: dict[str, None] = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for module in _named(node, file):
+            parts = module.split(".")
+            found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return list(found)
 
 
-@functools.cache
-def code_of(path: Path) -> str:
-    """Return the code of a file without comments and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+def _named(node: ast.AST, file: Path) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if is_own(alias.name))
+    elif isinstance(node, ast.ImportFrom):
+        if node.level and file.is_relative_to(FOLDER):
+            raise SyntaxError(f"{file}, line {node.lineno}: a relative import; write the whole path")
+        if node.module and is_own(node.module):
+            yield node.module
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (module for module in inner if _file_of(module).is_file())
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes docstrings and the texts of exceptions."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 del body[0]
-    return ast.dump(tree)
+        return super().generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                part.value = ""
+            elif isinstance(part, ast.JoinedStr):
+                part.values = []
+        return node
+
+
+@functools.cache
+def _code(file: Path) -> str:
+    return ast.dump(_Bare().visit(ast.parse(file.read_text(encoding="utf-8"))))

@@ -13,7 +13,6 @@ from lensflow.storage.verified import read_manifest
 
 CACHES = ("cells", "verdicts")
 TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
-EXPORT = "export_checkpoint"  # its output goes once it has been evaluated
 
 
 def verify(results: Path) -> list[str]:
@@ -27,40 +26,38 @@ def verify(results: Path) -> list[str]:
         LensflowError: the folder has no records.
     """
     problems: list[str] = []
-    expected: dict[Path, tuple[str, bool]] = {}  # sha256, and whether it is gone for good
+    expected: dict[Path, str] = {}
     made_from: list[tuple[Path, Path, str]] = []
     for path, record in records(results):
         if record is None:
             problems.append(f"{path}: a damaged record; run its stage again")
             continue
-        outputs = {inside(path, name): sha256 for name, sha256 in record["outputs"].items()}
-        gone = record["stage"] == EXPORT and not (path.parent / record["output"]).exists()
-        expected |= {file: (sha256, gone) for file, sha256 in outputs.items()}
+        expected |= {inside(path, name): sha256 for name, sha256 in record["outputs"].items()}
         made_from += [(path.parent / record["output"], inside(path, n), sha) for n, sha in record["inputs"].items()]
-    for file, (_, gone) in list(expected.items()):
-        if file.name == MANIFEST and not gone and file.is_file():
+    for file in list(expected):
+        if file.name == MANIFEST and file.is_file():
             try:
-                listed = read_manifest(file)["files"] if current_digest(file) == expected[file][0] else {}
+                listed = read_manifest(file)["files"] if current_digest(file) == expected[file] else {}
             except LensflowError:
                 problems.append(f"{file}: a damaged manifest; run its stage again")
                 continue
-            expected |= {file.with_name(name): (entry["sha256"], False) for name, entry in listed.items()}
-    there = {file for file, (_, gone) in expected.items() if not gone and file.is_file()}
+            expected |= {file.with_name(name): entry["sha256"] for name, entry in listed.items()}
+    there = {file for file in expected if file.is_file()}
     size = sum(file.stat().st_size for file in there)
     with tqdm(total=size, desc="checksums", unit="B", unit_scale=True) as progress:
-        for file, (sha256, gone) in expected.items():
+        for file, sha256 in expected.items():
             if file in there:
                 if current_digest(file) != sha256:
                     problems.append(f"{file}: changed since its stage wrote it")
                 progress.update(file.stat().st_size)
-            elif not gone:
+            else:
                 problems.append(f"{file}: missing")
     for output, file, sha256 in made_from:
         if not file.is_relative_to(results):
             continue
         if file not in expected and not file.is_file():
             problems.append(f"{file}: missing; {output} was made from it")
-        elif (expected[file][0] if file in expected else current_digest(file)) != sha256:
+        elif (expected[file] if file in expected else current_digest(file)) != sha256:
             problems.append(f"{output}: stale, made from {file} as it was before")
     known = expected.keys() | {file for _, file, _ in made_from} | {path for path, _ in records(results)}
     return problems + [line for file in sorted(results.rglob("*")) if (line := _unknown(file, results, known))]

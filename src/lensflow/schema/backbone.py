@@ -62,16 +62,22 @@ class Resources(Strict):
     disk_gb: Positive | None = None  # of the checkpoint that prepare_backbone writes; checked against the free space
     gpus: Annotated[int, Field(ge=0)] = 0  # that evaluation shares the model's tensors over; other stages take one
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of a GPU's memory that vLLM takes
+    answer_jobs: Count = 1  # how many jobs, perhaps on as many machines, the answering of checkpoints is spread over
     mem_gb: Positive | None = None  # main memory of a job that loads the model; null: what the demo's models need
     runtime: Count | None = None  # minutes of such a job on a cluster; null: an hour
     threads: Count | None = None  # of evaluation, and of training on all layers; null: all of Snakemake's --cores
     partition: str | None = None  # of SLURM, for such jobs; null: the cluster's own choice
 
 
-class Backbone(Strict):
-    """A model that is untouched so far."""
+class Source(Strict):
+    """Where a backbone comes from and how it is prompted: everything of it that changes a result."""
 
     source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
     license: str
     prompt: Prompt
+
+
+class Backbone(Source):
+    """A model that is untouched so far."""
+
     resources: Resources = Resources()

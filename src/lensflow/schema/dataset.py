@@ -1,11 +1,11 @@
-"""Benchmarks whose items come from a data set."""
+"""Data sets that the items of benchmarks come from."""
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import HUB_NAME_PATTERN, REVISION_PATTERN, TASK_PATTERN, Language
+from lensflow.schema.types import HUB_NAME_PATTERN, REVISION_PATTERN, TASK_PATTERN
 
 
 class Dataset(Strict):
@@ -28,18 +28,3 @@ class LanguageEntry(Strict):
     task: str | None = Field(default=None, pattern=TASK_PATTERN)
     variables: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
-
-
-class FromDataset(Strict):
-    """A benchmark whose items come from a data set, with a configuration a language."""
-
-    dataset: Dataset
-    # language -> the data set's name for it (ja: jp), or what else is particular to it
-    languages: dict[Language, LanguageEntry] = Field(min_length=1)
-
-    @field_validator("languages", mode="before", json_schema_input_type=dict[Language, str | LanguageEntry])
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: {"config": entry} if isinstance(entry, str) else entry for key, entry in value.items()}
-        return value

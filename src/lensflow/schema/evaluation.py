@@ -10,7 +10,7 @@ from lensflow.schema.types import Count
 class Evaluation(Strict):
     """How checkpoints are evaluated."""
 
-    engine: Literal["auto", "vllm", "hf"] = "auto"
+    engine: str = "auto"  # vllm, hf, one's own by its import path, or auto: vllm generates, hf does the rest
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Attention = "sdpa"  # of transformers; vLLM chooses its own
     limit: Count | None = None  # items a cell; null: all

@@ -1,13 +1,12 @@
-"""Validation of plain values, with messages of one line that name the key."""
+"""The words in which the configuration says what is wrong; nothing here changes a result."""
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from lensflow.errors import LensflowError
 from lensflow.schema.types import (
     LANGUAGE_PATTERN,
     NAME_PATTERN,
@@ -44,24 +43,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'? ({everything})" if close else everything
 
 
-def parse(section: Any, data: Any, where: str = "config") -> Any:
-    """Validate `data` against a section of the configuration.
-
-    Args:
-        section: its class, or a union of classes such as `Prompt`.
-        data: plain values, as YAML or JSON gives them.
-        where: what to call the data in a message.
-
-    Raises:
-        LensflowError: one line that names the key and says what is wrong with it.
-    """
-    try:
-        return TypeAdapter(section).validate_python(data)
-    except ValidationError as error:
-        raise LensflowError(f"{where}: {_first_line(error, data)}") from None
-
-
-def _first_line(error: ValidationError, data: Any) -> str:
+def first_line(error: ValidationError, data: Any) -> str:
+    """Return what is wrong in one line that names the key."""
     details = error.errors()
     # An unknown key is the likeliest cause of everything else. The errors of a union's other branches, and of a section
     # that lacks a key, hold a whole section: one that holds a plain value comes before them.

@@ -1,16 +1,18 @@
 """All scores in one tidy table, all comparisons with base in another, and so on (stage `collect_scores`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts.layout import BASE, NO_SETTING, place_of
 from lensflow.artifacts.scores import read
 from lensflow.measures import comparisons
-from lensflow.measures.catalogue import AGAINST, BASE, NO_SETTING
+from lensflow.measures.catalogue import AGAINST
 from lensflow.presentation.tables import escape_csv
 from lensflow.schema.setting import Setting
+from lensflow.schema.stages import Collecting
 from lensflow.storage.atomic import write_text
 
 COLUMNS = (
@@ -51,10 +53,8 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     runs: dict[comparisons.Place, list[Any]] = {}
     for path in paths:
         content = read(path)
-        backbone, setting, method, folder = path.parts[-5:-1]
-        seed = int(folder.removeprefix("seed"))
-        runs.setdefault((backbone, setting, method, seed), []).extend(content["cells"])
-        place = {"backbone": backbone, "setting": setting, "method": method, "seed": seed}
+        place = vars(place_of(path))
+        runs.setdefault(tuple(place.values()), []).extend(content["cells"])
         shared = {key: content[key] for key in ("engine", "dtype", "weights")}
         for cell in content["cells"]:
             where = {key: cell[key] for key in ("benchmark", "language", "cell")}
@@ -93,3 +93,8 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
 def _csv(frame: pd.DataFrame) -> str:
     safe = frame.map(lambda value: escape_csv(value) if isinstance(value, str) else value)
     return safe.to_csv(index=False, float_format="%.6g")
+
+
+def run(config: Collecting, *, scores: Sequence[Path], output: Path) -> None:
+    """Collect all scores into one table and compare every method with base."""
+    collect(config.canonical(), list(scores), output)

@@ -4,6 +4,8 @@ One pass over the backbone without its output layer gives both what probing need
 what training needs (all tokens' states where they enter the trained layers).
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +14,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensflow.artifacts.texts import Text
+from lensflow.artifacts.checkpoint import verifying
+from lensflow.artifacts.states import save
+from lensflow.artifacts.texts import Text, read_texts
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length, pad, pool
-from lensflow.models.loading import layers_of
+from lensflow.models.loading import DTYPES, device_of, layers_of, load_decoder
 from lensflow.models.streaming import StreamedDecoder
 from lensflow.models.taps import tap_layers
 from lensflow.models.tokenizer import PromptTokenizer, truncate
+from lensflow.provenance.code import code_digest
 from lensflow.schema.extraction import Extraction
+from lensflow.schema.stages import Extracting
 from lensflow.storage import parts
+from lensflow.storage.atomic import scratch_folder
+from lensflow.storage.journal import used
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -174,3 +182,34 @@ def tokenize(tokenizer: PromptTokenizer, language: str, texts: list[Text], extra
     """Return prompts as token ids, shortened as the configuration says."""
     ids = [truncate(tokenizer.encode(text.prompt), extraction.max_tokens, extraction.truncation_side) for text in texts]
     return Sequences(language, [text.id for text in texts], ids)
+
+
+def run(config: Extracting, *, backbone: Path, texts: Path, gpus: int, output: Path) -> None:
+    """Run one language's texts through the frozen backbone; goes on where a killed run stopped.
+
+    Args:
+        config: prompt and extraction.
+        backbone: manifest of the backbone's checkpoint.
+        texts: `{language}.jsonl` of the corpus.
+        gpus: 1 to run on a GPU.
+        output: `{language}.safetensors`.
+    """
+    extraction = config.extraction
+    kept = read_texts(texts, ["train", "dev"])
+    used(texts, [text.line for text in kept])
+    device = device_of(gpus)
+    with verifying(backbone) as manifest:
+        tokenizer = PromptTokenizer(backbone.parent, config.prompt)
+        sequences = tokenize(tokenizer, texts.stem, kept, extraction)
+        folder, attention = backbone.parent, extraction.attention
+        dtype = DTYPES[extraction.dtype] if extraction.dtype else None
+        compute: Callable[[Path], HiddenStates]
+        if extraction.memory == "stream":
+            streamed = StreamedDecoder(folder, sequences.ids, device, dtype, attention)
+            compute = functools.partial(stream, streamed, sequences, extraction)
+        else:
+            decoder = load_decoder(folder, dtype, device, attention)
+            compute = functools.partial(extract, decoder, sequences, extraction)
+    identity = [config.canonical(), vars(sequences), manifest["files"], code_digest(__name__)]
+    with scratch_folder(output, identity) as scratch:
+        save(output, compute(scratch), sequences.names)

@@ -13,6 +13,7 @@ from lensflow.artifacts.hub import load_split, local_copy
 from lensflow.artifacts.items import write_origin
 from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
+from lensflow.schema.stages import Fetching
 from lensflow.storage.atomic import write_jsonl
 
 EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
@@ -91,3 +92,8 @@ def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
                 "choose a data set of texts"
             )
     return dict(item)
+
+
+def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:
+    """Write one language's items of a benchmark."""
+    fetch(config.benchmark, config.dataset, language, LanguageEntry(config=config.config), datasets_root, output)

@@ -1,15 +1,18 @@
 """Subspaces of every layer from hidden states (stage `fit_subspaces`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from lensflow.artifacts.layout import by_language
 from lensflow.artifacts.states import load
 from lensflow.artifacts.texts import read_texts
 from lensflow.errors import LensflowError
 from lensflow.mathematics.subspaces import directions, fit_subspaces
 from lensflow.schema.setting import Setting
+from lensflow.schema.stages import Fitting
 from lensflow.storage.atomic import atomic_path
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.journal import used
@@ -55,3 +58,8 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
             # One entry: several are written in any order, and what is made again must have the same checksum.
             metadata={"setting": canonical_json({"central": setting.central, "languages": setting.languages})},
         )
+
+
+def run(config: Fitting, *, states: Sequence[Path], texts: Sequence[Path], output: Path) -> None:
+    """Fit the language subspaces of every layer."""
+    fit(config.setting, by_language(states), by_language(texts), output)

@@ -22,9 +22,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
+from lensflow.artifacts.layout import SAMPLES
+from lensflow.artifacts.layout import entry as entry_path
+from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
 from lensflow.measures.score import score
 from lensflow.schema.judge import Judge
+from lensflow.schema.parsing import parse
+from lensflow.schema.stages import Judging
 from lensflow.storage.atomic import write_json, write_jsonl
 from lensflow.storage.cache import read_entry, write_entry
 from lensflow.storage.digests import digest
@@ -278,14 +283,10 @@ def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> 
     write_json(output, {**{key: evaluated[key] for key in ("weights", "engine", "dtype")}, "cells": rows})
 
 
-def _path(cache: Path, key: str) -> Path:
-    return cache / key[:2] / f"{key}.json"
-
-
 def _ask_missing(cell: Answers, cache: Path) -> None:
     """Fill the cache; each verdict is on the disk before the next request of its thread starts."""
     wanted = {digest(request): request for request in cell.requests}
-    missing = {key: request for key, request in wanted.items() if read_entry(_path(cache, key)) is None}
+    missing = {key: request for key, request in wanted.items() if read_entry(entry_path(cache, key)) is None}
     where = f"benchmarks.{cell.name}.judge"
     if not missing:
         return
@@ -300,7 +301,7 @@ def _ask_missing(cell: Answers, cache: Path) -> None:
             try:
                 verdict = endpoint.ask(missing[key])
                 kept = {"request": missing[key], "base_url": cell.judge.base_url, "verdict": verdict}
-                write_entry(_path(cache, key), kept)
+                write_entry(entry_path(cache, key), kept)
             except LensflowError:
                 stopped.set()  # here already, before this thread takes its next request
                 raise
@@ -319,13 +320,13 @@ def _ask_missing(cell: Answers, cache: Path) -> None:
                 stopped.set()  # what has been asked already is waited for, and kept
                 raise
     except LensflowError as error:
-        kept = sum(_path(cache, key).is_file() for key in wanted)
+        kept = sum(entry_path(cache, key).is_file() for key in wanted)
         raise LensflowError(f"{where}: {error}; {kept} of {len(wanted)} verdicts ({cell.language}) are kept") from None
 
 
 def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: Path) -> dict[str, Any]:
     """One line for readers: question, answer, verdict."""
-    verdict = read_entry(_path(cache, key))["verdict"]
+    verdict = read_entry(entry_path(cache, key))["verdict"]
     return {
         "id": f"{sample['id']}.{turn}",
         "category": sample["category"],
@@ -339,3 +340,14 @@ def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: P
         "model": verdict["model"],
         "request": key,
     }
+
+
+def run(config: Judging, *, scores: Path, cache: Path, output: Path) -> None:
+    """Have the answers to two-turn questions rated; goes on where a killed run stopped."""
+    cells = []
+    for entry in config.benchmarks:
+        benchmark = parse(AnyBenchmark, entry.benchmark, "--config benchmarks")
+        for language in entry.languages:
+            samples = scores.parent / SAMPLES / f"{entry.name}.{language}.jsonl"
+            cells.append(read_answers(entry.name, benchmark.judge, language, samples))
+    judge(cells, scores, cache, output)

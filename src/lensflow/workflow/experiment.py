@@ -4,80 +4,27 @@ What *exists* (backbones, corpora, settings, methods, benchmarks) are dictionari
 Snakemake merges dictionaries deeply and replaces lists.
 """
 
-import functools
 import json
-import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
-from pydantic_core import core_schema
+from pydantic import Field, field_validator, model_validator
 
-from lensflow.benchmarks.generation import Generation
-from lensflow.benchmarks.kinds import Benchmark
-from lensflow.benchmarks.likelihood import Likelihood
+from lensflow.artifacts.layout import RESERVED
+from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
-from lensflow.methods import registry
-from lensflow.methods.base import Method
+from lensflow.methods.registry import AnyMethod
 from lensflow.schema.backbone import Backbone
 from lensflow.schema.corpus import Corpus
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
-from lensflow.schema.messages import did_you_mean, parse
+from lensflow.schema.messages import did_you_mean
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name, Positive
 from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
-
-# Folders of the results that stand where those of backbones and of settings do.
-RESERVED = {
-    "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
-    "settings": {"backbone", "hidden_states", "none"},
-}
-
-
-class _ByKind:
-    """Has pydantic validate a method by the class of its kind, wherever the kind comes from."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        as_plain_values = core_schema.plain_serializer_function_ser_schema(Method.canonical)
-        return core_schema.no_info_plain_validator_function(self._validate, serialization=as_plain_values)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
-        any_class: Any = functools.reduce(operator.or_, map(registry.config_of, registry.builtin()))
-        known: Any = TypeAdapter(Annotated[any_class, Field(discriminator="kind")])
-        of_a_module = {"type": "object", "properties": {"kind": {"pattern": r"\."}}, "required": ["kind"]}
-        return {"anyOf": [handler(known.core_schema), of_a_module]}
-
-    @staticmethod
-    def _validate(value: Any) -> Method:
-        if isinstance(value, Method):
-            return value
-        kind = _OfKind.model_validate(value).kind
-        if "." not in kind and kind not in registry.builtin():
-            raise ValueError(f"no kind '{kind}'; {did_you_mean(kind, registry.builtin())}")
-        return registry.config_of(kind).model_validate(value)
-
-
-class _OfKind(BaseModel):
-    """The one key that all methods have."""
-
-    model_config = ConfigDict(strict=True)
-    kind: str
-
-    @field_validator("kind")
-    @classmethod
-    def _is_usable(cls, value: str) -> str:
-        if "." in value:
-            try:
-                registry.config_of(value)
-            except LensflowError as error:
-                raise ValueError(str(error)) from None
-        return value
-
-
-AnyMethod = Annotated[Method, _ByKind()]
 
 
 class Axis(Strict):
@@ -132,7 +79,7 @@ class Config(Strict):
     corpora: dict[Name, Corpus]
     settings: dict[Name, Setting]
     methods: dict[Name, AnyMethod]
-    benchmarks: dict[Name, Benchmark]
+    benchmarks: dict[Name, AnyBenchmark]
     datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
     # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
     retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
@@ -156,9 +103,10 @@ class Config(Strict):
                 self._check_setting(name)
             for name in run.benchmarks:
                 benchmark = self.benchmarks[name]
-                if isinstance(benchmark, (Generation, Likelihood)) and benchmark.corpus not in self.corpora:
-                    hint = did_you_mean(benchmark.corpus, self.corpora)
-                    raise ValueError(f"benchmarks.{name}.corpus: no '{benchmark.corpus}'; {hint}")
+                for corpus in benchmark.corpora:
+                    if corpus not in self.corpora:
+                        hint = did_you_mean(corpus, self.corpora)
+                        raise ValueError(f"benchmarks.{name}.corpus: no '{corpus}'; {hint}")
             for name in run.methods:
                 self._check_method(name, run.settings)
             for name in run.sweeps:

@@ -5,7 +5,7 @@ over as one parameter of canonical JSON: Snakemake compares parameters as a set 
 swapped weights would otherwise go unnoticed.
 """
 
-import importlib.util
+import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,41 +14,44 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts import texts as texts_module
-from lensflow.benchmarks.generation import Generation
-from lensflow.benchmarks.likelihood import Likelihood
-from lensflow.benchmarks.lm_eval import Task
-from lensflow.benchmarks.mt_bench import MtBench
+from lensflow.artifacts.layout import BASE, NO_SETTING, Place
+from lensflow.benchmarks.base import FromDataset
+from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.methods.registry import method_digest
-from lensflow.schema.dataset import FromDataset
-from lensflow.schema.judge import Judge
+from lensflow.models.engines import registry as engines
+from lensflow.provenance.code import code_digest
 from lensflow.stages.prepare_backbone import check_source
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
 from lensflow.workflow import sweeps
 from lensflow.workflow.experiment import Config
+from lensflow.workflow.stages import CHECKPOINT, STAGES
 
-BASE = ("none", "base", 0)  # setting, method and seed of the untouched backbone
+ANSWER, SCORE = "lensflow.stages.answer", "lensflow.stages.score"
+PER_JOB = 200  # most checkpoints that one job answers for: their names are on its command line
 
 
-@dataclass(frozen=True, order=True)
-class Checkpoint:
-    """What is evaluated: a backbone as a method left it."""
+@dataclass(frozen=True)
+class Part:
+    """The checkpoints of a backbone that one job answers for.
+
+    Attributes:
+        backbone: their backbone.
+        number: of the part.
+        checkpoints: what the job answers for.
+    """
 
     backbone: str
-    setting: str
-    method: str
-    seed: int
+    number: int
+    checkpoints: tuple[Place, ...]
+    one_by_one: bool
 
     @property
-    def folder(self) -> str:
-        """Return the folder of its results, below the results folder."""
-        return f"{self.backbone}/{self.setting}/{self.method}/seed{self.seed}"
-
-    @property
-    def is_base(self) -> bool:
-        """Say whether this is the untouched backbone."""
-        return self.method == "base"
+    def rule(self) -> str:
+        """The name of the rule that answers for them."""
+        name = re.sub(r"[^A-Za-z0-9]", "_", self.backbone)
+        return f"answer_{name}_{'only_' if self.one_by_one else ''}{self.number}"
 
 
 class Plan:
@@ -72,7 +75,7 @@ class Plan:
         # What sweeps alone ask for.
         self._swept = {(point.backbone, point.setting, point.method) for point in self.points} - listed
         self.task_roots = (root, repository)
-        self.checkpoints: dict[Checkpoint, dict[str, list[str]]] = {}
+        self.checkpoints: dict[Place, dict[str, list[str]]] = {}
         self._collect()
         self.used_corpora = self._used_corpora()
         read = {name: self._read(name) for name in self.used_corpora}
@@ -83,7 +86,8 @@ class Plan:
         self._check_items({name: items for name, (items, _) in read.items()})
         for name in self.backbones:
             check_source(name, config.backbones[name], root)
-        check_engine(config.evaluation.engine)
+        for role in (engines.generator, engines.scorer, engines.reader):
+            engines.check(role(config.evaluation.engine))
 
     def _collect(self) -> None:
         """Map each checkpoint to its cells: benchmark -> languages."""
@@ -92,10 +96,10 @@ class Plan:
                 for setting in run.settings:
                     languages = self.config.settings[setting].languages
                     for method in run.methods:
-                        seeds = run.seeds if self.config.methods[method].seeded else (BASE[2],)
+                        seeds = run.seeds if self.config.methods[method].seeded else (0,)
                         for seed in seeds:
-                            place = BASE[0] if method == "base" else setting
-                            cells = self.checkpoints.setdefault(Checkpoint(backbone, place, method, seed), {})
+                            place = NO_SETTING if method == BASE else setting
+                            cells = self.checkpoints.setdefault(Place(backbone, place, method, seed), {})
                             for benchmark, named in run.benchmarks.items():
                                 kept = cells.setdefault(benchmark, [])
                                 kept += [language for language in named or languages if language not in kept]
@@ -107,8 +111,7 @@ class Plan:
                 names[self.config.settings[setting].probing] = None
                 names[self.config.settings[setting].training] = None
             for benchmark in (self.config.benchmarks[name] for name in run.benchmarks):
-                if isinstance(benchmark, (Generation, Likelihood)):
-                    names[benchmark.corpus] = None
+                names |= dict.fromkeys(benchmark.corpora)
         return list(names)
 
     def _read(self, name: str) -> tuple[Sequence[Mapping[str, Any]], dict[str, str]]:
@@ -137,37 +140,31 @@ class Plan:
                 for benchmark_name, named in run.benchmarks.items():
                     benchmark, where = self.config.benchmarks[benchmark_name], f"benchmarks.{benchmark_name}"
                     for language in named or setting.languages:
-                        if isinstance(benchmark, FromDataset):
-                            if language not in benchmark.languages:
-                                raise LensflowError(
-                                    f"{where}: no language '{language}' (setting {name}); it has "
-                                    f"{', '.join(benchmark.languages)}; add it there, or name in the run which to "
-                                    f"evaluate: {benchmark_name}: [...]"
-                                )
-                        else:
-                            self._require(benchmark.corpus, language, where)
-                        generates = benchmark.kind in ("generation", "dataset_generation")
-                        if generates and not languages.is_identifiable(language):
+                        sources = benchmark.sources()
+                        if sources is not None and language not in sources:
+                            raise LensflowError(
+                                f"{where}: no language '{language}' (setting {name}); it has {', '.join(sources)}; add "
+                                f"it there, or name in the run which to evaluate: {benchmark_name}: [...]"
+                            )
+                        for corpus in benchmark.corpora:
+                            self._require(corpus, language, where)
+                        if benchmark.generates and not languages.is_identifiable(language):
                             raise LensflowError(
                                 f"{where}: answers in '{language}' (setting {name}) cannot be told from those in other "
                                 "languages; use another benchmark"
                             )
 
     def _read_tasks(self) -> dict[str, dict[str, str]]:
-        """Return for each benchmark that is a task the digest of every language's task file."""
-        from lensflow.benchmarks import harness
-
+        """Return for each benchmark that runs files of its own the digest of every language's files."""
         digests: dict[str, dict[str, str]] = {}
         for name, languages in self.benchmarks.items():
-            benchmark = self.config.benchmarks[name]
-            if isinstance(benchmark, Task):
-                for language in languages:
-                    task = harness.task_name(benchmark, benchmark.languages[language])
-                    try:
-                        path = harness.task_file(task, self.task_roots)
-                    except LensflowError as error:
-                        raise LensflowError(f"benchmarks.{name}: {error}") from None
-                    digests.setdefault(name, {})[language] = harness.file_digest(path)
+            for language in languages:
+                try:
+                    code = self.config.benchmarks[name].code_of(language, self.task_roots)
+                except LensflowError as error:
+                    raise LensflowError(f"benchmarks.{name}: {error}") from None
+                if code is not None:
+                    digests.setdefault(name, {})[language] = code
         return digests
 
     def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -193,11 +190,11 @@ class Plan:
         """Return each backbone and setting that a table has a block for."""
         return list(dict.fromkeys(self._blocks))
 
-    def trained(self, backbone: str | None = None) -> list[Checkpoint]:
+    def trained(self, backbone: str | None = None) -> list[Place]:
         """Return the checkpoints that are trained, of one backbone or of all."""
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
 
-    def shown(self, backbone: str | None = None) -> list[Checkpoint]:
+    def shown(self, backbone: str | None = None) -> list[Place]:
         """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
         return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
@@ -217,26 +214,25 @@ class Plan:
             use = "probing" if source is None or source.aligned else "training"
         return str(getattr(entry, use))
 
-    def languages(self, checkpoint: Checkpoint) -> list[str]:
+    def languages(self, checkpoint: Place) -> list[str]:
         """Return the languages that a checkpoint is evaluated in."""
         return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))
 
-    def evaluation_corpora(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+    def evaluation_corpora(self, checkpoint: Place) -> dict[str, list[str]]:
         """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
         found: dict[str, list[str]] = {}
         for name, languages in self.checkpoints[checkpoint].items():
-            benchmark = self.config.benchmarks[name]
-            if isinstance(benchmark, (Generation, Likelihood)):
-                kept = found.setdefault(benchmark.corpus, [])
+            for corpus in self.config.benchmarks[name].corpora:
+                kept = found.setdefault(corpus, [])
                 kept += [language for language in languages if language not in kept]
         return found
 
-    def evaluation_items(self, checkpoint: Checkpoint) -> dict[str, list[str]]:
+    def evaluation_items(self, checkpoint: Place) -> dict[str, list[str]]:
         """Return the benchmarks of a checkpoint that come from data sets, with the languages of each."""
         return {
             name: languages
             for name, languages in self.checkpoints[checkpoint].items()
-            if isinstance(self.config.benchmarks[name], FromDataset)
+            if self.config.benchmarks[name].sources() is not None
         }
 
     @property
@@ -250,6 +246,32 @@ class Plan:
         return found
 
     # Stage configurations: everything that changes a stage's result, and nothing else.
+
+    def config_of(self, stage: str, wildcards: Mapping[str, str]) -> dict[str, Any]:
+        """Return the configuration of a stage by the wildcards in its scope.
+
+        Raises:
+            LensflowError: nothing in the plan has these names.
+        """
+        scope, function = STAGES[stage].scope, getattr(self, stage)
+        values = [wildcards[name] for name in scope]
+        try:
+            if scope == CHECKPOINT:
+                *names, seed = values
+                return dict(function(self._checkpoint(f"{'/'.join(names)}/seed{seed.removeprefix('seed')}")))
+            if stage == "answer":
+                backbone, number = values
+                (part,) = (part for part in self.parts() if (part.backbone, str(part.number)) == (backbone, number))
+                return dict(function(part))
+            return dict(function(*values))
+        except (KeyError, ValueError):
+            raise LensflowError(f"'{'/'.join(values)}' is nothing that stage {stage} of this plan works on") from None
+
+    def _checkpoint(self, name: str) -> Place:
+        known = {checkpoint.folder: checkpoint for checkpoint in self.checkpoints}
+        if name not in known:
+            raise LensflowError(f"'{name}' is not one of the checkpoints: {', '.join(known)}")
+        return known[name]
 
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
@@ -286,7 +308,7 @@ class Plan:
         """Return the configuration of stage `fit_subspaces`."""
         return {"setting": self.config.settings[setting].canonical()}
 
-    def train(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def train(self, checkpoint: Place) -> dict[str, Any]:
         """Return the configuration of stage `train`."""
         stage = {
             "method": self.config.methods[checkpoint.method].canonical(),
@@ -302,13 +324,48 @@ class Plan:
         """Return the digest of the code that trains a method: its own module and what that imports."""
         return method_digest(self.config.methods[method].kind)
 
-    def evaluate(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return the configuration of stage `evaluate`."""
+    def parts(self, one_by_one: bool = False) -> list[Part]:
+        """Return which job answers for which checkpoints: for each alone, or as the backbone's resources say."""
+        parts = []
+        for backbone in self.backbones:
+            its = [checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone]
+            jobs = max(self.config.backbones[backbone].resources.answer_jobs, math.ceil(len(its) / PER_JOB))
+            if one_by_one:
+                jobs = len(its)
+            groups = [tuple(its[number::jobs]) for number in range(jobs)]
+            parts += [Part(backbone, number, group, one_by_one) for number, group in enumerate(groups) if group]
+        return parts
+
+    def answer(self, part: Part) -> dict[str, Any]:
+        """Return the configuration of stage `answer`."""
+        cells: list[dict[str, Any]] = []
+        checkpoints = {}
+        for checkpoint in part.checkpoints:
+            own = [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()]
+            cells += [cell for cell in own if cell not in cells]
+            checkpoints[checkpoint.folder] = [cells.index(cell) for cell in own]
         return {
-            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
+            "prompt": self.config.backbones[part.backbone].prompt.canonical(),
             "evaluation": self.config.evaluation.canonical(),
-            "cells": [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()],
+            "cells": cells,
+            "checkpoints": checkpoints,
         }
+
+    def answering_code(self, part: Part) -> str:
+        """Return the digest of the code that answers: the stage, the kinds of benchmarks and the engines."""
+        names = {name for checkpoint in part.checkpoints for name in self.checkpoints[checkpoint]}
+        kinds = {BENCHMARKS.path_of(self.config.benchmarks[name].kind) for name in names}
+        used = {role(self.config.evaluation.engine) for role in (engines.generator, engines.scorer, engines.reader)}
+        return code_digest(ANSWER, *sorted(kinds), *sorted(map(engines.path_of, used)))
+
+    def score(self, checkpoint: Place) -> dict[str, Any]:
+        """Return the configuration of stage `score`."""
+        return {"cells": [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()]}
+
+    def scoring_code(self, checkpoint: Place) -> str:
+        """Return the digest of the code that scores."""
+        kinds = {BENCHMARKS.path_of(self.config.benchmarks[name].kind) for name in self.checkpoints[checkpoint]}
+        return code_digest(SCORE, *sorted(kinds))
 
     def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
         """Return a benchmark with what it has of these languages, and the digests of the task files behind it.
@@ -317,19 +374,13 @@ class Plan:
         """
         key = (name, tuple(languages))
         if key not in self._cells_of:
-            benchmark = self.config.benchmarks[name]
-            canonical = benchmark.canonical()
-            tasks = {}
-            if isinstance(benchmark, FromDataset):
-                canonical["languages"] = {language: canonical["languages"][language] for language in languages}
-            if isinstance(benchmark, Task):
-                tasks = {language: self._task_digests[name][language] for language in languages}
-            if isinstance(benchmark, MtBench):
-                canonical["judge"] = Judge(model="").canonical()  # no answer depends on who rates it later
-            self._cells_of[key] = {"name": name, "benchmark": canonical, "languages": languages, "tasks": tasks}
+            known = self._task_digests.get(name, {})
+            tasks = {language: known[language] for language in languages if language in known}
+            benchmark = self.config.benchmarks[name].narrowed(languages)
+            self._cells_of[key] = {"name": name, "benchmark": benchmark, "languages": languages, "tasks": tasks}
         return self._cells_of[key]
 
-    def judge(self, checkpoint: Checkpoint) -> dict[str, Any]:
+    def judge(self, checkpoint: Place) -> dict[str, Any]:
         """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.
 
         How the judge is reached is in it, too: another address or limit runs the stage again, but asks nothing again.
@@ -337,15 +388,15 @@ class Plan:
         judged = []
         for name, languages in self.checkpoints[checkpoint].items():
             benchmark = self.config.benchmarks[name]
-            if isinstance(benchmark, MtBench):
-                entries = {language: benchmark.languages[language].canonical() for language in languages}
-                canonical = benchmark.canonical() | {"languages": entries}
-                judged.append({"name": name, "benchmark": canonical, "languages": languages})
+            if benchmark.judged:
+                content = benchmark.canonical()
+                kept = {"languages": benchmark.narrowed(languages)["languages"]}
+                judged.append({"name": name, "benchmark": content | kept, "languages": languages})
         return {"benchmarks": judged}
 
-    def judged(self, checkpoint: Checkpoint) -> bool:
+    def judged(self, checkpoint: Place) -> bool:
         """Say whether a judge rates answers of a checkpoint."""
-        return any(isinstance(self.config.benchmarks[name], MtBench) for name in self.checkpoints[checkpoint])
+        return any(self.config.benchmarks[name].judged for name in self.checkpoints[checkpoint])
 
     def collect_scores(self) -> dict[str, Any]:
         """Return the configuration of stage `collect_scores`."""
@@ -363,7 +414,7 @@ class Plan:
     def presentation(self) -> dict[str, Any]:
         """Return what tables, figures and report need of the configuration."""
         used = {setting for _, setting in self.blocks}
-        order = list(dict.fromkeys([BASE[1], *(c.method for c in self.shown())]))
+        order = list(dict.fromkeys([BASE, *(c.method for c in self.shown())]))
         chosen = {name: self.config.methods[name] for name in order}
         return {
             "title": self.config.title,
@@ -396,16 +447,6 @@ class Plan:
             raise LensflowError(
                 f"{results}: {free:.1f} GB free, about {needed:.1f} GB needed for {', '.join(missing)}; free some space"
             )
-
-
-def check_engine(engine: str) -> None:
-    """Check that an evaluation engine is installed.
-
-    Raises:
-        LensflowError: it is not.
-    """
-    if engine != "hf" and importlib.util.find_spec("vllm") is None:
-        raise LensflowError(f"evaluation.engine: {engine} needs vllm, which is not installed; run make setup or use hf")
 
 
 def pattern(names: Iterable[str]) -> str:

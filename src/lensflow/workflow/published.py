@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.methods.registry import method_modules
-from lensflow.provenance.code import code_digest, module_digest, modules
+from lensflow.provenance.code import closure, code_digest, module_digest
 from lensflow.provenance.records import without_places
 from lensflow.storage import environment
 from lensflow.storage.atomic import write_json, write_text
@@ -21,6 +22,7 @@ from lensflow.storage.integrity import RECORD, read_record, record_of, unchanged
 from lensflow.storage.parsing import parse_json
 from lensflow.storage.verified import read_json
 from lensflow.workflow.plan import Plan
+from lensflow.workflow.stages import STAGES
 
 _CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
 _ENTRY = ("backbone", "setting", "panel", "method", "column")
@@ -36,19 +38,6 @@ EXACT = ("seeds", "n", "paired", "left_out")
 CONDITIONAL = ("line_pass_rate", "word_pass_rate")  # metrics of those answers that are long enough, or have passed
 SOURCE = "source.json"
 MACHINE = ("cpu", "cpu_digest", "threads", "gpu")  # what numbers depend on of a machine
-# A stage -> the module that does it, of those that the numbers in the tables depend on, beside the methods' own.
-STAGES = {
-    "prepare_backbone": "stages.prepare_backbone",
-    "pair_data": "stages.pair_data",
-    "fetch_items": "stages.fetch_items",
-    "extract_hidden_states": "stages.extract_hidden_states",
-    "fit_subspaces": "stages.fit_subspaces",
-    "export_checkpoint": "stages.export_checkpoint",
-    "evaluate": "stages.evaluate",
-    "judge": "stages.judge",
-    "collect_scores": "stages.collect_scores",
-    "make_table": "stages.make_table",
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ def _made_with(results: Path) -> tuple[list[Any], list[Any]]:
         record = read_record(path)
         if record["stage"] == "train":
             made.append((record["versions"], record["machine"]))
-        elif record["stage"] == "evaluate":
+        elif record["stage"] == "score":
             scores = path.parent / record["output"]
             cells = read_json(unchanged(scores))["cells"] if scores.is_file() else ()
             made += [(cell.get("made_with"), cell.get("made_on", {})) for cell in cells]  # older ones do not say it
@@ -209,7 +198,7 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
     for backbone in plan.backbones:
         config[f"prepare_backbone {backbone}"] = plan.prepare_backbone(backbone)
     for checkpoint in plan.checkpoints:
-        config[f"evaluate {checkpoint.folder}"] = plan.evaluate(checkpoint)
+        config[f"score {checkpoint.folder}"] = plan.score(checkpoint)
         if plan.judged(checkpoint):
             config[f"judge {checkpoint.folder}"] = plan.judge(checkpoint)
         if not checkpoint.is_base:
@@ -220,10 +209,15 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
             f"extract_hidden_states {backbone}/{corpus}": plan.extract_hidden_states(backbone, corpus)
             for backbone in plan.backbones
         }
-    code = {stage: modules(module) for stage, module in STAGES.items()}
+    for part in plan.parts():
+        config[f"answer {part.backbone}/{part.number}"] = plan.answer(part)
+    code = {stage.name: closure(stage.module) for stage in STAGES.values() if stage.numbers}
     code["train"] = sorted(
         {name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)}
     )
+    kinds = [BENCHMARKS.path_of(benchmark.kind) for benchmark in plan.config.benchmarks.values()]
+    for stage in ("answer", "score"):
+        code[stage] = closure(STAGES[stage].module, *kinds)
     return {
         "commit": environment.commit(),
         "config": config,
@@ -236,10 +230,10 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
 
 def _check_made_here(plan: Plan, results: Path) -> None:
     packages = environment.versions()
-    made = [(results / "scores.csv", plan.collect_scores(), code_digest(STAGES["collect_scores"]))]
+    made = [(results / "scores.csv", plan.collect_scores(), code_digest(STAGES["collect_scores"].module))]
     for checkpoint in plan.checkpoints:
         run = results / checkpoint.folder
-        made.append((run / "scores.json", plan.evaluate(checkpoint), code_digest(STAGES["evaluate"])))
+        made.append((run / "scores.json", plan.score(checkpoint), plan.scoring_code(checkpoint)))
         if not checkpoint.is_base:
             made.append((run / "delta.safetensors", plan.train(checkpoint), plan.training_code(checkpoint.method)))
     for path, config, code in made:

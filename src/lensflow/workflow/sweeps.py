@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lensflow.errors import LensflowError
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.workflow.experiment import Axis, Config, Run, Sweep

@@ -3,14 +3,16 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.verified import read_json
 
 
-def eos_token_ids(checkpoint: Path) -> set[int]:
-    """Ids of the end-of-sequence tokens of a checkpoint folder: of generation_config.json, else of config.json."""
+def eos_token_ids(checkpoint: Path, tokenizer: PromptTokenizer) -> set[int]:
+    """Ids of the tokens that end an answer: of generation_config.json, else of config.json, and the tokenizer's own."""
     generation = checkpoint / "generation_config.json"
     ids = read_json(generation if generation.is_file() else checkpoint / "config.json").get("eos_token_id")
-    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+    found: set[int] = set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+    return found | tokenizer.end_tokens
 
 
 def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:

@@ -4,17 +4,37 @@
 fast one for log-likelihoods. Both work on token ids, so a prompt is tokenised once, by its owner, with its BOS token.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from lensflow.artifacts.interventions import StateEdit
+from lensflow.models.likelihood import Masks
 from lensflow.schema.decoding import Decoding
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: without special tokens, cut before the first stop string.
+        ids: all generated tokens, with the one that ended the answer.
+        cut: whether the answer ended only because its room was used up.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    cut: bool
 
 
 class Engine(Protocol):
     """A causal language model that is ready to run."""
 
-    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """Continue each prompt.
 
         Args:
@@ -23,7 +43,7 @@ class Engine(Protocol):
                 the same seed gives the same answers from one engine, not from both.
 
         Returns:
-            The answers as text, without special tokens, in the order of `prompts`.
+            The answers in the order of `prompts`.
         """
         ...
 
@@ -36,6 +56,23 @@ class Engine(Protocol):
         Returns:
             For each request the sum of log p(token | context and the tokens before it) over its continuation in
             nats, and whether every one of these tokens was the most probable (a tie counts).
+        """
+        ...
+
+    def read(
+        self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
+    ) -> list[dict[str, float]]:
+        """Score whole prompts; see `lensflow.models.likelihood.read_prompts`. Only of engines whose `READS` is true."""
+        ...
+
+    def swap(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace some weights in place; nothing that was computed with the old ones is used again.
+
+        Args:
+            tensors: new values under the checkpoint's names.
+
+        Raises:
+            LensflowError: the model has no weight of a name.
         """
         ...
 

@@ -1,21 +1,27 @@
 """The vLLM engine, in this process."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
 from lensflow.models.engines.process import last_line, prepare_process
+from lensflow.models.engines.protocol import Answer
+from lensflow.models.likelihood import Masks
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
+from lensflow.schema.evaluation import Evaluation
 from lensflow.storage.verified import read_json
 
+READS = False  # whole distributions
 _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
 
 
@@ -86,7 +92,7 @@ class VllmEngine:
 
         on_devices = {"tensor_parallel_size": max(1, resources.gpus), "gpu_memory_utilization": resources.gpu_memory}
         on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
-        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         try:
             # vLLM would inspect the class in a process of its own, which imports everything again.
             for name in read_json(checkpoint / "config.json")["architectures"]:
@@ -109,7 +115,7 @@ class VllmEngine:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
         self._max_model_len = max_model_len
 
-    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """See `Engine.generate`.
 
         Raises:
@@ -120,16 +126,22 @@ class VllmEngine:
         stop = decoding.stop
         size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
+        ends = end_token_ids(self._eos, vocabulary, stop)
         params = SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             seed=decoding.seed,
             max_tokens=decoding.max_new_tokens,
-            stop_token_ids=end_token_ids(self._eos, vocabulary, stop),
+            stop_token_ids=ends,
             detokenize=False,
         )
         outputs = self._run(prompts, [params] * len(prompts))
-        return [finish(self._tokenizer.decode(list(output.token_ids)), stop) for output in outputs]
+        answers, last = [], set(ends)
+        for output in outputs:
+            ids = tuple(output.token_ids)
+            text = finish(self._tokenizer.decode(list(ids)), stop)
+            answers.append(Answer(text, ids, cut=not ids or ids[-1] not in last))
+        return answers
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """See `Engine.loglikelihoods`.
@@ -161,6 +173,21 @@ class VllmEngine:
             best = [max(entry.logprob for entry in logprobs.values()) for logprobs in output.logprobs]
             scores.append((sum(chosen), chosen == best))
         return scores
+
+    def read(
+        self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
+    ) -> list[dict[str, float]]:
+        """Refuse: vLLM hands out a few log-probabilities per token, not whole distributions."""
+        raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
+
+    def swap(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.swap`."""
+        arguments = {"weights_iterator": iter(list(tensors.items()))}
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs=arguments)
+        except (KeyError, ValueError) as error:
+            raise LensflowError(f"vllm does not take the weights of this delta ({last_line(error)})") from error
+        self._llm.reset_prefix_cache()
 
     @contextmanager
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
@@ -210,3 +237,8 @@ def _edit(edit: StateEdit, model: Any) -> None:
 def _leave(model: Any) -> None:
     """Undo `_edit`: the class's own method stands behind it."""
     del model.compute_logits
+
+
+def start(checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources) -> VllmEngine:
+    """Start the engine on a checkpoint."""
+    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, evaluation.max_model_len, resources)

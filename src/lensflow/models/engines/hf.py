@@ -1,6 +1,6 @@
 """The Hugging Face transformers engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,13 @@ from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
 from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
 from lensflow.models.engines.process import last_line, prepare_process
+from lensflow.models.engines.protocol import Answer
+from lensflow.models.likelihood import Masks, read_prompts
 from lensflow.models.loading import import_transformers
 from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
+from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Attention
 
 # Rows of logits that exist at a time (256 rows of 262 k fp32 numbers are 268 MB), and tokens in the key-value cache.
@@ -26,6 +30,9 @@ _MAX_TOKENS = 8192
 _SHARED = 0.6
 # Padded tokens of a pass over whole sequences, of which a third or so have logits.
 _WHOLE_TOKENS = 512
+
+
+READS = True  # whole distributions
 
 
 class TransformersEngine:
@@ -56,7 +63,7 @@ class TransformersEngine:
         attention: Attention = "sdpa",
     ) -> None:
         prepare_process()
-        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint)
+        self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         try:
             model = import_transformers().AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=dtype, attn_implementation=attention
@@ -67,7 +74,7 @@ class TransformersEngine:
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[str]:
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """See `Engine.generate`. Left-padded batches of prompts of similar length."""
         from transformers import GenerationConfig
 
@@ -83,7 +90,8 @@ class TransformersEngine:
             **(sampling if decoding.temperature > 0 else {}),
         )
         torch.manual_seed(decoding.seed)
-        answers, last = [""] * len(prompts), set(ends)
+        answers: dict[int, Answer] = {}
+        last = set(ends)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
             for start in range(0, len(order), self._batch_size):
@@ -91,10 +99,11 @@ class TransformersEngine:
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
                 output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                    length = next((n for n, token in enumerate(tokens) if token in last), len(tokens))
-                    answers[i] = finish(self._tokenizer.decode(tokens[: length + 1]), stop)
+                    end = next((n for n, token in enumerate(tokens) if token in last), None)
+                    ids = tokens if end is None else tokens[: end + 1]
+                    answers[i] = Answer(finish(self._tokenizer.decode(ids), stop), tuple(ids), cut=end is None)
                 bar.update(len(batch))
-        return answers
+        return [answers[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
@@ -112,6 +121,21 @@ class TransformersEngine:
                     scores[i] = scored
                 bar.update(len(batch))
         return scores
+
+    def read(
+        self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
+    ) -> list[dict[str, float]]:
+        """See `Engine.read`."""
+        return read_prompts(self.model, sequences, counted, masks)
+
+    @torch.inference_mode()
+    def swap(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.swap`."""
+        weights = self.model.state_dict()
+        for name, tensor in tensors.items():
+            if name not in weights:
+                raise LensflowError(f"tensor '{name}' is not in the model that transformers loads; use engine: vllm")
+            weights[name].copy_(tensor)
 
     @contextmanager
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
@@ -217,3 +241,11 @@ def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]
         batch.append(i)
     if batch:
         yield batch
+
+
+def start(
+    checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources
+) -> TransformersEngine:
+    """Start the engine on a checkpoint."""
+    device = "cuda" if resources.gpus else "cpu"
+    return TransformersEngine(checkpoint, evaluation.dtype, tokenizer, device, attention=evaluation.attention)

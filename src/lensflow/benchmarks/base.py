@@ -1,0 +1,190 @@
+"""What all benchmarks share: where their items come from, how a model is asked, what is read off its answers.
+
+A kind of benchmark has two halves. `ask` needs a model: it turns items into requests and returns one row per answer,
+and these rows are stored. `samples` needs none: it turns stored rows into what a reader sees of each item. The metrics
+of the catalogue (`lensflow.measures.catalogue`) are computed from these samples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from lensflow.artifacts.items import read_items
+from lensflow.artifacts.texts import read_texts
+from lensflow.schema.dataset import Dataset, LanguageEntry
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.strict import Strict
+from lensflow.schema.types import Language, Name
+
+Items = Mapping[str, Mapping[str, Any]]  # id -> item, in order
+Row = dict[str, Any]
+
+
+class Said(Protocol):
+    """An answer of an engine; see `lensflow.models.engines.protocol.Answer`."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Its token ids."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether its room was used up."""
+
+
+class Asker(Protocol):
+    """A checkpoint that answers in one language, as a method has it answer."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `lensflow.models.tokenizer.PromptTokenizer` of the backbone."""
+
+    def instruct(self, prompt: str) -> str:
+        """Return what the user says: the prompt, with an instruction where the method gives one."""
+
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> Sequence[Said]:
+        """Continue prompts of token ids."""
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Score pairs of context and continuation."""
+
+    def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
+        """Score whole prompts and the scripts of the first answer token."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the items of benchmarks lie.
+
+    Attributes:
+        corpora: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
+        items: folder of what `fetch_items` wrote, `{benchmark}/{language}.jsonl`.
+        tasks: folders that task files of one's own are named from, in the order in which they are searched.
+    """
+
+    corpora: Path
+    items: Path
+    tasks: tuple[Path, ...] = ()
+
+
+class Benchmark(Strict):
+    """A benchmark of any kind."""
+
+    kind: str
+    generates: ClassVar[bool] = False  # whether the language of its answers is identified
+    judged: ClassVar[bool] = False  # whether a judge rates its answers
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora that its prompts come from."""
+        return ()
+
+    def sources(self) -> Mapping[str, LanguageEntry] | None:
+        """Return what it has of each language of a data set; None if its items come from a corpus."""
+        return None
+
+    def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
+        """Return its configuration, as far as answers and scores in these languages depend on it."""
+        return self.canonical()
+
+    def code_of(self, language: str, roots: Sequence[Path]) -> str | None:
+        """Return the digest of files of one's own that it runs in a language; None if there are none."""
+        return None
+
+    def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
+        """Read the items of a language.
+
+        Args:
+            folders: where they lie.
+            name: of the benchmark.
+            language: their code.
+            split: `items`, or `fewshot` for those that examples are taken from.
+        """
+        raise NotImplementedError
+
+    def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Ask a model; return what it said, one row per request, in the order of the items.
+
+        Raises:
+            LensflowError: the items do not fit.
+        """
+        raise NotImplementedError
+
+    def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
+        """Return what a reader sees of each item, with values under the names of metrics where the kind has its own.
+
+        Args:
+            rows: what `ask` returned.
+            items: the same items.
+            language: of the items.
+            roots: folders of task files.
+        """
+        return [{"id": id_, **row} for id_, row in zip(items, rows, strict=True)]
+
+    def own_metrics(self) -> tuple[str, ...]:
+        """Return the metrics whose values its samples have already."""
+        return ()
+
+
+class FromCorpus(Benchmark):
+    """A benchmark on held-out prompts of a corpus."""
+
+    corpus: Name = "embedded"
+    split: Literal["dev", "test"] = "test"
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpus."""
+        return (self.corpus,)
+
+    def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
+        """Read the prompts of the split, as `{"prompt": ...}`; a corpus has no examples."""
+        if split != "items":
+            return {}
+        texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
+        return {text.id: {"prompt": text.prompt} for text in texts}
+
+
+class FromDataset(Benchmark):
+    """A benchmark whose items come from a data set, with a configuration per language."""
+
+    dataset: Dataset
+    # language -> the data set's name for it (ja: jp), or what else is particular to it
+    languages: dict[Language, LanguageEntry] = Field(min_length=1)
+
+    @field_validator("languages", mode="before", json_schema_input_type=dict[Language, str | LanguageEntry])
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: {"config": entry} if isinstance(entry, str) else entry for key, entry in value.items()}
+        return value
+
+    def sources(self) -> Mapping[str, LanguageEntry]:
+        """Return its languages."""
+        return self.languages
+
+    def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
+        """Return its configuration with these languages alone."""
+        content = self.canonical()
+        return content | {"languages": {language: content["languages"][language] for language in languages}}
+
+    def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
+        """Read the items of the data set."""
+        return read_items(folders.items / name / f"{language}.jsonl", split)
+
+
+def generated(asker: Asker, prompts: Mapping[str, str], decoding: Decoding) -> list[Row]:
+    """Have prompts answered; return rows of `prompt`, `answer`, `tokens` (ids) and `cut`."""
+    encoded = [asker.tokenizer.encode(asker.instruct(prompt)) for prompt in prompts.values()]
+    answers = asker.generate(encoded, decoding)
+    return [
+        {"prompt": prompt, "answer": answer.text, "tokens": list(answer.ids), "cut": answer.cut}
+        for prompt, answer in zip(prompts.values(), answers, strict=True)
+    ]

@@ -1,0 +1,132 @@
+"""The files of lm-eval's tasks: where they are, what they name, whether they may be read."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lensflow.errors import LensflowError
+from lensflow.schema.dataset import LanguageEntry
+from lensflow.schema.messages import IN_WORDS
+from lensflow.schema.types import TASK_PATTERN
+from lensflow.storage.parsing import LARGEST_YAML, read_text, read_yaml
+
+_INCLUDE = re.compile(r"^include:\s*[\"']?([^\"'\s]+)", re.MULTILINE)
+_FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
+
+
+def task_name(task: str, entry: LanguageEntry) -> str:
+    """Return the folder and name of a language's task, such as `xcopa/xcopa_zh`.
+
+    Raises:
+        LensflowError: it leads out of the folders that tasks are looked for in.
+    """
+    name = (entry.task or task).replace("{code}", entry.config)
+    if not re.match(TASK_PATTERN, name):
+        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; mend the language's config or task")
+    return name
+
+
+def check_file(path: Path, functions: bool) -> None:
+    """Check a task file and what it includes, before lm-eval reads it; nothing in it runs.
+
+    Args:
+        path: the file.
+        functions: whether files of one's own may name Python functions; lm-eval's may.
+
+    Raises:
+        LensflowError: a file is missing, too large or no YAML mapping, or names a function that must not run.
+    """
+    pending, seen = [path], set[Path]()
+    while pending:
+        here = pending.pop().resolve()
+        if here in seen:
+            continue
+        seen.add(here)
+        content = read_yaml(here, _TaskLoader)
+        if not isinstance(content, dict):
+            raise LensflowError(f"{here}: must be a mapping, as lm-eval's task files are")
+        trusted = functions or here.is_relative_to(_installed().resolve())
+        if not trusted and (named := _TaskLoader.function_in(content)):
+            raise LensflowError(
+                f"{here}: names the Python function {named}, which would run; look at it, then set functions: true"
+            )
+        included = content.get("include", [])
+        for name in included if isinstance(included, list) else [included]:
+            if not isinstance(name, str):
+                raise LensflowError(f"{here}: include must name files; mend it")
+            pending.append(here.parent / name)
+
+
+class _Function(str):
+    """The name of a function in a task file."""
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Reads task files without importing the functions that they name."""
+
+    @staticmethod
+    def function_in(value: Any) -> str | None:
+        """The first function that is named in a value."""
+        if isinstance(value, _Function):
+            return value
+        parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return next((found for part in parts if (found := _TaskLoader.function_in(part))), None)
+
+
+def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Function:
+    return _Function(loader.construct_scalar(node))
+
+
+_TaskLoader.add_constructor("!function", _function)
+
+
+def task_file(name: str, roots: Sequence[Path]) -> Path:
+    """Find the file of a task `folder/name`: below one of the folders, in their order, else below lm-eval's own tasks.
+
+    Raises:
+        LensflowError: there is no such folder, or no file in it defines the task.
+    """
+    folder, _, wanted = name.rpartition("/")
+    existing = [root / folder for root in (*roots, _installed()) if (root / folder).is_dir()]
+    if not existing:
+        raise LensflowError(f"task {name}: no folder {folder}, neither here nor among lm-eval's tasks")
+    defines = re.compile(rf"^task:\s*[\"']?{re.escape(wanted)}[\"']?\s*$", re.MULTILINE)
+    for place in existing:
+        for path in sorted(place.glob("*.y*ml")):
+            if defines.search(read_text(path, LARGEST_YAML)):
+                return path
+    raise LensflowError(
+        f"task {name}: no file in {existing[0]} defines a task of this name; name another for the language "
+        "(languages.*.task), or write a task file"
+    )
+
+
+def _installed() -> Path:
+    """The folder of lm-eval's own tasks."""
+    spec = importlib.util.find_spec("lm_eval")  # found, not imported: that takes seconds
+    return Path(spec.origin).parent / "tasks" if spec and spec.origin else Path()
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a task file, the files that it includes and the modules whose functions it names.
+
+    Raises:
+        LensflowError: one of them is missing.
+    """
+    pending, seen = [path], dict[Path, str]()
+    while pending:
+        here = pending.pop().resolve()
+        if here in seen:
+            continue
+        seen[here] = text = read_text(here, LARGEST_YAML)
+        pending += [here.parent / name for name in _INCLUDE.findall(text)]
+        pending += [here.parent / f"{name.replace('.', '/')}.py" for name in _FUNCTION.findall(text)]
+    checksum = hashlib.sha256()
+    for _, text in sorted((found.name, text) for found, text in seen.items()):
+        checksum.update(text.encode())
+    return checksum.hexdigest()

@@ -1,0 +1,132 @@
+"""Models for lm-eval: one that asks an engine, one that gives stored answers again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lm_eval.api.model import LM, TemplateLM
+
+from lensflow.benchmarks.base import Asker, Row
+from lensflow.errors import LensflowError
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.decoding import Decoding
+
+
+def asking(asker: Asker, chat: bool) -> TemplateLM:
+    """Return an lm-eval model on top of a checkpoint: lm-eval builds the requests, the checkpoint answers them.
+
+    Args:
+        asker: the checkpoint.
+        chat: whether contexts are rendered in the backbone's prompt format, which brings its own special tokens.
+    """
+    tokenizer = asker.tokenizer
+    plain = isinstance(tokenizer.prompt, PlainPrompt)
+
+    class Asking(TemplateLM):  # type: ignore[misc]
+        """Token ids as lm-eval's own `hf` model makes them."""
+
+        tokenizer_name = "lensflow"
+
+        @property
+        def eot_token_id(self) -> int:
+            """Return the token that stands for an empty context; no task here has one."""
+            raise LensflowError("a task with an empty context is not supported; give it a prompt")
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            """Return a text's token ids, with special tokens where no chat template has written them."""
+            wanted = (plain or not chat) if add_special_tokens is None else add_special_tokens
+            ids: list[int] = tokenizer.ids_of(string if chat else tokenizer.literal(string), wanted)
+            return ids
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            pair: tuple[list[int], list[int]] = super()._encode_pair(
+                context, tokenizer.literal(continuation) if chat else continuation
+            )
+            return pair
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """Render a conversation in the backbone's prompt format."""
+            asked = max(i for i, message in enumerate(chat_history) if message["role"] == "user")
+            question = chat_history[asked] | {"content": asker.instruct(chat_history[asked]["content"])}
+            rendered: str = tokenizer.conversation([*chat_history[:asked], question, *chat_history[asked + 1 :]])
+            # lm-eval puts nothing between a rendered prompt and an answer; a plain template's wants a space there.
+            return rendered if not plain or rendered[-1:].isspace() else f"{rendered} "
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            """Name the template, for lm-eval's records."""
+            name: str = tokenizer.prompt.format
+            return name
+
+        def _loglikelihood_tokens(
+            self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
+        ) -> list[Row]:
+            pairs = [(context, continuation) for _, context, continuation in requests]
+            scored = asker.loglikelihoods(pairs)
+            return [{"logprob": logprob, "greedy": greedy} for logprob, greedy in scored]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            """Refuse: held-out likelihood is a benchmark kind of its own."""
+            raise LensflowError("tasks of type loglikelihood_rolling are not supported; use kind likelihood")
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Row]:
+            """Generate answers; requests with the same settings go to the engine together."""
+            answers: list[Row] = [{} for _ in requests]
+            groups: dict[Decoding, list[int]] = {}
+            for index, request in enumerate(requests):
+                groups.setdefault(decoding(request.args[1]), []).append(index)
+            for settings, indices in groups.items():
+                contexts = [requests[index].args[0] for index in indices]
+                if plain and chat:
+                    contexts = [context.removesuffix(" ") for context in contexts]  # what apply_chat_template added
+                prompts = [self.tok_encode(context) for context in contexts]
+                for index, said in zip(indices, asker.generate(prompts, settings), strict=True):
+                    answers[index] = {"answer": said.text, "tokens": list(said.ids), "cut": said.cut}
+            return answers
+
+    return Asking()
+
+
+def replaying(rows: Sequence[Row]) -> LM:
+    """Return an lm-eval model that gives stored answers, in the order in which `LoadedTask.ask` got them."""
+    stored: Mapping[str, Iterator[Row]] = {
+        kind: iter([row for row in rows if row["request"] == kind]) for kind in {row["request"] for row in rows}
+    }
+
+    class Replaying(LM):  # type: ignore[misc]
+        """Needs no weights and no tokenizer: lm-eval scores answers, not prompts."""
+
+        tokenizer_name = "lensflow"
+
+        def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+            """Return stored sums of log-probabilities, and whether each token was the likeliest."""
+            found = [next(stored["loglikelihood"]) for _ in requests]
+            return [(row["logprob"], row["greedy"]) for row in found]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+            """Refuse: there are no such answers."""
+            raise LensflowError("tasks of type loglikelihood_rolling are not supported; use kind likelihood")
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+            """Return stored answers."""
+            return [next(stored["generate_until"])["answer"] for _ in requests]
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """Return the conversation without a template."""
+            return "\n".join(message["content"] for message in chat_history)
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            """Name the template, for lm-eval's records."""
+            return "none"
+
+    return Replaying()
+
+
+def decoding(settings: Mapping[str, Any]) -> Decoding:
+    """Read lm-eval's generation settings, `until`, `max_gen_toks` (256 by default), `do_sample` and the like."""
+    until = settings.get("until") or []
+    sampled = settings.get("do_sample", False) and settings.get("temperature", 1.0) > 0
+    return Decoding(
+        max_new_tokens=settings.get("max_gen_toks", settings.get("max_new_tokens", 256)),
+        stop=tuple([until] if isinstance(until, str) else until),
+        temperature=float(settings.get("temperature", 1.0)) if sampled else 0.0,
+        top_p=float(settings.get("top_p", 1.0)),
+    )

@@ -1,0 +1,48 @@
+"""How a group of subcommands adds itself to the command line."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lensflow.errors import LensflowError
+from lensflow.storage.parsing import parse_json
+from lensflow.storage.verified import read_json
+
+Subparsers = Any  # argparse's own type is private
+STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
+CONFIGFILE = "YAML files on top of config/demo.yaml, as for snakemake"
+
+
+def add_command(
+    commands: Subparsers, name: str, function: Callable[..., None], summary: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand that calls a function with its arguments by their names."""
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    sub.set_defaults(function=function)
+    return sub
+
+
+def summary_of(function: Callable[..., Any]) -> str:
+    """Return the first line of a function's docstring."""
+    return (function.__doc__ or "").splitlines()[0]
+
+
+def read_config(value: str) -> Any:
+    """Return what a `--config` holds.
+
+    Raises:
+        LensflowError: it is neither JSON nor a JSON file.
+    """
+    if value.lstrip().startswith("{"):
+        try:
+            return parse_json(value)
+        except ValueError as error:
+            raise LensflowError(f"--config: not valid JSON ({error}); see lensflow show-config") from None
+    return read_json(Path(value))
+
+
+def show(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return json.dumps(value, ensure_ascii=False, indent=2)

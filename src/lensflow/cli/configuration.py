@@ -1,0 +1,65 @@
+"""Subcommands about the configuration: check, show-config, schema."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lensflow.cli.commands import CONFIGFILE, Subparsers, add_command, show, summary_of
+from lensflow.errors import LensflowError
+from lensflow.workflow.stages import STAGES
+
+
+def add(commands: Subparsers) -> None:
+    """Add the subcommands."""
+    sub = add_command(commands, "check", check, summary_of(check))
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    sub.add_argument("--results", type=Path, default=Path("results"))
+    sub = add_command(commands, "show-config", show_config, summary_of(show_config))
+    sub.add_argument("stage", choices=[stage.name for stage in STAGES.values() if stage.scope])
+    sub.add_argument(
+        "name",
+        help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, B/part or B/S/M/seed0",
+    )
+    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    sub = add_command(commands, "schema", schema, summary_of(schema))
+    sub.add_argument("--output", type=Path, required=True, help="YAML file to write")
+
+
+def plan_of(files: Sequence[Path]) -> Any:
+    """Return the plan of the configuration here.
+
+    Raises:
+        LensflowError: the configuration is not valid.
+    """
+    from lensflow.workflow.experiment import read
+    from lensflow.workflow.plan import Plan
+
+    return Plan(read(files, Path()), Path.cwd(), Path.cwd())
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check a configuration and everything that it names."""
+    plan = plan_of(args.configfile)
+    plan.check_disk(args.results)
+    print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
+
+
+def show_config(args: argparse.Namespace) -> None:
+    """Print a stage's configuration, to be given to its --config."""
+    stage = STAGES[args.stage]
+    parts = args.name.split("/", len(stage.scope) - 1)
+    if len(parts) != len(stage.scope):
+        raise LensflowError(f"'{args.name}': stage {stage.name} works on {'/'.join(stage.scope)}")
+    print(show(plan_of(args.configfile).config_of(stage.name, dict(zip(stage.scope, parts, strict=True)))))
+
+
+def schema(args: argparse.Namespace) -> None:
+    """Write the JSON schema of the configuration."""
+    import yaml
+
+    from lensflow.storage.atomic import write_text
+    from lensflow.workflow.experiment import Config
+
+    content = yaml.safe_dump(Config.model_json_schema(by_alias=True), sort_keys=False, allow_unicode=True)
+    write_text(args.output, f"# Generated: lensflow schema --output {args.output.as_posix()}\n{content}")

@@ -1,0 +1,76 @@
+"""Subcommands about a results folder: trace, verify, crate, export."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from lensflow.cli.commands import Subparsers, add_command, summary_of
+from lensflow.errors import LensflowError
+
+
+def add(commands: Subparsers) -> None:
+    """Add the subcommands."""
+    sub = add_command(commands, "trace", trace, summary_of(trace))
+    sub.add_argument(
+        "place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, versus.csv, sweeps.csv"
+    )
+    sub = add_command(commands, "verify", verify, summary_of(verify))
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+    sub = add_command(commands, "crate", crate, summary_of(crate))
+    sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
+    sub.add_argument("--output", type=Path, required=True, help="new folder, or .zip file")
+    sub.add_argument("--deltas", action="store_true", help="with delta and intervention of each training")
+    sub = add_command(commands, "export", export, summary_of(export))
+    sub.add_argument("--backbone", type=Path, required=True, help="manifest.json of the backbone's checkpoint")
+    sub.add_argument("--delta", type=Path, required=True, help="delta.safetensors (train)")
+    sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
+
+
+def trace(args: argparse.Namespace) -> None:
+    """Follow a number in a table back to the data, the backbone and the code."""
+    from lensflow.provenance import trace as provenance
+
+    print(provenance.trace(args.place))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Compare a results folder, also a downloaded one, with the records in it."""
+    from lensflow.provenance import verify as provenance
+
+    problems = provenance.verify(args.results)
+    print(*problems, sep="\n", end="\n" if problems else "")
+    if problems:
+        raise LensflowError(f"{args.results}: {len(problems)} of its files are not as their records say")
+    print(f"ok: {args.results} is as its records say")
+
+
+def crate(args: argparse.Namespace) -> None:
+    """Write a run as an RO-Crate: tables, figures, report, scores, configurations and records."""
+    from lensflow.provenance import crate as provenance
+
+    provenance.write(args.results, args.output, deltas=args.deltas)
+    print(f"{args.output}: an RO-Crate, described in its ro-crate-metadata.json")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
+    from lensflow.artifacts import checkpoint, interventions
+    from lensflow.artifacts import export as exporting
+    from lensflow.models import logit_bias
+    from lensflow.presentation.model_card import model_card
+    from lensflow.storage.atomic import write_text
+
+    if not args.delta.is_file():
+        raise LensflowError(f"{args.delta}: no such file; train the method, or name its delta.safetensors")
+    manifest, applied = checkpoint.verify(args.backbone), args.delta.with_name(interventions.NAME)
+    intervention = interventions.load(applied)
+    biases = logit_bias.logit_biases(args.backbone.parent, intervention.shifts)
+    card = model_card(manifest, args.delta, intervention, biased=bool(biases))
+    with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
+        exported = Path(temporary) / "checkpoint" / "manifest.json"
+        exporting.export(args.backbone, args.delta, exported)
+        if intervention.width is not None:
+            logit_bias.hand_on(applied, biases, exported.parent)
+        write_text(exported.parent / "README.md", card)
+        exporting.copy_out(exported.parent, args.folder)
+    print(f"{args.folder}: load it with transformers or vLLM")

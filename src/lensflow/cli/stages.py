@@ -1,0 +1,60 @@
+"""One subcommand per stage, from the table of stages."""
+
+import argparse
+import ast
+import functools
+import importlib
+from typing import Any
+
+from lensflow.cli.commands import STAGE_CONFIG, Subparsers, add_command, read_config
+from lensflow.provenance.code import FOLDER, code_digest
+from lensflow.schema.parsing import parse
+from lensflow.workflow.stages import STAGES, Stage
+
+
+def add(commands: Subparsers) -> None:
+    """Add the subcommands of the stages."""
+    for stage in STAGES.values():
+        sub = add_command(commands, stage.command, functools.partial(run, stage), _summary(stage))
+        sub.set_defaults(logged=True)
+        sub.add_argument("--config", required=True, help=STAGE_CONFIG)
+        for argument in stage.arguments:
+            sub.add_argument(f"--{argument.name.replace('_', '-')}", **argument.options)
+
+
+def run(stage: Stage, args: argparse.Namespace) -> None:
+    """Run a stage and leave a record of it beside its output; a stage of several outputs leaves its own records."""
+    from lensflow.provenance.records import recording
+
+    config = parse(stage.config, read_config(args.config), "--config")
+    given = {argument.name: getattr(args, argument.name) for argument in stage.arguments}
+
+    def compute() -> None:
+        importlib.import_module(stage.module).run(config, **given)
+
+    if "output" not in given:
+        compute()
+        return
+    with recording(stage.name, functools.partial(_code, stage), given | {"config": args.config}):
+        compute()
+
+
+def _code(stage: Stage, config: Any) -> str:
+    """Return the digest of the code behind a stage, which may depend on its configuration."""
+    if stage.name == "train":
+        from lensflow.methods.registry import method_digest
+
+        return method_digest(config["method"]["kind"])
+    if stage.name == "score":
+        from lensflow.benchmarks.registry import BENCHMARKS
+
+        kinds = {BENCHMARKS.path_of(cell["benchmark"]["kind"]) for cell in config["cells"]}
+        return code_digest(stage.module, *sorted(kinds))
+    return code_digest(stage.module)
+
+
+def _summary(stage: Stage) -> str:
+    """Return the first line of the docstring of a stage's `run`, without importing what the stage needs."""
+    tree = ast.parse((FOLDER / "stages" / f"{stage.name}.py").read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run")
+    return (ast.get_docstring(found) or "").splitlines()[0]

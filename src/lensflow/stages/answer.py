@@ -1,0 +1,370 @@
+"""What the checkpoints of one backbone say (stage `answer`): one job, one start of each engine, all missing cells.
+
+A cell is one benchmark in one language of one checkpoint. What the model said in a cell is kept under the digest of
+everything that an answer depends on: the requests as token ids, the tokens that end an answer, decoding, weights,
+intervention, engine and code. The same requests to the same weights are therefore never answered twice, whatever the
+method is called, and a job that was killed keeps its finished cells.
+
+Engines hold the untouched backbone; the weights of a checkpoint are swapped in from its delta, and out again.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lensflow.artifacts import interventions, layout
+from lensflow.artifacts.checkpoint import verify
+from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.weights import WeightFiles
+from lensflow.benchmarks.base import Benchmark, Folders, Items, Row
+from lensflow.benchmarks.registry import BENCHMARKS, AnyBenchmark
+from lensflow.errors import LensflowError
+from lensflow.languages import LATIN, script_masks, scripts
+from lensflow.models.engines import registry
+from lensflow.models.engines.ends import eos_token_ids
+from lensflow.models.engines.protocol import Answer, Engine
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.provenance.code import code_digest
+from lensflow.provenance.records import recording
+from lensflow.schema.backbone import Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.parsing import parse
+from lensflow.schema.stages import Answering
+from lensflow.storage.atomic import write_json
+from lensflow.storage.cache import read_entry, write_entry
+from lensflow.storage.digests import canonical_json, current_digest, digest
+from lensflow.storage.environment import machine, versions
+from lensflow.storage.integrity import checked
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One benchmark in one language."""
+
+    name: str
+    benchmark: Benchmark
+    language: str
+
+    @property
+    def place(self) -> str:
+        """What messages and progress call it."""
+        return f"{self.name}, {self.language}"
+
+
+class Session:
+    """One backbone that answers as any of its checkpoints; an engine starts when the first cell needs it.
+
+    Args:
+        backbone: manifest of its checkpoint.
+        config: prompt format, engine, precision.
+        resources: GPUs and their memory.
+
+    Raises:
+        LensflowError: the backbone is damaged.
+    """
+
+    def __init__(self, backbone: Path, config: Answering, resources: Resources) -> None:
+        self.manifest = verify(backbone)
+        self.folder, self.evaluation, self.resources = backbone.parent, config.evaluation, resources
+        self.tokenizer = PromptTokenizer(self.folder, config.prompt)
+        self._files = WeightFiles(self.folder)
+        self._engines: dict[str, Engine] = {}
+        self._delta: dict[str, Path | None] = {}  # engine -> the delta that its weights have
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Ids of the tokens that end an answer."""
+        return sorted(eos_token_ids(self.folder, self.tokenizer))
+
+    def engine(self, name: str, delta: Path | None) -> Engine:
+        """Return an engine with the weights of a checkpoint.
+
+        Args:
+            name: of the engine.
+            delta: of the checkpoint; None for the untouched backbone.
+        """
+        if name not in self._engines:
+            module = registry.module_of(name)
+            self._engines[name] = module.start(self.folder, self.tokenizer, self.evaluation, self.resources)
+            self._delta[name] = None
+        engine = self._engines[name]
+        if self._delta[name] != delta:
+            engine.swap(self._weights(self._delta[name], delta))
+            self._delta[name] = delta
+        return engine
+
+    def _weights(self, old: Path | None, new: Path | None) -> dict[str, Tensor]:
+        """Return what turns one checkpoint into another, in the backbone's own precision, as an exported one has it."""
+        trained = {} if new is None else load_file(checked(new))
+        names = dict.fromkeys([*_names(old), *trained])
+        tensors = {}
+        for name in names:
+            if name not in self._files.location:
+                raise LensflowError(f"{new}: tensor '{name}' is not in {self.folder}; it belongs to another backbone")
+            original = self._files.read(name)
+            if name in trained and trained[name].shape != original.shape:
+                raise LensflowError(f"{new}: tensor '{name}' has another shape than in {self.folder}; train again")
+            tensors[name] = trained[name].to(original.dtype) if name in trained else original
+        return tensors
+
+
+def _names(delta: Path | None) -> list[str]:
+    if delta is None:
+        return []
+    with safe_open(delta, framework="pt") as file:
+        return sorted(file.keys())
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One checkpoint that answers in one language; an `Asker` for benchmarks."""
+
+    session: Session
+    delta: Path | None
+    intervention: Intervention
+    language: str
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """The backbone's tokenizer."""
+        return self.session.tokenizer
+
+    def instruct(self, prompt: str) -> str:
+        """Return what the user says."""
+        return self.intervention.instruct(self.language, prompt)
+
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
+        """Continue prompts."""
+        engine = self._engine(registry.generator)
+        with engine.edited(self.intervention.edit(self.language)):
+            return engine.generate(prompts, decoding)
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Score continuations."""
+        engine = self._engine(registry.scorer)
+        with engine.edited(self.intervention.edit(self.language)):
+            return engine.loglikelihoods(requests)
+
+    def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
+        """Score whole prompts."""
+        latin = scripts(self.language) == LATIN
+        masks = None if latin else script_masks(self.tokenizer.vocabulary, self.language)
+        engine = self._engine(registry.reader)
+        with engine.edited(self.intervention.edit(self.language)):
+            return engine.read(sequences, counted, masks)
+
+    def _engine(self, role: Any) -> Engine:
+        return self.session.engine(role(self.session.evaluation.engine), self.delta)
+
+
+class Listener:
+    """Takes down what a benchmark would ask, and answers nothing; an `Asker` that needs no engine.
+
+    Attributes:
+        requests: everything that was asked, as JSON values.
+        engines: the engines that would answer.
+    """
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
+        self.requests: list[Any] = []
+        self.engines: set[str] = set()
+        self.tokenizer = speaker.tokenizer
+        self.instruct = speaker.instruct
+
+    def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
+        """Take down prompts."""
+        self._note(registry.generator, ["generate", prompts, decoding.model_dump(include=set(Decoding.model_fields))])
+        return [Answer("", (), cut=False)] * len(prompts)
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Take down continuations."""
+        self._note(registry.scorer, ["score", requests])
+        return [(0.0, False)] * len(requests)
+
+    def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
+        """Take down prompts, and the language whose script is looked for."""
+        self._note(registry.reader, ["read", sequences, counted, self._speaker.language])
+        return [{}] * len(sequences)
+
+    def _note(self, role: Any, request: Any) -> None:
+        self.requests.append(request)
+        self.engines.add(role(self._speaker.session.evaluation.engine))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cell of a checkpoint with what its key is made of.
+
+    Attributes:
+        cell: benchmark and language.
+        items: ids of its items, in order.
+        identity: everything that its answers depend on.
+        key: the digest of `identity`.
+    """
+
+    cell: Cell
+    items: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The digest under which its answers are kept."""
+        return digest(self.identity)
+
+
+class Answerer:
+    """Answers cells of the checkpoints of one backbone, taking from the cache what is there.
+
+    Args:
+        session: the backbone.
+        folders: where items lie.
+        cache: folder of the cells so far, by digest.
+    """
+
+    def __init__(self, session: Session, folders: Folders, cache: Path) -> None:
+        self.session, self.folders, self.cache = session, folders, cache
+        self._items: dict[tuple[str, str, str], Items] = {}
+
+    def items(self, cell: Cell, split: str = "items") -> Items:
+        """Return a cell's items, of which the configuration may want the first ones only; read once."""
+        place = (cell.name, cell.language, split)
+        if place not in self._items:
+            found = cell.benchmark.items(self.folders, cell.name, cell.language, split)
+            limit = self.session.evaluation.limit if split == "items" else None
+            self._items[place] = dict(list(found.items())[:limit])
+        return self._items[place]
+
+    def asked(self, cell: Cell, speaker: Speaker) -> Asked:
+        """Work out what a cell asks a checkpoint, and with that its key; no engine starts."""
+        listener = Listener(speaker)
+        self._ask(cell, listener)
+        evaluation = self.session.evaluation
+        code = code_digest(__name__, BENCHMARKS.path_of(cell.benchmark.kind), *map(registry.path_of, listener.engines))
+        identity: dict[str, Any] = {
+            "code": code,
+            "weights": weights_of(self.session.manifest, speaker.delta),
+            "requests": digest(listener.requests),
+            "ends": self.session.ends,
+            "tokenizer": self.session.manifest["files"]["tokenizer.json"]["sha256"],
+            "engines": sorted(listener.engines),
+            "dtype": evaluation.dtype,
+            "attention": evaluation.attention,
+            "lm_eval": version("lm_eval") if cell.benchmark.kind == "lm_eval" else None,
+        }
+        if edit := speaker.intervention.identity(cell.language):
+            identity["intervention"] = edit
+        return Asked(cell, tuple(self.items(cell)), identity)
+
+    def answer(self, asked: Asked, speaker: Speaker) -> None:
+        """Answer a cell unless the cache has it."""
+        path = layout.entry(self.cache, asked.key)
+        if read_entry(path) is None:
+            rows = self._ask(asked.cell, speaker)
+            made = {"identity": asked.identity, "made_with": versions(), "made_on": machine()}
+            write_entry(path, made | {"answers": rows})
+
+    def _ask(self, cell: Cell, asker: Any) -> list[Row]:
+        items, fewshot = self.items(cell), self.items(cell, "fewshot")
+        try:
+            return cell.benchmark.ask(asker, items, fewshot, cell.language, self.folders.tasks)
+        except LensflowError as error:
+            raise LensflowError(f"{cell.place}: {error}") from error
+
+
+def weights_of(manifest: Mapping[str, Any], delta: Path | None) -> str:
+    """Return the digest of a checkpoint's weights: the backbone's own, where a delta changes nothing."""
+    own: str = manifest["weights"]
+    return own if not _names(delta) or delta is None else digest([own, current_digest(delta)])
+
+
+def run(
+    config: Answering,
+    *,
+    backbone: Path,
+    runs: Sequence[Path],
+    corpora: Path,
+    items: Path,
+    tasks: Sequence[Path],
+    cache: Path,
+    gpus: int,
+    gpu_memory: float,
+) -> None:
+    """Answer all cells of some checkpoints of a backbone; what the cache has is not answered again.
+
+    Args:
+        config: prompt, engine, cells, and which of them each run has.
+        backbone: manifest of the backbone's checkpoint.
+        runs: folders of the checkpoints, with `delta.safetensors` and `intervention.safetensors` in each but base's;
+            `answers.json` is written there.
+        corpora: folder of what `pair_data` wrote.
+        items: folder of what `fetch_items` wrote.
+        tasks: folders that task files of one's own are named from.
+        cache: folder of the cells so far.
+        gpus: GPUs for the engines.
+        gpu_memory: share of a GPU's memory for vLLM.
+
+    Raises:
+        LensflowError: a file is damaged, an item does not fit its benchmark, an engine does not start.
+    """
+    for name in {registry.generator(config.evaluation.engine), registry.scorer(config.evaluation.engine)}:
+        registry.check(name)
+    session = Session(backbone, config, Resources(gpus=gpus, gpu_memory=gpu_memory))
+    answerer = Answerer(session, Folders(corpora, items, tuple(tasks)), cache)
+    kinds = [parse(AnyBenchmark, entry.benchmark, "--config cells") for entry in config.cells]
+    with tqdm(runs, desc="checkpoints", unit="checkpoint", disable=len(runs) < 2) as progress:
+        for folder in progress:
+            progress.set_postfix_str(layout.place_of(folder / layout.ANSWERS).method)
+            wanted = config.checkpoints[layout.folder_of(folder)]
+            cells = [
+                Cell(config.cells[index].name, kinds[index], language)
+                for index in wanted
+                for language in config.cells[index].languages
+            ]
+            _answer_checkpoint(answerer, config, cells, backbone, folder)
+
+
+def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell], backbone: Path, folder: Path) -> None:
+    """Answer the cells of one checkpoint and write its `answers.json`, with a record of its own."""
+    session, output = answerer.session, folder / layout.ANSWERS
+    is_base = layout.place_of(output).is_base
+    delta = None if is_base else folder / layout.DELTA
+    applied = folder / layout.INTERVENTION
+    texts = [
+        *(answerer.folders.corpora / corpus / f"{c.language}.jsonl" for c in cells for corpus in c.benchmark.corpora),
+        *(answerer.folders.items / c.name / f"{c.language}.jsonl" for c in cells if not c.benchmark.corpora),
+    ]
+    given = {
+        "config": canonical_json(config.of(layout.folder_of(folder))),
+        "backbone": backbone,
+        "texts": list(dict.fromkeys(texts)),
+    }
+    given |= {"output": output} | ({} if is_base else {"delta": delta, "intervention": applied})
+    kinds = [BENCHMARKS.path_of(cell.benchmark.kind) for cell in cells]
+    with recording("answer", lambda _: code_digest(__name__, *dict.fromkeys(kinds)), given):
+        intervention = Intervention() if is_base else interventions.load(applied)
+        if intervention.width not in (None, session.manifest["hidden_size"]):
+            raise LensflowError(
+                f"{applied}: changes states of {intervention.width} dimensions, {backbone} has states of "
+                f"{session.manifest['hidden_size']}; it belongs to another backbone"
+            )
+        speakers = {cell.language: Speaker(session, delta, intervention, cell.language) for cell in cells}
+        asked = [answerer.asked(cell, speakers[cell.language]) for cell in cells]
+        rows = []
+        with tqdm(asked, desc="cells", unit="cell") as progress:
+            for one in progress:
+                progress.set_postfix_str(one.cell.place)
+                answerer.answer(one, speakers[one.cell.language])
+                entry = read_entry(layout.entry(answerer.cache, one.key))
+                row = {"benchmark": one.cell.name, "language": one.cell.language, "cell": one.key}
+                rows.append(row | {"ids": list(one.items)} | {key: entry[key] for key in ("made_with", "made_on")})
+        content = {"weights": weights_of(session.manifest, delta), "cells": rows}
+        write_json(output, content | {key: getattr(config.evaluation, key) for key in ("engine", "dtype")})
