@@ -13,7 +13,7 @@ environment=${1:-cpu}
 }
 # pyenv has a command for each Python that it installed, but only those of the active version work.
 if ! "$PYTHON" --version > /dev/null 2>&1 && command -v pyenv > /dev/null; then
-  PYENV_VERSION=$(pyenv whence "$PYTHON" 2> /dev/null | tail -n 1)
+  PYENV_VERSION=$(pyenv whence "$PYTHON" 2> /dev/null | tail -n 1 || true)
   export PYENV_VERSION
 fi
 "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || {
