@@ -17,7 +17,7 @@ NEED_TORCH = """agreement benchmark_method comparisons cost_page deltas engines 
 if find_spec("torch"):
     from models import checkpoint, stages  # noqa: F401
 else:
-    collect_ignore = ["e2e", "gpu", "workflow", *(f"unit/test_{name}.py" for name in NEED_TORCH.split())]
+    collect_ignore = ["e2e", "faults", "gpu", "workflow", *(f"unit/test_{name}.py" for name in NEED_TORCH.split())]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
