@@ -1,9 +1,11 @@
 # Two commands matter: `make demo` and `make test`. Everything else they need, they do themselves.
-PYTHON ?= python3.11
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
 CONFIG ?=  # another configuration than config/demo.yaml
-# Which lock: cpu, or cuda for a GPU. Once one is installed, that one.
-LOCK ?= $(or $(shell cat .venv/.installed 2>/dev/null),cpu)
+# Which lock (cpu, or cuda for a GPU) and which Python (3.11, 3.12 or 3.13): those that are installed, else these.
+INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
+LOCK ?= $(or $(word 1,$(INSTALLED)),cpu)
+FOUND = $(foreach python,python3.11 python3.13 python3.12,$(if $(shell command -v $(python) 2>/dev/null),$(python)))
+PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
@@ -44,10 +46,9 @@ setup:  ## the environment alone; for a GPU: make setup LOCK=cuda
 .venv/.installed: envs/$(LOCK).lock envs/setup.sh pyproject.toml
 	@PYTHON=$(PYTHON) envs/setup.sh $(LOCK)
 
-COMPILE = uv pip compile envs/requirements.in --override envs/overrides.txt --python-version 3.11 \
-  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-find-links
+ifneq ($(INSTALLED),$(LOCK) $(PYTHON))
+.PHONY: .venv/.installed  # another lock or Python is installed: make installs this one
+endif
 
 lock:  ## resolve the requirements again; the CUDA lock keeps the CPU one's versions where it can
-	$(COMPILE) envs/cpu.in --override envs/cpu-overrides.txt --torch-backend cpu --output-file envs/cpu.lock
-	cp envs/cpu.lock envs/cuda.lock
-	$(COMPILE) envs/cuda.in --output-file envs/cuda.lock
+	@envs/lock.sh

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens

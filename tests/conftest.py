@@ -1,46 +1,38 @@
-"""Fixtures that several test files share."""
+"""What all tests share: settings, markers, and the fixtures of models where there is torch."""
 
-import functools
-from collections.abc import Callable
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-import tiny
-from lensflow.schema.extraction import Extraction
 
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+# Unit tests that need torch, or lm-eval and vLLM to plan the demo. Without torch only the
+# others are collected: make test LOCK=no-torch.
+NEED_TORCH = """agreement benchmark_method comparisons cost_page deltas engines finetuning harness
+    hidden_states interventions judging losses methods metrics objective plan presentation projections published
+    subspaces tables training untrusted"""
+if find_spec("torch"):
+    from tests.models import checkpoint, stages  # noqa: F401
+else:
+    collect_ignore = ["e2e", "faults", "gpu", "workflow", *(f"unit/test_{name}.py" for name in NEED_TORCH.split())]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a model or Snakemake; the rest is the fast loop: pytest -m "not slow and not model and not workflow"."""
+    for item in items:
+        folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
+        if folder in ("workflow", "faults"):
+            item.add_marker(pytest.mark.workflow)
+        if folder in ("e2e", "faults", "gpu") or name in NEED_TORCH.split():
+            item.add_marker(pytest.mark.model)
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device that torch can use")
+    if item.get_closest_marker("gpu"):
+        import torch
 
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give the folder of a tiny random checkpoint of a family, in float32 or another dtype, built once."""
-
-    @functools.cache
-    def build(family: str, dtype: torch.dtype = torch.float32) -> Path:
-        folder = tmp_path_factory.mktemp(family)
-        tiny.save_checkpoint(family, folder, dtype)
-        return folder
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def stages(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tiny.Stages]:
-    """Give what the stages before training write for a tiny checkpoint, run once."""
-
-    @functools.cache
-    def run(family: str, dtype: torch.dtype = torch.float32, pooling: str = "last") -> tiny.Stages:
-        folder = tmp_path_factory.mktemp(f"{family}-stages")
-        return tiny.run_stages(checkpoint(family, dtype), folder, Extraction(pooling=pooling, batch_tokens=64))
-
-    return run
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device that torch can use")

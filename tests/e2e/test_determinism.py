@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from safetensors.torch import load_file
 
-import chain
+from tests import chain
 
 SECRETS = {
     "OPENAI_API_KEY": "sk-planted-openai-0123",

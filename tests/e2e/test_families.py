@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tiny
+from tests import tiny
 from lensflow.artifacts.texts import SPLITS
 from lensflow.cli import main
 from lensflow.storage.atomic import write_jsonl

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chain import RUN, Chain
+from tests.chain import RUN, Chain
 from lensflow.cli import main
 from lensflow.provenance import preparation
 from lensflow.storage.digests import file_digest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project import TRAINED, Project, Run, flip, own_disk, truncate
+from tests.faults.project import TRAINED, Project, Run, flip, own_disk, truncate
 
 # In the order in which they run: stage -> what it leaves behind below the results folder.
 OUTPUTS = {

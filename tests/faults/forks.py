@@ -32,7 +32,7 @@ LOADED = (
 CLIENT = """#!{python} -SE
 import os, signal, sys
 sys.path.insert(0, {folder!r})
-from forks import start
+from tests.faults.forks import start
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 from pathlib import Path
 command = ["lensflow", *sys.argv[1:]]
@@ -98,7 +98,7 @@ def serve(folder: Path) -> None:
     listener.bind(str(folder / SOCKET))
     listener.listen()
     client = folder / "lensflow"
-    client.write_text(CLIENT.format(python=sys.executable, folder=str(Path(__file__).parent), server=str(folder)))
+    client.write_text(CLIENT.format(python=sys.executable, folder=str(Path(__file__).parents[2]), server=str(folder)))
     client.chmod(0o755)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -127,7 +127,7 @@ def _watch(connection: socket.socket) -> None:
 
 def _become(request: Mapping[str, Any], files: list[int]) -> int:
     """Be the command that is asked for; return its exit code."""
-    import injection
+    from tests.faults import injection
     import snakemake.cli
 
     import lensflow.cli.main

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from forks import start
+from tests.faults.forks import start
 
-import tiny
+from tests import tiny
 from lensflow.artifacts.texts import SPLITS, folder
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.integrity import CORRUPT

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import forks
+from tests.faults import forks
 import pytest
-from cases import CASES, TABLES, Case
-from project import REPOSITORY, Project, Run, configuration, judge, mountable
+from tests.faults.cases import CASES, TABLES, Case
+from tests.faults.project import REPOSITORY, Project, Run, configuration, judge, mountable
 
 from lensflow.storage.digests import digest
 

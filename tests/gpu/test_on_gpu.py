@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import agreement
-import tiny
+from tests import agreement
+from tests import tiny
 from lensflow.methods.base import Run
 from lensflow.methods.lens import training
 from lensflow.models.loading import CPU, load_decoder
@@ -204,7 +204,7 @@ def test_vllm_and_transformers_score_alike(embedded, dtype):
 
 
 def test_the_benchmark_of_the_method_runs_and_names_the_gpu(embedded, tmp_path):
-    command = ["benchmarks/method.py", "--gpus", "1", "--backbone", embedded(SMOLLM), "--out", tmp_path]
+    command = ["performance/method.py", "--gpus", "1", "--backbone", embedded(SMOLLM), "--out", tmp_path]
     command += ["--pairs", "16", "--epochs", "1", "--dtypes", "bfloat16"]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -214,7 +214,7 @@ def test_the_benchmark_of_the_method_runs_and_names_the_gpu(embedded, tmp_path):
 
 
 def test_the_benchmark_of_streaming_runs_and_names_the_gpu(tmp_path):
-    command = ["benchmarks/stream.py", "--gpus", "1", "--layers", "4", "--hidden", "512", "--folder", tmp_path]
+    command = ["performance/stream.py", "--gpus", "1", "--layers", "4", "--hidden", "512", "--folder", tmp_path]
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(torch.cuda.get_device_name()) == 7  # stages

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import agreement
-import tiny
+from tests import agreement
+from tests import tiny
 from lensflow.models.loading import CPU
 
 SEQUENCES = tiny.random_sequences(6, seed=7)

@@ -1,4 +1,4 @@
-"""The published procedure of benchmarks/method.py computes what our stages compute, or the race means nothing."""
+"""The published procedure of performance/method.py computes what our stages compute, or the race means nothing."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.artifacts.states import save
 from lensflow.artifacts.texts import read_texts
@@ -32,7 +32,7 @@ WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}
 
 def benchmark(name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        patch.syspath_prepend(Path(__file__).parents[2] / "performance")
         return importlib.import_module(name)
 
 

@@ -1,4 +1,4 @@
-"""The formulas of benchmarks/cost.py against real counts, and the page against the script."""
+"""The formulas of performance/cost.py against real counts, and the page against the script."""
 
 import importlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.errors import LensflowError
 from lensflow.methods.lens import training
@@ -27,7 +27,7 @@ NORMS = {"gemma3": {"norms": 4, "head_norms": 2}, "qwen3": {"head_norms": 2}}
 @pytest.fixture(scope="module")
 def cost():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
+        patch.syspath_prepend(ROOT / "performance")
         return importlib.import_module("cost")
 
 
@@ -197,7 +197,7 @@ def test_vllm_gets_what_the_other_engine_leaves(cost):
 
 def test_the_page_is_what_the_script_writes(cost):
     page = cost.page(read([ROOT / "config/paper.yaml"], ROOT), ROOT / "docs/benchmarks/peaks.csv")
-    assert (ROOT / "docs/cost.md").read_text() == page, "run python benchmarks/cost.py"
+    assert (ROOT / "docs/cost.md").read_text() == page, "run python performance/cost.py"
 
 
 def test_the_paper_s_jobs_ask_for_the_memory_that_the_page_says(cost):
@@ -220,5 +220,5 @@ def test_a_mistake_names_the_backbone_or_the_corpus(cost):
     with pytest.raises(LensflowError, match=r"corpora.embedded: not a data set"):
         cost.sections(config)
     unknown = config.runs[0].model_copy(update={"backbones": ("mine",)})
-    with pytest.raises(LensflowError, match=r"backbones.mine: its dimensions are not in benchmarks/cost.py; add them"):
+    with pytest.raises(LensflowError, match=r"backbones.mine: its dimensions are not in performance/cost.py; add them"):
         cost.sections(config.model_copy(update={"runs": (unknown,)}))

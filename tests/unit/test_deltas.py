@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import tiny
+from tests import tiny
 from lensflow.artifacts.checkpoint import verify
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-import tiny
+from tests import tiny
 from lensflow.errors import LensflowError
 from lensflow.methods import finetuning
 from lensflow.methods.base import Run

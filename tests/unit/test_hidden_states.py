@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import states as states_module
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.cli import main

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import interventions, language_subspaces
 from lensflow.artifacts.interventions import Intervention, StateEdit
 from lensflow.benchmarks.kinds import Benchmark

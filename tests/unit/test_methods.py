@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import tiny
+from tests import tiny
 from lensflow import methods
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main

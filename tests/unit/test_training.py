@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main

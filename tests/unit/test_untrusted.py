@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tiny
+from tests import tiny
 from lensflow.artifacts import hub, scores, texts
 from lensflow.artifacts.checkpoint import check_checkpoint, verify
 from lensflow.benchmarks import harness

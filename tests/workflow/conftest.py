@@ -1,5 +1,5 @@
 import pytest
-from workspace import Workspace, demo_config
+from tests.workflow.workspace import Workspace, demo_config
 
 
 @pytest.fixture(scope="module")

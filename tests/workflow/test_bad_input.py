@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import REPOSITORY, Workspace, write_checkpoint
+from tests.workflow.workspace import REPOSITORY, Workspace, write_checkpoint
 
 from lensflow.cli import main
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from workspace import Workspace, demo_config
+from tests.workflow.workspace import Workspace, demo_config
 
 
 def config() -> dict:

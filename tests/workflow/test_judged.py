@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from workspace import Workspace, demo_config
+from tests.workflow.workspace import Workspace, demo_config
 
 KEY = "sk-planted-in-the-environment"
 BASE, TRAINED = "results/tiny/none/base/seed0", "results/tiny/en-zh/lens-a/seed0"

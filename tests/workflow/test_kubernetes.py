@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import Workspace, demo_config
+from tests.workflow.workspace import Workspace, demo_config
 
 PLUGINS = ("snakemake-executor-plugin-kubernetes", "snakemake-storage-plugin-fs")
 MISSING = [name for name in PLUGINS if importlib.util.find_spec(name.replace("-", "_")) is None]

@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from workspace import REPOSITORY, Workspace
+from tests.workflow.workspace import REPOSITORY, Workspace
 
-import tiny
-from chain import Chain
+from tests import tiny
+from tests.chain import Chain
 from lensflow.cli import main
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl

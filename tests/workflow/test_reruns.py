@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspace import Workspace, demo_config
+from tests.workflow.workspace import Workspace, demo_config
 
 from lensflow.storage.verified import read_json
 

@@ -12,7 +12,7 @@ from lensflow.storage.integrity import MANIFEST
 from lensflow.storage.verified import read_manifest
 
 CACHES = ("cells", "verdicts")
-TIMINGS = "timings"  # of the scripts in benchmarks/, which are no stages
+TIMINGS = "timings"  # of the scripts in performance/, which are no stages
 
 
 def verify(results: Path) -> list[str]:

@@ -94,7 +94,7 @@ def write_report(
         versus: versus.csv.
         costs: cost.json of each training.
         folders: what `write_figures` wrote, {backbone}.{setting} each.
-        timings: tables that the scripts in benchmarks/ wrote as Markdown.
+        timings: tables that the scripts in performance/ wrote as Markdown.
         results: the folder with every checkpoint's samples.
         output: the HTML file.
     """

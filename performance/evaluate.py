@@ -1,6 +1,6 @@
 """Time and memory of an evaluation: one job for all cells beside one `lm_eval --model hf` process a cell.
 
-    LENSFLOW_DATASETS_ROOT=... python benchmarks/evaluate.py
+    LENSFLOW_DATASETS_ROOT=... python performance/evaluate.py
 
 Run it from the repository root on a quiet machine (about half an hour on two cores). It needs local copies of XCOPA,
 XWinograd and the Language Confusion Benchmark. Both sides run the same task files on the same documents in float32:

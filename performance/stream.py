@@ -6,7 +6,7 @@ with a limit: 3 GB for extraction layer by layer, 10 GB for training the top two
 `--gpus 1` the stages run on a GPU: how much of its memory they take is read from nvidia-smi, the host's has no limit.
 
 At full size it needs about 20 GB of disk (30 GB where training takes longer than a minute and so keeps a checkpoint of
-itself) and many minutes. Small: `python benchmarks/stream.py --layers 4 --hidden 512`.
+itself) and many minutes. Small: `python performance/stream.py --layers 4 --hidden 512`.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32, help="at least 2 (default: 32)")
     parser.add_argument("--hidden", type=int, default=4096, help="a multiple of 512 (default: 4096)")
     parser.add_argument("--gpus", type=int, choices=(0, 1), default=0, help="GPUs that extraction and training run on")
-    parser.add_argument("--folder", type=Path, default=Path("benchmarks/out/stream"), help="for everything it writes")
+    parser.add_argument("--folder", type=Path, default=Path("performance/out/stream"), help="for everything it writes")
     args = parser.parse_args()
     if args.layers < 2 or args.hidden < 512 or args.hidden % 512:
         parser.error("--layers must be at least 2, --hidden a multiple of 512")

@@ -1,6 +1,6 @@
 """What the stages cost on the paper's backbones, from first principles: writes docs/cost.md.
 
-    python benchmarks/cost.py
+    python performance/cost.py
 
 Arithmetic alone: nothing is loaded and nothing is run. Parameters come from the dimensions in each model's config.json,
 texts and tokens from the settings of `config/paper.yaml`, every text as long as its corpus allows. The tests hold the
@@ -388,7 +388,7 @@ def sections(config: Config) -> list[Section]:
     found: list[Section] = []
     for backbone in dict.fromkeys(backbone for run in config.runs for backbone in run.backbones):
         if backbone not in SHAPES:
-            raise LensflowError(f"backbones.{backbone}: its dimensions are not in benchmarks/cost.py; add them")
+            raise LensflowError(f"backbones.{backbone}: its dimensions are not in performance/cost.py; add them")
         section = Section([backbone], SHAPES[backbone], jobs(config, backbone))
         same = next((s for s in found if (s.shape, s.jobs) == (section.shape, section.jobs)), section)
         if same is section:
@@ -468,7 +468,7 @@ def measured(path: Path) -> Iterable[tuple[str, str, float, float, str]]:
 
 HEAD = """# What a run costs
 
-"{title}", computed by `python benchmarks/cost.py` from the models' dimensions and the configuration.
+"{title}", computed by `python performance/cost.py` from the models' dimensions and the configuration.
 Only the last table has measurements. GB are 10⁹ bytes.
 
 ## What to book
@@ -503,7 +503,7 @@ L layers of width d, a layer's matrices with m parameters; N texts of T tokens; 
 | evaluation | 2 FLOPs a parameter and token; 2 L · kv_heads · head · b bytes a token in vLLM's cache |
 
 A process has 0.5 GB on top of these, a GPU 1 GB (an allowance). Texts are taken to be as long as `max_tokens` allows.
-Time is FLOPs over what a device reaches, which `benchmarks/method.py` measures, and never less than reading takes.
+Time is FLOPs over what a device reaches, which `performance/method.py` measures, and never less than reading takes.
 """
 
 

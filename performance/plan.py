@@ -1,6 +1,6 @@
 """How long Snakemake takes to plan, and where that time goes.
 
-    python benchmarks/plan.py
+    python performance/plan.py
 
 Two plans, each in a process of its own that is timed from its start to its end: the dry run of a large configuration
 (limit: a minute), and the demo again when all of it is there (limit: 5 seconds, best of three). The demo is run with a
@@ -132,8 +132,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--output", type=Path, help="a Markdown file to write, such as docs/benchmarks/plan.md")
     args = options.parse_args()
-    sys.path.insert(0, str(REPOSITORY / "tests" / "workflow"))
-    from workspace import Workspace
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.workflow.workspace import Workspace
 
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
@@ -149,7 +149,7 @@ def main() -> None:
             AGAIN: min(again, key=lambda taken: sum(taken.values())),
         }
     sizes = ", ".join(f"{count} {section}" for section, count in SIZES.items())
-    text = f"`python benchmarks/plan.py`, {os.cpu_count()} cores. Large: {sizes}.\n\n{markdown(results)}"
+    text = f"`python performance/plan.py`, {os.cpu_count()} cores. Large: {sizes}.\n\n{markdown(results)}"
     print(text)
     if args.output is not None:
         write_text(args.output, text)

@@ -1,6 +1,6 @@
 """Time and memory of the method: our stages beside the published procedure, on the same texts in the same precision.
 
-    python benchmarks/method.py --backbone results/gemma-3-270m/backbone/manifest.json
+    python performance/method.py --backbone results/gemma-3-270m/backbone/manifest.json
 
 Run it from the repository root on a quiet machine (the full size takes about half an hour on two cores). Both sides
 make the choices of `config/published.yaml`. Every stage is a process of its own, timed from its start to its end,
