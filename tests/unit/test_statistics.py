@@ -13,16 +13,20 @@ from lensflow import statistics
 from lensflow.statistics import (
     Sample,
     difference_interval,
+    exact_p,
+    exact_permutation,
     holm,
     interval,
+    is_equivalent,
     is_kept,
-    mcnemar,
+    needed_changes,
+    needed_n,
     null_deviations,
     paired_permutation,
     paired_shares_interval,
     proportion_interval,
     ratio_interval,
-    seeds_test,
+    smallest_markable,
     variance,
 )
 
