@@ -15,8 +15,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test: Holm's correction of a whole table needs p-values well below 1e-4
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
-HALF = 0.5  # of an item at each end: smooths what would jump between nothing and one thing that differs
-# Correlation between languages that the half items have. Coverage of means over six languages (docs/measures/
+HALF = 0.5  # of an item: smooths what would jump between nothing and one thing that differs
+# Correlation that the half items have between languages and seeds. Coverage of means over six languages (docs/measures/
 # coverage.md) is too high with 1, and too low with 0 where questions are equally hard in all languages.
 ALIKE = 1 / 3
 Floats = NDArray[np.float64]
@@ -149,17 +149,20 @@ class Components:
     def spread(self, items: float, quantile: float) -> float:
         """Variance of the items and of other seeds, as large as makes `quantile` fit both.
 
-        Each part is weighted by the square of its own t quantile (Cochran and Cox, Experimental Designs, 1957, section
-        4.14), which moves without a jump from a score whose seeds agree to one whose seeds do not. With Satterthwaite's
-        degrees of freedom instead, three seeds are covered 92 % where they differ as much as the items' means do.
+        The quantile of their sum is the mean of both quantiles, weighted by the variances (Cochran and Cox,
+        Experimental Designs, 1957, section 4.14), which moves without a jump from a score whose seeds agree to one
+        whose seeds do not. With Satterthwaite's degrees of freedom instead, three seeds are covered 92 % where they
+        differ as much as the items' means do.
 
         Args:
             items: variance of the items, perhaps smoothed.
             quantile: of t, for the items.
         """
+        total = items + self.of_seeds
         if self.of_seeds == 0:
-            return items
-        return items + self.of_seeds * (_quantile(self.seeds - 1.0) / quantile) ** 2
+            return total
+        weighted = (quantile * items + _quantile(self.seeds - 1.0) * self.of_seeds) / total
+        return total * (weighted / quantile) ** 2
 
 
 def components(deviations: Floats, weights: Floats) -> Components:
@@ -213,7 +216,7 @@ def interval(sample: Sample) -> tuple[float, float]:
     sizes = sample.counts
     smooth = (sample.scores * sizes + HALF) / (sizes + 2 * HALF)
     half_items, mean = HALF * ((1 - smooth) ** 2 + smooth**2), float(smooth.mean())
-    n = _items(sample.deviations, sample.weights, sizes, smooth * (1 - smooth), half_items, mean * (1 - mean))
+    n = _items(sample.deviations, sample.weights, sizes, 2 * HALF, smooth * (1 - smooth), half_items, mean * (1 - mean))
     return proportion_interval(sample.value * n, n)
 
 
@@ -237,28 +240,28 @@ def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
     change = other.scores - base.scores
     squares = (other.of_languages - base.of_languages) ** 2
     changed = np.clip(squares.sum(2).mean(1) * sizes + change**2, np.abs(change), 1)
-    both = (changed * sizes + 2 * HALF) / (sizes + 2 * HALF)
-    net = change * sizes / (sizes + 2 * HALF)
+    both, net = (changed * sizes + HALF) / (sizes + HALF), change * sizes / (sizes + HALF)
     whole = float(both.mean() - net.mean() ** 2)
-    n = _items(deviations, weights, sizes, both - net**2, 2 * HALF * (1 + net**2), whole)
+    n = _items(deviations, weights, sizes, HALF, both - net**2, HALF * (1 + net**2), whole)
     gained, lost = ((changed + sign * change).mean() / 2 for sign in (1, -1))
     return paired_shares_interval(float(lost) * n, float(gained) * n, n)
 
 
 def _items(
-    deviations: Floats, weights: Floats, sizes: Floats, simple: Floats, half_items: Floats, whole: float
+    deviations: Floats, weights: Floats, sizes: Floats, more: float, simple: Floats, half_items: Floats, whole: float
 ) -> float:
     """The number of items of one language and seed, drawn at random, that tell as much of a share as these do.
 
     Without smoothing it would jump: answers of which none differs have no variance at all. So each language is given
-    two half items more that lie at the two ends. These are the same question for all seeds, and correlated by `ALIKE`
-    between languages. The design effect is bounded: languages and seeds tell no more than independent ones, and no less
-    than one of them (other seeds' variance comes on top).
+    half items more, a right one and a wrong one, or for a difference one that is as much gained as lost. Their answers
+    are correlated by `ALIKE` between languages and seeds. The design effect is bounded: languages and seeds tell no
+    more than independent ones, and no less than one of them (other seeds' variance comes on top).
 
     Args:
         deviations: (S, n), `components`.
         weights: (n,).
         sizes: number of items in each language, (L,).
+        more: how many items the half items are.
         simple: smoothed variance of a single answer in each language, (L,).
         half_items: sum of squares that the half items add in each language, (L,).
         whole: smoothed variance of a single answer, all languages taken together.
@@ -266,13 +269,18 @@ def _items(
     n = int((weights > 0).sum())
     if n < 2:
         return float(n)
-    parts, smoothed = components(deviations, weights), sizes + 2 * HALF
-    shrink, alone, added = float((sizes / smoothed).mean()), simple / smoothed, half_items / smoothed**2
-    items = parts.items * (n - 1) / n * shrink**2 + float(
-        ALIKE * np.sqrt(added).mean() ** 2 + (1 - ALIKE) * added.mean() / len(sizes)
-    )
-    independent, alike = alone.mean() / alone.size / len(deviations), np.sqrt(alone).mean() ** 2
-    return whole * shrink / parts.spread(float(np.clip(items, independent, alike)), _quantile(n - 1.0))
+    parts, smoothed = components(deviations, weights), sizes + more
+    shrink, answers = float((sizes / smoothed).mean()), len(sizes) * len(deviations)
+    independent, alike = _bounds(simple / smoothed, answers)
+    least, most = _bounds(half_items / smoothed**2, answers)
+    items = parts.items * (n - 1) / n * shrink**2 + (1 - ALIKE) * least + ALIKE * most
+    items = min(max(items, independent), alike)
+    return whole * shrink / parts.spread(items, _quantile(n - 1.0))
+
+
+def _bounds(variances: Floats, answers: int) -> tuple[float, float]:
+    """Variance of the mean over languages of (L,) variances: all answers to a question independent, or all alike."""
+    return float(variances.mean()) / answers, float(np.sqrt(variances).mean() ** 2)
 
 
 def _quantile(freedom: float) -> float:

@@ -350,8 +350,7 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     lines = [
         f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}, and a 95 % interval of "
         "the difference without 0; paired permutation of each question's mean over seeds, exact for shares (with one "
-        "seed McNemar's test). A mark of one seed says nothing of other seeds; the interval covers them where there are "
-        "several"
+        "seed McNemar's test); a mark of one seed says nothing of other seeds, which the interval of several covers"
     ]
     lines += [line for block in blocks if (line := _unmarkable(block))]
     left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
