@@ -454,3 +454,28 @@ def is_equivalent(low: float, high: float, margin: float) -> bool:
         margin: > 0.
     """
     return -margin < low and high < margin
+
+
+def paired_sd(discordance: float, languages: int = 1, correlation: float = 0.0) -> float:
+    """Standard deviation of a question's difference of shares, the mean over languages, where there is no difference.
+
+    Args:
+        discordance: share of the answers that differ, from 0 to 1.
+        languages: L.
+        correlation: of a question's differences between languages, from 0 to 1.
+    """
+    return math.sqrt(discordance * (1 + (languages - 1) * correlation) / languages)
+
+
+def smallest_detectable_difference(n: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest paired difference that a two-sided test of n questions finds with this power.
+
+    The quantiles are Student's, with n - 1 degrees of freedom (Cohen, Statistical Power Analysis, 1988).
+
+    Args:
+        n: number of questions, at least 2.
+        sd: standard deviation of a question's difference (`paired_sd`).
+        alpha: level of the test; in a family of tests alpha / tests, for Holm's first step.
+        power: from alpha to 1.
+    """
+    return float((t.ppf(1 - alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / math.sqrt(n))

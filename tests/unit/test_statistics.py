@@ -25,9 +25,11 @@ from lensflow.statistics import (
     needed_n,
     null_deviations,
     paired_permutation,
+    paired_sd,
     paired_shares_interval,
     proportion_interval,
     ratio_interval,
+    smallest_detectable_difference,
     smallest_markable,
 )
 
@@ -155,7 +157,7 @@ def test_seeds_that_agree_add_nothing_to_the_variance():
 
 @pytest.mark.parametrize("shape", [(1, 3), (6, 1), (3, 3)])
 def test_intervals_do_not_jump_where_one_thing_more_differs(shape):
-    """From no answer that differs to one: less than a tenth of the width; the old rule shrank it by 60 %."""
+    """From no answer that differs to three. Before, the first one made the interval of a difference 60 % narrower."""
     size = (*shape, 24)
     base, limits = Sample(np.ones(size), np.ones(size)), []
     for wrong in range(4):
@@ -584,7 +586,10 @@ def test_a_test_of_items_that_count_on_one_side_keeps_the_level(few_resamples):
 
 
 def test_difference_of_what_counts_is_not_conditioned_on_what_the_method_changed():
-    """A method that counts only what base has right: on common items it would look no better, and as it does here."""
+    """The method answers as base does, but mostly what base has right counts: its share of what counts is higher.
+
+    On the common items alone the difference would be 0.
+    """
     rng = np.random.default_rng(15)
     right = (rng.random(300) < 0.5) * 1.0
     easy = np.maximum(right, rng.random(300) < 0.2)
@@ -678,3 +683,18 @@ def test_equivalence_keeps_its_size():
         limits = paired_shares_interval(float(np.sum(change < 0)), float(np.sum(change > 0)), 200)
         found += is_equivalent(*limits, 0.1)
     assert found / runs <= at_most(0.025, runs)
+
+
+@pytest.mark.parametrize("n", [24, 100, 400])
+def test_smallest_detectable_difference_is_found_with_its_power(n):
+    found = TTestPower().power(smallest_detectable_difference(n, 0.3) / 0.3, n, 0.05)
+    assert found == pytest.approx(0.8, abs=0.01)
+    assert smallest_detectable_difference(n, 0.3, alpha=0.001) > 1.3 * smallest_detectable_difference(n, 0.3)
+
+
+def test_paired_sd_is_that_of_simulated_differences():
+    rng = np.random.default_rng(18)
+    alike, own = (rng.choice([-1, 1, 0], p=[0.1, 0.1, 0.8], size=(50_000, languages)) for languages in (1, 6))
+    differences = np.where(rng.random((50_000, 6)) < math.sqrt(0.4), alike, own)
+    assert differences.mean(1).std() == pytest.approx(paired_sd(0.2, 6, 0.4), rel=0.02)
+    assert paired_sd(0.2) == paired_sd(0.2, 6, 1) == pytest.approx(math.sqrt(0.2))
