@@ -370,11 +370,13 @@ def _unmarkable(block: Block) -> str | None:
     if not (short := [(room, questions) for room, questions in sizes if room < needed]):
         return None
     rooms, ns = zip(*short, strict=True)
-    enough = [statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room]
-    would_do = f"; n = {max(enough)} would do" + (", but for what is at its best" if 0 in rooms else "")
+    enough = max((statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
+    would_do = f"; n = {enough} would do" if enough else ""
+    if enough and 0 in rooms:
+        would_do += ", but for what is at its best"
     return (
         f"no mark for better is possible with n = {_range(ns)} and {len(tested)} tests in {len(short)} of them: "
-        f"{needed} questions must get better and none worse, and {_range(rooms)} can{would_do if enough else ''}"
+        f"{needed} questions must get better and none worse, and {_range(rooms)} can{would_do}"
     )
 
 

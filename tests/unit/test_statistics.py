@@ -697,4 +697,4 @@ def test_paired_sd_is_that_of_simulated_differences():
     alike, own = (rng.choice([-1, 1, 0], p=[0.1, 0.1, 0.8], size=(50_000, languages)) for languages in (1, 6))
     differences = np.where(rng.random((50_000, 6)) < math.sqrt(0.4), alike, own)
     assert differences.mean(1).std() == pytest.approx(paired_sd(0.2, 6, 0.4), rel=0.02)
-    assert paired_sd(0.2) == paired_sd(0.2, 6, 1) == pytest.approx(math.sqrt(0.2))
+    assert paired_sd(0.2) == pytest.approx(paired_sd(0.2, 6, 1)) and paired_sd(0.2) == pytest.approx(math.sqrt(0.2))
