@@ -200,7 +200,8 @@ def page(runs: int) -> str:
         "",
         "The parameters are the true shares (of differences: base's) "
         f"{', '.join(f'{value:g}' for value in SHARES)}; for numbers they are the questions' skewness "
-        f"{', '.join(f'{value:g}' for value in SKEWS)}. Shares "
+        f"{', '.join(f'{value:g}' for value in SKEWS)}. Skewed "
+        "difficulty is each language's own. Shares "
         "of n questions take few values, so no interval covers exactly 95 % at every true share. As is usual, the mean "
         "over the true shares is the measure. A method's shares lie "
         f"{', '.join(f'{shift:+g}' for shift in SHIFTS)} logits from base's, and "

@@ -331,7 +331,7 @@ def exact_p(base: Sample, other: Sample) -> float | None:
 
     The seeds are held fixed, as they must be where there is one: p says nothing of other seeds. The test is exact if a
     question's two results could have changed places. With base's one seed against the mean of several it is so in large
-    samples only; docs/measures/coverage.md has its level.
+    samples only; tests simulate its level with 24 questions.
     """
     steps = _steps(base, other)
     return None if steps is None else exact_permutation(steps)
