@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens
@@ -19,6 +18,7 @@ from lensflow.models.streaming import StreamedDecoder
 from lensflow.schema.extraction import Extraction
 from lensflow.stages import extract_hidden_states
 from lensflow.storage.verified import read_jsonl
+from tests import tiny
 
 EXTRACTION = Extraction(trainable_layers=2, batch_tokens=64)
 

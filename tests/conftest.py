@@ -21,7 +21,7 @@ else:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a model or Snakemake; the rest is the fast loop: pytest -m "not slow and not model and not workflow"."""
+    """Mark what needs a model or Snakemake; all else is the fast loop of README."""
     for item in items:
         folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
         if folder in ("workflow", "faults"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import tiny
 from lensflow.schema.extraction import Extraction
+from tests import tiny
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import tiny
 from lensflow.artifacts.texts import SPLITS
 from lensflow.cli import main
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
+from tests import tiny
 
 LANGUAGES = ("en", "zh")
 COUNTS = {"train": 6, "dev": 2, "test": 3}

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 
 from lensflow.artifacts import texts
 from lensflow.benchmarks.generation import Generation
@@ -11,7 +12,6 @@ from lensflow.benchmarks.likelihood import Likelihood
 from lensflow.schema.backbone import Resources
 from lensflow.schema.evaluation import Evaluation
 from lensflow.stages import evaluate, fetch_items, pair_data
-from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 from lensflow.storage.verified import read_json
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import RUN, Chain
 from lensflow.cli import main
 from lensflow.provenance import preparation
 from lensflow.storage.digests import file_digest
 from lensflow.storage.integrity import CORRUPT, RECORD
 from lensflow.storage.verified import read_json
+from tests.chain import RUN, Chain
 
 BASE = "tiny/none/base/seed0"
 STATES = "tiny/hidden_states/mine"

@@ -4,18 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 
 from lensflow.artifacts import interventions, texts
 from lensflow.benchmarks.likelihood import Likelihood
 from lensflow.cli import main
-from lensflow.models.engines.transformers import TransformersEngine
 from lensflow.models.engines.vllm import VllmEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.evaluation import Evaluation
 from lensflow.stages import pair_data
-from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 
 NAME = "smollm2-135m-instruct"
 PROMPTS = ["雨是什么？", "飞机为什么能飞？", "请介绍一下北京。", "猫为什么喜欢睡觉？", "怎样做米饭？"]

@@ -127,10 +127,10 @@ def _watch(connection: socket.socket) -> None:
 
 def _become(request: Mapping[str, Any], files: list[int]) -> int:
     """Be the command that is asked for; return its exit code."""
-    from tests.faults import injection
     import snakemake.cli
 
     import lensflow.cli.main
+    from tests.faults import injection
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
     os.setpgid(0, request["group"])

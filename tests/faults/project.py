@@ -15,13 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.faults.forks import start
-
-from tests import tiny
 from lensflow.artifacts.texts import SPLITS, folder
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.integrity import CORRUPT
 from lensflow.storage.verified import read_jsonl
+from tests import tiny
+from tests.faults.forks import start
 
 REPOSITORY = Path(__file__).parents[2]
 LANGUAGES = ("en", "zh")

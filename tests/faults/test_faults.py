@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.faults import forks
 import pytest
-from tests.faults.cases import CASES, TABLES, Case
-from tests.faults.project import REPOSITORY, Project, Run, configuration, judge, mountable
 
 from lensflow.storage.digests import digest
+from tests.faults import forks
+from tests.faults.cases import CASES, TABLES, Case
+from tests.faults.project import REPOSITORY, Project, Run, configuration, judge, mountable
 
 REPORT = REPOSITORY / "docs/faults.md"
 # What says why a run stopped; the last is all that there is to say of a killed job.

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import agreement
-from tests import tiny
 from lensflow.methods.base import Run
 from lensflow.methods.lens import training
 from lensflow.models.loading import CPU, load_decoder
@@ -28,6 +26,7 @@ from lensflow.stages.train import train_measured
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
 from lensflow.workflow.experiment import AnyMethod
+from tests import agreement, tiny
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
@@ -179,6 +178,7 @@ def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
     pytest.importorskip("vllm")
     from lensflow.models.engines.transformers import TransformersEngine
+
     from lensflow.models.engines.vllm import VllmEngine
 
     folder = embedded(SMOLLM).parent

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from tests import agreement
-from tests import tiny
 from lensflow.models.loading import CPU
+from tests import agreement, tiny
 
 SEQUENCES = tiny.random_sequences(6, seed=7)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.artifacts.states import save
 from lensflow.artifacts.texts import read_texts
@@ -25,6 +24,7 @@ from lensflow.schema.setting import Setting
 from lensflow.stages import extract_hidden_states, fit_subspaces
 from lensflow.storage.atomic import write_jsonl
 from lensflow.workflow.experiment import read
+from tests import tiny
 
 PAIRS = 12  # not a multiple of the published probing batch, nor of the training batch
 WORDS = {"en": "raisin", "zh": "葡萄干", "sw": "zabibu"}

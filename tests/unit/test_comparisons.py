@@ -73,7 +73,8 @@ def test_a_cell_against_base_on_the_same_items():
     row = rows["lens", "fidelity", "zh"]
     assert (row["seeds"], row["n"], row["value"], row["low"]) == ("0", 30, pytest.approx(2 / 3), pytest.approx(17 / 30))
     assert (row["base"], row["paired"], row["left_out"]) == (pytest.approx(1 / 3), 30, 0)
-    assert row["difference"] == pytest.approx(10 / 30) and row["test"] == "mcnemar"
+    assert row["difference"] == pytest.approx(10 / 30) and row["test"] == "exact permutation"
+    assert (row["questions"], row["room"]) == (30, 20)
     limits = statistics.paired_shares_interval(1, 11, 30)
     assert (row["difference_low"], row["difference_high"]) == pytest.approx(limits)
     assert row["p"] == row["p_holm"] == pytest.approx(binomtest(1, 12).pvalue)
@@ -91,12 +92,22 @@ def test_items_are_matched_by_id_and_those_of_one_side_left_out_and_counted():
     mine = [second[i] if i % 7 else None for i in order]
     lens = content(cell("zh", score("word_pass_rate", mine), ids=[ids[i] for i in order]))
     row = table(base, {"lens": lens}, [("b", "one")])["lens", "word_pass_rate", "zh"]
-    both = [i for i in order if i % 7 and i >= 2]
-    either = {i for i in order if i % 7} | set(range(2, 40))
-    assert (row["paired"], row["left_out"]) == (len(both), len(either) - len(both))
+    counts = {i for i in order if i % 7}, set(range(2, 40))
+    both = counts[1] & set(order)  # what base was asked and counts, of what the method was asked
+    assert row["paired"] == len(counts[0] | both) and row["left_out"] == len(counts[1] - set(order)) > 0
     assert row["base"] == pytest.approx(np.mean([first[i] for i in both]))
-    assert row["difference"] == pytest.approx(np.mean([second[i] - first[i] for i in both]))
-    assert row["p"] == statistics.mcnemar([first[i] for i in both], [second[i] for i in both])
+    assert row["difference"] == pytest.approx(np.mean([second[i] for i in counts[0]]) - row["base"])
+    assert row["test"] == "permutation" and row["questions"] == 37
+
+
+def test_items_that_count_on_one_side_alone_are_part_of_the_comparison():
+    """The method lets only its good answers count. On common items it is base's equal; of what counts it is better."""
+    base = content(cell("zh", score("word_pass_rate", [1] * 40 + [0] * 40)))
+    lens = content(cell("zh", score("word_pass_rate", [1] * 40 + [0] * 5 + [None] * 35)))
+    row = table(base, {"lens": lens}, [("b", "one")])["lens", "word_pass_rate", "zh"]
+    assert (row["paired"], row["left_out"]) == (80, 0)
+    assert row["difference"] == pytest.approx(40 / 45 - 1 / 2) and row["difference_low"] > 0
+    assert row["mark"] == "better"
 
 
 def test_ratios_are_compared_by_swapping_items():
@@ -182,7 +193,7 @@ def test_the_mean_over_targets_takes_a_question_s_languages_together():
     alone = statistics.proportion_interval(both[0].sum(), 200)
     assert row["high"] - row["low"] > 0.95 * (alone[1] - alone[0])  # the second language tells nothing new
     assert row["base"] == pytest.approx(np.mean([items["base", "zh"], items["base", "sw"]]))
-    assert row["test"] == "permutation" and row["mark"] == "better"
+    assert row["test"] == "exact permutation" and row["mark"] == "better" and row["questions"] == 200
     assert rows["base", "fidelity", "targets"]["low"] < rows["base", "fidelity", "targets"]["value"]
 
 
@@ -207,19 +218,67 @@ def test_seeds_are_taken_together():
     reference = Sample(np.array([[base_items]], dtype=float), ones[:, :1])
     assert (row["seeds"], row["n"], row["value"]) == ("0 3 7", 100, pytest.approx(other.value))
     assert (row["low"], row["high"]) == pytest.approx(statistics.interval(other))
-    swapped = float(statistics.paired_permutation(*statistics.null_deviations(reference, other)))
-    assert row["p"] == max(swapped, statistics.seeds_test(reference, other)) and row["test"] == "permutation and t"
+    assert row["p"] == statistics.exact_p(reference, other) and row["test"] == "exact permutation"
     assert (row["mark"], row["retention"]) == ("better", "kept")
 
 
-def test_items_that_one_seed_lacks_are_left_out():
+def test_items_that_one_seed_was_not_asked_are_left_out_and_those_that_do_not_count_are_not():
     base = content(cell("zh", score("fidelity", [1, 0] * 10)))
     methods = {
         ("lens", 0): content(cell("zh", score("fidelity", [1] * 20))),
-        ("lens", 1): content(cell("zh", score("fidelity", [None, None, *[1] * 18]))),
+        ("lens", 1): content(cell("zh", score("fidelity", [None, None, *[1] * 16]))),
     }
     row = table(base, methods, [("b", "one")])["lens", "fidelity", "zh"]
     assert (row["n"], row["paired"], row["left_out"], row["base"]) == (20, 18, 2, 0.5)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_seed_and_three_that_answer_alike_have_the_same_p_and_mark(seeds):
+    """The old rule asked for Student's t over three seeds besides, which three equal seeds cannot pass more easily."""
+    base = content(cell("zh", score("fidelity", [0] * 30 + [1] * 10)))
+    lens = content(cell("zh", score("fidelity", [1] * 10 + [0] * 20 + [1] * 10)))
+    row = table(base, {("lens", seed): lens for seed in range(seeds)}, [("b", "one")])["lens", "fidelity", "zh"]
+    assert (row["p"], row["mark"], row["test"]) == (2**-9, "better", "exact permutation")
+    assert row["difference_low"] == pytest.approx(statistics.paired_shares_interval(0, 10, 40)[0], abs=0.02)
+
+
+def test_a_mark_needs_an_interval_without_0():
+    """Of three seeds two do nothing and one is right: the questions agree, the seeds do not."""
+    base = content(cell("zh", score("fidelity", [0] * 60)))
+    good, idle = (content(cell("zh", score("fidelity", [right] * 60))) for right in (1, 0))
+    rows = table(base, {("odd", 0): good, ("odd", 1): idle, ("odd", 2): idle, ("one", 0): good}, [("b", "one")])
+    odd, one = (rows[method, "fidelity", "zh"] for method in ("odd", "one"))
+    assert odd["p_holm"] < 1e-6 and odd["difference_low"] < 0 and odd["mark"] is None
+    assert one["p_holm"] < 1e-6 and one["mark"] == "better"
+
+
+@pytest.mark.parametrize(
+    ("metric", "items", "room"),
+    [
+        ("fidelity", [1] * 8 + [0] * 2, 2),
+        ("repetition", [1] * 8 + [0] * 2, 8),
+        ("bleu", [1] * 8 + [0] * 2, 8),
+        ("rating", [3.0] * 10, 10),
+        ("fidelity", [None] * 3 + [1] * 7, 3),
+    ],
+)
+def test_room_is_what_can_get_better(metric, items, room):
+    base, lens = (content(cell("zh", score(metric, of))) for of in (items, [1] * 10))
+    row = table(base, {"lens": lens}, [("b", "one")])["lens", metric, "zh"]
+    assert (row["room"], row["questions"]) == (room, 10)
+
+
+def test_equivalence_is_asked_in_every_language_of_metrics_with_a_margin():
+    same, other = [1] * 285 + [0] * 15, [0] * 30 + [1] * 255 + [0] * 15
+
+    def of(items):
+        return content(*(cell(x, score("fidelity", items), score("empty", items)) for x in ("en", "zh")))
+
+    rows = table(of(same), {"same": of(same), "other": of(other)}, [("b", "one")])
+    for language in ("en", "zh"):
+        assert rows["same", "fidelity", language]["equivalence"] == "shown"
+        assert rows["other", "fidelity", language]["equivalence"] == "not shown"
+        assert rows["same", "empty", language]["equivalence"] is None
 
 
 def test_retention_is_asked_of_the_central_language_and_of_metrics_with_a_margin():
@@ -236,7 +295,7 @@ def test_retention_is_asked_of_the_central_language_and_of_metrics_with_a_margin
     assert rows["lost", "fidelity", "en"]["retention"] == "not shown"
     assert rows["same", "bleu", "en"]["retention"] == "kept"
     for key in (("same", "repetition", "en"), ("same", "fidelity", "zh"), ("base", "fidelity", "en")):
-        assert rows[key]["margin"] is rows[key]["retention"] is None
+        assert rows[key]["retention"] is None
     few = {language: bits(rng, 20, 0.9) for language in ("base", "lens")}
     rows = table(*(content(cell("en", score("fidelity", few["base"]))), {"lens": of(few["lens"])}))
     assert rows["lens", "fidelity", "en"]["p"] > 0.05

@@ -9,7 +9,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.errors import LensflowError
 from lensflow.methods.lens import training
@@ -19,6 +18,7 @@ from lensflow.methods.lens.training import LensTrainer, TopStack, read_cache
 from lensflow.models.loading import layers_of, load_decoder, load_top_layers
 from lensflow.schema.extraction import Extraction
 from lensflow.workflow.experiment import read
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 NORMS = {"gemma3": {"norms": 4, "head_norms": 2}, "qwen3": {"head_norms": 2}}

@@ -3,16 +3,16 @@ import shutil
 
 import pytest
 import torch
+from lensflow.stages.export_checkpoint import copy_out, export
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests import tiny
 from lensflow.artifacts.checkpoint import verify
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.loading import load_top_layers
-from lensflow.stages.export_checkpoint import copy_out, export
 from lensflow.storage.digests import file_digest
+from tests import tiny
 
 IDS = torch.arange(3, 40).reshape(1, -1)
 

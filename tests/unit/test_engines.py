@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lensflow.models.engines.transformers import TransformersEngine
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -16,7 +17,6 @@ from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
 from lensflow.models.engines.protocol import Engine
-from lensflow.models.engines.transformers import TransformersEngine
 from lensflow.models.engines.vllm import VllmEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-from tests import tiny
 from lensflow.errors import LensflowError
 from lensflow.methods import finetuning
 from lensflow.methods.base import Run
@@ -28,6 +27,7 @@ from lensflow.stages import export_checkpoint
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import journal
 from lensflow.workflow.experiment import AnyMethod
+from tests import tiny
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
 SETTING = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUAGES)})

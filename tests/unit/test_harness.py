@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from lensflow.models.engines.transformers import TransformersEngine
 from transformers import AutoModelForCausalLM
 
 from lensflow.benchmarks import harness
 from lensflow.benchmarks.lm_eval import Task
 from lensflow.errors import LensflowError
-from lensflow.models.engines.transformers import TransformersEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from lensflow.schema.dataset import LanguageEntry

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests import tiny
 from lensflow.artifacts import states as states_module
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.cli import main
@@ -29,6 +28,7 @@ from lensflow.stages import extract_hidden_states
 from lensflow.storage import parts
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.integrity import RECORD
+from tests import tiny
 
 SEQUENCES = tiny.random_sequences(11, seed=5, longest=17)
 NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]

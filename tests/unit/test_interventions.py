@@ -7,20 +7,20 @@ from contextlib import contextmanager
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from lensflow.benchmarks.kinds import Benchmark
+from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests import tiny
 from lensflow.artifacts import interventions, language_subspaces
 from lensflow.artifacts.interventions import Intervention, StateEdit
-from lensflow.benchmarks.kinds import Benchmark
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.methods.base import HiddenStates, Run
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
 from lensflow.models import likelihood
-from lensflow.models.engines.transformers import TransformersEngine
 from lensflow.models.logit_bias import logit_biases
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
@@ -29,11 +29,11 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.messages import parse
 from lensflow.stages import train
-from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.digests import digest
 from lensflow.storage.verified import read_json, read_jsonl
 from lensflow.workflow.experiment import AnyMethod
+from tests import tiny
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import tiny
 from lensflow import methods
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
@@ -29,6 +28,7 @@ from lensflow.stages.collect_scores import SWEPT
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
 from lensflow.workflow.experiment import AnyMethod
+from tests import tiny
 
 METHOD = """
 from typing import Literal

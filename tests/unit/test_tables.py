@@ -27,7 +27,7 @@ COMPARED = {
     "difference": 0.1,
     "difference_low": 0.02,
     "difference_high": 0.18,
-    "test": "mcnemar",
+    "test": "exact permutation",
     "p": 0.001,
     "p_holm": 0.012,
 }
@@ -365,7 +365,8 @@ def test_marks_in_csv(marked):
     }
     mine = records["lens", "fidelity", "en"]
     assert (mine["mark"], mine["margin"], mine["retention"]) == ("worse", "0.05", "kept")
-    assert (mine["difference"], mine["p"], mine["p_holm"], mine["test"]) == ("0.1", "0.001", "0.012", "mcnemar")
+    assert (mine["difference"], mine["p"], mine["p_holm"]) == ("0.1", "0.001", "0.012")
+    assert mine["test"] == "exact permutation"
     assert records["lens", "bleu", "zh"]["mark"] == records["base", "bleu", "zh"]["p"] == ""
 
 
@@ -373,7 +374,7 @@ def test_legend_says_test_correction_family_and_margins(marked):
     lines = tables.legend(marked)
     (tests,) = (line for line in lines if "Holm" in line)
     assert tests.startswith("+ better, − worse than base on the same items, ≠ differs where neither direction")
-    assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests; exact McNemar" in tests
+    assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests, and a 95 % interval of the difference" in tests
     (left,) = (line for line in lines if "left out" in line)
     assert left.startswith("3 scores (one item in one metric and language) are left out of these comparisons")
     (margins,) = (line for line in lines if "non-inferiority" in line)
@@ -382,6 +383,29 @@ def test_legend_says_test_correction_family_and_margins(marked):
     assert not any("by construction" in line for line in lines)
     (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
+
+
+@pytest.mark.parametrize(
+    ("rooms", "line"),
+    [
+        ((8, 24, 24), "no mark for better is possible with n = 24 and 3 tests in 0 of them"),
+        ((3, 8, 24), "n = 24 and 3 tests in 1 of them: 7 questions must get better and none worse, and 3 can; n = 56 "),
+        (
+            (0, 4, 24),
+            "in 2 of them: 7 questions must get better and none worse, and 0 to 4 can; n = 42 would do, but for",
+        ),
+        ((0, 0, 0), "and 0 can"),
+    ],
+)
+def test_legend_says_where_no_mark_is_possible(rooms, line):
+    rows = [row("base", "fidelity", language, 0.5) for language in ("en", "zh", "sw")]
+    for language, room in zip(("en", "zh", "sw"), rooms, strict=True):
+        rows.append(row("lens", "fidelity", language, 0.5, **COMPARED, questions=24, room=room))
+    found = [text for text in tables.legend(tables.main_table(pd.DataFrame(rows), SETTINGS, [])) if "no mark" in text]
+    if min(rooms) >= 7:
+        assert not found
+    else:
+        assert len(found) == 1 and line in found[0]
 
 
 def test_legend_says_where_the_central_language_is_kept_by_construction():

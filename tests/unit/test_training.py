@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests import tiny
 from lensflow.artifacts import language_subspaces
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
@@ -27,6 +26,7 @@ from lensflow.models.loading import layers_of, load_top_layers
 from lensflow.schema.extraction import Extraction
 from lensflow.storage import parts
 from lensflow.storage.journal import journal
+from tests import tiny
 
 CACHED = 2
 FAST = {"kind": "lens", "lr": 1e-3, "batch_size": 4, "epochs": 2, "warmup": 0.25}  # 26 pairs: 7 steps an epoch

@@ -15,7 +15,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import tiny
 from lensflow.artifacts import hub, scores, texts
 from lensflow.artifacts.checkpoint import check_checkpoint, verify
 from lensflow.benchmarks import harness
@@ -34,6 +33,7 @@ from lensflow.storage.integrity import RECORD, checked, read_record
 from lensflow.storage.parsing import LONGEST_LINE, read_yaml
 from lensflow.storage.verified import read_json, read_jsonl, read_manifest
 from lensflow.workflow import experiment
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30

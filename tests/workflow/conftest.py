@@ -1,4 +1,5 @@
 import pytest
+
 from tests.workflow.workspace import Workspace, demo_config
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.workflow.workspace import REPOSITORY, Workspace, write_checkpoint
 
 from lensflow.cli import main
+from tests.workflow.workspace import REPOSITORY, Workspace, write_checkpoint
 
 Check = Callable[[dict], str]
 

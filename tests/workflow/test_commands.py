@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from tests.workflow.workspace import Workspace, demo_config
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 
 import pytest
+
 from tests.workflow.workspace import Workspace, demo_config
 
 KEY = "sk-planted-in-the-environment"

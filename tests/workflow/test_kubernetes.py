@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.workflow.workspace import Workspace, demo_config
 
 PLUGINS = ("snakemake-executor-plugin-kubernetes", "snakemake-storage-plugin-fs")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.workflow.workspace import REPOSITORY, Workspace, demo_config
 
 SECTION = (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("## As a module\n")[1].split("\n## ")[0]

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.workflow.workspace import REPOSITORY, Workspace
 
-from tests import tiny
-from tests.chain import Chain
 from lensflow.cli import main
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
+from tests import tiny
+from tests.chain import Chain
+from tests.workflow.workspace import REPOSITORY, Workspace
 
 SECTION = (
     (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("### Add a method\n")[1].split("\n### ")[0]

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.workflow.workspace import Workspace, demo_config
 
 from lensflow.storage.verified import read_json
+from tests.workflow.workspace import Workspace, demo_config
 
 RUNS = ["en-zh/lens-a", "en-zh/lens-b", "en-sw/lens-a", "en-sw/lens-b"]
 SCORES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}

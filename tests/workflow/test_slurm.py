@@ -13,10 +13,10 @@ from typing import Any
 
 import cluster as slurm
 import pytest
-from tests.workflow.cluster import Cluster
-from tests.workflow.workspace import REPOSITORY, Workspace, demo_config
 
 from tests import tiny
+from tests.workflow.cluster import Cluster
+from tests.workflow.workspace import REPOSITORY, Workspace, demo_config
 
 pytestmark = pytest.mark.skipif(
     bool(slurm.missing()), reason=f"SLURM is not installed ({', '.join(slurm.missing())}); Debian: slurm-wlm, munge"

@@ -140,6 +140,8 @@ COMPARED = (
     "base",
     "paired",
     "left_out",
+    "questions",
+    "room",
     "difference",
     "difference_low",
     "difference_high",
@@ -149,6 +151,7 @@ COMPARED = (
     "mark",
     "margin",
     "retention",
+    "equivalence",
 )
 AGAINST = "against"
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block

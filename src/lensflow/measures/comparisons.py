@@ -30,7 +30,8 @@ from lensflow.measures.catalogue import (
 from lensflow.presentation.tables import Setting
 
 Place = tuple[str, str, str, int]  # backbone, setting, method, seed
-MCNEMAR, PERMUTATION, SEEDS = "mcnemar", "permutation", "permutation and t"
+# Of all swaps within items, or of random ones.
+EXACT, PERMUTATION = "exact permutation", "permutation"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Answers:
         score: n, value, low and high, as `evaluation.score` gives them.
         numerators: (N,).
         denominators: (N,), 0 for items that the cell has not, or that the metric is not defined for.
+        asked: (N,), the items that the cell has; which of them count is part of the method's answer.
     """
 
     digest: str
     score: Mapping[str, Any]
     numerators: Floats
     denominators: Floats
+    asked: NDArray[np.bool_]
 
 
 Cells = Sequence[Mapping[str, Any]]  # benchmark, language, cell (digest), ids and scores each
@@ -74,7 +77,8 @@ def compare(
     """Compute the cells of each block's table.
 
     Holm's correction is over all tests of a block: methods × benchmarks × metrics × languages, with the mean over the
-    targets. In the central language a metric with a margin also gets a test of non-inferiority, each by itself.
+    targets. A metric with a margin also gets a test of equivalence, and in the central language one of non-inferiority,
+    each by itself.
 
     Args:
         runs: place -> its cells, as in scores.json and judged.json; base has the setting "none" and is compared in
@@ -145,13 +149,20 @@ def _block(
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
                 if test is not None:
                     tests.append(test)
-                if language == setting.central and metric in margins and "difference" in row:
-                    row["margin"] = margins[metric]
-                    limits = row["difference_low"], row["difference_high"]
-                    kept = statistics.is_kept(*limits, margins[metric], _better(metric))
-                    row["retention"] = "kept" if kept else "not shown"
+                if metric in margins and "difference" in row:
+                    row |= _within(row, margins[metric], language == setting.central)
     _judge(tests)
     return rows
+
+
+def _within(row: Mapping[str, Any], margin: float, is_central: bool) -> dict[str, Any]:
+    """Whether a difference was shown to be absent, and of the central language that it did not get worse."""
+    limits = row["difference_low"], row["difference_high"]
+    absent = {"margin": margin, "equivalence": "shown" if statistics.is_equivalent(*limits, margin) else "not shown"}
+    if not is_central:
+        return absent
+    kept = statistics.is_kept(*limits, margin, _better(row["metric"]))
+    return absent | {"retention": "kept" if kept else "not shown"}
 
 
 def _better(metric: str) -> str:
@@ -177,7 +188,9 @@ def _answers(places: Mapping[Place, Cells], benchmark: str, metric: str) -> dict
         is_defined = ~np.isnan(items)
         numerators, denominators = np.zeros((2, len(axis)))
         numerators[where], denominators[where] = np.where(is_defined, [items, weights], 0)
-        answers = Answers(cell["cell"], score, numerators, denominators)
+        asked = np.zeros(len(axis), dtype=bool)
+        asked[where] = True
+        answers = Answers(cell["cell"], score, numerators, denominators, asked)
         found.setdefault(method, {}).setdefault(cell["language"], {})[seed] = answers
     return found
 
@@ -210,19 +223,28 @@ def _estimate(grid: Grid) -> dict[str, Any]:
     return {"n": int(sample.sizes.sum()), "value": sample.value, "low": low, "high": high}
 
 
+def _asked(grid: Grid) -> Bools:
+    """The items that all seeds were asked, (L, N)."""
+    return np.array([np.logical_and.reduce([answers.asked for answers in of_language]) for of_language in grid])
+
+
 def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
-    """Add to a row its difference to base, or to what is in its place, on the items of both.
+    """Add to a row its difference to base, or to what is in its place, on the items that both were asked.
+
+    Of these an item may count on one side alone, as where a metric is of the answers that passed another. Such items
+    stay in: to compare only what counts on both sides would condition on what the method changed.
 
     Returns:
         The test; None where both are the same weights.
     """
-    mine, its = _sample(grid).denominators > 0, _sample(base).denominators > 0
-    kept: Bools = np.logical_and(mine.all(1), its.all(1))
-    if not np.any(kept, axis=1).all():
-        return None
+    kept: Bools = _asked(grid) & _asked(base)
     before, after = _sample(base, kept), _sample(grid, kept)
-    row["base"], row["paired"] = before.value, int(kept.sum())
-    row["left_out"] = int((mine.any(1) | its.any(1)).sum()) - row["paired"]
+    if not (before.counts.all() and after.counts.all()):
+        return None
+    counted = _counted(_sample(grid)) | _counted(_sample(base))
+    row["base"], row["paired"] = before.value, int((counted & kept).sum())
+    row["left_out"] = int(counted.sum()) - row["paired"]
+    row["questions"], row["room"] = int(kept.any(0).sum()), _room(before, kept, _better(row["metric"]))
     row["difference"] = after.value - before.value
     if all(len({answers.digest for answers in (*ours, *theirs)}) == 1 for ours, theirs in zip(grid, base, strict=True)):
         row["difference_low"] = row["difference_high"] = row["difference"]
@@ -231,30 +253,49 @@ def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
     return Test(row, before, after)
 
 
+def _counted(sample: Sample) -> Bools:
+    """The items that count for a seed at least, (L, N)."""
+    return np.asarray((sample.denominators > 0).any(1))
+
+
+def _room(base: Sample, kept: Bools, better: str) -> int:
+    """Number of questions whose score can become better; all of them where a score has no best value."""
+    if not base.is_share:
+        return int(kept.any(0).sum())
+    is_open = kept & ~_counted(base)
+    can_rise, can_fall = base.numerators < base.denominators, base.numerators > 0
+    room = {
+        direction: int((is_open | can_change.any(1)).any(0).sum())
+        for direction, can_change in (("↑", can_rise), ("↓", can_fall))
+    }
+    return room.get(better, max(room.values()))
+
+
 def _judge(tests: Sequence[Test]) -> None:
-    """Add to the rows of a block's tests which test it was, its p, Holm's adjusted p, and the mark."""
+    """Add to the rows of a block's tests which test it was, its p, Holm's adjusted p, and the mark.
+
+    One rule holds for all methods, of one seed or of several. A mark needs an adjusted p of the checkpoints at hand
+    (`statistics.permutation_test`), and a 95 % interval of the difference without 0. That interval covers other seeds
+    where there are several; a mark of a single seed says nothing of other seeds.
+    """
     if not tests:
         return
     swapped: dict[tuple[str, str], list[Test]] = {}
     for test in tests:
-        row, base, other = test.row, test.base, test.other
-        if base.numerators[..., 0].size == other.numerators[..., 0].size == 1 and base.is_share and other.is_share:
-            kept = base.denominators[0, 0] > 0
-            row["test"] = MCNEMAR
-            row["p"] = statistics.mcnemar(base.numerators[0, 0][kept], other.numerators[0, 0][kept])
+        exact = statistics.exact_p(test.base, test.other)
+        test.row["test"] = PERMUTATION if exact is None else EXACT
+        if exact is None:
+            swapped.setdefault((test.row["benchmark"], test.row["language"]), []).append(test)
         else:
-            swapped.setdefault((row["benchmark"], row["language"]), []).append(test)
+            test.row["p"] = exact
     for together in swapped.values():
         sides = [np.array(statistics.null_deviations(test.base, test.other)) for test in together]
         p_values = statistics.paired_permutation(*np.stack(sides, axis=2))
         for test, p in zip(together, p_values, strict=True):
-            test.row["test"], test.row["p"] = PERMUTATION, float(p)
-            if max(test.base.seeds, test.other.seeds) > 1:
-                # Swapping holds the seeds fixed, t trusts a variance of few changed items: the mark needs both.
-                test.row["test"] = SEEDS
-                test.row["p"] = max(test.row["p"], statistics.seeds_test(test.base, test.other))
+            test.row["p"] = float(p)
     for test, adjusted in zip(tests, statistics.holm([test.row["p"] for test in tests]), strict=True):
-        test.row["p_holm"] = float(adjusted)
-        if adjusted <= SIGNIFICANT:
-            better = {"↑": 1, "↓": -1}.get(_better(test.row["metric"]), 0) * test.row["difference"]
-            test.row["mark"] = "better" if better > 0 else "worse" if better < 0 else "differs"
+        row = test.row
+        row["p_holm"] = float(adjusted)
+        if adjusted <= SIGNIFICANT and (row["difference_low"] > 0 or row["difference_high"] < 0):
+            better = {"↑": 1, "↓": -1}.get(_better(row["metric"]), 0) * row["difference"]
+            row["mark"] = "better" if better > 0 else "worse" if better < 0 else "differs"

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
+from lensflow.mathematics import statistics
 from lensflow.measures.catalogue import COLUMNS, COMPARED, METRICS, SIGNIFICANT, TARGETS, UNKNOWN_METRIC, Metric
 
 MISSING = "–"
@@ -29,7 +30,8 @@ TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-li
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
-    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance"
+    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance, smoothed "
+    "by half an item; an interval of one seed does not cover other seeds"
 )
 BEST_NOTE = (
     "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
@@ -278,23 +280,48 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
         signs += f", {MARKS['differs']} differs where neither direction is known to be better"
     family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
     lines = [
-        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}; exact McNemar for shares of one "
-        "seed, else paired permutation, for several seeds also Student's t over seeds and items (the larger p counts)"
+        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}, and a 95 % interval of "
+        "the difference without 0; paired permutation of each question's mean over seeds, exact for shares (with one "
+        "seed McNemar's test); a mark of one seed says nothing of other seeds, which the interval of several covers"
     ]
+    lines += [line for block in blocks if (line := _unmarkable(block))]
     left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
     if sum(left_out):
         lines.append(
             f"{sum(left_out):.0f} scores (one item in one metric and language) are left out of these comparisons: the "
-            "other side, or one of the seeds, has none"
+            "other side, or one of the seeds, was not asked"
         )
     return lines
 
 
+def _unmarkable(block: Block) -> str | None:
+    """Where no mark for better is possible at this number of questions and tests, and how many would do."""
+    tested = [cell.compared for row in block.rows for cell in row.cells.values() if "p" in cell.compared]
+    sizes = [(int(compared["room"]), int(compared["questions"])) for compared in tested if "room" in compared]
+    needed = statistics.needed_changes(len(tested), SIGNIFICANT)
+    if not (short := [(room, questions) for room, questions in sizes if room < needed]):
+        return None
+    rooms, ns = zip(*short, strict=True)
+    enough = max((statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
+    would_do = f"; n = {enough} would do" if enough else ""
+    if enough and 0 in rooms:
+        would_do += ", but for what is at its best"
+    return (
+        f"no mark for better is possible with n = {_range(ns)} and {len(tested)} tests in {len(short)} of them: "
+        f"{needed} questions must get better and none worse, and {_range(rooms)} can{would_do}"
+    )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def _margins(rows: Sequence[Row]) -> list[str]:
-    tested = [(row.metric, cell.compared) for row in rows for cell in row.cells.values() if "margin" in cell.compared]
-    if not tested:
+    cells = [(row.metric, cell.compared) for row in rows for cell in row.cells.values()]
+    margins = {metric: compared["margin"] for metric, compared in cells if "retention" in compared}
+    if not margins:
         return []
-    margins = {metric: compared["margin"] for metric, compared in tested}
     named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
     return [
         f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
