@@ -14,7 +14,7 @@ import regex
 
 from lensflow.measures.loops import width
 
-SHORTEST = 10  # width of a copied sentence at least: "coffee" may be meant
+SHORTEST = 8  # width of a copied sentence at least: "coffee" may be meant
 NOTHING_NEW = 0.95  # share of a sentence that is taken, where it says nothing of its own
 ALTERED = 0.6  # share of a sentence that is taken, and of the prompt's that it repeats, where a word was changed
 REPEATED = 0.5  # share of the prompt's sentence that is repeated at least, unless it is `LONG`
@@ -39,7 +39,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class _Alignment:
-    """How a sentence matches one of the prompt's: shares of their widths, and where the new words stand."""
+    """How a sentence matches one of the prompt's: shares of their widths or words, and where new words stand."""
 
     of_answer: float
     of_prompt: float
@@ -125,7 +125,9 @@ def _align(words: list[str], of_prompt: list[str]) -> _Alignment:
     blocks = [block for block in blocks if width("".join(words[block.a : block.a + block.size])) >= 3]
     taken = sum(width("".join(words[block.a : block.a + block.size])) for block in blocks)
     end = max((block.a + block.size for block in blocks), default=0)
-    return _Alignment(taken / width("".join(words)), taken / width("".join(of_prompt)), taken, end < len(words))
+    same = sum(block.size for block in blocks)
+    of_answer, of_prompt_ = (max(taken / width("".join(all_)), same / len(all_)) for all_ in (words, of_prompt))
+    return _Alignment(of_answer, of_prompt_, taken, end < len(words))
 
 
 def _says_something(text: str) -> bool:

@@ -18,6 +18,8 @@ CANDIDATES = 8  # periods that are tried: the most frequent distances between eq
 # (width of a gram, which occurrence of it, share of all grams that are at least this one) of a loop: a quarter of the
 # text is three words said a fourth time, or half of it is seven words said again. A song says its chorus three times.
 SAID = ((16, 4, 0.25), (36, 2, 0.5))
+LONG = 30  # width of a unit that says a sentence
+CUT = 1.75  # times that a long unit is said at least
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
 
 # Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line; numbers with a mark after a sentence.
@@ -109,15 +111,16 @@ def _is_stuck(text: str, found: Repetition) -> bool:
     """Whether a repetition is a loop: nearly all of the answer, or where it ends, or most of it."""
     line = text[found.start : found.start + found.period]
     unit, all_units = width(line), width(text[found.start : found.end])
-    if unit == 0 or all_units < 2 * unit:
+    # A long unit may be cut off the second time.
+    if unit == 0 or all_units < (CUT if unit >= LONG else 2) * unit:
         return False
     share, times = all_units / width(text), all_units / unit
     if share >= 0.8 and (unit >= 10 or (times >= 3 and all_units >= 12)):
         return True
     if width(text[found.end :]) <= 2:  # at the end
         # A song says its last line or stanza twice, prose does not.
-        twice = unit >= 30 and "\n" not in line.strip()
-        return twice or (times >= 3 and unit >= 25) or (times >= 4 and all_units >= 40 and share >= 0.2)
+        twice = unit >= LONG and "\n" not in line.strip()
+        return twice or (times >= 3 and unit >= 12 and share >= 0.3) or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
 
 
