@@ -304,6 +304,33 @@ def export(args: argparse.Namespace) -> None:
     print(f"{args.folder}: load it with transformers or vLLM")
 
 
+def measure(args: argparse.Namespace) -> None:
+    """Measure answers that any system wrote: one outcome per answer, shares per language."""
+    from lensflow.stages.measure import measure
+
+    print(
+        measure(
+            args.answers,
+            language=args.language,
+            language_column=args.language_column,
+            prompt_column=args.prompt_column,
+            answer_column=args.answer_column,
+            output=args.output,
+        )
+    )
+
+
+def add_measure_arguments(sub: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `lensflow measure`."""
+    sub.add_argument("answers", type=Path, help="JSON Lines or CSV file (also .gz), one answer per row")
+    language = sub.add_mutually_exclusive_group(required=True)
+    language.add_argument("--language", help="the language of all rows: a BCP 47 tag, such as sw or zh-Hant")
+    language.add_argument("--language-column", help="the column that names each row's language")
+    sub.add_argument("--prompt-column", help="the column of the prompts; without it copies are not found")
+    sub.add_argument("--answer-column", default="answer", help="the column of the answers (default: answer)")
+    sub.add_argument("--output", type=Path, help="writes one JSON row per input row")
+
+
 def _plan(files: Sequence[Path]) -> Any:
     from lensflow.config import read
     from lensflow.workflow import Plan
@@ -556,6 +583,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, versus.csv, sweeps.csv"
     )
+
+    add_measure_arguments(command("measure", measure))
 
     sub = command("verify", verify)
     sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")

@@ -7,8 +7,10 @@ completions and human references this flags is written down by `performance/outc
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import regex
@@ -53,13 +55,12 @@ class Repetition:
 def is_loop(answer: str) -> bool:
     """Whether the answer repeats itself, from its start or only at its end."""
     text = normalised(answer)
-    if any(_is_stuck(text, found) for found in repetitions(text)):
+    if _is_stuck(text, repetitions(text)):
         return True
     counted = _DIGITS.sub(_PLACEHOLDER, text)
     if counted != text:
         numbers = [int(number) for number in _DIGITS.findall(text)]
-        found_counting = (found for found in repetitions(counted) if _counts_up(counted, numbers, found))
-        if any(_is_stuck(counted, found) for found in found_counting):
+        if _is_stuck(counted, (found for found in repetitions(counted) if _counts_up(counted, numbers, found))):
             return True
     return _often_said(text)
 
@@ -74,7 +75,12 @@ def once(answer: str) -> str:
 
 def width(text: str) -> int:
     """How much a text says: its letters, marks and digits, where one of Han, kana and Hangul counts as two."""
-    return len(_LETTERS.findall(text)) + len(_WIDE.findall(text))
+    return sum(map(_width_of, text))
+
+
+@cache
+def _width_of(char: str) -> int:
+    return 2 if _WIDE.match(char) else int(bool(_LETTERS.match(char)))
 
 
 def normalised(text: str) -> str:
@@ -107,19 +113,24 @@ def _distances(text: str) -> Counter[int]:
     return distances
 
 
-def _is_stuck(text: str, found: Repetition) -> bool:
-    """Whether a repetition is a loop: nearly all of the answer, or where it ends, or most of it."""
-    line = text[found.start : found.start + found.period]
-    unit, all_units = width(line), width(text[found.start : found.end])
+def _is_stuck(text: str, repeated: Iterable[Repetition]) -> bool:
+    """Whether a repetition is a loop: nearly all of the text, or where it ends, or most of it."""
+    upto = [0, *accumulate(map(_width_of, text))]  # width of the text before each place
+    return any(_is_loop_in(text, upto, found) for found in repeated)
+
+
+def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
+    unit = upto[found.start + found.period] - upto[found.start]
+    all_units = upto[found.end] - upto[found.start]
     # A long unit may be cut off the second time.
     if unit == 0 or all_units < (CUT if unit >= LONG else 2) * unit:
         return False
-    share, times = all_units / width(text), all_units / unit
+    share, times = all_units / upto[-1], all_units / unit
     if share >= 0.8 and (unit >= 10 or (times >= 3 and all_units >= 12)):
         return True
-    if width(text[found.end :]) <= 2:  # at the end
+    if upto[-1] - upto[found.end] <= 2:  # at the end
         # A song says its last line or stanza twice, prose does not.
-        twice = unit >= LONG and "\n" not in line.strip()
+        twice = unit >= LONG and "\n" not in text[found.start : found.start + found.period].strip()
         return twice or (times >= 3 and unit >= 12 and share >= 0.3) or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
 
@@ -135,7 +146,7 @@ def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
 
 def _often_said(text: str) -> bool:
     """Whether too much of the text was said before: loops whose units differ a little, grow, or take turns."""
-    letter = 2 if 2 * len(_WIDE.findall(text)) > len(_LETTERS.findall(text)) else 1
+    letter = 2 if 2 * width(text) > 3 * len(_LETTERS.findall(text)) else 1  # most letters are wide
     return any(_share_said(text, length // letter, times) >= share for length, times, share in SAID)
 
 
