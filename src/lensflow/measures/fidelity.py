@@ -41,6 +41,7 @@ _CODE_LINE = regex.compile(
     r"print ?\(|SELECT |INSERT |UPDATE |public |console\.|\$ |>>> )"
 )
 _CODE_MARKS = regex.compile(r"[{}()\[\]=;<>_+*/\\|&%$#@^~]")
+_QUOTED = regex.compile(r"\"([^\"\n]{30,})\"?")
 _WORD = regex.compile(r"[\p{L}\p{M}'’ʼ]+")
 _SEPARATOR = regex.compile(r"[,،、;\n·•|]|(?<=\w) and (?=\p{Lu})")
 _KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
@@ -104,8 +105,10 @@ def _is_only_one(language: str) -> bool:
 
 
 def _without_code(text: str) -> str:
-    text = _MARKUP.sub(" ", _CODE_BLOCK.sub(" ", text))
-    return "\n".join(line for line in text.splitlines() if not _is_code(line))
+    """The text without code; of an answer that is all data, such as JSON, the sentences in quotes."""
+    prose = _MARKUP.sub(" ", _CODE_BLOCK.sub(" ", text))
+    prose = "\n".join(line for line in prose.splitlines() if not _is_code(line))
+    return prose if width(prose) >= SHORT else "\n".join([prose, *_QUOTED.findall(text)])
 
 
 def _is_code(line: str) -> bool:
@@ -168,9 +171,9 @@ def _compare(text: str, language: str) -> bool | None:
     label, score = next(iter(label_scores(text).items()), ("", 0.0))
     agreed = score >= AGREED and is_detectable(language) and lingua_codes(language) != frozenset()
     mine = label == label_of(language)
-    if own >= SURE and own >= other or (agreed and mine and own >= MAYBE and width(text) >= 8):
+    if (own >= SURE and own >= other) or (agreed and mine and own >= MAYBE and width(text) >= 8):
         return True if width(text) >= 4 else None
-    clear = other >= CLEAR and not (agreed and mine) or (agreed and not mine and own <= MAYBE)
+    clear = (other >= CLEAR and not (agreed and mine)) or (agreed and not mine and own <= MAYBE)
     return False if clear and other >= 3 * own and width(text) >= SHORT else None
 
 

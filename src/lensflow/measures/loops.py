@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import regex
@@ -24,7 +24,8 @@ LONG = 30  # width of a unit that says a sentence
 CUT = 1.75  # times that a long unit is said at least
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
 
-# Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line; numbers with a mark after a sentence.
+# Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line;
+# numbers with a mark after a sentence.
 _BULLET = r"[-*•·‣–—>#+]+"
 _NUMBER = r"\(?\p{Nd}{1,4}(?:[.):、．）।։]|\.\))+"
 _LETTER = r"\(?(?:\p{L}|[ivx]{1,5})[.)）]"
@@ -131,7 +132,8 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
     if upto[-1] - upto[found.end] <= 2:  # at the end
         # A song says its last line or stanza twice, prose does not.
         twice = unit >= LONG and "\n" not in text[found.start : found.start + found.period].strip()
-        return twice or (times >= 3 and unit >= 12 and share >= 0.3) or (times >= 4 and all_units >= 40 and share >= 0.2)
+        phrase = times >= 3 and unit >= 12 and share >= 0.3
+        return twice or phrase or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
 
 
@@ -140,7 +142,7 @@ def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
     unit = counted[found.start : found.start + found.period]
     first = counted.count(_PLACEHOLDER, 0, found.start)
     inside = numbers[first : first + counted.count(_PLACEHOLDER, found.start, found.end)]
-    steps = {after - before for before, after in zip(inside, inside[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(inside)}
     return unit.count(_PLACEHOLDER) == 1 and width(unit) >= COUNTED and steps in ({1}, {-1})
 
 

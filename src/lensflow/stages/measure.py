@@ -110,7 +110,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if kind not in ("jsonl", "csv"):
         raise LensflowError(f"{path}: neither .jsonl nor .csv (nor either with .gz); convert it")
     try:
-        with _open(path) as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
+            file = TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             yield from _csv_rows(path, file) if kind == "csv" else _json_rows(path, file)
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file; check the path") from None
@@ -120,11 +121,6 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise LensflowError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise LensflowError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _open(path: Path) -> TextIO:
-    file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    return TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
