@@ -8,6 +8,7 @@ import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache, lru_cache
 
 import numpy as np
@@ -148,9 +149,9 @@ def lingua_codes(language: str) -> frozenset[str]:
     return frozenset(c for c in related & _detected_languages() if scripts(c) == scripts(language))
 
 
-def rivals(script_name: str) -> bool:
-    """Whether lingua knows languages of this script."""
-    return script_name in _detected_scripts()
+def others_in(names: AbstractSet[str]) -> frozenset[str]:
+    """The codes of lingua's languages that are written in one of these scripts."""
+    return frozenset(code for code in _detected_languages() if scripts(code) & names)
 
 
 def likeliest_language(script_name: str) -> str:

@@ -73,6 +73,14 @@ def without_copied(answer: str, prompt: str) -> str:
     return "\n".join(sentence.text for sentence in sentences(answer, prompt) if not sentence.is_copied)
 
 
+def takes_option(answer: str, prompt: str) -> bool:
+    """Whether the answer is some words of the prompt that are not all names: an option that it offers."""
+    words, of_prompt = _words(answer), _words(prompt)
+    starts = range(len(of_prompt) - len(words) + 1)
+    named = all(word[0].isupper() for word in _WORD.findall(answer))
+    return bool(words) and not named and any(of_prompt[start : start + len(words)] == words for start in starts)
+
+
 def sentences(answer: str, prompt: str) -> list[Sentence]:
     """The answer's sentences, in order."""
     asked = [(text, _words(text)) for text in _split(prompt)]

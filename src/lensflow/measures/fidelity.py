@@ -22,7 +22,7 @@ from lensflow.languages import (
     letter_script,
     likeliest_language,
     lingua_codes,
-    rivals,
+    others_in,
     scripts,
     scripts_in,
 )
@@ -30,7 +30,7 @@ from lensflow.measures.loops import width
 
 SURE = 0.1  # confidence of the expected language, if no other has more: 75 languages share one unit
 CLEAR = 0.35  # confidence of another language at least, and three times the expected one's, in a wrong language
-AGREED = 0.8  # score of lid.176's label, which then decides where lingua is not sure
+AGREED = 0.75  # score of lid.176's label, which then decides where lingua is not sure
 MAYBE = 0.05  # confidence of the expected language by which lingua does not object to that label, or not much
 SHORT = 12  # width of a text in which another language is clear at least
 
@@ -45,6 +45,9 @@ _QUOTED = regex.compile(r"\"([^\"\n]{30,})\"?")
 _WORD = regex.compile(r"[\p{L}\p{M}'’ʼ]+")
 _SEPARATOR = regex.compile(r"[,،、;\n·•|]|(?<=\w) and (?=\p{Lu})")
 _KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
+_CAPITALISED = regex.compile(r"(?<![\p{L}\p{M}'’])\p{Lu}[\p{L}\p{M}'’]*")
+_INNER_CAPITALISED = regex.compile(r"(?<=[\p{L}\p{M},] )\p{Lu}[\p{L}\p{M}'’]*")  # not at the start of a sentence
+_CAPITALISING = {"de", "lb"}  # languages that begin common nouns with a capital
 _CASED = {"Latn", "Cyrl", "Grek", "Armn"}
 
 
@@ -72,9 +75,7 @@ def is_faithful(text: str, language: str) -> bool | None:
         return False
     if width(foreign) > width(own) and (_is_prose(foreign) or not width(own)):
         return False if _is_prose(foreign) else None
-    if not width(own):
-        return None
-    return _reads(own, language)
+    return _reads(own, language) if scripts_in(own) else None
 
 
 def check_detectable(language: str) -> None:
@@ -101,7 +102,7 @@ def detector_ceiling(texts: Iterable[str], language: str) -> float:
 
 def _is_only_one(language: str) -> bool:
     """Whether CLDR's likeliest language of the script is this one, and lingua knows none of the script."""
-    return {base_code(language)} == {likeliest_language(name) for name in scripts(language) if not rivals(name)}
+    return {base_code(language)} == {likeliest_language(name) for name in scripts(language) if not others_in({name})}
 
 
 def _without_code(text: str) -> str:
@@ -148,12 +149,14 @@ def _reads(text: str, language: str) -> bool | None:
         return _is_japanese(text)
     if lingua_codes(language) == {"zh"}:
         return is_written_in(text, language)
-    if not any(map(rivals, scripts(language))):
+    if not others_in(scripts(language)) - lingua_codes(language):
         return True
     if _is_names(text):
         return _is_vocabulary(text, language) or None
     verdict = _compare(text, language)
-    return _compare(_without_names(text), language) if verdict is False else verdict
+    if verdict is None:
+        return _compare(_CAPITALISED.sub("", text), language)
+    return verdict or _compare(_INNER_CAPITALISED.sub("", text), language)
 
 
 def _is_japanese(text: str) -> bool:
@@ -205,8 +208,11 @@ def _is_vocabulary(text: str, language: str) -> bool:
     if base_code(language) == "en":
         known = sum(word in english_words() or word.removesuffix("s") in english_words() for word in words)
         return 2 * known > len(words)
+    if len(words) < 2 or (_INNER_CAPITALISED.search(text) and base_code(language) not in _CAPITALISING):
+        return False
     own, other = _scores(text, language)
-    return len(words) >= 2 and own >= 0.4 and own >= 3 * other
+    agreed = label_scores(text, 1).get(label_of(language), 0.0) >= AGREED
+    return own >= 3 * other and own >= (CLEAR / 2 if agreed else CLEAR)
 
 
 @cache
@@ -218,7 +224,3 @@ def _territory_words(code: str) -> frozenset[str]:
             names += Locale(known).territories.values()
     return frozenset(word.casefold() for name in names for word in _WORD.findall(name))
 
-
-def _without_names(text: str) -> str:
-    """The text without capitalised words that do not begin a sentence, and ."""
-    return regex.sub(r"(?<=[\p{L}\p{M},] )\p{Lu}[\p{L}\p{M}'’]*", "", text)

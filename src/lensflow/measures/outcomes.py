@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lensflow.confusion import is_detectable, line_passes, words_pass
-from lensflow.measures.copies import is_copy, without_copied
+from lensflow.measures.copies import is_copy, takes_option, without_copied
 from lensflow.measures.fidelity import check_detectable, is_faithful
 from lensflow.measures.loops import is_loop, once
 
@@ -62,11 +62,7 @@ def judge(answer: str, language: str, prompt: str | None = None) -> Judgement:
     Raises:
         LensflowError: the language is unknown, or no detector can tell it.
     """
-    check_detectable(language)
-    empty, loop = is_empty(answer), is_loop(answer)
-    copied = None if prompt is None else is_copy(answer, prompt)
-    faithful = None if empty else is_faithful(_own_text(answer, prompt, loop=loop), language)
-    found = _first(empty, faithful, loop, copied)
+    found, faithful, loop, copied, empty = _decide(answer, language, prompt)
     line_pass = line_passes(answer, language) if is_detectable(language) else None
     word_pass = words_pass(answer, language) if is_detectable(language) else None
     return Judgement(found, faithful, loop, copied, empty, found is Outcome.USABLE, line_pass, word_pass)
@@ -78,16 +74,23 @@ def outcome(answer: str, language: str, prompt: str | None = None) -> Outcome:
     Raises:
         LensflowError: the language is unknown, or no detector can tell it.
     """
-    check_detectable(language)
-    empty, loop = is_empty(answer), is_loop(answer)
-    copied = None if prompt is None else is_copy(answer, prompt)
-    faithful = None if empty else is_faithful(_own_text(answer, prompt, loop=loop), language)
-    return _first(empty, faithful, loop, copied)
+    return _decide(answer, language, prompt)[0]
 
 
 def is_empty(answer: str) -> bool:
     """Whether the answer has neither a letter nor a digit."""
     return not any(unicodedata.category(char)[0] in "LN" for char in answer)
+
+
+def _decide(answer: str, language: str, prompt: str | None) -> tuple[Outcome, bool | None, bool, bool | None, bool]:
+    """The outcome and what it was decided by: faithful, loop, copied, empty."""
+    check_detectable(language)
+    empty, loop = is_empty(answer), is_loop(answer)
+    copied = None if prompt is None else is_copy(answer, prompt)
+    faithful = None if empty else is_faithful(_own_text(answer, prompt, loop=loop), language)
+    if faithful is None and prompt is not None and not copied and takes_option(answer, prompt):
+        faithful = is_faithful(prompt, language) or None  # as much as the prompt whose words it takes
+    return _first(empty, faithful, loop, copied), faithful, loop, copied, empty
 
 
 def _own_text(answer: str, prompt: str | None, *, loop: bool) -> str:
