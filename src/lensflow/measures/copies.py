@@ -88,8 +88,9 @@ def sentences(answer: str, prompt: str) -> list[Sentence]:
     parts = list(_split(answer))
     found: list[Sentence] = []
     for place, text in enumerate(parts):
-        short = bool(found) and found[-1].is_copied and any(_words(text) == words for _, words in asked)
-        found.append(Sentence(text, short or _is_copied(text, asked, is_last=place == len(parts) - 1)))
+        is_last = place == len(parts) - 1
+        goes_on = bool(found) and found[-1].is_copied and _continues(text, asked, is_last=is_last)
+        found.append(Sentence(text, goes_on or _is_copied(text, asked, is_last=is_last)))
     return found
 
 
@@ -107,6 +108,13 @@ def _is_copied(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) 
         return False
     cut = is_last and not _ENDED.search(text) and not _QUESTION.search(text)
     return any(_repeats(text, words, question, of_prompt, cut=cut) for question, of_prompt in asked)
+
+
+def _continues(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
+    """Whether a sentence, however short, is one of the prompt's, or at the end of the answer the beginning of one."""
+    words = _words(text)
+    cut = is_last and not _ENDED.search(text)
+    return bool(words) and any(words == (of_prompt[: len(words)] if cut else of_prompt) for _, of_prompt in asked)
 
 
 def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *, cut: bool) -> bool:

@@ -223,4 +223,3 @@ def _territory_words(code: str) -> frozenset[str]:
         with contextlib.suppress(UnknownLocaleError):
             names += Locale(known).territories.values()
     return frozenset(word.casefold() for name in names for word in _WORD.findall(name))
-
