@@ -87,8 +87,9 @@ def _decide(answer: str, language: str, prompt: str | None) -> tuple[Outcome, bo
     check_detectable(language)
     empty, loop = is_empty(answer), is_loop(answer)
     copied = None if prompt is None else is_copy(answer, prompt)
-    faithful = None if empty else is_faithful(_own_text(answer, prompt, loop=loop), language)
-    if faithful is None and prompt is not None and not copied and takes_option(answer, prompt):
+    own = _own_text(answer, prompt, loop=loop)
+    faithful = None if empty else is_faithful(own, language)
+    if faithful is None and prompt is not None and not copied and takes_option(own, prompt):
         faithful = is_faithful(prompt, language) or None  # as much as the prompt whose words it takes
     return _first(empty, faithful, loop, copied), faithful, loop, copied, empty
 
