@@ -8,6 +8,7 @@ import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache, lru_cache
 
 import numpy as np
@@ -33,6 +34,13 @@ _PARTS = {
     "Jpan": frozenset({"Hani", "Hira", "Kana"}),
     "Kore": frozenset({"Hang"}),
 }
+# Languages that a detector confuses or that have two codes: members of one macrolanguage of ISO 639-3, and aliases.
+_MACROLANGUAGES = (
+    frozenset({"no", "nb", "nn"}),
+    frozenset({"id", "ms"}),
+    frozenset({"bs", "hr", "sr"}),
+    frozenset({"fil", "tl"}),
+)
 _UNSPECIFIC = {"Zyyy", "Zinh", "Zzzz"}  # common, inherited, unassigned
 _NAMES: dict[str, str] = dict(Locale("en").languages)
 _LIKELY: dict[str, str] = get_global("likely_subtags")
@@ -96,7 +104,7 @@ def scripts_in(text: str) -> Counter[str]:
     Letters are here the letters and vowel signs (categories L and M) that belong to a script: digits, punctuation,
     emoji and marks shared between scripts are none.
     """
-    return Counter(name for name in map(_letter_script, text) if name)
+    return Counter(name for name in map(letter_script, text) if name)
 
 
 def identify(text: str) -> str:
@@ -108,15 +116,73 @@ def identify(text: str) -> str:
     Swahili, against 99 %. A language that lingua does not know but whose script it does (Assamese, Nepali) or
     that is romanised is taken for a neighbour: see `is_identifiable`. The first call loads about 1 GB.
     """
-    text = " ".join(text.split())[:MAX_CHARACTERS]
+    text = _readable(text)
     letters = scripts_in(text)
     if not letters:
         return UNKNOWN
     [(dominant, _)] = letters.most_common(1)
     if dominant not in _detected_scripts():
         return _language_of_script(dominant)
-    best = _detector().compute_language_confidence_values(text)[0]
-    return best.language.iso_code_639_1.name.lower() if best.value >= MINIMUM_CONFIDENCE else UNKNOWN
+    best, confidence = next(iter(confidences(text).items()))
+    return best if confidence >= MINIMUM_CONFIDENCE else UNKNOWN
+
+
+def confidences(text: str) -> dict[str, float]:
+    """How sure lingua is of each of its 75 languages, code -> share, the likeliest first; of a text with letters."""
+    values = _detector().compute_language_confidence_values(_readable(text))
+    return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
+
+
+def lingua_codes(language: str) -> frozenset[str]:
+    """The codes under which lingua may name the language, in its script: close relatives that it cannot tell apart.
+
+    Relatives belong to one macrolanguage of ISO 639-3. Empty if lingua does not know the language in this script.
+
+    Raises:
+        LensflowError: CLDR does not know the language.
+    """
+    code = base_code(language)
+    related = next((group for group in _MACROLANGUAGES if code in group), frozenset({code}))
+    return frozenset(c for c in related & _detected_languages() if scripts(c) == scripts(language))
+
+
+def others_in(names: AbstractSet[str]) -> frozenset[str]:
+    """The codes of lingua's languages that are written in one of these scripts."""
+    return frozenset(code for code in _detected_languages() if scripts(code) & names)
+
+
+def likeliest_language(script_name: str) -> str:
+    """The language that CLDR holds likeliest for a script; `UNKNOWN` for none."""
+    return _language_of_script(script_name)
+
+
+def is_written_in(text: str, language: str) -> bool:
+    """Whether Chinese text has the characters of the tag's script, `zh-Hant` or `zh-Hans`; True for other languages.
+
+    A plain `zh` may be either. A character is simplified if only GB 2312 has it, and traditional if only Big5 has it;
+    text without any of these is both.
+
+    Raises:
+        LensflowError: CLDR does not know the language.
+    """
+    if scripts(language) != {"Hani"} or "-" not in language.replace("_", "-"):
+        return True
+    simplified = sum(_is_encoded(char, "gb2312") and not _is_encoded(char, "big5") for char in text)
+    traditional = sum(_is_encoded(char, "big5") and not _is_encoded(char, "gb2312") for char in text)
+    return simplified <= traditional if script(language) == "Hant" else traditional <= simplified
+
+
+@cache
+def _is_encoded(char: str, encoding: str) -> bool:
+    try:
+        return len(char.encode(encoding)) == 2
+    except UnicodeEncodeError:
+        return False
+
+
+def _readable(text: str) -> str:
+    """The beginning of a text as detectors read it: composed (NFC), with one space for white space."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))[:MAX_CHARACTERS]
 
 
 def is_identifiable(language: str) -> bool:
@@ -159,6 +225,8 @@ def _parse(language: str) -> tuple[str, str]:
         code, territory, system, *_ = parse_locale(language.replace("_", "-"), sep="-")
     except ValueError:
         code = territory = system = None
+    if code not in _NAMES and "_" not in (alias := _ALIASES.get(str(code), "_")):
+        code = alias  # an old or a longer code of the language: iw is he, eng is en
     if code not in _NAMES or code not in _LIKELY:
         raise LensflowError(f"language {language!r}: unknown code; {_suggestion(language)}")
     return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1]
@@ -180,7 +248,8 @@ def _language_of_script(name: str) -> str:
 
 
 @cache
-def _letter_script(char: str) -> str | None:
+def letter_script(char: str) -> str | None:
+    """The script that a letter or vowel sign belongs to; None for what belongs to none."""
     name = script_of(char)
     return name if unicodedata.category(char)[0] in "LM" and name not in _UNSPECIFIC else None
 

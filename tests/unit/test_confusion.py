@@ -165,8 +165,13 @@ def test_what_a_faultless_model_scores(answers):
 
 
 def test_is_detectable():
-    assert all(map(is_detectable, [*CORPUS_LANGUAGES, "es", "fr", "de", "hi", "ru", "zh-Hant", "pt-BR", "nb", "th"]))
-    assert not any(map(is_detectable, ["zu", "mi", "sr-Latn", "fil"]))
+    assert all(
+        map(
+            is_detectable,
+            [*CORPUS_LANGUAGES, "es", "fr", "de", "hi", "ru", "zh-Hant", "pt-BR", "nb", "th", "fil", "iw"],
+        )
+    )
+    assert not any(map(is_detectable, ["zu", "mi", "sr-Latn"]))
 
 
 def test_norwegian_has_the_labels_name():

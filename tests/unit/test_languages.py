@@ -68,8 +68,6 @@ def test_properties_of_a_language(language, system, letters, rtl, name):
         ("swahili", "'sw'"),  # a name
         ("Englsh", "'en'"),  # a misspelt name
         ("jp", "'ja'"),  # a country
-        ("iw", "'he'"),  # an old code
-        ("eng", "'en'"),  # ISO 639-2
         ("zz", "ISO 639"),
         ("", "ISO 639"),
         ("sw!", "ISO 639"),
@@ -82,6 +80,11 @@ def test_an_unknown_language_names_itself_and_a_remedy(function, wrong, hint):
         function(wrong)
     message = str(error.value)
     assert repr(wrong) in message and hint in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("alias", "code"), [("iw", "he"), ("eng", "en"), ("swa", "sw"), ("no", "no")])
+def test_an_old_or_longer_code_is_the_languages(alias, code):
+    assert (base_code(alias), scripts(alias), english_name(alias)) == (code, scripts(code), english_name(code))
 
 
 def test_every_letter_of_a_script_is_named_after_it():

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lensflow.cli import configuration, results, stages, tables
+from lensflow.cli import configuration, measuring, results, stages, tables
 from lensflow.errors import LensflowError
 
 # What the system refuses -> what to do. Found by its words: libraries wrap its errors in types of their own.
@@ -24,7 +24,7 @@ REFUSALS = {
     errno.EACCES: "the results folder must not be written; change its permissions, or run elsewhere (--directory)",
     errno.ENOMEM: "not enough memory; free some, or run where there is more",
 }
-GROUPS = (stages, tables, results, configuration)
+GROUPS = (stages, tables, results, measuring, configuration)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""What is measured on answers; no module here needs a model."""

@@ -7,6 +7,7 @@ inside a package, the Japanese dictionary is unidic-lite, and the list of Englis
 """
 
 import string
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from tempfile import TemporaryDirectory
@@ -21,8 +22,8 @@ MINIMUM_TOKENS = 5  # of a line that counts
 MINIMUM_SCORE = 0.3  # of a line's language, else it is `UNKNOWN`
 MINIMUM_LETTERS = 4  # of an English word: shorter ones stand in other languages' texts, too
 _REMOVED = str.maketrans({**dict.fromkeys(string.punctuation), "،": None, "—": " "})
-# The detector's labels are Wikipedia's codes, of which one is another than the code that lingua and CLDR prefer.
-_LABELS = {"nb": "no"}
+# The detector's labels are Wikipedia's codes, of which two are others than the codes that CLDR prefers.
+_LABELS = {"nb": "no", "fil": "tl"}
 
 
 def line_passes(answer: str, language: str) -> bool | None:
@@ -72,6 +73,25 @@ def is_detectable(language: str) -> bool:
     return _label(language) in _detected() and scripts(language) == scripts(base_code(language))
 
 
+def label_scores(text: str, k: int = 5) -> dict[str, float]:
+    """The detector's k likeliest labels of a text, read as one line: label -> score."""
+    return {str(row["lang"]): float(row["score"]) for row in _detector().detect(" ".join(text.split()), k=k)}
+
+
+def english_words() -> frozenset[str]:
+    """English words of `MINIMUM_LETTERS` or more that are written in lower case."""
+    return _english_words()
+
+
+def label_of(language: str) -> str:
+    """The detector's label for a language.
+
+    Raises:
+        LensflowError: CLDR does not know the language.
+    """
+    return _label(language)
+
+
 def _label(language: str) -> str:
     code = base_code(language)
     return _LABELS.get(code, code)
@@ -89,7 +109,7 @@ def _checked_label(language: str) -> str:
 def _long_lines(answer: str, language: str) -> list[tuple[str, list[str]]]:
     """The lines that count, each with its tokens."""
     tokenise = _tokeniser(base_code(language))
-    lines = answer.split("\nQ:")[0].strip().translate(_REMOVED).split("\n")
+    lines = unicodedata.normalize("NFC", answer).split("\nQ:")[0].strip().translate(_REMOVED).split("\n")
     tokenised = [(line, tokenise(line)) for line in lines]
     return [(line, tokens) for line, tokens in tokenised if len(tokens) >= MINIMUM_TOKENS]
 

@@ -1,0 +1,151 @@
+"""Copies: answers that give the prompt back, and answers without the sentences that they took from it.
+
+Each sentence of the answer is aligned with each of the prompt (matching blocks of words, of characters where a script
+puts no space between words), after NFC, case folding and white space. A sentence that repeats one of the prompt's is
+copied. A few words that the prompt offers as an option are not.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import regex
+
+from lensflow.measures.loops import width
+
+SHORTEST = 8  # width of a copied sentence at least: "coffee" may be meant
+NOTHING_NEW = 0.95  # share of a sentence that is taken, where it says nothing of its own
+ALTERED = 0.6  # share of a sentence that is taken, and of the prompt's that it repeats, where a word was changed
+REPEATED = 0.5  # share of the prompt's sentence that is repeated at least, unless it is `LONG`
+LONG = 50  # width of a part of a sentence that is copied, though it is not half of it
+
+# Where a sentence ends: at its mark (and closing quotes), at a line break, after the colon of a label.
+_ENDS = regex.compile(r"(?<=[.!?؟।;:՞።]['\"”»)]*)\s+|(?<=[。！？：])|(?<=[?!؟])(?=\p{L})|\s*\n\s*")
+_QUESTION = regex.compile(r"[?？؟;՞፧][\s\"'”»）)\]*]*$")
+_ENDED = regex.compile(r"[.!。！।።][\s\"'”»）)\]*]*$")
+_LABEL = regex.compile(r"[:：][\s*]*$")
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of an answer, and whether it repeats one of the prompt's."""
+
+    text: str
+    is_copied: bool
+
+
+@dataclass(frozen=True)
+class _Alignment:
+    """How a sentence matches one of the prompt's: shares of their widths or words, and where new words stand."""
+
+    of_answer: float
+    of_prompt: float
+    taken: int
+    new_at_end: bool
+
+
+def copied_share(answer: str, prompt: str) -> float:
+    """Share of the answer's letters and digits that stand in sentences copied from the prompt; 0 if it has none."""
+    found = sentences(answer, prompt)
+    total = sum(width(sentence.text) for sentence in found)
+    return sum(width(sentence.text) for sentence in found if sentence.is_copied) / total if total else 0.0
+
+
+def is_copy(answer: str, prompt: str) -> bool:
+    """Whether the answer gives the prompt back, all of it or most of it, and says nothing after that.
+
+    One changed word does not hide a copy. An answer after a repeated question is no copy, nor is an option that the
+    prompt offers ("the sun or the moon?").
+    """
+    found = sentences(answer, prompt)
+    copied = [place for place, sentence in enumerate(found) if sentence.is_copied]
+    if not copied:
+        return False
+    answered = any(_says_something(sentence.text) for sentence in found[copied[0] :] if not sentence.is_copied)
+    return not answered and copied_share(answer, prompt) >= 0.5
+
+
+def without_copied(answer: str, prompt: str) -> str:
+    """The answer without its sentences that repeat the prompt's."""
+    return "\n".join(sentence.text for sentence in sentences(answer, prompt) if not sentence.is_copied)
+
+
+def takes_option(answer: str, prompt: str) -> bool:
+    """Whether the answer is some words of the prompt that are not all names: an option that it offers."""
+    words, of_prompt = _words(answer), _words(prompt)
+    starts = range(len(of_prompt) - len(words) + 1)
+    named = all(word[0].isupper() for word in _WORD.findall(answer))
+    return bool(words) and not named and any(of_prompt[start : start + len(words)] == words for start in starts)
+
+
+def sentences(answer: str, prompt: str) -> list[Sentence]:
+    """The answer's sentences, in order."""
+    asked = [(text, _words(text)) for text in _split(prompt)]
+    asked = [(text, words) for text, words in asked if words]
+    parts = list(_split(answer))
+    found: list[Sentence] = []
+    for place, text in enumerate(parts):
+        is_last = place == len(parts) - 1
+        goes_on = bool(found) and found[-1].is_copied and _continues(text, asked, is_last=is_last)
+        found.append(Sentence(text, goes_on or _is_copied(text, asked, is_last=is_last)))
+    return found
+
+
+def _split(text: str) -> Iterator[str]:
+    return (part.strip() for part in _ENDS.split(unicodedata.normalize("NFC", text)) if part and part.strip())
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
+
+
+def _is_copied(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
+    words = _words(text)
+    if not words:
+        return False
+    cut = is_last and not _ENDED.search(text) and not _QUESTION.search(text)
+    return any(_repeats(text, words, question, of_prompt, cut=cut) for question, of_prompt in asked)
+
+
+def _continues(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
+    """Whether a sentence, however short, is one of the prompt's, or at the end of the answer the beginning of one."""
+    words = _words(text)
+    cut = is_last and not _ENDED.search(text)
+    return bool(words) and any(words == (of_prompt[: len(words)] if cut else of_prompt) for _, of_prompt in asked)
+
+
+def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *, cut: bool) -> bool:
+    """Whether a sentence repeats one of the prompt's."""
+    if cut and len(words) > 1 and words[-1] not in of_prompt and any(w.startswith(words[-1]) for w in of_prompt):
+        words = words[:-1]
+    if 2 * len(set(words) & set(of_prompt)) < len(set(words)):
+        return False
+    found = _align(words, of_prompt)
+    if found.taken < SHORTEST:
+        return False
+    if found.of_answer >= NOTHING_NEW:
+        return found.of_prompt >= REPEATED or found.taken >= LONG
+    if min(found.of_answer, found.of_prompt) < ALTERED:
+        return False
+    if _QUESTION.search(question):
+        return bool(_QUESTION.search(text))  # it still asks; else it answers in the question's words
+    return not found.new_at_end or bool(_ENDED.search(question) and _ENDED.search(text))
+
+
+def _align(words: list[str], of_prompt: list[str]) -> _Alignment:
+    blocks = SequenceMatcher(None, words, of_prompt, autojunk=False).get_matching_blocks()
+    # A single character that both have is chance.
+    blocks = [block for block in blocks if width("".join(words[block.a : block.a + block.size])) >= 3]
+    taken = sum(width("".join(words[block.a : block.a + block.size])) for block in blocks)
+    end = max((block.a + block.size for block in blocks), default=0)
+    same = sum(block.size for block in blocks)
+    of_answer, of_prompt_ = (max(taken / width("".join(all_)), same / len(all_)) for all_ in (words, of_prompt))
+    return _Alignment(of_answer, of_prompt_, taken, end < len(words))
+
+
+def _says_something(text: str) -> bool:
+    """Whether a sentence says more than a label ("Answer:") does."""
+    return width(text) >= 2 and not (_LABEL.search(text) and width(text) <= 20)

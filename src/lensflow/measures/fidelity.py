@@ -1,0 +1,225 @@
+"""Fidelity: whether a text is written in the language that was expected, or cannot be told.
+
+The expected language is known, so that the question is not "which of 75 languages?" but "this one, or clearly
+another?". The script decides first, then lingua, with fastText's lid.176 beside it. Names, digits and code tell
+nothing, and a text of a few letters tells little: then the answer is None.
+"""
+
+import contextlib
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+
+import regex
+from babel import Locale, UnknownLocaleError
+
+from lensflow.errors import LensflowError
+from lensflow.languages import (
+    base_code,
+    confidences,
+    is_written_in,
+    letter_script,
+    likeliest_language,
+    lingua_codes,
+    others_in,
+    scripts,
+    scripts_in,
+)
+from lensflow.measures.confusion import english_words, is_detectable, label_of, label_scores
+from lensflow.measures.loops import width
+
+SURE = 0.1  # confidence of the expected language, if no other has more: 75 languages share one unit
+CLEAR = 0.35  # confidence of another language at least, and three times the expected one's, in a wrong language
+AGREED = 0.75  # score of lid.176's label, which then decides where lingua is not sure
+MAYBE = 0.05  # confidence of the expected language by which lingua does not object to that label, or not much
+SHORT = 12  # width of a text in which another language is clear at least
+
+_CODE_BLOCK = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.S)
+_MARKUP = regex.compile(r"https?://\S+|www\.\S+|\S+@\S+\.\S+|<[^<>\n]{1,60}>|\[/?INST\]|\\[a-zA-Z]+")
+_CODE_LINE = regex.compile(
+    r"\s*(?:def |class |import |from \w+ import|#include|function |const |let |var |for ?\(|if ?\(|while ?\(|return\b|"
+    r"print ?\(|SELECT |INSERT |UPDATE |public |console\.|\$ |>>> )"
+)
+_CODE_MARKS = regex.compile(r"[{}()\[\]=;<>_+*/\\|&%$#@^~]")
+_QUOTED = regex.compile(r"\"([^\"\n]{30,})\"?")
+_WORD = regex.compile(r"[\p{L}\p{M}'’ʼ]+")
+_SEPARATOR = regex.compile(r"[,،、;\n·•|]|(?<=\w) and (?=\p{Lu})")
+_KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
+_CAPITALISED = regex.compile(r"(?<![\p{L}\p{M}'’])\p{Lu}[\p{L}\p{M}'’]*")
+_INNER_CAPITALISED = regex.compile(r"(?<=[\p{L}\p{M},] )\p{Lu}[\p{L}\p{M}'’]*")  # not at the start of a sentence
+_CAPITALISING = {"de", "lb"}  # languages that begin common nouns with a capital
+_CASED = {"Latn", "Cyrl", "Grek", "Armn"}
+
+
+def is_faithful(text: str, language: str) -> bool | None:
+    """Whether the text is written in the language.
+
+    The mean over answers is the response-level counterpart of Marchisio et al.'s (2024) line-level pass rate, arXiv
+    2406.20052.
+
+    Args:
+        text: an answer, without what it copied from its prompt.
+        language: BCP 47 tag, such as sw, zh-Hant, sr-Latn.
+
+    Returns:
+        None if this cannot be told: only names, digits or code, or too few letters.
+
+    Raises:
+        LensflowError: the language is unknown, or neither detector can tell it.
+    """
+    check_detectable(language)
+    text = _without_code(unicodedata.normalize("NFC", text))
+    expected = scripts(language)
+    own, foreign = _only(text, expected), _without(text, expected)
+    if lingua_codes(language) == {"zh"} and 10 * _kana(text) >= width(text) > 0:
+        return False
+    if width(foreign) > width(own) and (_is_prose(foreign) or not width(own)):
+        return False if _is_prose(foreign) else None
+    return _reads(own, language) if scripts_in(own) else None
+
+
+def check_detectable(language: str) -> None:
+    """Check that a detector, or the script alone, can tell the language.
+
+    Raises:
+        LensflowError: the language is unknown, or neither detector can tell it.
+    """
+    if not (lingua_codes(language) or is_detectable(language) or _is_only_one(language)):
+        raise LensflowError(f"language {language!r}: no detector can tell it; leave its answers out")
+
+
+def detector_ceiling(texts: Iterable[str], language: str) -> float:
+    """Share of human texts in the language that are read as it: what a faultless model could score at most.
+
+    Raises:
+        LensflowError: there is no text, or the language cannot be told.
+    """
+    verdicts = [is_faithful(text, language) for text in texts]
+    if not verdicts:
+        raise LensflowError(f"language {language!r}: no text to measure the detector's ceiling on; give some")
+    return sum(verdict is True for verdict in verdicts) / len(verdicts)
+
+
+def _is_only_one(language: str) -> bool:
+    """Whether CLDR's likeliest language of the script is this one, and lingua knows none of the script."""
+    return {base_code(language)} == {likeliest_language(name) for name in scripts(language) if not others_in({name})}
+
+
+def _without_code(text: str) -> str:
+    """The text without code; of an answer that is all data, such as JSON, the sentences in quotes."""
+    prose = _MARKUP.sub(" ", _CODE_BLOCK.sub(" ", text))
+    prose = "\n".join(line for line in prose.splitlines() if not _is_code(line))
+    return prose if width(prose) >= SHORT else "\n".join([prose, *_QUOTED.findall(text)])
+
+
+def _is_code(line: str) -> bool:
+    marks, signs = len(_CODE_MARKS.findall(line)), len("".join(line.split()))
+    return marks > (0.02 if _CODE_LINE.match(line) else 0.15) * signs and not line.lstrip().startswith(("|", "*", "#"))
+
+
+def _only(text: str, wanted: frozenset[str]) -> str:
+    """The text without letters of other scripts."""
+    return "".join(" " if (name := letter_script(char)) and name not in wanted else char for char in text)
+
+
+def _without(text: str, unwanted: frozenset[str]) -> str:
+    """The text without letters of these scripts."""
+    return "".join(" " if letter_script(char) in unwanted else char for char in text)
+
+
+def _kana(text: str) -> int:
+    """Width of the kana in a text."""
+    return 2 * len(_KANA.findall(text))
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text in another script is more than names, symbols and a word."""
+    letters = scripts_in(text)
+    if not letters:
+        return False
+    if letters.most_common(1)[0][0] not in _CASED:
+        return width(text) >= 8
+    words = [word for word in _WORD.findall(text) if len(word) >= 3]
+    return sum(word.islower() for word in words) >= 2 or (len(words) >= 6 and not _SEPARATOR.search(text.strip()))
+
+
+def _reads(text: str, language: str) -> bool | None:
+    """Whether a text in the language's scripts is in the language."""
+    if "Hira" in scripts(language):
+        return _is_japanese(text)
+    if lingua_codes(language) == {"zh"}:
+        return is_written_in(text, language)
+    if not others_in(scripts(language)) - lingua_codes(language):
+        return True
+    if _is_names(text):
+        return _is_vocabulary(text, language) or None
+    verdict = _compare(text, language)
+    if verdict is None:
+        return _compare(_CAPITALISED.sub("", text), language)
+    return verdict or _compare(_INNER_CAPITALISED.sub("", text), language)
+
+
+def _is_japanese(text: str) -> bool:
+    """Whether a text has kana, or only Chinese characters that Japanese has and no more than a heading of them."""
+    if _kana(text):
+        return 10 * _kana(text) >= width(text)
+    return width(text) <= 16 and is_written_in(text, "zh-Hant")
+
+
+def _compare(text: str, language: str) -> bool | None:
+    """Compare the expected language with the likeliest other one; lid.176 decides where lingua is not sure."""
+    if not scripts_in(text):
+        return None
+    own, other = _scores(text, language)
+    label, score = next(iter(label_scores(text).items()), ("", 0.0))
+    agreed = score >= AGREED and is_detectable(language) and lingua_codes(language) != frozenset()
+    mine = label == label_of(language)
+    if (own >= SURE and own >= other) or (agreed and mine and own >= MAYBE and width(text) >= 8):
+        return True if width(text) >= 4 else None
+    clear = (other >= CLEAR and not (agreed and mine)) or (agreed and not mine and own <= MAYBE)
+    return False if clear and other >= 3 * own and width(text) >= SHORT else None
+
+
+def _scores(text: str, language: str) -> tuple[float, float]:
+    """Confidence of the expected language, and of the likeliest other one."""
+    codes = lingua_codes(language)
+    scores = confidences(text) if codes else label_scores(text)
+    codes = codes or frozenset({label_of(language)})
+    others = (value for code, value in scores.items() if code not in codes)
+    return sum(scores.get(code, 0.0) for code in codes), max(others, default=0.0)
+
+
+def _is_names(text: str) -> bool:
+    """Whether each longer word begins with a capital, in a list or in a few words."""
+    words = _WORD.findall(text)
+    long = [word for word in words if len(word) >= 4]
+    small = sum(word[0].islower() for word in words)
+    cased = any(word[0].isupper() for word in words)
+    few = len(words) <= 5 or 3 * len(_SEPARATOR.findall(text.strip())) >= len(words) - 1
+    return cased and few and all(word[0].isupper() for word in long) and 3 * small <= len(words)
+
+
+def _is_vocabulary(text: str, language: str) -> bool:
+    """Whether capitalised words are the language's words, as in a list of fruits, and not names."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    names = sum(word in _territory_words(base_code(language)) for word in words)
+    if 2 * names >= len(words):
+        return False
+    if base_code(language) == "en":
+        known = sum(word in english_words() or word.removesuffix("s") in english_words() for word in words)
+        return 2 * known > len(words)
+    if len(words) < 2 or (_INNER_CAPITALISED.search(text) and base_code(language) not in _CAPITALISING):
+        return False
+    own, other = _scores(text, language)
+    agreed = label_scores(text, 1).get(label_of(language), 0.0) >= AGREED
+    return own >= 3 * other and own >= (CLEAR / 2 if agreed else CLEAR)
+
+
+@cache
+def _territory_words(code: str) -> frozenset[str]:
+    """Words of the names of countries, in the language and in English."""
+    names: list[str] = []
+    for known in {code, "en"}:
+        with contextlib.suppress(UnknownLocaleError):
+            names += Locale(known).territories.values()
+    return frozenset(word.casefold() for name in names for word in _WORD.findall(name))

@@ -1,0 +1,151 @@
+"""Measure answers that any system wrote: one outcome per answer, and shares with intervals per language."""
+
+import csv
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, TextIO
+
+from lensflow.errors import LensflowError
+from lensflow.mathematics.statistics import proportion_interval
+from lensflow.measures.fidelity import check_detectable
+from lensflow.measures.outcomes import Judgement, Outcome, judge
+from lensflow.storage.atomic import write_jsonl
+from lensflow.storage.parsing import LONGEST_LINE
+
+RATES = ("line_pass", "word_pass")
+
+
+def measure(
+    path: Path,
+    *,
+    language: str | None = None,
+    language_column: str | None = None,
+    prompt_column: str | None = None,
+    answer_column: str = "answer",
+    output: Path | None = None,
+) -> str:
+    """Measure the answers of a JSON Lines or CSV file (also with .gz) and return a table of shares per language.
+
+    Args:
+        path: one answer per row.
+        language: of all rows; or else
+        language_column: where each row says its language, a BCP 47 tag.
+        prompt_column: the prompts, without which copies are not found.
+        answer_column: the answers.
+        output: writes one JSON row per input row: `id`, `language`, and the fields of `Judgement`.
+
+    Raises:
+        LensflowError: the file cannot be read, a row lacks a column, or a language is unknown.
+    """
+    rows = list(_rows(path))
+    if not rows:
+        raise LensflowError(f"{path}: no rows; give a file with one answer per row")
+    judged = []
+    for where, row in rows:
+        tag = language or _text(where, row, language_column or "language")
+        prompt = _text(where, row, prompt_column) if prompt_column else None
+        judged.append((tag, _judge(where, _text(where, row, answer_column), tag, prompt)))
+    if output is not None:
+        numbered = enumerate(zip(rows, judged, strict=True), start=1)
+        write_jsonl(
+            output,
+            [
+                {"id": row.get("id", number), "language": tag} | asdict(found)
+                for number, ((_, row), (tag, found)) in numbered
+            ],
+        )
+    return table(judged)
+
+
+def table(judged: Sequence[tuple[str, Judgement]]) -> str:
+    """A table of n, and of each outcome's share and both pass rates with 95 % intervals, per language; in percent."""
+    by_language: dict[str, list[Judgement]] = defaultdict(list)
+    for language, found in judged:
+        by_language[language].append(found)
+    header = ["language", "n", *Outcome, *RATES]
+    lines = [header] + [_line(language, found) for language, found in sorted(by_language.items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _line(language: str, found: Sequence[Judgement]) -> list[str]:
+    shares = [_share([one.outcome is outcome for one in found]) for outcome in Outcome]
+    rates = [_share([value for one in found if (value := getattr(one, rate)) is not None]) for rate in RATES]
+    return [language, str(len(found)), *shares, *rates]
+
+
+def _share(values: Sequence[bool]) -> str:
+    if not values:
+        return "-"
+    low, high = proportion_interval(sum(values), len(values))
+    return f"{100 * sum(values) / len(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _judge(where: str, answer: str, language: str, prompt: str | None) -> Judgement:
+    try:
+        check_detectable(language)
+    except LensflowError as error:
+        raise LensflowError(f"{where}: {error}") from None
+    return judge(answer, language, prompt)
+
+
+def _text(where: str, row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(map(str, row)) or 'none'}")
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; mend the row")
+    return value
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file with where it stands."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind not in ("jsonl", "csv"):
+        raise LensflowError(f"{path}: neither .jsonl nor .csv (nor either with .gz); convert it")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
+            file = TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+            yield from _csv_rows(path, file) if kind == "csv" else _json_rows(path, file)
+    except FileNotFoundError:
+        raise LensflowError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise LensflowError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise LensflowError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise LensflowError(f"{where}: not valid JSON ({error}); mend the line") from None
+        if not isinstance(row, dict):
+            raise LensflowError(f"{where}: not a JSON object; write one object per line")
+        yield where, row
+
+
+def _csv_rows(path: Path, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.DictReader(file, restkey="", restval=None)
+    try:
+        for number, row in enumerate(reader, start=1):
+            where = f"{path}, row {number}"
+            if "" in row:
+                raise LensflowError(f"{where}: more cells than the header has; quote cells that hold a comma")
+            yield where, row
+    except csv.Error as error:
+        raise LensflowError(f"{path}, line {reader.line_num}: not CSV ({error}); mend the line") from None

@@ -1,0 +1,159 @@
+"""Loops: answers that repeat themselves, in any script, inside a word or across words.
+
+A loop is found in the characters, so that it needs neither spaces nor words. The text is normalised first: NFC, case
+folding, one space for white space, no markers of list items, no runs of one punctuation mark. How many published
+completions and human references this flags is written down by `performance/outcomes.py`.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, pairwise
+
+import numpy as np
+import regex
+
+GRAM = 4  # characters; what is searched for an earlier occurrence
+CANDIDATES = 8  # periods that are tried: the most frequent distances between equal grams
+# (width of a gram, which occurrence of it, share of all grams that are at least this one) of a loop: a quarter of the
+# text is three words said a fourth time, or half of it is seven words said again. A song says its chorus three times.
+SAID = ((16, 4, 0.25), (36, 2, 0.5))
+LONG = 30  # width of a unit that says a sentence
+CUT = 1.75  # times that a long unit is said at least
+COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
+
+# Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line;
+# numbers with a mark after a sentence.
+_BULLET = r"[-*•·‣–—>#+]+"
+_NUMBER = r"\(?\p{Nd}{1,4}(?:[.):、．）।։]|\.\))+"
+_LETTER = r"\(?(?:\p{L}|[ivx]{1,5})[.)）]"
+_LINE_MARKER = regex.compile(rf"^[ \t]*(?:(?:{_BULLET}|{_NUMBER}|{_LETTER})[ \t]*)+", regex.M)
+_INLINE_MARKER = regex.compile(rf"(?<=[.!?。！？।][ \t]*){_NUMBER}(?!\p{{Nd}})[ \t]*")
+_SAME_MARKS = regex.compile(r"([^\p{L}\p{M}\p{N}\s])(?:\s*\1)+")
+_DIGITS = regex.compile(r"\p{Nd}+")
+_PLACEHOLDER = "\0"  # of a number
+_WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
+_LETTERS = regex.compile(r"[\p{L}\p{M}\p{N}]")
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A part of a text that says one unit over and over.
+
+    Attributes:
+        start: where it begins, in characters.
+        end: where it ends; the last unit may be cut off.
+        period: length of the unit, in characters.
+    """
+
+    start: int
+    end: int
+    period: int
+
+
+def is_loop(answer: str) -> bool:
+    """Whether the answer repeats itself, from its start or only at its end."""
+    text = normalised(answer)
+    if _is_stuck(text, repetitions(text)):
+        return True
+    counted = _DIGITS.sub(_PLACEHOLDER, text)
+    if counted != text:
+        numbers = [int(number) for number in _DIGITS.findall(text)]
+        if _is_stuck(counted, (found for found in repetitions(counted) if _counts_up(counted, numbers, found))):
+            return True
+    return _often_said(text)
+
+
+def once(answer: str) -> str:
+    """The answer with what it repeats said once: what a detector reads, which repetition would make too sure."""
+    found = max(repetitions(answer), key=lambda repetition: repetition.end - repetition.start, default=None)
+    if found is None or found.end - found.start < 2 * found.period:
+        return answer
+    return answer[: found.start + found.period] + answer[found.end :]
+
+
+def width(text: str) -> int:
+    """How much a text says: its letters, marks and digits, where one of Han, kana and Hangul counts as two."""
+    return sum(map(_width_of, text))
+
+
+@cache
+def _width_of(char: str) -> int:
+    return 2 if _WIDE.match(char) else int(bool(_LETTERS.match(char)))
+
+
+def normalised(text: str) -> str:
+    """The text as loops are searched in it; a line break stays one."""
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    text = _INLINE_MARKER.sub("", _LINE_MARKER.sub("", text))
+    return "\n".join(filter(None, (" ".join(line.split()) for line in _SAME_MARKS.sub(r"\1", text).splitlines())))
+
+
+def repetitions(text: str) -> Iterator[Repetition]:
+    """For each likely period, the longest part of the text that has it, and the part at the end that has it."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    for period, _ in _distances(text).most_common(CANDIDATES):
+        different = np.flatnonzero(codes[period:] != codes[:-period])
+        ends = np.concatenate([different, [len(codes) - period]])
+        starts = np.concatenate([[0], different + 1])
+        for place in {int(np.argmax(ends - starts)), len(ends) - 1}:
+            yield Repetition(int(starts[place]), int(ends[place]) + period, period)
+
+
+def _distances(text: str) -> Counter[int]:
+    """How far it is from each gram back to the last equal one: distance -> how often."""
+    last: dict[str, int] = {}
+    distances: Counter[int] = Counter()
+    for start in range(len(text) - GRAM + 1):
+        gram = text[start : start + GRAM]
+        if gram in last:
+            distances[start - last[gram]] += 1
+        last[gram] = start
+    return distances
+
+
+def _is_stuck(text: str, repeated: Iterable[Repetition]) -> bool:
+    """Whether a repetition is a loop: nearly all of the text, or where it ends, or most of it."""
+    upto = [0, *accumulate(map(_width_of, text))]  # width of the text before each place
+    return any(_is_loop_in(text, upto, found) for found in repeated)
+
+
+def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
+    unit = upto[found.start + found.period] - upto[found.start]
+    all_units = upto[found.end] - upto[found.start]
+    # A long unit may be cut off the second time.
+    if unit == 0 or all_units < (CUT if unit >= LONG else 2) * unit:
+        return False
+    share, times = all_units / upto[-1], all_units / unit
+    if share >= 0.8 and (unit >= 10 or (times >= 3 and all_units >= 12)):
+        return True
+    if upto[-1] - upto[found.end] <= 2:  # at the end
+        # A song says its last line or stanza twice, prose does not.
+        twice = unit >= LONG and "\n" not in text[found.start : found.start + found.period].strip()
+        phrase = times >= 3 and unit >= 12 and share >= 0.3
+        return twice or phrase or (times >= 4 and all_units >= 40 and share >= 0.2)
+    return times >= 4 and all_units >= 40 and share >= 0.5
+
+
+def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
+    """Whether the one number in each unit is the last one and 1, and the rest of the unit is long enough."""
+    unit = counted[found.start : found.start + found.period]
+    first = counted.count(_PLACEHOLDER, 0, found.start)
+    inside = numbers[first : first + counted.count(_PLACEHOLDER, found.start, found.end)]
+    steps = {after - before for before, after in pairwise(inside)}
+    return unit.count(_PLACEHOLDER) == 1 and width(unit) >= COUNTED and steps in ({1}, {-1})
+
+
+def _often_said(text: str) -> bool:
+    """Whether too much of the text was said before: loops whose units differ a little, grow, or take turns."""
+    letter = 2 if 2 * width(text) > 3 * len(_LETTERS.findall(text)) else 1  # most letters are wide
+    return any(_share_said(text, length // letter, times) >= share for length, times, share in SAID)
+
+
+def _share_said(text: str, length: int, times: int) -> float:
+    """Share of the text's grams, of so many characters, that are at least the so-manieth of their kind."""
+    grams = [text[start : start + length] for start in range(len(text) - length + 1)]
+    often = {gram: count for gram, count in Counter(grams).items() if count >= times and 2 * width(gram) >= length}
+    return sum(count - times + 1 for count in often.values()) / max(1, len(grams))
