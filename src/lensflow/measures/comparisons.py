@@ -27,7 +27,7 @@ from lensflow.measures.catalogue import (
     TARGETS,
     UNKNOWN_METRIC,
 )
-from lensflow.presentation.tables import Setting
+from lensflow.schema.setting import Setting
 
 Place = tuple[str, str, str, int]  # backbone, setting, method, seed
 # Of all swaps within items, or of random ones.
