@@ -147,7 +147,7 @@ def _block(
                 if method == reference or not theirs:
                     continue
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
-                if test is not None:
+                if test is not None and METRICS.get(metric, UNKNOWN_METRIC).tested:
                     tests.append(test)
                 if metric in margins and "difference" in row:
                     row |= _within(row, margins[metric], language == setting.central)
