@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lensflow.measures import catalogue
-from lensflow.presentation import names
+from lensflow.presentation import figure_list as names
 from lensflow.schema.setting import Setting
 from lensflow.stages import make_table
 from lensflow.storage.atomic import write_json

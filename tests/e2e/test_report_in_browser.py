@@ -14,6 +14,7 @@ import pytest
 
 from lensflow.measures import catalogue
 from lensflow.presentation import figures, html_report, tables
+from lensflow.presentation.blocks import main_table
 from lensflow.presentation.html_report import Figure, Samples, Section, Table
 from lensflow.schema.setting import Setting
 
@@ -106,7 +107,7 @@ def wide_table() -> str:
     ]
     cells = pd.DataFrame(rows).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     setting = Setting.model_validate({"central": "en", "languages": languages})
-    (block,) = tables.main_table(cells, {"duo": setting}, [])
+    (block,) = main_table(cells, {"duo": setting}, [])
     return tables.to_html(block)
 
 

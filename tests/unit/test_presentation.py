@@ -12,7 +12,7 @@ from lensflow.errors import LensflowError
 from lensflow.mathematics import analysis
 from lensflow.measures import catalogue
 from lensflow.presentation import figures
-from lensflow.presentation.names import FIGURES, STATES, SWEEP, TABLES
+from lensflow.presentation.figure_list import FIGURES, STATES, SWEEP, TABLES
 from lensflow.schema.setting import Setting
 from lensflow.stages import make_figures, make_table, report
 from lensflow.stages.collect_scores import SWEPT

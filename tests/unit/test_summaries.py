@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from lensflow.measures import catalogue
-from lensflow.presentation import sheets, tables
+from lensflow.presentation import comparison_tables, cost_table, legends, sheets, tables
+from lensflow.presentation.blocks import main_table
 
 SETTINGS = {"trio": SimpleNamespace(central="en", languages=("en", "zh", "sw"))}
 PAIR = {"trio": SimpleNamespace(central="en", languages=("en", "zh"))}
@@ -33,7 +34,7 @@ def compared(difference, **more):
 
 
 def block(rows, settings=SETTINGS):
-    (one,) = tables.main_table(pd.DataFrame(rows), settings, list(METHODS))
+    (one,) = main_table(pd.DataFrame(rows), settings, list(METHODS))
     return one
 
 
@@ -70,7 +71,7 @@ def panels(sheet):
 
 
 def test_summary_has_the_three_panels_of_the_paper(rows):
-    found = panels(sheets.summary(block(rows)))
+    found = panels(comparison_tables.summary(block(rows)))
     assert list(found) == ["Understanding (targets)", "Generation (targets)", "Central language (en)"]
     understanding, generation, central = found.values()
     assert list(understanding) == ["base", "sft", "lens", "lens-push"]
@@ -87,7 +88,7 @@ def test_summary_has_the_three_panels_of_the_paper(rows):
 
 def test_summary_of_one_target_names_it(rows):
     rows = [row for row in rows if row["language"] in ("en", "zh")]
-    found = panels(sheets.summary(block(rows, PAIR)))
+    found = panels(comparison_tables.summary(block(rows, PAIR)))
     assert list(found) == ["Understanding (zh)", "Generation (zh)", "Central language (en)"]
     assert found["Generation (zh)"]["sft"] == {"fidelity ↑": "0.30 +"}
 
@@ -95,7 +96,7 @@ def test_summary_of_one_target_names_it(rows):
 def test_what_was_not_measured_has_no_column_or_a_dash(rows):
     rows = [row for row in rows if row["benchmark"] in ("cldr", "xcopa")]
     rows = [row for row in rows if row["benchmark"] != "xcopa" or (row["method"] != "sft" and row["language"] == "en")]
-    found = panels(sheets.summary(block(rows)))
+    found = panels(comparison_tables.summary(block(rows)))
     assert list(found) == ["Understanding (targets)", "Central language (en)"]
     assert list(found["Understanding (targets)"]["sft"]) == ["accuracy ↑"]
     assert found["Central language (en)"]["sft"] == {"accuracy ↑": "0.40 +", "accuracy (xcopa) ↑": "–"}
@@ -103,18 +104,18 @@ def test_what_was_not_measured_has_no_column_or_a_dash(rows):
 
 def test_best_and_second_best_are_those_of_the_main_table(rows):
     one = block(rows)
-    (panel,) = (panel for panel in sheets.summary(one).panels if panel.title.startswith("Generation"))
+    (panel,) = (panel for panel in comparison_tables.summary(one).panels if panel.title.startswith("Generation"))
     assert {label: entry.rank for label, (entry,) in panel.rows.items()} == {
         "base": 0,
         "sft": 2,
         "lens": 1,
         "lens-push": 0,
     }
-    assert tables.BEST_NOTE in sheets.summary(one).notes
+    assert legends.BEST_NOTE in comparison_tables.summary(one).notes
 
 
 def test_legend_of_the_summary_explains_what_it_shows(rows):
-    notes = sheets.summary(block(rows)).notes
+    notes = comparison_tables.summary(block(rows)).notes
     assert any(note.startswith("accuracy: ") for note in notes) and not any(
         note.startswith("copying") for note in notes
     )
@@ -124,27 +125,27 @@ def test_legend_of_the_summary_explains_what_it_shows(rows):
 
 
 def test_ablation_says_what_differs_and_by_how_much_from_base(rows):
-    found = panels(sheets.ablation(block(rows), METHODS))
+    found = panels(comparison_tables.ablation(block(rows), METHODS))
     assert found["Settings that differ"] == {"lens": {"weights.pull": "1.0"}, "lens-push": {"weights.pull": "0.0"}}
     assert found["Generation (targets)"] == {
         "lens": {"fidelity ↑": "+0.60 +"},
         "lens-push": {"fidelity ↑": "+0.10 +"},
     }
-    panel = sheets.ablation(block(rows), METHODS).panels[2]
+    panel = comparison_tables.ablation(block(rows), METHODS).panels[2]
     assert panel.rows["lens"][0].note == "[0.55, 0.65]" and panel.rows["lens"][0].low == pytest.approx(0.55)
 
 
 def test_ablation_of_one_variant_or_none(rows):
     alone = block([row for row in rows if row["method"] != "lens-push"])
-    assert "Settings that differ" not in panels(sheets.ablation(alone, METHODS))
-    assert sheets.ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS) is None
+    assert "Settings that differ" not in panels(comparison_tables.ablation(alone, METHODS))
+    assert comparison_tables.ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS) is None
 
 
 def test_a_method_with_several_seeds_is_one_row(rows):
     for one in rows:
         if one["method"] == "lens" and one["metric"] == "fidelity":
             one["seeds"] = "0 1 2"
-    for sheet in (sheets.summary(block(rows)), sheets.ablation(block(rows), METHODS)):
+    for sheet in (comparison_tables.summary(block(rows)), comparison_tables.ablation(block(rows), METHODS)):
         for panel in sheet.panels:
             assert [label for label in panel.rows if label.startswith("lens")] == ["lens (3 seeds)", "lens-push"]
 
@@ -164,7 +165,7 @@ def costs():
 
 
 def test_cost_has_units_means_and_spans(rows, costs):
-    sheet = sheets.cost(block(rows), costs)
+    sheet = cost_table.cost(block(rows), costs)
     assert panels(sheet)["Training"] == {
         "sft (2 seeds)": {
             "time (s)": "200",
@@ -186,18 +187,18 @@ def test_cost_has_units_means_and_spans(rows, costs):
     assert sheet.panels[0].rows["sft (2 seeds)"][0].note == "(100 to 300)"
     assert [entry.note for entry in sheet.panels[0].rows["sft (2 seeds)"][1:]] == [""] * 5  # the same for both seeds
     assert "mean over seeds" in sheet.notes[0] and any("(cpu)" in note for note in sheet.notes)
-    assert sheets.cost(block(rows), {}) is None
+    assert cost_table.cost(block(rows), {}) is None
 
 
 def test_cost_without_a_number_that_could_not_be_read(rows):
-    sheet = sheets.cost(block(rows), {("lens", 0): {"seconds": 1.0, "energy_joules": None}})
+    sheet = cost_table.cost(block(rows), {("lens", 0): {"seconds": 1.0, "energy_joules": None}})
     assert list(panels(sheet)["Training"]["lens"].values()) == ["1", "–", "–", "–", "–", "–"]
 
 
 @pytest.fixture
 def sheet(rows):
     ugly = {"lens": "a_b%&", "sft": "=cmd|x"}
-    return sheets.summary(block([row | {"method": ugly.get(row["method"], row["method"])} for row in rows]))
+    return comparison_tables.summary(block([row | {"method": ugly.get(row["method"], row["method"])} for row in rows]))
 
 
 def test_markdown(sheet):
@@ -234,20 +235,20 @@ def test_csv(sheet):
 
 
 def test_csv_of_numbers_is_exact_and_text_stays_text(rows, costs):
-    cost = list(csv.DictReader(io.StringIO(sheets.to_csv([sheets.cost(block(rows), costs)]))))
+    cost = list(csv.DictReader(io.StringIO(sheets.to_csv([cost_table.cost(block(rows), costs)]))))
     found = {(record["method"], record["column"]): record for record in cost}
     assert found["lens", "trained parameters"]["value"] == "7000000" and found["lens", "time (s)"]["low"] == ""
     assert found["sft (2 seeds)", "time (s)"]["high"] == "300" and ("lens", "energy (Wh)") not in found
-    ablation = csv.DictReader(io.StringIO(sheets.to_csv([sheets.ablation(block(rows), METHODS)])))
+    ablation = csv.DictReader(io.StringIO(sheets.to_csv([comparison_tables.ablation(block(rows), METHODS)])))
     assert [record["value"] for record in ablation if record["column"] == "weights.pull"] == ["1.0", "0.0"]
 
 
 def test_html_escapes(rows):
     evil = "<script>x</script>"
     one = block([row | {"method": evil if row["method"] == "lens" else row["method"]} for row in rows])
-    html = sheets.to_html(sheets.summary(one))
+    html = sheets.to_html(comparison_tables.summary(one))
     assert evil not in html and "&lt;script&gt;x&lt;/script&gt;" in html
     assert "<td ><b>0.90</b> +<small>[0.89, 0.92]</small></td>" in html and "<td ><u>0.50</u> +<small>" in html
     assert "<caption>Central language (en)</caption>" in html
-    strange = dataclasses.replace(sheets.summary(one), notes=("<b>",))
+    strange = dataclasses.replace(comparison_tables.summary(one), notes=("<b>",))
     assert "<li>&lt;b&gt;</li>" in sheets.to_html(strange)

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
-from lensflow.presentation import tables
+from lensflow.presentation import legends, tables
+from lensflow.presentation.blocks import main_table
 from lensflow.stages import make_table
 
 EVIL = "=cmd|x"
@@ -78,7 +79,7 @@ def scores():
 
 @pytest.fixture
 def blocks(scores):
-    return tables.main_table(scores, SETTINGS, [UGLY, EVIL])
+    return main_table(scores, SETTINGS, [UGLY, EVIL])
 
 
 def test_order_of_columns_and_rows(blocks):
@@ -103,7 +104,7 @@ def test_every_cell_of_the_setting_is_shown(scores, blocks):
 
 def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
     more = pd.DataFrame([row(UGLY, "fidelity", language, 0.5) for language in ("fr", "de")])
-    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [])
+    (block,) = main_table(pd.concat([scores, more]), SETTINGS, [])
     assert list(block.columns.values()) == ["en (central)", "zh", "sw", "targets", "fr (other)", "de (other)"]
     assert block.others == ("fr", "de")
     assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in tables.to_markdown([block])
@@ -111,13 +112,13 @@ def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
 
 def test_one_target_needs_no_mean(scores):
     scores = scores[~scores.language.isin(["sw", "targets"])]
-    (block,) = tables.main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    (block,) = main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
     assert list(block.columns) == ["en", "zh"]
 
 
 def test_several_seeds_are_one_row(scores):
     scores.loc[(scores.method == UGLY) & (scores.metric == "fidelity"), "seeds"] = "0 1 5"
-    (block,) = tables.main_table(scores, SETTINGS, [UGLY])
+    (block,) = main_table(scores, SETTINGS, [UGLY])
     assert [row.label for row in block.rows if row.metric == "fidelity"] == ["base", f"{UGLY} (3 seeds)", EVIL]
     assert [row.seeds for row in block.rows if row.metric == "fidelity"] == [(0,), (0, 1, 5), (0,)]
     assert [row.label for row in block.rows if row.metric == "nll"] == ["base", UGLY, EVIL]
@@ -126,7 +127,7 @@ def test_several_seeds_are_one_row(scores):
 def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
     more = pd.DataFrame([row("base", "accuracy", "zh", 0.5, benchmark=name) for name in ("xcopa", "cldr")])
     more = pd.concat([more, pd.DataFrame([row("base", "bleu", "zh", 12.5, benchmark="flores")])])
-    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [])
+    (block,) = main_table(pd.concat([scores, more]), SETTINGS, [])
     names = list(dict.fromkeys(row.heading for row in block.rows))
     assert names == ["fidelity ↑", "script_mass ↑", "accuracy (xcopa) ↑", "accuracy ↑", "nll ↓", "bleu (flores)"]
 
@@ -134,11 +135,11 @@ def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
 def test_mistakes_are_named(scores):
     for column in ("low", "p_holm"):
         with pytest.raises(LensflowError, match=f"'{column}'"):
-            tables.main_table(scores.drop(columns=column), SETTINGS, [])
+            main_table(scores.drop(columns=column), SETTINGS, [])
     with pytest.raises(LensflowError, match="tiny/duo/base/generation/fidelity/en occurs twice"):
-        tables.main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
+        main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
     with pytest.raises(LensflowError, match="no score for the settings trio"):
-        tables.main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
+        main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
 
 
 def test_markdown(blocks):
@@ -198,7 +199,7 @@ def test_html(blocks):
 
 
 def test_html_escapes(scores):
-    (block,) = tables.main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
+    (block,) = main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
     html = tables.to_html(block)
     assert "<script>" not in html and "&lt;script&gt;x&lt;/script&gt;" in html
 
@@ -213,7 +214,7 @@ def test_an_html_table_escapes_all_but_markup():
 def test_text_is_aligned_and_narrow():
     languages = [f"l{i}" for i in range(20)]
     rows = [row(method, "fidelity", language, 0.5) for method in ("base", "m" * 60) for language in languages]
-    blocks = tables.main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
+    blocks = main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
     text = tables.to_text(blocks)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 140
@@ -226,7 +227,7 @@ def test_text_is_aligned_and_narrow():
 
 def test_score_without_interval_is_shown_without(scores):
     scores.loc[scores.metric == "nll", ["low", "high"]] = np.nan
-    blocks = tables.main_table(scores, SETTINGS, [])
+    blocks = main_table(scores, SETTINGS, [])
     assert "| nll ↓ | base | 3.083 n=40 |" in tables.to_markdown(blocks)
     assert "nan" not in tables.to_text(blocks) + tables.to_latex(blocks) + tables.to_csv(blocks)
 
@@ -239,7 +240,7 @@ def ranked(better, *cells, **differences):
         compared = dict(zip(("difference_low", "difference_high"), differences.get(method, ()), strict=False))
         rows.append(row(method, metric, "zh", value, **compared) | {"low": low, "high": high})
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    (block,) = tables.main_table(pd.DataFrame(rows), setting, [])
+    (block,) = main_table(pd.DataFrame(rows), setting, [])
     return block.ranks["generation", metric, "zh"]
 
 
@@ -278,7 +279,7 @@ def clear_order(told=()):
         row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
     ]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    return tables.main_table(pd.DataFrame(rows), setting, [], told)
+    return main_table(pd.DataFrame(rows), setting, [], told)
 
 
 def test_who_is_told_the_language_does_not_compete():
@@ -294,10 +295,10 @@ def test_ranks_are_written_in_every_format():
     assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
     assert "<td ><b>1.000</b> <small>" in tables.to_html(blocks[0])
     assert "<td ><u>2.000</u> <small>" in tables.to_html(blocks[0])
-    assert tables.BEST_NOTE in tables.legend(blocks)
+    assert legends.BEST_NOTE in legends.legend(blocks)
     (block,) = blocks
     unclear = dataclasses.replace(block, rows=block.rows[:1])
-    assert tables.BEST_NOTE not in tables.legend([unclear])
+    assert legends.BEST_NOTE not in legends.legend([unclear])
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_ranks_are_written_in_every_format():
 def test_tables_in_latex_fit_on_a_page_and_keep_a_metric_together(metrics, methods, counts):
     rows = [row(f"m{i}", f"x{j}", "zh", 0.5) for j in range(metrics) for i in range(methods)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    text = tables.to_latex(tables.main_table(pd.DataFrame(rows), setting, []))
+    text = tables.to_latex(main_table(pd.DataFrame(rows), setting, []))
     parts = text.split(r"\begin{table}")[1:]
     found = [part.count("& 0.500") for part in parts]
     assert found == counts  # the legend takes as much room as ten rows; where there is less, it stands by itself
@@ -325,7 +326,7 @@ def marked():
         row("lens", "bleu", "en", 0.7, mark="differs", margin=0.2, retention="not shown", **COMPARED),
         row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_holm": 1.0, "left_out": 3}),
     ]
-    return tables.main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    return main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
 
 
 def test_marks_in_markdown(marked):
@@ -370,7 +371,7 @@ def test_marks_in_csv(marked):
 
 
 def test_legend_says_test_correction_family_and_margins(marked):
-    lines = tables.legend(marked)
+    lines = legends.legend(marked)
     (tests,) = (line for line in lines if "Holm" in line)
     assert tests.startswith("+ better, − worse than base on the same items, ≠ differs where neither direction")
     assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests; exact McNemar" in tests
@@ -380,7 +381,7 @@ def test_legend_says_test_correction_family_and_margins(marked):
     assert margins.startswith("✓ kept, ? not shown to be kept in the central language")
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
     assert not any("by construction" in line for line in lines)
-    (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
+    (tests,) = (line for line in legends.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
 
 
@@ -388,12 +389,12 @@ def test_legend_says_where_the_central_language_is_kept_by_construction():
     same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "margin": 0.05, "retention": "kept"}
     rows = [row("base", "fidelity", "en", 0.5), row("steer", "fidelity", "en", 0.5, **same)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    lines = tables.legend(tables.main_table(pd.DataFrame(rows), setting, []))
+    lines = legends.legend(main_table(pd.DataFrame(rows), setting, []))
     assert any(line.startswith("a difference of 0 to base") and "by construction" in line for line in lines)
 
 
 def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
-    blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
+    blocks = main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
     markdown, latex, text = (write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_text))
     html = tables.to_html(blocks[0])
     note = "† is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
@@ -408,10 +409,10 @@ def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
         (UGLY, "False"),
         (f"'{EVIL}", "True"),
     }
-    unmarked = tables.main_table(scores, SETTINGS, [UGLY, EVIL])
-    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *tables.legend(unmarked)])
+    unmarked = main_table(scores, SETTINGS, [UGLY, EVIL])
+    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *legends.legend(unmarked)])
     several = scores.replace({"seeds": {"0": "0 1"}})
-    (row, *_) = (r for b in tables.main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
+    (row, *_) = (r for b in main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
     assert row.label == "=cmd|x (2 seeds)†"
 
 
@@ -435,8 +436,8 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
 def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):
     (block,) = marked
     fidelity = dataclasses.replace(block, rows=tuple(row for row in block.rows if row.metric == "fidelity"))
-    assert "≠" not in "".join(tables.legend([fidelity]))
-    assert not any("Holm" in line or "margins" in line for line in tables.legend(blocks))
+    assert "≠" not in "".join(legends.legend([fidelity]))
+    assert not any("Holm" in line or "margins" in line for line in legends.legend(blocks))
 
 
 def test_metrics_to_come_have_a_direction():

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lensflow.errors import LensflowError
 from lensflow.mathematics.analysis import pareto_front
 from lensflow.measures.catalogue import BASE
-from lensflow.presentation.tables import Block, Cell
+from lensflow.presentation.blocks import Block, Cell
 from lensflow.storage.atomic import atomic_path
 
 T = TypeVar("T")

@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 
 from lensflow.errors import LensflowError
-from lensflow.presentation import sheets, tables
-from lensflow.presentation.names import TABLES
+from lensflow.presentation import comparison_tables, cost_table
+from lensflow.presentation.blocks import Block, main_table
+from lensflow.presentation.figure_list import TABLES
+from lensflow.presentation.sheets import Sheet
 from lensflow.provenance import preparation
 from lensflow.schema.setting import Setting
 from lensflow.storage.integrity import checked
@@ -20,7 +22,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:
     return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
 
 
-def blocks_of(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
+def blocks_of(config: Mapping[str, Any], comparisons: Path) -> list[Block]:
     """Return the main table, from comparisons.csv."""
     try:
         frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
@@ -31,7 +33,7 @@ def blocks_of(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block
     return [block for block in blocks if (block.backbone, block.setting) in wanted]
 
 
-def versus_of(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], tables.Block]:
+def versus_of(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], Block]:
     """The blocks of versus.csv by backbone and setting; none where nothing was compared."""
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
     if frame.empty:
@@ -39,9 +41,9 @@ def versus_of(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], ta
     return {(block.backbone, block.setting): block for block in _arranged(config, frame)}
 
 
-def _arranged(config: Mapping[str, Any], cells: pd.DataFrame) -> list[tables.Block]:
+def _arranged(config: Mapping[str, Any], cells: pd.DataFrame) -> list[Block]:
     order, told = config.get("order", config["methods"]), config.get("told_language", ())
-    return tables.main_table(cells, settings_of(config), list(order), told)
+    return main_table(cells, settings_of(config), list(order), told)
 
 
 def command_for(config: Mapping[str, Any], target: str) -> str:
@@ -50,11 +52,11 @@ def command_for(config: Mapping[str, Any], target: str) -> str:
 
 
 def sheets_of(
-    config: Mapping[str, Any], blocks: Sequence[tables.Block], versus: Path, costs: Sequence[Path]
-) -> dict[str, list[sheets.Sheet]]:
+    config: Mapping[str, Any], blocks: Sequence[Block], versus: Path, costs: Sequence[Path]
+) -> dict[str, list[Sheet]]:
     """The tables beside the main one, by name."""
     direct = versus_of(config, versus)
-    found: dict[str, list[sheets.Sheet | None]] = {name: [] for name in TABLES if name != "main"}
+    found: dict[str, list[Sheet | None]] = {name: [] for name in TABLES if name != "main"}
     for block in blocks:
         measured = {}
         for path in costs:
@@ -62,9 +64,9 @@ def sheets_of(
             if (backbone, setting) == (block.backbone, block.setting):
                 prepared = {"prepared_seconds": preparation.prepared_seconds(path)}
                 measured[method, int(seed.removeprefix("seed"))] = read_json(path) | prepared
-        found["summary"].append(sheets.summary(block))
-        found["ablation"].append(sheets.ablation(block, config["methods"]))
+        found["summary"].append(comparison_tables.summary(block))
+        found["ablation"].append(comparison_tables.ablation(block, config["methods"]))
         if compared := direct.get((block.backbone, block.setting)):
-            found["versus"].append(sheets.versus(compared, config["versus"]))
-        found["cost"].append(sheets.cost(block, measured))
+            found["versus"].append(comparison_tables.versus(compared, config["versus"]))
+        found["cost"].append(cost_table.cost(block, measured))
     return {name: [sheet for sheet in all_of_it if sheet is not None] for name, all_of_it in found.items()}

@@ -10,8 +10,9 @@ import pandas as pd
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
 from lensflow.presentation import html_report, tables
+from lensflow.presentation.blocks import Block
+from lensflow.presentation.figure_list import FIGURES, STATES, SWEEP, TABLES
 from lensflow.presentation.inputs import blocks_of, command_for, sheets_of
-from lensflow.presentation.names import FIGURES, STATES, SWEEP, TABLES
 from lensflow.presentation.sheets import to_html
 from lensflow.provenance import trace
 from lensflow.storage import environment
@@ -31,7 +32,7 @@ def _figures(config: Mapping[str, Any], folder: Path) -> list[html_report.Figure
     return [html_report.Figure(caption, path, command) for path, caption in captions.items() if path.is_file()]
 
 
-def _samples(block: tables.Block, results: Path) -> list[html_report.Samples]:
+def _samples(block: Block, results: Path) -> list[html_report.Samples]:
     groups = []
     generated = dict.fromkeys(row.benchmark for row in block.rows if row.metric == "fidelity")
     for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):

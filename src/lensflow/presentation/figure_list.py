@@ -1,6 +1,6 @@
 """The tables and figures that there are, and what each shows."""
 
-from lensflow.presentation import tables
+from lensflow.presentation.blocks import TOLD
 
 # Name of a table -> what it shows.
 TABLES = {
@@ -14,7 +14,7 @@ TABLES = {
 FIGURES = {
     "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",
     "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base, "
-    f"{tables.TOLD} is told the prompt's language",
+    f"{TOLD} is told the prompt's language",
     "training": "Training curves, means over seeds; full markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
     "retrieval": (

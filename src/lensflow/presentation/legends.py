@@ -1,0 +1,109 @@
+"""The notes below tables."""
+
+from collections.abc import Collection, Sequence
+
+from lensflow.measures.catalogue import BASE, METRICS, SIGNIFICANT, TARGETS
+from lensflow.presentation.blocks import MARKS, RETENTION, TOLD, Block, Row
+
+MISSING = "–"
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
+INTERVAL_NOTE = (
+    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
+    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance"
+)
+BEST_NOTE = (
+    "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
+    "worse (against base: where that of the difference on the same items excludes 0); conservative, since scores whose "
+    "intervals overlap can differ all the same"
+)
+ARROWS_NOTE = f"↑ higher is better, ↓ lower is better; {MISSING} not measured"
+TARGETS_NOTE = (
+    "targets: unweighted mean over the target languages that the metric is defined for, n added up; for its interval "
+    "and its test a question in all of its languages is one item"
+)
+
+
+def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -> list[str]:
+    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, definitions of the metrics."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
+    if any(TARGETS in block.columns for block in blocks):
+        lines.append(TARGETS_NOTE)
+    lines += marks_note(blocks)
+    if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
+        lines.append(BEST_NOTE)
+    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    lines.append(ARROWS_NOTE)
+    return lines + [
+        f"{name}: {METRICS[name].definition}"
+        for name in METRICS
+        if name in metrics and any(row.metric == name for row in rows)
+    ]
+
+
+def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
+    """How the marks came about: nothing where nothing was tested."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = _tests(blocks, reference) + _margins(rows)
+    differences = ("difference", "difference_low", "difference_high")
+    if any([cell.compared.get(key) for key in differences] == [0, 0, 0] for row in rows for cell in row.cells.values()):
+        lines.append(
+            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does "
+            "nothing there, as an instruction to the likelihood of the prompt alone"
+        )
+    return lines
+
+
+def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
+    rows = [row for block in blocks for row in block.rows]
+    sizes = [sum("p" in cell.compared for row in block.rows for cell in row.cells.values()) for block in blocks]
+    if not sum(sizes):
+        return []
+    signs = f"{MARKS['better']} better, {MARKS['worse']} worse than {reference} on the same items"
+    if not all(row.spec.better for row in rows):
+        signs += f", {MARKS['differs']} differs where neither direction is known to be better"
+    family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
+    lines = [
+        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}; exact McNemar for shares of one "
+        "seed, else paired permutation, for several seeds also Student's t over seeds and items (the larger p counts)"
+    ]
+    left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
+    if sum(left_out):
+        lines.append(
+            f"{sum(left_out):.0f} scores (one item in one metric and language) are left out of these comparisons: the "
+            "other side, or one of the seeds, has none"
+        )
+    return lines
+
+
+def _margins(rows: Sequence[Row]) -> list[str]:
+    tested = [(row.metric, cell.compared) for row in rows for cell in row.cells.values() if "margin" in cell.compared]
+    if not tested:
+        return []
+    margins = {metric: compared["margin"] for metric, compared in tested}
+    named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
+    return [
+        f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
+        f"non-inferiority to base, one-sided at 2.5 %, each by itself; margins: {named}"
+    ]
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        sizes.setdefault(row.benchmark, set()).update(cell.n for key, cell in row.cells.items() if key != TARGETS)
+    spans = {name: sorted({min(of), max(of)}) for name, of in sizes.items() if of}
+    return ", ".join(f"{name} n = {'–'.join(map(str, span))}" for name, span in spans.items())
+
+
+def _signs(rows: Sequence[Row]) -> str:
+    """The marks that stand in the rows, in a few words."""
+    said = {word: f"{word} than base" for word in ("better", "worse")}
+    said |= {"differs": "differs from base", "not shown": "not shown to be kept"}
+    marked = [row.cells[key].compared for row in rows for key in row.cells]
+    return ", ".join(
+        f"{sign} {said.get(word, word)}"
+        for column, signs in (("mark", MARKS), ("retention", RETENTION))
+        for word, sign in signs.items()
+        if any(compared.get(column) == word for compared in marked)
+    )
