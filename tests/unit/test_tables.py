@@ -12,8 +12,16 @@ from markupsafe import Markup
 
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
-from lensflow.presentation import legends, tables
-from lensflow.presentation.blocks import main_table
+from lensflow.presentation import legends
+from lensflow.presentation.blocks import TableInputs, main_table
+from lensflow.presentation.inputs import TableFiles
+from lensflow.presentation.main_table import main
+from lensflow.presentation.writers import html, latex
+from lensflow.presentation.writers.csv import to_csv
+from lensflow.presentation.writers.html import to_html
+from lensflow.presentation.writers.latex import to_latex
+from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.presentation.writers.terminal import to_text
 from lensflow.stages import make_table
 
 EVIL = "=cmd|x"
@@ -51,6 +59,11 @@ def row(
         "high": value + 2 * half,
         **compared,
     }
+
+
+def document(blocks):
+    """The main table of blocks."""
+    return main(TableInputs(tuple(blocks)))
 
 
 @pytest.fixture
@@ -107,7 +120,7 @@ def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
     (block,) = main_table(pd.concat([scores, more]), SETTINGS, [])
     assert list(block.columns.values()) == ["en (central)", "zh", "sw", "targets", "fr (other)", "de (other)"]
     assert block.others == ("fr", "de")
-    assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in tables.to_markdown([block])
+    assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in to_markdown(document([block]))
 
 
 def test_one_target_needs_no_mean(scores):
@@ -143,7 +156,7 @@ def test_mistakes_are_named(scores):
 
 
 def test_markdown(blocks):
-    lines = tables.to_markdown(blocks).splitlines()
+    lines = to_markdown(document(blocks)).splitlines()
     body = [line for line in lines if line.startswith("|")]
     # an unescaped | would add a column
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {7}
@@ -157,7 +170,7 @@ def test_markdown(blocks):
 
 
 def test_latex(blocks):
-    text = tables.to_latex(blocks)
+    text = to_latex(document(blocks))
     own, bounds = next((a, b) for a, b in pairwise(text.splitlines()) if "0.60" in a and "fidelity" not in a)
     assert own == r" & a\_b\%\& & 0.60 & 0.50 & 0.40 & 0.45 \\"
     assert bounds.startswith(r" &  & {\tiny [0.50, 0.80]} & {\tiny [0.40, 0.70]} & ")
@@ -167,11 +180,11 @@ def test_latex(blocks):
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {5}
     assert text.count(r"\midrule") == 3
-    assert tables.escape_latex("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
+    assert latex.escape("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
 
 
 def test_csv(scores, blocks):
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    records = list(csv.DictReader(io.StringIO(to_csv(document(blocks)))))
     assert list(records[0]) == [
         *catalogue.COLUMNS[:7],
         "value",
@@ -192,30 +205,30 @@ def test_csv(scores, blocks):
 
 def test_html(blocks):
     (block,) = blocks
-    html = tables.to_html(block)
+    page = to_html(document([block]))
     assert block.caption == "tiny, setting duo (central language en)"
-    assert re.search(r"<th >a_b%&amp;</th>\s*<td >0.60 <small>\[0.50, 0.80\] n=40</small></td>", html)
-    assert html.count("<td >–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
+    assert re.search(r"<th >a_b%&amp;</th>\s*<td >0.60 <small>\[0.50, 0.80\] n=40</small></td>", page)
+    assert page.count("<td >–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
 
 
 def test_html_escapes(scores):
     (block,) = main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
-    html = tables.to_html(block)
-    assert "<script>" not in html and "&lt;script&gt;x&lt;/script&gt;" in html
+    page = to_html(document([block]))
+    assert "<script>" not in page and "&lt;script&gt;x&lt;/script&gt;" in page
 
 
 def test_an_html_table_escapes_all_but_markup():
     evil = "<script>"
     cells = pd.DataFrame([[evil, Markup("<b>1</b>")]], index=[evil], columns=[evil, "zh"])
-    html = tables.html_table(cells, evil)
-    assert evil not in html and html.count("&lt;script&gt;") == 4 and "<td ><b>1</b></td>" in html
+    page = html.table(cells, evil)
+    assert evil not in page and page.count("&lt;script&gt;") == 4 and "<td ><b>1</b></td>" in page
 
 
 def test_text_is_aligned_and_narrow():
     languages = [f"l{i}" for i in range(20)]
     rows = [row(method, "fidelity", language, 0.5) for method in ("base", "m" * 60) for language in languages]
     blocks = main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
-    text = tables.to_text(blocks)
+    text = to_text(document(blocks))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 140
     header, base, method = lines[1:4]
@@ -228,8 +241,8 @@ def test_text_is_aligned_and_narrow():
 def test_score_without_interval_is_shown_without(scores):
     scores.loc[scores.metric == "nll", ["low", "high"]] = np.nan
     blocks = main_table(scores, SETTINGS, [])
-    assert "| nll ↓ | base | 3.083 n=40 |" in tables.to_markdown(blocks)
-    assert "nan" not in tables.to_text(blocks) + tables.to_latex(blocks) + tables.to_csv(blocks)
+    assert "| nll ↓ | base | 3.083 n=40 |" in to_markdown(document(blocks))
+    assert "nan" not in to_text(document(blocks)) + to_latex(document(blocks)) + to_csv(document(blocks))
 
 
 def ranked(better, *cells, **differences):
@@ -289,12 +302,12 @@ def test_who_is_told_the_language_does_not_compete():
 
 def test_ranks_are_written_in_every_format():
     blocks = clear_order()
-    assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in tables.to_markdown(blocks)
-    assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
-    assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
-    assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
-    assert "<td ><b>1.000</b> <small>" in tables.to_html(blocks[0])
-    assert "<td ><u>2.000</u> <small>" in tables.to_html(blocks[0])
+    assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in to_markdown(document(blocks))
+    assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in to_markdown(document(blocks))
+    assert r" & x & -- & \textbf{1.000} \\" in to_latex(document(blocks))
+    assert r" & y & -- & \underline{2.000} \\" in to_latex(document(blocks))
+    assert "<td ><b>1.000</b> <small>" in to_html(document(blocks[:1]))
+    assert "<td ><u>2.000</u> <small>" in to_html(document(blocks[:1]))
     assert legends.BEST_NOTE in legends.legend(blocks)
     (block,) = blocks
     unclear = dataclasses.replace(block, rows=block.rows[:1])
@@ -308,7 +321,7 @@ def test_ranks_are_written_in_every_format():
 def test_tables_in_latex_fit_on_a_page_and_keep_a_metric_together(metrics, methods, counts):
     rows = [row(f"m{i}", f"x{j}", "zh", 0.5) for j in range(metrics) for i in range(methods)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    text = tables.to_latex(main_table(pd.DataFrame(rows), setting, []))
+    text = to_latex(document(main_table(pd.DataFrame(rows), setting, [])))
     parts = text.split(r"\begin{table}")[1:]
     found = [part.count("& 0.500") for part in parts]
     assert found == counts  # the legend takes as much room as ten rows; where there is less, it stands by itself
@@ -330,30 +343,30 @@ def marked():
 
 
 def test_marks_in_markdown(marked):
-    text = tables.to_markdown(marked)
+    text = to_markdown(document(marked))
     assert "| fidelity ↑ | lens | 0.46 −✓ [0.36, 0.66] n=40 | **0.60** + [0.50, 0.80] n=40 |" in text
     assert "| lens | 0.700 ≠? [0.600, 0.900] n=40 | 0.510 [0.410, 0.710] n=40 |" in text
 
 
 def test_marks_in_latex(marked):
-    text = tables.to_latex(marked)
+    text = to_latex(document(marked))
     assert r" & lens & 0.46 $-$$\surd$ & \textbf{0.60} + \\" in text and r" & lens & 0.700 $\neq$? & 0.510 \\" in text
     assert r"p $\leq$ 0.05" in text and text.isascii()
 
 
 def test_marks_in_html(marked):
-    html = tables.to_html(marked[0])
+    page = to_html(document(marked[:1]))
     better = "better than base, difference +0.10 [0.02, 0.18], adjusted p 0.012"
-    assert f'<td ><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
+    assert f'<td ><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in page
     worse = "worse than base, difference +0.10 [0.02, 0.18], adjusted p 0.012, kept within 0.05"
-    assert f'<span class="worse" title="{worse}">−✓</span>' in html
+    assert f'<span class="worse" title="{worse}">−✓</span>' in page
     differs = "difference +0.100 [0.020, 0.180], adjusted p 0.012, not shown to be kept within 0.2"
-    assert f'<span class="differs" title="{differs}">≠?</span>' in html
-    assert html.count("<span") == 3
+    assert f'<span class="differs" title="{differs}">≠?</span>' in page
+    assert page.count("<span") == 3
 
 
 def test_marks_in_the_terminal(marked):
-    lines = tables.to_text(marked).splitlines()
+    lines = to_text(document(marked)).splitlines()
     assert lines[3].split() == ["lens", "0.46±0.15", "−✓", "0.60±0.15", "+"]
     assert lines[5].split() == ["lens", "0.700±0.150", "≠?", "0.510±0.150"]
     assert lines[-2] == "+ better than base, − worse than base, ≠ differs from base, ✓ kept, ? not shown to be kept"
@@ -362,7 +375,7 @@ def test_marks_in_the_terminal(marked):
 def test_marks_in_csv(marked):
     records = {
         (record["method"], record["metric"], record["language"]): record
-        for record in csv.DictReader(io.StringIO(tables.to_csv(marked)))
+        for record in csv.DictReader(io.StringIO(to_csv(document(marked))))
     }
     mine = records["lens", "fidelity", "en"]
     assert (mine["mark"], mine["margin"], mine["retention"]) == ("worse", "0.05", "kept")
@@ -395,22 +408,22 @@ def test_legend_says_where_the_central_language_is_kept_by_construction():
 
 def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
     blocks = main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
-    markdown, latex, text = (write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_text))
-    html = tables.to_html(blocks[0])
+    markdown, latex, text = (write(document(blocks)) for write in (to_markdown, to_latex, to_text))
+    page = to_html(document(blocks[:1]))
     note = "† is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
     assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
     assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
     assert latex.isascii()
-    assert "<th >=cmd|x†</th>" in html and "† is told the prompt" in html
+    assert "<th >=cmd|x†</th>" in page and "† is told the prompt" in page
     assert "=cmd|x†" in text and note in text.splitlines()
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    records = list(csv.DictReader(io.StringIO(to_csv(document(blocks)))))
     assert {(r["method"], r["told_language"]) for r in records} == {
         ("base", "False"),
         (UGLY, "False"),
         (f"'{EVIL}", "True"),
     }
     unmarked = main_table(scores, SETTINGS, [UGLY, EVIL])
-    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *legends.legend(unmarked)])
+    assert "†" not in "".join([to_markdown(document(unmarked)), to_text(document(unmarked)), *legends.legend(unmarked)])
     several = scores.replace({"seeds": {"0": "0 1"}})
     (row, *_) = (r for b in main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
     assert row.label == "=cmd|x (2 seeds)†"
@@ -429,7 +442,7 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
         "command": "snakemake",
         "results": "results",
     }
-    make_table.write_tables(config, path, direct, [], tmp_path / "tables")
+    make_table.write_tables(config, TableFiles(path, direct, []), tmp_path / "tables")
     assert r"| a\_b%\&† |" in (tmp_path / "tables/main.md").read_text()
 
 

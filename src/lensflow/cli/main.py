@@ -225,9 +225,10 @@ def resolve_config(args: argparse.Namespace) -> None:
 
 def make_table(args: argparse.Namespace) -> None:
     """Write the tables as Markdown, LaTeX and CSV."""
+    from lensflow.presentation.inputs import TableFiles
     from lensflow.stages.make_table import write_tables
 
-    write_tables(_stage_config(args.config), args.comparisons, args.versus, args.costs, args.output)
+    write_tables(_stage_config(args.config), TableFiles(args.comparisons, args.versus, args.costs), args.output)
 
 
 def make_figures(args: argparse.Namespace) -> None:
@@ -241,19 +242,12 @@ def make_figures(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Write the self-contained report."""
-    from lensflow.stages.report import write_report
+    from lensflow.presentation.inputs import TableFiles
+    from lensflow.stages.report import ReportFiles, write_report
 
-    write_report(
-        _stage_config(args.config),
-        args.scores,
-        args.comparisons,
-        args.versus,
-        args.costs,
-        args.figures,
-        args.timings,
-        args.results,
-        args.output,
-    )
+    tables = TableFiles(args.comparisons, args.versus, args.costs)
+    files = ReportFiles(tables, args.scores, args.figures, args.timings, args.results)
+    write_report(_stage_config(args.config), files, args.output)
 
 
 def show_table(args: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ from lensflow.measures.catalogue import (
     TARGETS,
     UNKNOWN_METRIC,
 )
-from lensflow.presentation.blocks import Setting
+from lensflow.schema.setting import Setting
 
 Place = tuple[str, str, str, int]  # backbone, setting, method, seed
 MCNEMAR, PERMUTATION, SEEDS = "mcnemar", "permutation", "permutation and t"

@@ -7,30 +7,21 @@ A block is one backbone × setting.
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from lensflow.artifacts.layout import Place
 from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import BASE, COLUMNS, COMPARED, METRICS, TARGETS, UNKNOWN_METRIC, Metric
+from lensflow.schema.setting import Setting
+
+if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for pandas
+    import pandas as pd
 
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
 TOLD = "†"
 RETENTION = {"kept": "✓", "not shown": "?"}
-
-
-class Setting(Protocol):
-    """What a table needs to know of a setting: the central language and all languages in order."""
-
-    @property
-    def central(self) -> str:
-        """Code of the central language."""
-
-    @property
-    def languages(self) -> Sequence[str]:
-        """Codes of the languages in the order of the columns; the central one may be among them."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +110,25 @@ class Block:
         return f"{self.backbone}, setting {self.setting} (central language {self.central})"
 
 
+@dataclass(frozen=True)
+class TableInputs:
+    """What the tables of a run are made from.
+
+    Attributes:
+        blocks: every method against base, in the order of the tables.
+        direct: (backbone, setting) -> every method against `reference`.
+        reference: the method that all others are compared with, beside base; None if there is none.
+        methods: name -> its configuration.
+        costs: place of a training -> its cost.json with `prepared_seconds`.
+    """
+
+    blocks: tuple[Block, ...]
+    direct: Mapping[tuple[str, str], Block] = field(default_factory=dict)
+    reference: str | None = None
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    costs: Mapping[Place, Mapping[str, Any]] = field(default_factory=dict)
+
+
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:
     """Method -> 1 for the best and 2 for the second best, in one column of one metric, as far as intervals support it.
 
@@ -153,7 +163,7 @@ def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int
 
 
 def main_table(
-    cells: pd.DataFrame, settings: Mapping[str, Setting], methods: Sequence[str], told_language: Sequence[str] = ()
+    cells: "pd.DataFrame", settings: Mapping[str, Setting], methods: Sequence[str], told_language: Sequence[str] = ()
 ) -> list[Block]:
     """Arrange the cells into one block for each backbone × setting.
 
@@ -185,12 +195,17 @@ def main_table(
 
 def cell_of(row: Mapping[Hashable, Any]) -> Cell:
     """The cell that a row of comparisons.csv holds."""
-    compared = {key: row[key] for key in COMPARED if pd.notna(row[key])}
+    compared = {key: row[key] for key in COMPARED if _is_known(row[key])}
     return Cell(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), compared)
 
 
+def _is_known(value: Any) -> bool:
+    """Whether a field of a CSV file is not empty."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
 def _block(
-    frame: pd.DataFrame, backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
+    frame: "pd.DataFrame", backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
 ) -> Block:
     targets = tuple(language for language in setting.languages if language != setting.central)
     chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]

@@ -1,13 +1,24 @@
 """Methods side by side (the paper's Table 1), and their differences: ablation, and all against one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lensflow.measures.catalogue import BASE, METRICS, TARGETS
-from lensflow.presentation.blocks import Block, Row
-from lensflow.presentation.legends import ARROWS_NOTE, MISSING, TARGETS_NOTE, TOLD_NOTE, legend, marks_note
-from lensflow.presentation.sheets import NOTHING, Entry, Panel, Sheet
-from lensflow.presentation.tables import bounds
+from lensflow.presentation.blocks import Block, Row, TableInputs
+from lensflow.presentation.legends import ARROWS_NOTE, TARGETS_NOTE, TOLD_NOTE, legend, marks_note
+from lensflow.presentation.main_table import score
+from lensflow.presentation.sheets import (
+    MISSING,
+    NOTHING,
+    Document,
+    Entry,
+    Panel,
+    Sheet,
+    bounds,
+    document_of,
+    method_panel,
+)
 
 # What the paper's Table 1 reports, under its headings. A metric of a task that is not known here is of understanding.
 UNDERSTANDING = ("accuracy", "exact_match")
@@ -15,50 +26,50 @@ GENERATION = ("fidelity", "line_pass_rate", "word_pass_rate", "repetition", "rat
 CENTRAL = (*UNDERSTANDING, "fidelity", "repetition", "rating", "nll")
 
 
-def summary(block: Block) -> Sheet:
-    """The methods side by side: understanding and generation in the target languages, and the central language."""
+def summary(inputs: TableInputs) -> Document:
+    """Return the methods side by side: understanding and generation in the targets, and the central language."""
+    return document_of(map(_summary, inputs.blocks))
 
-    def entry(row: Row, key: str) -> Entry:
-        if (cell := row.cells.get(key)) is None:
-            return NOTHING
-        decimals = row.spec.decimals
-        note = bounds(cell.low, cell.high, decimals)
-        text = f"{cell.value:.{decimals}f}"
-        return Entry(text, cell.value, cell.low, cell.high, cell.marks, note, block.rank_of(row, key))
 
-    panels = _panels(block, block.rows, entry)
+def _summary(block: Block) -> Sheet:
+    panels = _panels(block, block.rows, partial(score, block))
     shown = {row.metric for row in block.rows if row.metric in (*GENERATION, *CENTRAL)}
     caption = f"Methods side by side: {block.caption}"
     return Sheet(block.backbone, block.setting, caption, panels, tuple(legend([block], shown)))
 
 
-def ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | None:
-    """The variants of Lens: what their settings differ in, and the difference of each to base; None if there are none.
+def ablation(inputs: TableInputs) -> Document:
+    """Return the variants of Lens: in what their settings differ, and the difference of each to base."""
+    return document_of(_ablation(block, inputs.methods) for block in inputs.blocks)
 
-    Args:
-        block: of the main table.
-        methods: name -> its configuration; those of kind lens are shown.
-    """
+
+def _ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | None:
     rows = [row for row in block.rows if methods.get(row.method, {}).get("kind") == "lens"]
     if not rows:
         return None
-    settings = {label: _flat(methods[method]) for method, label in _labels(rows).items()}
-    keys = list(dict.fromkeys(key for of_method in settings.values() for key in of_method))
-    keys = [key for key in keys if len({of_method.get(key, MISSING) for of_method in settings.values()}) > 1]
-    texts = {label: tuple(Entry(of_method.get(key, MISSING)) for key in keys) for label, of_method in settings.items()}
-    differing = (Panel("Settings that differ", tuple(keys), texts),) if keys else ()
     caption = f"Variants of Lens, difference to base: {block.caption}"
-    panels = differing + _panels(block, rows, _difference)
+    panels = _settings_that_differ(rows, methods) + _panels(block, rows, _difference)
     return Sheet(block.backbone, block.setting, caption, panels, _difference_notes(block, BASE))
 
 
-def versus(block: Block, reference: str) -> Sheet:
-    """The difference of every method to one of them.
+def _settings_that_differ(rows: Sequence[Row], methods: Mapping[str, Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """A panel of the settings that not all methods share; none if there is no such setting."""
+    settings = {label: _flat(methods[method]) for method, label in _labels(rows).items()}
+    keys = list(dict.fromkeys(key for of_method in settings.values() for key in of_method))
+    keys = [key for key in keys if len({of_method.get(key, MISSING) for of_method in settings.values()}) > 1]
+    texts = {label: [Entry(of_method.get(key, MISSING)) for key in keys] for label, of_method in settings.items()}
+    return (method_panel("Settings that differ", keys, texts),) if keys else ()
 
-    Args:
-        block: of cells that were compared with the reference instead of base.
-        reference: the method.
-    """
+
+def versus(inputs: TableInputs) -> Document:
+    """Return the difference of every method to the one that all are compared with; nothing if there is none."""
+    places = [(block.backbone, block.setting) for block in inputs.blocks]
+    return document_of(
+        _versus(inputs.direct[place], str(inputs.reference)) for place in places if place in inputs.direct
+    )
+
+
+def _versus(block: Block, reference: str) -> Sheet:
     caption = f"Difference to {reference}: {block.caption}"
     panels = _panels(block, block.rows, _difference)
     return Sheet(block.backbone, block.setting, caption, panels, _difference_notes(block, reference))
@@ -70,7 +81,7 @@ def _difference(row: Row, key: str) -> Entry:
         return NOTHING
     decimals = row.spec.decimals
     value, low, high = (float(cell.compared[f"difference{end}"]) for end in ("", "_low", "_high"))
-    return Entry(f"{value:+z.{decimals}f}", value, low, high, cell.marks, bounds(low, high, decimals))
+    return Entry(f"{value:+z.{decimals}f}", value, low, high, cell.marks, note=bounds(low, high, decimals))
 
 
 def _difference_notes(block: Block, reference: str) -> tuple[str, ...]:
@@ -112,8 +123,8 @@ def _panels(block: Block, rows: Sequence[Row], entry: Callable[[Row, str], Entry
                 columns.setdefault(row.heading, {})[row.method] = found
         if columns:
             entries = {
-                label: tuple(column.get(method, NOTHING) for column in columns.values())
+                label: [column.get(method, NOTHING) for column in columns.values()]
                 for method, label in _labels(rows).items()
             }
-            panels.append(Panel(title, tuple(columns), entries))
+            panels.append(method_panel(title, tuple(columns), entries))
     return tuple(panels)

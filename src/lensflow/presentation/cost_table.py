@@ -1,11 +1,11 @@
 """What training takes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lensflow.presentation.blocks import Block
-from lensflow.presentation.legends import MISSING
-from lensflow.presentation.sheets import NOTHING, Entry, Panel, Sheet
+from lensflow.artifacts.layout import Place
+from lensflow.presentation.blocks import Block, TableInputs
+from lensflow.presentation.sheets import MISSING, NOTHING, Document, Entry, Sheet, document_of, method_panel
 
 # Key of cost.json, or `prepared_seconds` -> heading, what to multiply by, format.
 COSTS = {
@@ -18,40 +18,43 @@ COSTS = {
 }
 
 
-def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sheet | None:
-    """What training took, the mean over the seeds of a method with the smallest and the largest; None if unknown.
+def cost(inputs: TableInputs) -> Document:
+    """Return what training took: the mean over the seeds of a method, with the smallest and the largest."""
+    return document_of(_sheet(block, inputs.costs) for block in inputs.blocks)
 
-    Args:
-        block: of the main table.
-        costs: method and seed -> its cost.json with `prepared_seconds`; a number that could not be read is missing.
-    """
+
+def _sheet(block: Block, costs: Mapping[Place, Mapping[str, Any]]) -> Sheet | None:
+    """The costs of a block's methods; None if none is known."""
     seeds: dict[str, list[Mapping[str, Any]]] = {}
-    for (method, _), measured in costs.items():
-        seeds.setdefault(method, []).append(measured)
-    order = list(dict.fromkeys(row.method for row in block.rows if row.method in seeds))
-    labels = {
-        method: method if len(seeds[method]) == 1 else f"{method} ({len(seeds[method])} seeds)" for method in order
-    }
-    rows = {labels[method]: tuple(_cost(seeds[method], key) for key in COSTS) for method in order}
+    for place, measured in costs.items():
+        if (place.backbone, place.setting) == (block.backbone, block.setting):
+            seeds.setdefault(place.method, []).append(measured)
+    order = [method for method in dict.fromkeys(row.method for row in block.rows) if method in seeds]
+    rows = {_label(method, len(seeds[method])): [_entry(seeds[method], key) for key in COSTS] for method in order}
     if not rows:
         return None
-    devices = sorted(
-        {str(measured["device"]) for of_method in seeds.values() for measured in of_method if "device" in measured}
-    )
-    notes = [
+    panel = method_panel("Training", [heading for heading, _, _ in COSTS.values()], rows)
+    caption = f"What training takes: {block.caption}"
+    return Sheet(block.backbone, block.setting, caption, (panel,), tuple(_notes(seeds.values())))
+
+
+def _label(method: str, seeds: int) -> str:
+    return method if seeds == 1 else f"{method} ({seeds} seeds)"
+
+
+def _notes(methods: Collection[Sequence[Mapping[str, Any]]]) -> list[str]:
+    devices = sorted({str(measured["device"]) for seeds in methods for measured in seeds if "device" in measured})
+    several = any(len(seeds) > 1 for seeds in methods)
+    return [
+        *(["mean over seeds, with the smallest and the largest"] if several else []),
         "of the training alone; before: the hidden states and subspaces that it read, once for all methods and seeds",
         "time and memory are of the machine they were measured on" + (f" ({', '.join(devices)})" if devices else ""),
         f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: energy needs counters "
         "that Linux lets one read (RAPL)",
     ]
-    if any(len(of_method) > 1 for of_method in seeds.values()):
-        notes.insert(0, "mean over seeds, with the smallest and the largest")
-    panel = Panel("Training", tuple(heading for heading, _, _ in COSTS.values()), rows)
-    caption = f"What training takes: {block.caption}"
-    return Sheet(block.backbone, block.setting, caption, (panel,), tuple(notes))
 
 
-def _cost(measured: Iterable[Mapping[str, Any]], key: str) -> Entry:
+def _entry(measured: Iterable[Mapping[str, Any]], key: str) -> Entry:
     _, factor, form = COSTS[key]
     values = [factor * float(of_seed[key]) for of_seed in measured if of_seed.get(key) is not None]
     if not values:

@@ -1,15 +1,7 @@
-"""The tables and figures that there are, and what each shows."""
+"""The figures that there are, and what each shows."""
 
 from lensflow.presentation.blocks import TOLD
 
-# Name of a table -> what it shows.
-TABLES = {
-    "summary": "Methods side by side",
-    "main": "Every metric in every language",
-    "ablation": "Variants of Lens: difference to base",
-    "versus": "All methods: difference to one of them",
-    "cost": "What training takes",
-}
 # Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
 FIGURES = {
     "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 from lensflow.measures.catalogue import BASE, METRICS, SIGNIFICANT, TARGETS
 from lensflow.presentation.blocks import MARKS, RETENTION, TOLD, Block, Row
+from lensflow.presentation.sheets import MISSING
 
-MISSING = "–"
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
@@ -94,6 +94,14 @@ def _sizes(rows: Sequence[Row]) -> str:
         sizes.setdefault(row.benchmark, set()).update(cell.n for key, cell in row.cells.items() if key != TARGETS)
     spans = {name: sorted({min(of), max(of)}) for name, of in sizes.items() if of}
     return ", ".join(f"{name} n = {'–'.join(map(str, span))}" for name, span in spans.items())
+
+
+def brief_legend(blocks: Sequence[Block]) -> list[str]:
+    """The same in a few words: the marks that occur, who is told the language, n of each benchmark."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = [signs] if (signs := _signs(rows)) else []
+    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    return [*lines, f"± half of the 95 % interval; {_sizes(rows)}"]
 
 
 def _signs(rows: Sequence[Row]) -> str:

@@ -39,6 +39,13 @@ def points_of(block: Block, scores: pd.DataFrame) -> list[figures.Point]:
     return points if points and points[0].method == catalogue.BASE else []
 
 
+def axes_of(block: Block) -> tuple[str, str]:
+    """Return what the two axes are."""
+    likelihood = f"negative log-likelihood in {block.central}, nats a token"
+    several = len(block.targets) > 1
+    return likelihood, f"fidelity, mean over {catalogue.TARGETS}" if several else f"fidelity in {block.targets[0]}"
+
+
 def _seeds(
     block: Block, scores: pd.DataFrame, of_method: tuple[str, str], benchmarks: tuple[str, str]
 ) -> dict[int, tuple[float, float]]:

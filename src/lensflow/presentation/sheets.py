@@ -1,43 +1,34 @@
-"""The tables beside the main one, and how they are written.
+"""The model of every table, which all writers take.
 
-    write_text(path, to_markdown([sheet]))
+    document = table.build(inputs)
+    write_text(path, to_markdown(document))
 
-A sheet is of one backbone × setting, with the methods as rows; like those of `tables`, all writers are pure.
+A document is one file. It has a sheet for each backbone × setting, and a sheet has one or more panels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import pandas as pd
-from markupsafe import Markup
-
-from lensflow.presentation.legends import MISSING
-from lensflow.presentation.tables import (
-    HTML_RANKS,
-    LATEX_PACKAGES,
-    MARKDOWN_RANKS,
-    escape_csv,
-    escape_latex,
-    escape_markdown,
-    html_legend,
-    html_table,
-    latex_row,
-    latex_tables,
-)
+MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in a place of a sheet.
+    """One value of a panel.
 
     Attributes:
-        text: as it is shown, without the marks.
-        value: as a number, if it is one.
-        low: of its interval.
-        high: of the same.
-        marks: behind it, `Cell.marks`.
-        note: small below it.
+        text: the value as it is shown, without its marks.
+        value: the value as a number, if it is one.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        marks: signs behind the value.
+        explained: the marks in words.
+        verdict: better, worse or differs, if a test said so.
+        note: small print, such as the interval.
+        half: half of the interval, for a format without room for the note.
+        n: number of items; 0 if it is not shown.
         rank: 1 for the best and 2 for the second best of a column, as far as intervals support it.
     """
 
@@ -46,25 +37,55 @@ class Entry:
     low: float = math.nan
     high: float = math.nan
     marks: str = ""
+    explained: str = ""
+    verdict: str = ""
     note: str = ""
+    half: str = ""
+    n: int = 0
     rank: int = 0
+
+    @property
+    def small(self) -> str:
+        """The note and the number of items, for a format that has room for both."""
+        return " ".join(part for part in (self.note, f"n={self.n}" if self.n else "") if part)
 
 
 NOTHING = Entry(MISSING)
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a panel: a text for each of the panel's heads, and an entry for each of its columns."""
+
+    heads: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Columns that belong together; `rows` maps a method's label to its entries."""
+    """Columns that belong together.
+
+    Attributes:
+        title: of the panel; empty if the sheet has only this one.
+        heads: names of the columns on the left that say what a line is of.
+        columns: names of the other columns.
+        groups: lines that stay together on a page. Within a group, all heads but the last are the same.
+    """
 
     title: str
+    heads: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: Mapping[str, tuple[Entry, ...]]
+    groups: tuple[tuple[Line, ...], ...]
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of all groups."""
+        return tuple(line for group in self.groups for line in group)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table of one backbone × setting."""
+    """The table of one backbone × setting, with the notes below it."""
 
     backbone: str
     setting: str
@@ -73,93 +94,37 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-def to_markdown(sheets: Sequence[Sheet]) -> str:
-    """One GitHub table a panel, the notes below each sheet."""
-    lines = []
-    for sheet in sheets:
-        lines += [f"### {escape_markdown(sheet.caption)}", ""]
-        for panel in sheet.panels:
-            table = [["method", *map(escape_markdown, panel.columns)], ["---", *["---:"] * len(panel.columns)]]
-            table += [[escape_markdown(label), *map(_markdown_entry, entries)] for label, entries in panel.rows.items()]
-            lines += [f"**{escape_markdown(panel.title)}**", "", *(f"| {' | '.join(row)} |" for row in table), ""]
-        lines += [*(f"- {escape_markdown(note)}" for note in sheet.notes), ""]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Document:
+    """What one file holds.
+
+    Attributes:
+        sheets: none if there is nothing to show.
+        shared: notes of all sheets together. Where the sheets stand one below the other, they replace each one's own.
+        brief: the same for a terminal.
+        records: lines of the CSV file with columns of their own; without them a line is an entry of a panel.
+        made_by: the command that writes the file again, if it is to be shown.
+    """
+
+    sheets: tuple[Sheet, ...]
+    shared: tuple[str, ...] = ()
+    brief: tuple[str, ...] = ()
+    records: tuple[Mapping[str, Any], ...] = ()
+    made_by: str = ""
 
 
-def _markdown_entry(entry: Entry) -> str:
-    text = MARKDOWN_RANKS.get(entry.rank, "{}").format(escape_markdown(entry.text))
-    return " ".join(part for part in (text, entry.marks, entry.note) if part)
+def method_panel(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Entry]]) -> Panel:
+    """Return a panel with one line for each method, from its label and entries."""
+    lines = tuple(Line((label,), tuple(entries)) for label, entries in rows.items())
+    return Panel(title, ("method",), tuple(columns), (lines,))
 
 
-def to_latex(sheets: Sequence[Sheet]) -> str:
-    """Booktabs `table`s, several of a sheet that does not fit on one page, the notes below its last."""
-    return "\n".join([LATEX_PACKAGES, *map(_latex_sheet, sheets)])
+def document_of(sheets: Iterable[Sheet | None]) -> Document:
+    """Return the document of those sheets that there are."""
+    return Document(tuple(sheet for sheet in sheets if sheet is not None))
 
 
-def _latex_sheet(sheet: Sheet) -> str:
-    def tabulars(panels: Sequence[Panel]) -> list[str]:
-        return list(map(_latex_panel, panels))
-
-    # Two rows of a panel are its title and its head.
-    pieces = [(len(panel.rows) + 2, panel) for panel in sheet.panels]
-    return latex_tables(sheet.caption, pieces, tabulars, sheet.notes)
-
-
-def _latex_panel(panel: Panel) -> str:
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * len(panel.columns)}}}",
-        rf"\rlap{{\textbf{{{escape_latex(panel.title)}}}}} \\",
-        r"\toprule",
-        " & ".join(map(escape_latex, ["method", *panel.columns])) + r" \\",
-        r"\midrule",
-    ]
-    for label, entries in panel.rows.items():
-        lines += latex_row([label], [(entry.text, entry.marks, entry.note, entry.rank) for entry in entries])
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-CSV_COLUMNS = ("backbone", "setting", "panel", "method", "column", "value", "low", "high", "rank")
-
-
-def to_csv(sheets: Sequence[Sheet]) -> str:
-    """One entry a line; `rank` is 1 for the best and 2 for the second best. Text is escaped as in `tables.to_csv`."""
-    records = [
-        {
-            "backbone": escape_csv(sheet.backbone),
-            "setting": escape_csv(sheet.setting),
-            "panel": escape_csv(panel.title),
-            "method": escape_csv(label),
-            "column": escape_csv(column),
-            "value": escape_csv(entry.text) if math.isnan(entry.value) else f"{entry.value:.10g}",
-            "low": entry.low,
-            "high": entry.high,
-            "rank": entry.rank or None,
-        }
-        for sheet in sheets
-        for panel in sheet.panels
-        for label, entries in panel.rows.items()
-        for column, entry in zip(panel.columns, entries, strict=True)
-        if entry is not NOTHING
-    ]
-    frame = pd.DataFrame(records, columns=list(CSV_COLUMNS)).astype({"rank": "Int64"})
-    return frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-
-
-def to_html(sheet: Sheet) -> str:
-    """A sheet as HTML, the notes below it. All escaped."""
-    panels = Markup("\n").join(map(_html_panel, sheet.panels))
-    return str(Markup('<div class="panels">{}</div>\n').format(panels) + html_legend(sheet.notes))
-
-
-def _html_panel(panel: Panel) -> Markup:
-    cells = pd.DataFrame(
-        [list(map(_html_entry, entries)) for entries in panel.rows.values()],
-        index=list(panel.rows),
-        columns=pd.Index(panel.columns, name="method"),
-    )
-    return html_table(cells, panel.title)
-
-
-def _html_entry(entry: Entry) -> Markup:
-    value = HTML_RANKS.get(entry.rank, Markup("{}")).format(entry.text)
-    return Markup("{} {}<small>{}</small>").format(value, entry.marks, entry.note)
+def bounds(low: float, high: float, decimals: int) -> str:
+    """ "[low, high]", or nothing where there is no interval."""
+    # z: no minus before a zero that only rounding made negative.
+    return "" if math.isnan(low + high) else f"[{low:z.{decimals}f}, {high:z.{decimals}f}]"

@@ -1,19 +1,25 @@
 """The figures of one backbone and setting (stage `make_figures`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from lensflow.artifacts import language_subspaces
-from lensflow.measures import catalogue
+from lensflow.artifacts.language_subspaces import LanguageSubspaces
+from lensflow.artifacts.layout import place_of
 from lensflow.presentation import figures, state_figures
+from lensflow.presentation.blocks import Block
 from lensflow.presentation.inputs import blocks_of, settings_of
 from lensflow.presentation.layers import by_layer
-from lensflow.presentation.points import points_of, sweeps_of
+from lensflow.presentation.points import axes_of, points_of, sweeps_of
+from lensflow.schema.setting import Setting
 from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_jsonl
 
@@ -48,37 +54,47 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     blocks = blocks_of(config, inputs.comparisons)
     block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in chain(_of_scores(block, inputs), _of_trainings(inputs), _of_states(setting, inputs)):
+        figures.save(figure, folder / name)
+
+
+def _of_scores(block: Block, inputs: Inputs) -> Iterator[tuple[str, Figure]]:
     if any(row.metric == "fidelity" for row in block.rows):
-        figures.save(figures.fidelity(block), folder / "fidelity")
+        yield "fidelity", figures.fidelity(block)
     scores = pd.read_csv(checked(inputs.scores))
     points = points_of(block, scores)
-    axes = (
-        f"negative log-likelihood in {block.central}, nats a token",
-        f"fidelity, mean over {catalogue.TARGETS}" if len(block.targets) > 1 else f"fidelity in {block.targets[0]}",
-    )
     if len(points) > 1:
-        figures.save(figures.trade_off(points, axes, {}), folder / "front")
+        yield "front", figures.trade_off(points, axes_of(block), {})
     for name, curves in sweeps_of(block, points, inputs.sweeps, scores):
-        figures.save(figures.trade_off(points[:1], axes, curves), folder / f"sweep.{name}")
+        yield f"sweep.{name}", figures.trade_off(points[:1], axes_of(block), curves)
+
+
+def _of_trainings(inputs: Inputs) -> Iterator[tuple[str, Figure]]:
     histories: dict[str, list[figures.History]] = {}
     for path in inputs.histories:
         if path.is_file() and (rows := read_jsonl(path)):
-            histories.setdefault(path.parts[-3], []).append(rows)
+            histories.setdefault(place_of(path).method, []).append(rows)
     if histories:
-        figures.save(figures.training_curves(histories), folder / "training")
+        yield "training", figures.training_curves(histories)
+
+
+def _of_states(setting: Setting, inputs: Inputs) -> Iterator[tuple[str, Figure]]:
     if inputs.subspaces is None:
         return
     subspaces = language_subspaces.load(inputs.subspaces, setting)
     if inputs.states:
-        for name, figure in by_layer(setting, subspaces, inputs.states):
-            figures.save(figure, folder / name)
+        yield from by_layer(setting, subspaces, inputs.states)
     for path in inputs.histories:
         file = path.with_name("dev_states.safetensors")
         if not (file.is_file() and file.stat().st_size and (states := load_file(checked(file)))):
             continue  # of a method that trains without hidden states
-        before, after = (
-            {key: states[f"{side}.{key}"].float().numpy() for key in setting.languages} for side in ("before", "after")
-        )
-        top = subspaces.agnostic[-1].numpy(), subspaces.specific[-1].numpy()
-        drawn = state_figures.state_map(before, after, *top, [setting.central, *setting.targets])
-        figures.save(drawn, folder / f"states.{path.parts[-3]}.{path.parts[-2]}")
+        place = place_of(path)
+        yield f"states.{place.method}.seed{place.seed}", _state_map(setting, subspaces, states)
+
+
+def _state_map(setting: Setting, subspaces: LanguageSubspaces, states: Mapping[str, torch.Tensor]) -> Figure:
+    before, after = (
+        {key: states[f"{side}.{key}"].float().numpy() for key in setting.languages} for side in ("before", "after")
+    )
+    top = subspaces.agnostic[-1].numpy(), subspaces.specific[-1].numpy()
+    return state_figures.state_map(before, after, *top, [setting.central, *setting.targets])
