@@ -127,7 +127,7 @@ def inputs(results, stages, **changed):
         "states": files.states,
         "histories": runs(results, "history.jsonl"),
     }
-    return make_figures.Inputs(**found | changed)
+    return make_figures.FigureFiles(**found | changed)
 
 
 def names(folder):

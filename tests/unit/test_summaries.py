@@ -18,6 +18,7 @@ from lensflow.presentation.writers.csv import to_csv
 from lensflow.presentation.writers.html import to_html
 from lensflow.presentation.writers.latex import to_latex
 from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.presentation.writers.terminal import to_text
 
 SETTINGS = {"trio": SimpleNamespace(central="en", languages=("en", "zh", "sw"))}
 PAIR = {"trio": SimpleNamespace(central="en", languages=("en", "zh"))}
@@ -259,6 +260,17 @@ def test_latex(sheet):
     for part in re.findall(r"\\begin{tabular}{(l*r*)}(.*?)\\end{tabular}", text, flags=re.DOTALL):
         lines = [line for line in part[1].splitlines() if line.endswith(r"\\") and "rlap" not in line]
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(part[0])}
+
+
+def test_text_for_the_terminal_has_the_panels_under_their_titles(sheet):
+    lines = to_text(Document((sheet,), brief=("one note",))).splitlines()
+    start = lines.index("Generation (targets)")
+    assert lines[0] == sheet.caption and lines[-1] == "one note"
+    assert [line.split() for line in lines[start + 1 : start + 3]] == [
+        ["method", "fidelity", "↑"],
+        ["base", "0.30±0.02"],  # of [0.29, 0.32]
+    ]
+    assert lines[start + 1].index("fidelity") == lines[start + 2].index("0.30")
 
 
 def test_csv(sheet):

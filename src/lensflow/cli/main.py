@@ -233,11 +233,11 @@ def make_table(args: argparse.Namespace) -> None:
 
 def make_figures(args: argparse.Namespace) -> None:
     """Draw the figures of one backbone and setting."""
-    from lensflow.stages.make_figures import Inputs, write_figures
+    from lensflow.stages.make_figures import FigureFiles, write_figures
 
     states = _by_language(args.states)
-    inputs = Inputs(args.scores, args.comparisons, args.sweeps, args.subspaces, states, args.runs)
-    write_figures(_stage_config(args.config), args.backbone, args.setting, inputs, args.output)
+    files = FigureFiles(args.scores, args.comparisons, args.sweeps, args.subspaces, states, args.runs)
+    write_figures(_stage_config(args.config), args.backbone, args.setting, files, args.output)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -86,7 +86,7 @@ def fidelity(block: Block) -> Figure:
     the targets and languages of neither kind are grey.
 
     Args:
-        block: one block of `tables.main_table`.
+        block: one block of `blocks.main_table`.
 
     Raises:
         LensflowError: the block has no fidelity scores.

@@ -25,7 +25,7 @@ from lensflow.storage.verified import read_jsonl
 
 
 @dataclass(frozen=True)
-class Inputs:
+class FigureFiles:
     """The files that the figures of one backbone and setting are drawn from.
 
     Attributes:
@@ -45,46 +45,48 @@ class Inputs:
     histories: Sequence[Path]
 
 
-def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, inputs: Inputs, folder: Path) -> None:
+def write_figures(
+    config: Mapping[str, Any], backbone: str, setting_name: str, files: FigureFiles, folder: Path
+) -> None:
     """Draw the figures of one backbone and setting into `folder`.
 
     They are `FIGURES`, sweep.{name} of each sweep, and states.{method}.seed{seed} of each training.
     """
     setting = settings_of(config)[setting_name]
-    blocks = blocks_of(config, inputs.comparisons)
+    blocks = blocks_of(config, files.comparisons)
     block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in chain(_of_scores(block, inputs), _of_trainings(inputs), _of_states(setting, inputs)):
+    for name, figure in chain(_of_scores(block, files), _of_trainings(files), _of_states(setting, files)):
         figures.save(figure, folder / name)
 
 
-def _of_scores(block: Block, inputs: Inputs) -> Iterator[tuple[str, Figure]]:
+def _of_scores(block: Block, files: FigureFiles) -> Iterator[tuple[str, Figure]]:
     if any(row.metric == "fidelity" for row in block.rows):
         yield "fidelity", figures.fidelity(block)
-    scores = pd.read_csv(checked(inputs.scores))
+    scores = pd.read_csv(checked(files.scores))
     points = points_of(block, scores)
     if len(points) > 1:
         yield "front", figures.trade_off(points, axes_of(block), {})
-    for name, curves in sweeps_of(block, points, inputs.sweeps, scores):
+    for name, curves in sweeps_of(block, points, files.sweeps, scores):
         yield f"sweep.{name}", figures.trade_off(points[:1], axes_of(block), curves)
 
 
-def _of_trainings(inputs: Inputs) -> Iterator[tuple[str, Figure]]:
+def _of_trainings(files: FigureFiles) -> Iterator[tuple[str, Figure]]:
     histories: dict[str, list[figures.History]] = {}
-    for path in inputs.histories:
+    for path in files.histories:
         if path.is_file() and (rows := read_jsonl(path)):
             histories.setdefault(place_of(path).method, []).append(rows)
     if histories:
         yield "training", figures.training_curves(histories)
 
 
-def _of_states(setting: Setting, inputs: Inputs) -> Iterator[tuple[str, Figure]]:
-    if inputs.subspaces is None:
+def _of_states(setting: Setting, files: FigureFiles) -> Iterator[tuple[str, Figure]]:
+    if files.subspaces is None:
         return
-    subspaces = language_subspaces.load(inputs.subspaces, setting)
-    if inputs.states:
-        yield from by_layer(setting, subspaces, inputs.states)
-    for path in inputs.histories:
+    subspaces = language_subspaces.load(files.subspaces, setting)
+    if files.states:
+        yield from by_layer(setting, subspaces, files.states)
+    for path in files.histories:
         file = path.with_name("dev_states.safetensors")
         if not (file.is_file() and file.stat().st_size and (states := load_file(checked(file)))):
             continue  # of a method that trains without hidden states
