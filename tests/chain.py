@@ -15,6 +15,7 @@ import yaml
 
 from lensflow.artifacts.texts import SPLITS
 from lensflow.cli import main
+from lensflow.presentation import table_list
 from lensflow.storage.atomic import write_json, write_jsonl
 from lensflow.storage.integrity import CORRUPT
 from lensflow.workflow import experiment
@@ -134,11 +135,9 @@ class Chain:
         add("collect-scores", plan.collect_scores(), *given, outputs=tidy)
         config, costs = "results/config.json", ("--costs", f"results/{run}/cost.json")
         compared = ("--comparisons", "results/comparisons.csv")
-        sheets = tuple(
-            f"tables/{n}.{s}" for n in ("summary", "main", "ablation", "versus", "cost") for s in ("md", "tex", "csv")
-        )
+        written = tuple(f"tables/{name}" for name in table_list.files())
         direct = ("--versus", "results/versus.csv")
-        add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=sheets)
+        add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=written)
         given = ("--backbone", "tiny", "--setting", "en-zh", "--scores", "results/scores.csv", *compared)
         given += ("--sweeps", "results/sweeps.csv", "--subspaces", subspaces, "--states", *states)
         given += ("--runs", f"results/{run}/history.jsonl")

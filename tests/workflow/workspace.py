@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from lensflow.presentation import table_list
+
 REPOSITORY = Path(__file__).parents[2]
 COPIED = ("src", "workflow", "config", "envs", "profiles")
 
@@ -21,8 +23,7 @@ folder=$(dirname "$2")
 case $command in
   fetch-items | pair-data) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
-  make-table) for name in summary main ablation versus cost; do
-    for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;
+  make-table) mkdir -p "$2" && for name in TABLES; do : > "$2/$name"; done ;;
   export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
@@ -30,7 +31,7 @@ case $command in
   resolve-config) printf '%s' "$config" > "$2" ;;
   *) : > "$2" ;;
 esac
-"""
+""".replace("TABLES", " ".join(table_list.files()))
 
 
 class Workspace:

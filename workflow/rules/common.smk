@@ -10,6 +10,7 @@ from pathlib import Path
 from lensflow.artifacts.hub import datasets_root
 from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
+from lensflow.presentation import table_list
 from lensflow.provenance.code import code_digest
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
@@ -216,12 +217,8 @@ def of_trainings(name):
 
 
 def tables():
-    """The tables, each in three formats."""
-    return expand(
-        "results/tables/{name}.{suffix}",
-        name=["summary", "main", "ablation", "versus", "cost"],
-        suffix=["md", "tex", "csv"],
-    )
+    """The tables, each in every format."""
+    return [f"results/tables/{name}" for name in table_list.files()]
 
 
 def targets():
