@@ -16,7 +16,7 @@ def test_a_place_is_read_from_a_path_and_gives_it_back(results):
 
 
 def test_samples_lie_in_a_folder_of_their_own():
-    assert PLACE.samples("generation", "zh") == Path("tiny/en-zh/lens/seed12/samples/generation.zh.jsonl")
+    assert PLACE.samples("generation", "zh") == "tiny/en-zh/lens/seed12/samples/generation.zh.jsonl"
 
 
 WRONG = ("cost.json", "tiny/en-zh/lens/12/cost.json", "en-zh/lens/seed0/cost.json", "tiny/en-zh/lens/seed0/a/b.json")

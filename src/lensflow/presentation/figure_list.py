@@ -4,8 +4,8 @@ from lensflow.presentation.blocks import TOLD
 
 # Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
 FIGURES = {
-    "outcomes": "One outcome per answer, on unseen test prompts: shares that add up to one, with the 95 % interval of the "
-    "usable ones",
+    "outcomes": "One outcome per answer, on unseen test prompts: shares that add up to one, with the 95 % interval of "
+    "the usable ones",
     "front": "Usable answers against the central language's likelihood; bars are 95 % intervals of the difference to "
     f"base, {TOLD} is told the prompt's language",
     "training": "Training curves, means over seeds; full markers are the dev texts",
