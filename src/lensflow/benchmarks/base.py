@@ -128,6 +128,10 @@ class Benchmark(Strict):
         """
         return [{"id": id_, **row} for id_, row in zip(items, rows, strict=True)]
 
+    def unit_of(self, id_: str) -> str:
+        """Return what an item counts as in statistics: itself, or a group of items that depend on one another."""
+        return id_
+
     def own_metrics(self) -> tuple[str, ...]:
         """Return the metrics whose values its samples have already."""
         return ()

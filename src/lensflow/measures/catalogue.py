@@ -153,7 +153,13 @@ METRICS: Mapping[str, Metric] = {
         lambda sample, language: sample["script_mass"],
         needs=("script_mass",),
     ),
-    "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
+    "accuracy": Metric(
+        "cldr",
+        "↑",
+        2,
+        "share of multiple-choice questions whose right choice scores highest; it says whether knowledge is kept, not "
+        "whether answers can be read",
+    ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
     "unparsed": Metric("", "↓", 2, "share of the judge's verdicts that hold no rating"),

@@ -160,7 +160,8 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
                 folder, split = f"{ITEMS}/{name}", "items"
                 if "corpus" in benchmark:
                     folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
-                ids = cells[name, language]["ids"]
+                cell = cells[name, language]
+                ids = cell.get("asked") or cell["ids"]
                 found.setdefault(results / folder / f"{language}.jsonl", []).append((split, ids))
     return found
 
