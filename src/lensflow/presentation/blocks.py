@@ -226,5 +226,6 @@ def _block(
         Row(*score, method, tuple(seeds.get((*score, method), ())), cells[score].get(method, {}), method in told)
         for score in scores
         for method in shown
+        if cells[score].get(method) or not METRICS.get(score[1], UNKNOWN_METRIC).of_items
     ]
     return Block(backbone, name, setting.central, targets, tuple(others), tuple(rows))

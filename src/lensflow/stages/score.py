@@ -67,9 +67,9 @@ def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[li
     Returns:
         The units that statistics count, and the scores of the metrics; a unit of several items has their mean.
     """
-    for sample in samples:
-        if "answer" in sample and "prompt" in sample:
-            sample.update(describe(sample, language))
+    if samples and {"answer", "prompt"} <= samples[0].keys():
+        for sample, found in zip(samples, describe(samples, language), strict=True):
+            sample.update(found)
     units: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         units.setdefault(benchmark.unit_of(sample["id"]), []).append(index)

@@ -23,7 +23,7 @@ class Task(FromDataset):
     fewshot_seed: int = Field(default=1234, ge=0)  # of the examples that are drawn; lm-eval's own
     variables: dict[str, Any] = {}  # constants that the task file's templates can name
     overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
-    # Regular expression whose first group, in an item's id, names the unit that statistics count; null: the item itself.
+    # Regular expression whose first group, in an item's id, names the unit that statistics count; null: the item.
     unit: str | None = None
     metrics: dict[Name, str] = {"accuracy": "acc"}  # name in the tables -> lm-eval's "metric" or "metric,filter"
 
