@@ -37,6 +37,7 @@ lint: .venv/.installed  ## style, types, workflow
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 

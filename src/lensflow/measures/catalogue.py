@@ -1,11 +1,12 @@
 """The metrics and the columns of their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from lensflow.languages import LATIN, is_identifiable, scripts
-from lensflow.measures import answers, confusion
+from lensflow.languages import LATIN, identify, scripts
+from lensflow.measures import confusion
+from lensflow.measures.outcomes import Outcome, judge
 
 TARGETS = "targets"  # the column of the mean over the target languages
 
@@ -27,7 +28,7 @@ class Metric:
             metric whose values a benchmark or a judge gives.
         needs: what a sample must have.
         applies: whether the metric is defined in a language.
-        column: name of a sample's value; by default the metric's own.
+        tested: whether methods are compared on it.
         weight: what the sum of a cell's values is divided by, such as tokens; None for the number of samples.
     """
 
@@ -38,7 +39,7 @@ class Metric:
     measure: Callable[[Sample, str], Value] | None = None
     needs: tuple[str, ...] = ()
     applies: Callable[[str], bool] = lambda language: True
-    column: str | None = None
+    tested: bool = True
     weight: str | None = None
 
     def is_defined(self, samples: Sequence[Sample], language: str) -> bool:
@@ -46,42 +47,102 @@ class Metric:
         return bool(samples) and all(need in samples[0] for need in self.needs) and self.applies(language)
 
 
+def describe(sample: Sample, language: str) -> dict[str, Any]:
+    """Return what is read off an answer to a prompt: its outcome and what that was decided by.
+
+    Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
+    """
+    judgement = judge(sample["answer"], language, sample["prompt"])
+    return {"identified": identify(sample["answer"]), **asdict(judgement)}
+
+
+def _share_of(outcome: Outcome) -> Callable[[Sample, str], bool]:
+    return lambda sample, language: bool(sample["outcome"] == outcome)
+
+
 def _is_detectable_beyond_latin(language: str) -> bool:
     return confusion.is_detectable(language) and scripts(language) != LATIN
 
 
+JUDGED = ("outcome",)
 # In the order of the table. To add a metric, add an entry: finished answers are scored with it in seconds.
 METRICS: Mapping[str, Metric] = {
+    "usable": Metric(
+        "generation",
+        "↑",
+        2,
+        "share of answers in the language of the prompt that are no loop, no copy of the prompt, not empty and not "
+        "undetermined",
+        lambda sample, language: sample["usable"],
+        needs=JUDGED,
+    ),
+    "wrong_language": Metric(
+        "generation", "↓", 2, "share of answers in another language", _share_of(Outcome.WRONG_LANGUAGE), needs=JUDGED
+    ),
+    "loops": Metric(
+        "generation",
+        "↓",
+        2,
+        "share of answers in the language that repeat themselves, inside a word or across words, at once or at the end",
+        _share_of(Outcome.LOOP),
+        needs=JUDGED,
+    ),
+    "copies": Metric(
+        "generation",
+        "↓",
+        2,
+        "share of answers in the language, no loop, that give the prompt back",
+        _share_of(Outcome.COPY),
+        needs=JUDGED,
+    ),
+    "undetermined": Metric(
+        "generation",
+        "",
+        2,
+        "share of answers of which no detector can tell the language: names, digits, code, too few letters",
+        _share_of(Outcome.UNDETERMINED),
+        needs=JUDGED,
+    ),
+    "empty": Metric(
+        "generation", "↓", 2, "share of answers without letters and digits", _share_of(Outcome.EMPTY), needs=JUDGED
+    ),
     "fidelity": Metric(
         "generation",
         "↑",
         2,
-        "share of answers identified as the language of the prompt",
-        lambda sample, language: answers.is_faithful(sample["answer"], language),
-        needs=("answer",),
-        applies=is_identifiable,
-        column="faithful",
+        "share of answers identified as the language of the prompt, of those that can be told",
+        lambda sample, language: sample["faithful"],
+        needs=("faithful",),
     ),
     "line_pass_rate": Metric(
         "generation",
         "↑",
         2,
-        "share of answers whose every line of five or more tokens is in the language of the prompt",
-        lambda sample, language: confusion.line_passes(sample["answer"], language),
-        needs=("answer",),
+        "share of answers whose every line of five or more tokens is in the language of the prompt (Language Confusion "
+        "Benchmark)",
+        lambda sample, language: sample["line_pass"],
+        needs=("line_pass",),
         applies=confusion.is_detectable,
-        column="lines_pass",
     ),
     "word_pass_rate": Metric(
         "generation",
         "↑",
         2,
-        "share of answers without an English word, of those whose lines pass; not defined for languages written in "
-        "Latin script",
-        lambda sample, language: confusion.words_pass(sample["answer"], language),
-        needs=("answer",),
+        "share of answers without an English word, of those whose lines pass (Language Confusion Benchmark); not "
+        "defined for languages written in Latin script; not tested, because it is at its ceiling",
+        lambda sample, language: sample["word_pass"],
+        needs=("word_pass",),
         applies=_is_detectable_beyond_latin,
-        column="words_pass",
+        tested=False,
+    ),
+    "cut": Metric(
+        "generation",
+        "",
+        2,
+        "share of answers that used up their room",
+        lambda sample, language: sample["cut"],
+        needs=("answer", "cut"),
+        tested=False,
     ),
     "script_mass": Metric(
         "likelihood",
@@ -91,32 +152,6 @@ METRICS: Mapping[str, Metric] = {
         "Latin, where the answer begins; not defined for languages written in Latin script",
         lambda sample, language: sample["script_mass"],
         needs=("script_mass",),
-    ),
-    "repetition": Metric(
-        "generation",
-        "↓",
-        2,
-        "share of answers that repeat themselves",
-        lambda sample, language: answers.is_repetitive(sample["answer"]),
-        needs=("answer",),
-        column="repetitive",
-    ),
-    "copying": Metric(
-        "generation",
-        "↓",
-        2,
-        "share of answers that copy the prompt",
-        lambda sample, language: answers.copies_prompt(sample["answer"], sample["prompt"]),
-        needs=("answer", "prompt"),
-        column="copied",
-    ),
-    "empty": Metric(
-        "generation",
-        "↓",
-        2,
-        "share of answers without text",
-        lambda sample, language: answers.is_empty(sample["answer"]),
-        needs=("answer",),
     ),
     "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),

@@ -27,7 +27,7 @@ from lensflow.measures.catalogue import (
     TARGETS,
     UNKNOWN_METRIC,
 )
-from lensflow.presentation.tables import Setting
+from lensflow.schema.setting import Setting
 
 Place = tuple[str, str, str, int]  # backbone, setting, method, seed
 # Of all swaps within items, or of random ones.
@@ -147,7 +147,7 @@ def _block(
                 if method == reference or not theirs:
                     continue
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
-                if test is not None:
+                if test is not None and METRICS.get(metric, UNKNOWN_METRIC).tested:
                     tests.append(test)
                 if metric in margins and "difference" in row:
                     row |= _within(row, margins[metric], language == setting.central)

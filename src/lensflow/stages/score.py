@@ -8,8 +8,7 @@ from lensflow.artifacts import layout
 from lensflow.benchmarks.base import Benchmark, Folders, Items, Row
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
-from lensflow.languages import identify
-from lensflow.measures.catalogue import METRICS
+from lensflow.measures.catalogue import METRICS, describe
 from lensflow.measures.score import score
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Scoring
@@ -61,17 +60,15 @@ def run(
 
 
 def measure(samples: list[Row], benchmark: Benchmark, language: str) -> list[dict[str, Any]]:
-    """Compute every metric whose needs the samples have; each sample gets the value that it has on the metric."""
+    """Compute every metric whose needs the samples have; an answer is judged first."""
     for sample in samples:
-        if "answer" in sample:
-            sample["identified"] = identify(sample["answer"])
+        if "answer" in sample and "prompt" in sample:
+            sample.update(describe(sample, language))
     scores = [score(name, [sample[name] for sample in samples]) for name in benchmark.own_metrics()]
     for name, metric in METRICS.items():
         if metric.measure is None or not metric.is_defined(samples, language):
             continue
-        for sample in samples:
-            sample[metric.column or name] = metric.measure(sample, language)
-        values = [sample[metric.column or name] for sample in samples]
+        values = [metric.measure(sample, language) for sample in samples]
         weights = None if metric.weight is None else [sample[metric.weight] for sample in samples]
-        scores.append(score(name, [None if value is None else value + 0 for value in values], weights))
+        scores.append(score(name, [None if value is None else float(value) for value in values], weights))
     return scores

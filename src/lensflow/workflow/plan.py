@@ -18,6 +18,7 @@ from lensflow.artifacts.layout import BASE, NO_SETTING, Place
 from lensflow.benchmarks.base import FromDataset
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
+from lensflow.measures.fidelity import check_detectable
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
 from lensflow.provenance.code import code_digest
@@ -129,8 +130,6 @@ class Plan:
         return content["train"], texts_module.language_digests(content)
 
     def _check_languages(self) -> None:
-        from lensflow import languages
-
         for run in self.config.runs:
             for name in run.settings:
                 setting = self.config.settings[name]
@@ -148,11 +147,14 @@ class Plan:
                             )
                         for corpus in benchmark.corpora:
                             self._require(corpus, language, where)
-                        if benchmark.generates and not languages.is_identifiable(language):
-                            raise LensflowError(
-                                f"{where}: answers in '{language}' (setting {name}) cannot be told from those in other "
-                                "languages; use another benchmark"
-                            )
+                        if benchmark.generates:
+                            self._check_detectable(language, f"{where} (setting {name})")
+
+    def _check_detectable(self, language: str, where: str) -> None:
+        try:
+            check_detectable(language)
+        except LensflowError as error:
+            raise LensflowError(f"{where}: {error}") from None
 
     def _read_tasks(self) -> dict[str, dict[str, str]]:
         """Return for each benchmark that runs files of its own the digest of every language's files."""
