@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lensflow.artifacts.texts import EMBEDDED, SPLITS, Split, folder, language_digests, read_corpus
+from lensflow.artifacts.texts import SPLITS, Split, folder, language_digests, read_corpus
 from lensflow.languages import identify, scripts, scripts_in
 from lensflow.measures.copies import is_copy
 from lensflow.storage.digests import digest
@@ -52,14 +52,14 @@ def texts(items: list[tuple[str, dict]]) -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize("version", EMBEDDED)
+@pytest.mark.parametrize("version", SIZES)
 def test_sizes_and_ids(version):
     corpus = read_corpus(folder(version, Path()))
     for split, size in SIZES[version].items():
         assert [row["id"] for row in corpus[split]] == [f"{split}-{number:03}" for number in range(1, size + 1)]
 
 
-@pytest.mark.parametrize("version", EMBEDDED)
+@pytest.mark.parametrize("version", SIZES)
 def test_a_version_never_changes(version):
     """If this fails for good reasons, it is a new version: keep the old one, and write the digest down in README.md."""
     datasheet = (folder("embedded", Path()) / "README.md").read_text(encoding="utf-8")
@@ -236,3 +236,14 @@ def test_lines_are_plain_json():
         path = folder("embedded", Path()) / f"{split}.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines():
             assert line == json.dumps(json.loads(line), ensure_ascii=False)
+
+
+def test_texts_from_outside_the_project():
+    corpus = read_corpus(folder("embedded-udhr", Path()))
+    rows = [row for split in SPLITS for row in corpus[split]]
+    assert [row["id"] for row in rows] == [f"article-{number:02}" for number in range(1, 31)]
+    assert rows[2]["prompt"]["en"] == "Everyone has the right to life, liberty and the security of person."
+    for row in rows:
+        assert list(row["prompt"]) == LANGUAGES
+        for language, text in row["prompt"].items():
+            assert identify(text) == language and set(scripts_in(text)) <= scripts(language), (row["id"], language)

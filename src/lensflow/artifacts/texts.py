@@ -24,10 +24,11 @@ class Text:
     split: Split
     prompt: str
     line: int
+    answer: str | None = None
 
 
 # Corpora that the package carries, by their path in the configuration: a version's texts never change.
-EMBEDDED = {"embedded": "corpus", "embedded-1": "corpus/version-1"}
+EMBEDDED = {"embedded": "corpus", "embedded-1": "corpus/version-1", "embedded-udhr": "corpus/udhr"}
 
 
 def folder(path: str, root: Path) -> Path:
@@ -115,7 +116,11 @@ def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:
     """Read the texts of some splits from what `pair_data` wrote, in the file's order."""
     wanted = set(splits)
     rows = enumerate(read_jsonl(path), start=1)
-    return [Text(row["id"], row["split"], row["prompt"], line) for line, row in rows if row["split"] in wanted]
+    return [
+        Text(row["id"], row["split"], row["prompt"], line, row.get("answer"))
+        for line, row in rows
+        if row["split"] in wanted
+    ]
 
 
 def check_aligned(texts: dict[str, Sequence[Text]]) -> None:

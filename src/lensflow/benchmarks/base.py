@@ -86,6 +86,10 @@ class Benchmark(Strict):
         """The corpora that its prompts come from."""
         return ()
 
+    def reads(self, language: str) -> tuple[str, ...]:
+        """Return the languages of the corpora that it reads for a cell in a language."""
+        return (language,)
+
     def sources(self) -> Mapping[str, LanguageEntry] | None:
         """Return what it has of each language of a data set; None if its items come from a corpus."""
         return None

@@ -339,7 +339,12 @@ def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell],
     delta = None if is_base else folder / layout.DELTA
     applied = folder / layout.INTERVENTION
     texts = [
-        *(answerer.folders.corpora / corpus / f"{c.language}.jsonl" for c in cells for corpus in c.benchmark.corpora),
+        *(
+            answerer.folders.corpora / corpus / f"{language}.jsonl"
+            for c in cells
+            for corpus in c.benchmark.corpora
+            for language in c.benchmark.reads(c.language)
+        ),
         *(answerer.folders.items / c.name / f"{c.language}.jsonl" for c in cells if not c.benchmark.corpora),
     ]
     given = {
