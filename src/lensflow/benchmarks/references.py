@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lensflow.artifacts.texts import read_texts
 from lensflow.benchmarks.base import Asker, Folders, FromCorpus, Items, Row
 from lensflow.errors import LensflowError
 from lensflow.schema.types import Count, Language
@@ -35,7 +34,7 @@ class References(FromCorpus):
         """Read prompts with the answer in their language (`own`) and in the central one (`central`)."""
         if split != "items":
             return {}
-        own, central = (self._texts(folders, code) for code in (language, self.central))
+        own, central = (self.answered(folders, code) for code in (language, self.central))
         if language == self.central:
             return {id_: {"prompt": prompt, "own": answer} for id_, (prompt, answer) in own.items()}
         if missing := [id_ for id_ in own if id_ not in central]:
@@ -43,15 +42,6 @@ class References(FromCorpus):
                 f"corpus {self.corpus}: no item '{missing[0]}' in {self.central}; use an aligned corpus"
             )
         return {id_: {"prompt": prompt, "own": own_, "central": central[id_][1]} for id_, (prompt, own_) in own.items()}
-
-    def _texts(self, folders: Folders, language: str) -> dict[str, tuple[str, str]]:
-        path = folders.corpora / self.corpus / f"{language}.jsonl"
-        found = {}
-        for text in read_texts(path, [self.split]):
-            if not text.answer:
-                raise LensflowError(f"{path}, line {text.line}: no answer; a benchmark of kind references needs one")
-            found[text.id] = (text.prompt, text.answer)
-        return found
 
     def others(self, items: Items) -> dict[str, list[str]]:
         """Draw for each item the ids of the items whose answers it is compared with; the same in every language.

@@ -190,6 +190,17 @@ METRICS: Mapping[str, Metric] = {
         needs=("bits", "bytes"),
         weight="bytes",
     ),
+    "kl": Metric(
+        "drift",
+        "↓",
+        4,
+        "mean KL(base ‖ method) of the next token along reference answers, nats per token, over base's 256 likeliest "
+        "tokens and the rest as one; not tested, because no method is below base's 0",
+        lambda sample, language: sample["kl"],
+        needs=("kl", "tokens"),
+        tested=False,
+        weight="tokens",
+    ),
     "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
