@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from lensflow.artifacts.items import read_items
 from lensflow.artifacts.texts import read_texts
+from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.strict import Strict
@@ -21,6 +22,7 @@ from lensflow.schema.types import Language, Name
 
 Items = Mapping[str, Mapping[str, Any]]  # id -> item, in order
 Row = dict[str, Any]
+Counted = Sequence[tuple[list[int], list[bool]]]  # token ids, and which of them count
 
 
 class Said(Protocol):
@@ -58,6 +60,13 @@ class Asker(Protocol):
     def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
         """Score whole prompts and the scripts of the first answer token."""
 
+    def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
+        """Compare the backbone on plain sequences with the checkpoint on its own, at the tokens that count.
+
+        Returns:
+            For each sequence `kl`, KL(backbone ‖ checkpoint) of the next token in nats, summed over its `tokens`.
+        """
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -85,6 +94,10 @@ class Benchmark(Strict):
     def corpora(self) -> tuple[str, ...]:
         """The corpora that its prompts come from."""
         return ()
+
+    def reads(self, language: str) -> tuple[str, ...]:
+        """Return the languages of the corpora that it reads for a cell in a language."""
+        return (language,)
 
     def sources(self) -> Mapping[str, LanguageEntry] | None:
         """Return what it has of each language of a data set; None if its items come from a corpus."""
@@ -154,6 +167,20 @@ class FromCorpus(Benchmark):
             return {}
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
+
+    def answered(self, folders: Folders, language: str) -> dict[str, tuple[str, str]]:
+        """Read the prompts of the split with their reference answers, by id.
+
+        Raises:
+            LensflowError: an item has none.
+        """
+        path = folders.corpora / self.corpus / f"{language}.jsonl"
+        found = {}
+        for text in read_texts(path, [self.split]):
+            if not text.answer:
+                raise LensflowError(f"{path}, line {text.line}: no answer; a benchmark of kind {self.kind} needs one")
+            found[text.id] = (text.prompt, text.answer)
+        return found
 
 
 class FromDataset(Benchmark):

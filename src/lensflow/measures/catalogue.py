@@ -182,6 +182,54 @@ METRICS: Mapping[str, Metric] = {
         lambda sample, language: sample["script_mass"],
         needs=("script_mass",),
     ),
+    "language_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer in the language of the prompt is than the same answer in the central "
+        "language, bits per byte: log p / bytes of the one minus log p / bytes of the other; not defined in the "
+        "central language; comparable between methods, not between languages",
+        lambda sample, language: sample["language_margin"],
+        needs=("language_margin",),
+    ),
+    "content_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer is than other items' reference answers in the same language after the "
+        "same prompt, bits per byte",
+        lambda sample, language: sample["content_margin"],
+        needs=("content_margin",),
+    ),
+    "own_first": Metric(
+        "references",
+        "↑",
+        2,
+        "share of prompts after which the reference answer is likelier, per byte, than each of k other items' "
+        "reference answers; chance is 1 / (k + 1), .20 for the usual k",
+        lambda sample, language: sample["own_first"],
+        needs=("own_first",),
+    ),
+    "bits_per_byte": Metric(
+        "references",
+        "↓",
+        3,
+        "bits that the model needs per UTF-8 byte of reference answers, or of the texts of a benchmark of kind texts",
+        lambda sample, language: sample["bits"],
+        needs=("bits", "bytes"),
+        weight="bytes",
+    ),
+    "kl": Metric(
+        "drift",
+        "↓",
+        4,
+        "mean KL(base ‖ method) of the next token along reference answers, nats per token, over base's 256 likeliest "
+        "tokens and the rest as one; not tested, because no method is below base's 0",
+        lambda sample, language: sample["kl"],
+        needs=("kl", "tokens"),
+        tested=False,
+        weight="tokens",
+    ),
     "accuracy": Metric(
         "cldr",
         "↑",

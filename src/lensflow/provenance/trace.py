@@ -157,12 +157,14 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
         name, benchmark = entry["name"], entry["benchmark"]
         for language in entry["languages"]:
             if (name, language) in cells:
-                folder, split = f"{ITEMS}/{name}", "items"
+                folder, split, read = f"{ITEMS}/{name}", "items", [language]
                 if "corpus" in benchmark:
                     folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
+                    read = list(dict.fromkeys([language, benchmark.get("central", language)]))
                 cell = cells[name, language]
                 ids = cell.get("asked") or cell["ids"]
-                found.setdefault(results / folder / f"{language}.jsonl", []).append((split, ids))
+                for of_language in read:
+                    found.setdefault(results / folder / f"{of_language}.jsonl", []).append((split, ids))
     return found
 
 

@@ -146,7 +146,8 @@ class Plan:
                                 f"it there, or name in the run which to evaluate: {benchmark_name}: [...]"
                             )
                         for corpus in benchmark.corpora:
-                            self._require(corpus, language, where)
+                            for needed in benchmark.reads(language):
+                                self._require(corpus, needed, where)
                         if benchmark.generates:
                             self._check_detectable(language, f"{where} (setting {name})")
 
@@ -224,9 +225,10 @@ class Plan:
         """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
         found: dict[str, list[str]] = {}
         for name, languages in self.checkpoints[checkpoint].items():
-            for corpus in self.config.benchmarks[name].corpora:
-                kept = found.setdefault(corpus, [])
-                kept += [language for language in languages if language not in kept]
+            benchmark = self.config.benchmarks[name]
+            for corpus in benchmark.corpora:
+                read = [needed for language in languages for needed in benchmark.reads(language)]
+                found[corpus] = list(dict.fromkeys([*found.get(corpus, []), *read]))
         return found
 
     def evaluation_items(self, checkpoint: Place) -> dict[str, list[str]]:

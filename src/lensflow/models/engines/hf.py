@@ -15,7 +15,7 @@ from lensflow.models.batching import batches_by_length
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
-from lensflow.models.likelihood import Masks, read_prompts
+from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
 from lensflow.models.loading import import_transformers
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
@@ -130,6 +130,10 @@ class TransformersEngine:
     ) -> list[dict[str, float]]:
         """See `Engine.read`."""
         return read_prompts(self.model, sequences, counted, masks)
+
+    def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
+        """See `Engine.distributions`."""
+        return distributions(self.model, sequences, candidates)
 
     @torch.inference_mode()
     def swap(self, tensors: Mapping[str, Tensor]) -> None:

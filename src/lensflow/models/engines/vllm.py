@@ -14,7 +14,7 @@ from lensflow.errors import LensflowError
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
-from lensflow.models.likelihood import Masks
+from lensflow.models.likelihood import Counted, Likeliest, Masks
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -184,6 +184,10 @@ class VllmEngine:
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
         """Refuse: vLLM hands out a few log-probabilities per token, not whole distributions."""
+        raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
+
+    def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
+        """Refuse, as `read`."""
         raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
 
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
