@@ -57,17 +57,7 @@ def units_of(pairs):
 def train(stages, folder, config, seed=0, space="post_norm"):
     """Run the stage; return the delta."""
     output = folder / "method" / f"seed{seed}" / "delta.safetensors"
-    training.train(
-        config,
-        stages.setting(space),
-        seed,
-        Extraction(trainable_layers=CACHED),
-        stages.checkpoint,
-        stages.subspaces[space],
-        stages.states,
-        stages.texts,
-        output,
-    )
+    training.train(stages.run(config, output, space=space, seed=seed))
     return output
 
 

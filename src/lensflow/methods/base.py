@@ -102,7 +102,7 @@ M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
-class HiddenStates:
+class StateFiles:
     """What the stages between the backbone and the training wrote, for the languages of a setting.
 
     Attributes:
@@ -141,7 +141,7 @@ class Run(Generic[M]):
     backbone: Path
     texts: Mapping[str, Path]
     output: Path
-    hidden: HiddenStates | None = None
+    hidden: StateFiles | None = None
     gpus: int = 0
 
 

@@ -14,7 +14,7 @@ from lensflow.artifacts import interventions
 from lensflow.artifacts.checkpoint import verifying
 from lensflow.artifacts.layout import by_language
 from lensflow.errors import LensflowError
-from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.base import Run, StateFiles
 from lensflow.methods.registry import METHODS, AnyMethod
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Training
@@ -89,7 +89,7 @@ def run(
     if method.needs_states:
         if subspaces is None or not states or config.extraction is None:
             raise LensflowError(f"kind {method.kind} needs --subspaces, --states and extraction in --config")
-        hidden = HiddenStates(config.extraction, subspaces, by_language(states))
+        hidden = StateFiles(config.extraction, subspaces, by_language(states))
     else:
         del resolved["extraction"]
     with verifying(backbone):

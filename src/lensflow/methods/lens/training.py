@@ -8,7 +8,7 @@ weights rounds away; with `precision: mixed` the layers compute with copies of t
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,14 @@ from lensflow.artifacts import deltas, language_subspaces
 from lensflow.artifacts.states import load
 from lensflow.artifacts.texts import Text, check_aligned, read_texts
 from lensflow.errors import LensflowError
-from lensflow.methods.base import Trained
+from lensflow.methods.base import Run, Trained
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import LensObjective, objective
 from lensflow.models.batching import batches_by_length
-from lensflow.models.loading import CPU, layers_of, load_top_layers
+from lensflow.models.loading import device_of, layers_of, load_top_layers
 from lensflow.models.partial_layer import only_rows
 from lensflow.models.taps import tap_layers
-from lensflow.schema.extraction import Extraction, Pooling
+from lensflow.schema.extraction import Pooling
 from lensflow.schema.setting import Setting
 from lensflow.storage import parts
 from lensflow.storage.atomic import atomic_path, write_jsonl
@@ -170,7 +170,7 @@ class LensTrainer:
         seed: of the order of batches.
         stack: the top layers.
         caches: cached texts of every language of the setting.
-        target: the objective.
+        objective: the loss and its terms.
         pooling: what stands for a text, the state of its last token or the mean over its tokens.
     """
 
@@ -181,13 +181,13 @@ class LensTrainer:
         seed: int,
         stack: TopStack,
         caches: dict[str, CachedTexts],
-        target: LensObjective,
+        objective: LensObjective,
         pooling: Pooling,
     ) -> None:
         from transformers import get_scheduler
 
         self.config, self.setting, self.seed = config, setting, seed
-        self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
+        self.stack, self.caches, self.objective, self.pooling = stack, caches, objective, pooling
         central = caches[setting.central]
         self.indices = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
         self.units = {split: self._units(indices) for split, indices in self.indices.items()}
@@ -387,47 +387,40 @@ def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Poolin
             )
 
 
-def train(
-    config: Lens,
-    setting: Setting,
-    seed: int,
-    extraction: Extraction,
-    checkpoint: Path,
-    subspaces: Path,
-    states: Mapping[str, Path],
-    texts: Mapping[str, Path],
-    output: Path,
-    device: torch.device = CPU,
-) -> Trained:
+def train(run: Run[Lens]) -> Trained:
     """Train one method on one setting.
 
-    Args:
-        config: the method.
-        setting: languages and space.
-        seed: of the order of batches, and of a random direction.
-        extraction: how the cached states were made.
-        checkpoint: folder of the backbone.
-        subspaces: what `fit_subspaces` wrote.
-        states: for each language, what `extract_hidden_states` wrote.
-        texts: for each language, what `pair_data` wrote.
-        output: `delta.safetensors`, the trained tensors that differ from the backbone's, float32, under the
-            checkpoint's names; `history.jsonl` and `dev_states.safetensors` are written beside it.
-        device: that the top layers run on.
+    The delta holds the trained tensors that differ from the backbone's, float32, under the checkpoint's names;
+    `history.jsonl` and `dev_states.safetensors` are written beside it.
     """
-    caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
+    assert run.hidden is not None
+    config, setting, checkpoint, output = run.method, run.setting, run.backbone.parent, run.output
+    extraction, device = run.hidden.extraction, device_of(run.gpus)
+    caches = {
+        language: read_cache(run.hidden.states[language], run.texts[language], setting.space)
+        for language in setting.languages
+    }
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
     dtype = backbone_dtype if config.precision == "mixed" else torch.float32
     decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
     stack = TopStack(decoder, config.layers, setting.space)
     check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
-    target = objective(config, language_subspaces.load(subspaces, setting), setting.targets, seed)
-    dev = caches[setting.central].of_split("dev")
+    subspaces = language_subspaces.load(run.hidden.subspaces, setting)
+    trainer = LensTrainer(
+        config,
+        setting,
+        run.seed,
+        stack,
+        caches,
+        objective(config, subspaces, setting.targets, run.seed),
+        extraction.pooling,
+    )
+    dev = trainer.indices["dev"]
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
-
-    trainer = LensTrainer(config, setting, seed, stack, caches, target, extraction.pooling)
     for language, cache in caches.items():
-        used(texts[language], [cache.texts[index].line for indices in trainer.indices.values() for index in indices])
+        chosen = [index for indices in trainer.indices.values() for index in indices]
+        used(run.texts[language], [cache.texts[index].line for index in chosen])
     scratch = output.parent / ".training.safetensors"
     trainer.run(scratch, output.parent.parent.name)
 
