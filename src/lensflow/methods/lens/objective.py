@@ -1,10 +1,12 @@
 """The objective of Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), and of its controls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lensflow.artifacts.costs import Term
 from lensflow.artifacts.language_subspaces import LanguageSubspaces
 from lensflow.mathematics import directions, losses
 from lensflow.methods.lens.config import Lens
@@ -57,6 +59,29 @@ class LensObjective:
         """Weigh the terms: w_pull·pull + w_push·push + w_retain·retain."""
         weights = self.config.weights
         return weights.pull * terms["pull"] + weights.push * terms["push"] + weights.retain * terms["retain"]
+
+    def shares(self, terms: Mapping[str, float]) -> dict[str, Term]:
+        """Return the terms with the share of the loss that each has, once it is weighed."""
+        weights = self.config.weights.canonical()
+        weighted = {name: weights[name] * value for name, value in terms.items()}
+        loss = sum(weighted.values())
+        return {name: Term(value=value, share=weighted[name] / loss if loss else None) for name, value in terms.items()}
+
+    def residual(self, states: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> float | None:
+        """Return what is left of the way to the push target, the mean over targets and texts; None without a push.
+
+        Args:
+            states: target language -> (n, d) states of its texts; a language with a λ of 0 is not pushed.
+            references: the same from the untouched backbone.
+        """
+        pushed = [language for language, shift in self.shifts.items() if shift.any()]
+        if not (pushed and self.config.weights.push):
+            return None
+        left = [
+            losses.residual(states[language], references[language], self.shifts[language], self.specific)
+            for language in pushed
+        ]
+        return float(torch.cat(left).mean())
 
 
 def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...], seed: int = 0) -> LensObjective:
