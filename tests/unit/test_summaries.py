@@ -124,27 +124,27 @@ def test_legend_of_the_summary_explains_what_it_shows(rows):
 
 
 def test_ablation_says_what_differs_and_by_how_much_from_base(rows):
-    found = panels(sheets.ablation(block(rows), METHODS))
+    found = panels(sheets.ablation(block(rows), METHODS, {}))
     assert found["Settings that differ"] == {"lens": {"weights.pull": "1.0"}, "lens-push": {"weights.pull": "0.0"}}
     assert found["Generation (targets)"] == {
         "lens": {"fidelity ↑": "+0.60 +"},
         "lens-push": {"fidelity ↑": "+0.10 +"},
     }
-    panel = sheets.ablation(block(rows), METHODS).panels[2]
+    panel = sheets.ablation(block(rows), METHODS, {}).panels[2]
     assert panel.rows["lens"][0].note == "[0.55, 0.65]" and panel.rows["lens"][0].low == pytest.approx(0.55)
 
 
 def test_ablation_of_one_variant_or_none(rows):
     alone = block([row for row in rows if row["method"] != "lens-push"])
-    assert "Settings that differ" not in panels(sheets.ablation(alone, METHODS))
-    assert sheets.ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS) is None
+    assert "Settings that differ" not in panels(sheets.ablation(alone, METHODS, {}))
+    assert sheets.ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS, {}) is None
 
 
 def test_a_method_with_several_seeds_is_one_row(rows):
     for one in rows:
         if one["method"] == "lens" and one["metric"] == "fidelity":
             one["seeds"] = "0 1 2"
-    for sheet in (sheets.summary(block(rows)), sheets.ablation(block(rows), METHODS)):
+    for sheet in (sheets.summary(block(rows)), sheets.ablation(block(rows), METHODS, {})):
         for panel in sheet.panels:
             assert [label for label in panel.rows if label.startswith("lens")] == ["lens (3 seeds)", "lens-push"]
 
@@ -238,7 +238,7 @@ def test_csv_of_numbers_is_exact_and_text_stays_text(rows, costs):
     found = {(record["method"], record["column"]): record for record in cost}
     assert found["lens", "trained parameters"]["value"] == "7000000" and found["lens", "time (s)"]["low"] == ""
     assert found["sft (2 seeds)", "time (s)"]["high"] == "300" and ("lens", "energy (Wh)") not in found
-    ablation = csv.DictReader(io.StringIO(sheets.to_csv([sheets.ablation(block(rows), METHODS)])))
+    ablation = csv.DictReader(io.StringIO(sheets.to_csv([sheets.ablation(block(rows), METHODS, {})])))
     assert [record["value"] for record in ablation if record["column"] == "weights.pull"] == ["1.0", "0.0"]
 
 
@@ -251,3 +251,37 @@ def test_html_escapes(rows):
     assert "<caption>Central language (en)</caption>" in html
     strange = dataclasses.replace(sheets.summary(one), notes=("<b>",))
     assert "<li>&lt;b&gt;</li>" in sheets.to_html(strange)
+
+
+def trained(residual, *shares):
+    """A cost.json; shares are pull, push and retain before, then after."""
+    named = [{"value": 7.0} | ({} if share is None else {"share": share}) for share in shares]
+    before, after = (dict(zip(("pull", "push", "retain"), of, strict=True)) for of in (named[:3], named[3:]))
+    return {"residual": residual, "terms": {"before": before, "after": after}}
+
+
+def test_ablation_says_whether_the_variants_were_applied(rows):
+    costs = {
+        ("lens", 0): trained(0.25, 0.0304, 0.97, 0.0, 0.5, 0.25, 0.25),
+        ("lens", 1): trained(0.35, 0.0304, 0.97, 0.0, 0.7, 0.15, 0.15),
+        ("lens-push", 0): {"seconds": 3.0},
+        ("sft", 0): {"seconds": 3.0},
+    }
+    sheet = sheets.ablation(block(rows), METHODS, costs)
+    found = panels(sheet)["Applied"]
+    assert list(found) == ["lens", "lens-push"]
+    assert found["lens"] == {
+        "residual": "0.30",
+        "pull before": "0.030",
+        "pull after": "0.600",
+        "push before": "0.970",
+        "push after": "0.200",
+        "retain before": "0.000",
+        "retain after": "0.200",
+    }
+    (panel,) = (panel for panel in sheet.panels if panel.title == "Applied")
+    assert [entry.note for entry in panel.rows["lens"][:3]] == ["(0.25 to 0.35)", "", "(0.500 to 0.700)"]
+    assert set(found["lens-push"].values()) == {"–"}
+    assert any(note.startswith("applied: residual is") for note in sheet.notes)
+    untold = sheets.ablation(block(rows), METHODS, {("lens", 0): trained(None, *[None] * 6)})
+    assert "Applied" not in panels(untold) and not any(note.startswith("applied: ") for note in untold.notes)

@@ -430,7 +430,7 @@ def train_arguments(files, output, config, seed=0):
     ]
 
 
-@pytest.mark.parametrize("keys", [{}, {"epochs": 1, "until": {"residual": 0.35, "epochs": 20}, "lr": 3e-3}])
+@pytest.mark.parametrize("keys", [{}, {"epochs": 1, "until": {"residual": 0.2, "epochs": 20}, "lr": 3e-3}])
 def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatch, keys):
     files, config = stages("llama"), lens(**keys, **{"lambda": 0.5})
     undisturbed = train(files, tmp_path / "undisturbed", config)

@@ -22,8 +22,9 @@ from lensflow.presentation.tables import (
     LATEX_PACKAGES,
     MARKDOWN_RANKS,
     MISSING,
+    NOT_APPLIED,
+    NOT_APPLIED_NOTE,
     TARGETS_NOTE,
-    TOLD_NOTE,
     Block,
     Row,
     bounds,
@@ -36,6 +37,7 @@ from lensflow.presentation.tables import (
     latex_tables,
     legend,
     marks_note,
+    signs_notes,
 )
 
 # What the paper's Table 1 reports, under its headings. A metric of a task that is not known here is of understanding.
@@ -107,12 +109,15 @@ def summary(block: Block) -> Sheet:
     return Sheet(block.backbone, block.setting, caption, panels, tuple(legend([block], shown)))
 
 
-def ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | None:
-    """The variants of Lens: what their settings differ in, and the difference of each to base; None if there are none.
+def ablation(
+    block: Block, methods: Mapping[str, Mapping[str, Any]], costs: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> Sheet | None:
+    """The variants of Lens: their settings, whether they were applied, their difference to base; None without any.
 
     Args:
         block: of the main table.
         methods: name -> its configuration; those of kind lens are shown.
+        costs: method and seed -> its cost.json.
     """
     rows = [row for row in block.rows if methods.get(row.method, {}).get("kind") == "lens"]
     if not rows:
@@ -123,8 +128,25 @@ def ablation(block: Block, methods: Mapping[str, Mapping[str, Any]]) -> Sheet | 
     texts = {label: tuple(Entry(of_method.get(key, MISSING)) for key in keys) for label, of_method in settings.items()}
     differing = (Panel("Settings that differ", tuple(keys), texts),) if keys else ()
     caption = f"Variants of Lens, difference to base: {block.caption}"
-    panels = differing + _panels(block, rows, _difference)
-    return Sheet(block.backbone, block.setting, caption, panels, _difference_notes(block, BASE))
+    applied = _applied(_labels(rows), costs)
+    panels = differing + applied + _panels(block, rows, _difference)
+    notes = _difference_notes(block, BASE) + ((APPLIED_NOTE,) if applied else ())
+    return Sheet(block.backbone, block.setting, caption, panels, notes)
+
+
+def _applied(labels: Mapping[str, str], costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """A panel of what trainings did: residual, and shares of the loss before and after; none if no file has them."""
+    rows: dict[str, tuple[Entry, ...]] = {}
+    for method, label in labels.items():
+        seeds = [cost for (of_method, _), cost in costs.items() if of_method == method and "terms" in cost]
+        shares = [
+            _over_seeds([cost["terms"][when][term].get("share") for cost in seeds], "{:.3f}")
+            for term in ("pull", "push", "retain")
+            for when in ("before", "after")
+        ]
+        rows[label] = (_over_seeds([cost.get("residual") for cost in seeds], "{:.2f}"), *shares)
+    shown = any(entry is not NOTHING for entries in rows.values() for entry in entries)
+    return (Panel("Applied", APPLIED, rows),) if shown else ()
 
 
 def versus(block: Block, reference: str) -> Sheet:
@@ -151,8 +173,7 @@ def _difference(row: Row, key: str) -> Entry:
 def _difference_notes(block: Block, reference: str) -> tuple[str, ...]:
     first = f"difference to {reference} on the same items, with its 95 % interval"
     means = (TARGETS_NOTE,) if TARGETS in block.columns else ()
-    told = (TOLD_NOTE,) if any(row.told_language for row in block.rows) else ()
-    return (first, *means, *marks_note([block], reference), *told, ARROWS_NOTE)
+    return (first, *means, *marks_note([block], reference), *signs_notes(block.rows), ARROWS_NOTE)
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -194,6 +215,12 @@ def _panels(block: Block, rows: Sequence[Row], entry: Callable[[Row, str], Entry
     return tuple(panels)
 
 
+APPLIED = ("residual", *(f"{term} {when}" for term in ("pull", "push", "retain") for when in ("before", "after")))
+APPLIED_NOTE = (
+    "applied: residual is what is left of the way to the push target, 1 if untouched and 0 if fully displaced; beside "
+    "it the share of each term in the weighted loss; over the dev texts (train texts where there are no dev texts), of "
+    "several seeds the mean, the smallest and the largest"
+)
 # Key of cost.json, or `prepared_seconds` -> heading, what to multiply by, format.
 COSTS = {
     "seconds": ("time (s)", 1, "{:,.0f}"),
@@ -219,6 +246,8 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
     labels = {
         method: method if len(seeds[method]) == 1 else f"{method} ({len(seeds[method])} seeds)" for method in order
     }
+    unapplied = {row.method for row in block.rows if row.not_applied}
+    labels |= {method: f"{labels[method]} {NOT_APPLIED}" for method in order if method in unapplied}
     rows = {labels[method]: tuple(_cost(seeds[method], key) for key in COSTS) for method in order}
     if not rows:
         return None
@@ -233,6 +262,7 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
     ]
     if any(len(of_method) > 1 for of_method in seeds.values()):
         notes.insert(0, "mean over seeds, with the smallest and the largest")
+    notes += [NOT_APPLIED_NOTE] if unapplied & set(order) else []
     panel = Panel("Training", tuple(heading for heading, _, _ in COSTS.values()), rows)
     caption = f"What training takes: {block.caption}"
     return Sheet(block.backbone, block.setting, caption, (panel,), tuple(notes))
@@ -240,7 +270,13 @@ def cost(block: Block, costs: Mapping[tuple[str, int], Mapping[str, Any]]) -> Sh
 
 def _cost(measured: Iterable[Mapping[str, Any]], key: str) -> Entry:
     _, factor, form = COSTS[key]
-    values = [factor * float(of_seed[key]) for of_seed in measured if of_seed.get(key) is not None]
+    found = [of_seed.get(key) for of_seed in measured]
+    return _over_seeds([None if value is None else factor * float(value) for value in found], form)
+
+
+def _over_seeds(of_seeds: Iterable[float | None], form: str) -> Entry:
+    """The mean of those numbers that are known, with the smallest and the largest."""
+    values = [value for value in of_seeds if value is not None]
     if not values:
         return NOTHING
     mean, ends = sum(values) / len(values), (min(values), max(values))

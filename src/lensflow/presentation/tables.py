@@ -27,6 +27,12 @@ LATEX_ROWS, LATEX_LEGEND = 20, 10  # two-line rows that fit on a page in LaTeX, 
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
 TOLD = "†"
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
+LEFT = 0.3  # of the way to the push target, above which a method was not applied
+NOT_APPLIED = "‡ not applied"
+NOT_APPLIED_NOTE = (
+    f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
+    "one at least); the row does not show what the method does"
+)
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
@@ -86,6 +92,7 @@ class Row:
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
     told_language: bool = False
+    not_applied: bool = False
 
     @property
     def spec(self) -> Metric:
@@ -104,9 +111,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several, and a mark if it is told the language."""
+        """The method, with the number of its seeds if they are several, and its marks."""
         name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
-        return f"{name}{TOLD}" if self.told_language else name
+        return f"{name}{self.signs}"
+
+    @property
+    def signs(self) -> str:
+        """Whether the method is told the language, and whether it was not applied."""
+        return (TOLD if self.told_language else "") + (f" {NOT_APPLIED}" if self.not_applied else "")
 
 
 @dataclass(frozen=True)
@@ -248,13 +260,19 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
     lines += marks_note(blocks)
     if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
         lines.append(BEST_NOTE)
-    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    lines += signs_notes(rows)
     lines.append(ARROWS_NOTE)
     return lines + [
         f"{name}: {METRICS[name].definition}"
         for name in METRICS
         if name in metrics and any(row.metric == name for row in rows)
     ]
+
+
+def signs_notes(rows: Iterable[Row]) -> list[str]:
+    """What the signs behind the methods mean, as far as there are any."""
+    signs = "".join(row.signs for row in rows)
+    return [note for sign, note in ((TOLD, TOLD_NOTE), (NOT_APPLIED, NOT_APPLIED_NOTE)) if sign in signs]
 
 
 def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
@@ -500,6 +518,7 @@ _LATEX = str.maketrans(
         "≤": r"$\leq$",
         "✓": r"$\surd$",
         TOLD: r"$\dagger$",
+        "‡": r"$\ddagger$",
     }
 )
 
@@ -529,6 +548,7 @@ def to_csv(blocks: Sequence[Block]) -> str:
             "high": cell.high,
             "n": cell.n,
             "told_language": row.told_language,
+            "not_applied": row.not_applied,
         }
         | {key: cell.compared.get(key) for key in COMPARED}
         for block in blocks
@@ -600,8 +620,7 @@ def to_text(blocks: Sequence[Block]) -> str:
     rows = [row for block in blocks for row in block.rows]
     if signs := _signs(rows):
         lines.append(signs)
-    if any(row.told_language for row in rows):
-        lines.append(TOLD_NOTE)
+    lines += signs_notes(rows)
     sizes = _sizes(rows)
     return "\n".join([*lines, _shorten(f"± half of the 95 % interval; {sizes}", TERMINAL_WIDTH)]) + "\n"
 

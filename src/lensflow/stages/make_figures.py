@@ -1,6 +1,6 @@
 """The figures of one backbone and setting (stage `make_figures`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from lensflow.artifacts.states import load
 from lensflow.mathematics import analysis
 from lensflow.measures import catalogue
 from lensflow.presentation import figures, state_figures, tables
-from lensflow.presentation.inputs import blocks_of, settings_of
+from lensflow.presentation.applied import Method, not_applied
+from lensflow.presentation.inputs import blocks_of, settings_of, trainings_of
 from lensflow.schema.setting import Setting
 from lensflow.schema.stages import Presenting
 from lensflow.storage.integrity import checked
@@ -36,6 +37,7 @@ class Inputs:
         subspaces: of the setting; None if no method of it needs them.
         states: for each language, what `extract_hidden_states` wrote of a parallel corpus.
         histories: history.jsonl of each training, dev_states.safetensors beside it; either may be empty or missing.
+        costs: cost.json of each training, also of those that only sweeps ask for.
     """
 
     scores: Path
@@ -44,6 +46,7 @@ class Inputs:
     subspaces: Path | None
     states: Mapping[str, Path]
     histories: Sequence[Path]
+    costs: Sequence[Path]
 
 
 def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, inputs: Inputs, folder: Path) -> None:
@@ -52,7 +55,8 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     They are `FIGURES`, sweep.{name} of each sweep, and states.{method}.seed{seed} of each training.
     """
     setting = settings_of(config)[setting_name]
-    blocks = blocks_of(config, inputs.comparisons)
+    blocks = blocks_of(config, inputs.comparisons, inputs.costs)
+    unapplied = not_applied(trainings_of(inputs.costs))
     block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
     if any(row.metric == "fidelity" for row in block.rows):
@@ -65,12 +69,14 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
     )
     if len(points) > 1:
         figures.save(figures.trade_off(points, axes, {}), folder / "front")
-    for name, curves in _sweeps(block, points, inputs.sweeps, scores):
+    for name, curves in _sweeps(block, points, inputs.sweeps, scores, unapplied):
         figures.save(figures.trade_off(points[:1], axes, curves), folder / f"sweep.{name}")
     histories: dict[str, list[figures.History]] = {}
     for path in inputs.histories:
         if path.is_file() and (rows := read_jsonl(path)):
-            histories.setdefault(path.parts[-3], []).append(rows)
+            method = path.parts[-3]
+            sign = f" {tables.NOT_APPLIED}" if (backbone, setting_name, method) in unapplied else ""
+            histories.setdefault(f"{method}{sign}", []).append(rows)
     if histories:
         figures.save(figures.training_curves(histories), folder / "training")
     if inputs.subspaces is None:
@@ -88,6 +94,8 @@ def write_figures(config: Mapping[str, Any], backbone: str, setting_name: str, i
         )
         top = subspaces.agnostic[-1].numpy(), subspaces.specific[-1].numpy()
         drawn = state_figures.state_map(before, after, *top, [setting.central, *setting.targets])
+        if (backbone, setting_name, path.parts[-3]) in unapplied:
+            drawn.suptitle(f"Dev states at the top layer: {path.parts[-3]} {tables.NOT_APPLIED}", fontsize=10)
         figures.save(drawn, folder / f"states.{path.parts[-3]}.{path.parts[-2]}")
 
 
@@ -140,8 +148,7 @@ def _points(block: tables.Block, scores: pd.DataFrame) -> list[figures.Point]:
         benchmarks = costs[method].benchmark, gains[method].benchmark
         alone = _seeds(block, scores, (block.setting, method), benchmarks)
         seeds = list(alone.values()) if len(alone) > 1 else []
-        name = f"{method}{tables.TOLD}" if costs[method].told_language else method
-        points.append(figures.Point(name, cost, gain, seeds))
+        points.append(figures.Point(f"{method}{costs[method].signs}", cost, gain, seeds))
     return points if points and points[0].method == layout.BASE else []
 
 
@@ -168,7 +175,11 @@ def _seeds(
 
 
 def _sweeps(
-    block: tables.Block, points: Sequence[figures.Point], path: Path, scores: pd.DataFrame
+    block: tables.Block,
+    points: Sequence[figures.Point],
+    path: Path,
+    scores: pd.DataFrame,
+    unapplied: Collection[Method],
 ) -> Iterator[tuple[str, Curves]]:
     """The sweeps that are about a block's setting: name, and a curve for each value of the second key.
 
@@ -191,8 +202,9 @@ def _sweeps(
                 alone = _seeds(block, scores, (str(setting), str(method)), (benchmarks["nll"], benchmarks["fidelity"]))
                 named = of_point["seeds"].iloc[0].split()
                 seeds = [alone[int(seed)] for seed in named if int(seed) in alone] if len(named) > 1 else []
+                sign = f" {tables.NOT_APPLIED}" if (block.backbone, setting, method) in unapplied else ""
                 point = figures.Point(str(method), cells["nll"], cells["fidelity"], seeds)
-                curves.setdefault(f"{name}, {by}" if by else str(name), []).append((str(at), point))
+                curves.setdefault(f"{name}, {by}" if by else str(name), []).append((f"{at}{sign}", point))
         if points and curves:
             yield str(name), curves
 
@@ -213,8 +225,9 @@ def run(
     subspaces: Path | None,
     states: Sequence[Path],
     runs: Sequence[Path],
+    costs: Sequence[Path],
     output: Path,
 ) -> None:
     """Draw the figures of one backbone and setting."""
-    inputs = Inputs(scores, comparisons, sweeps, subspaces, by_language(states), runs)
+    inputs = Inputs(scores, comparisons, sweeps, subspaces, by_language(states), runs, costs)
     write_figures(config.canonical(), backbone, setting, inputs, output)

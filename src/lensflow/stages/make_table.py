@@ -22,7 +22,7 @@ def write_tables(
         costs: cost.json of each training.
         folder: for the tables.
     """
-    blocks = blocks_of(config, comparisons)
+    blocks = blocks_of(config, comparisons, costs)
     texts = {"main": (tables.to_markdown(blocks), tables.to_latex(blocks), tables.to_csv(blocks))}
     for name, shown in sheets_of(config, blocks, versus, costs).items():
         texts[name] = sheets.to_markdown(shown), sheets.to_latex(shown), sheets.to_csv(shown)
@@ -35,8 +35,9 @@ def write_tables(
 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
-    """Return the main table for the terminal."""
-    return tables.to_text(blocks_of(config, comparisons))
+    """Return the main table for the terminal; the trainings are those beside comparisons.csv."""
+    costs = sorted(comparisons.parent.glob("*/*/*/seed*/cost.json"))
+    return tables.to_text(blocks_of(config, comparisons, costs))
 
 
 def run(config: Presenting, *, comparisons: Path, versus: Path, costs: Sequence[Path], output: Path) -> None:

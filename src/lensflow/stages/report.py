@@ -98,7 +98,7 @@ def write_report(
         results: the folder with every checkpoint's samples.
         output: the HTML file.
     """
-    blocks = blocks_of(config, comparisons)
+    blocks = blocks_of(config, comparisons, costs)
     frame = pd.read_csv(checked(scores))
     keys = ["backbone", "setting", "method", "seed", "engine", "dtype", "weights"]
     places = frame[keys].drop_duplicates().itertuples(index=False, name=None)
