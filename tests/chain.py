@@ -140,7 +140,7 @@ class Chain:
         add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=written)
         given = ("--backbone", "tiny", "--setting", "en-zh", "--scores", "results/scores.csv", *compared)
         given += ("--sweeps", "results/sweeps.csv", "--subspaces", subspaces, "--states", *states)
-        given += ("--runs", f"results/{run}/history.jsonl")
+        given += ("--runs", f"results/{run}/history.jsonl", *costs)
         figures = "results/figures/tiny.en-zh"
         add("make-figures", config, *given, "--output", figures, outputs=("figures/tiny.en-zh",))
         given = (

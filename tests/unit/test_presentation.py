@@ -126,6 +126,7 @@ def inputs(results, stages, **changed):
         "subspaces": files.subspaces["post_norm"],
         "states": files.states,
         "histories": runs(results, "history.jsonl"),
+        "costs": runs(results),
     }
     return make_figures.FigureFiles(**found | changed)
 
@@ -277,3 +278,53 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
     assert "<p>2 cores</p>" in page and "<td>fit</td><td>1.5</td><td></td>" in page
     assert "digest of strong" in page and json.dumps(CONFIG["command"]).replace('"', "&#34;") in page
+
+
+LEFT = {"strong": (0.31,), "sft": (0.1, 0.31)}  # of each seed
+
+
+@pytest.mark.parametrize("more", [0.0, -0.02])
+def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stages, monkeypatch, tmp_path, more):
+    for method, residuals in LEFT.items():
+        for seed, residual in enumerate(residuals):
+            cost = {"seconds": 1.0, "residual": residual + more}
+            write_json(results / f"tiny/trio/{method}/seed{seed}/cost.json", cost)
+    write_json(results / "tiny/trio/lens.0.3.1/seed0/cost.json", {"residual": 0.9 + 40 * more})
+    for place in ("strong/seed0", "sft/seed0"):
+        write_jsonl(results / f"tiny/trio/{place}/history.jsonl", [{"step": 1, "split": "train", "loss": 1.0}])
+    expected = {"strong", "sft (2 seeds)"} if more == 0 else set()
+
+    def labels(text):
+        return {name for name in ("lens", "strong", "sft", "sft (2 seeds)") if f"{name} ‡ not applied" in text}
+
+    files = results / "comparisons.csv", results / "versus.csv"
+    make_table.write_tables(CONFIG, *files, runs(results), tmp_path / "tables")
+    for name in ("main", "summary", "cost"):
+        assert labels((tmp_path / f"tables/{name}.md").read_text()) == expected
+    assert labels((tmp_path / "tables/ablation.md").read_text()) == expected - {"sft (2 seeds)"}
+    assert labels((tmp_path / "tables/versus.md").read_text()) == expected
+    for path in (tmp_path / "tables").glob("*.md"):
+        assert ("- ‡ not applied: after training, more than 0.3 of the way" in path.read_text()) == bool(expected)
+    for path in (tmp_path / "tables").glob("*.tex"):
+        assert (r"strong $\ddagger$ not applied" in path.read_text()) == bool(expected)
+    frame = pd.read_csv(tmp_path / "tables/main.csv")
+    assert set(frame[frame.not_applied].method) == {name.split()[0] for name in expected}
+    assert labels(make_table.terminal_table(CONFIG, files[0])) == expected
+
+    costs = [*runs(results), results / "tiny/trio/lens.0.3.1/seed0/cost.json"]
+    found = drawn(results, stages, monkeypatch, tmp_path, costs=costs)
+    ticks = " ".join(label.get_text() for label in found["fidelity"].axes[0].get_yticklabels())
+    assert labels(ticks) == expected
+    methods = {name.split()[0] for name in expected}
+    assert labels(" ".join(found["front"].axes[0].get_legend_handles_labels()[1])) == methods
+    assert labels(" ".join(text.get_text() for text in found["training"].legends[0].get_texts())) == methods
+    points = {text.get_text() for text in found["sweep.lambda"].axes[0].texts}
+    signs = " ‡ not applied" if expected else ""
+    assert points == {f"0.3{signs}", "0.3", f"1.0{signs}"}  # the last one is sft
+
+
+def test_states_of_what_was_not_applied_say_so(results, stages, monkeypatch, tmp_path):
+    title = "Dev states at the top layer"
+    for residual, said in ((0.3, title), (0.301, f"{title}: lens ‡ not applied")):
+        write_json(results / "tiny/trio/lens/seed0/cost.json", {"residual": residual})
+        assert drawn(results, stages, monkeypatch, tmp_path)["states.lens.seed0"].get_suptitle() == said

@@ -192,6 +192,7 @@ def test_csv(scores, blocks):
         "high",
         "n",
         "told_language",
+        "not_applied",
         *catalogue.COMPARED,
     ]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for 
 
 MARKS = {"better": "+", "worse": "−", "differs": "≠"}
 TOLD = "†"
+LEFT = 0.3  # of the way to the push target, above which a method was not applied
+NOT_APPLIED = "‡ not applied"
 RETENTION = {"kept": "✓", "not shown": "?"}
 
 
@@ -53,6 +55,7 @@ class Row:
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
     told_language: bool = False
+    not_applied: bool = False
 
     @property
     def spec(self) -> Metric:
@@ -71,9 +74,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several, and a mark if it is told the language."""
+        """The method, with the number of its seeds if they are several, and its marks."""
         name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
-        return f"{name}{TOLD}" if self.told_language else name
+        return f"{name}{self.signs}"
+
+    @property
+    def signs(self) -> str:
+        """Whether the method is told the language, and whether it was not applied."""
+        return (TOLD if self.told_language else "") + (f" {NOT_APPLIED}" if self.not_applied else "")
 
 
 @dataclass(frozen=True)

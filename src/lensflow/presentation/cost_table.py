@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from lensflow.artifacts.layout import Place
-from lensflow.presentation.blocks import Block, TableInputs
-from lensflow.presentation.sheets import MISSING, NOTHING, Document, Entry, Sheet, document_of, method_panel
+from lensflow.presentation.blocks import NOT_APPLIED, Block, TableInputs
+from lensflow.presentation.legends import NOT_APPLIED_NOTE
+from lensflow.presentation.sheets import MISSING, Document, Entry, Sheet, document_of, method_panel, over_seeds
 
 # Key of cost.json, or `prepared_seconds` -> heading, what to multiply by, format.
 COSTS = {
@@ -30,16 +31,20 @@ def _sheet(block: Block, costs: Mapping[Place, Mapping[str, Any]]) -> Sheet | No
         if (place.backbone, place.setting) == (block.backbone, block.setting):
             seeds.setdefault(place.method, []).append(measured)
     order = [method for method in dict.fromkeys(row.method for row in block.rows) if method in seeds]
-    rows = {_label(method, len(seeds[method])): [_entry(seeds[method], key) for key in COSTS] for method in order}
+    unapplied = {row.method for row in block.rows if row.not_applied} & set(order)
+    labels = {method: _label(method, len(seeds[method]), method in unapplied) for method in order}
+    rows = {labels[method]: [_entry(seeds[method], key) for key in COSTS] for method in order}
     if not rows:
         return None
     panel = method_panel("Training", [heading for heading, _, _ in COSTS.values()], rows)
     caption = f"What training takes: {block.caption}"
-    return Sheet(block.backbone, block.setting, caption, (panel,), tuple(_notes(seeds.values())))
+    notes = [*_notes(seeds.values()), *([NOT_APPLIED_NOTE] if unapplied else [])]
+    return Sheet(block.backbone, block.setting, caption, (panel,), tuple(notes))
 
 
-def _label(method: str, seeds: int) -> str:
-    return method if seeds == 1 else f"{method} ({seeds} seeds)"
+def _label(method: str, seeds: int, unapplied: bool) -> str:
+    name = method if seeds == 1 else f"{method} ({seeds} seeds)"
+    return f"{name} {NOT_APPLIED}" if unapplied else name
 
 
 def _notes(methods: Collection[Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -56,11 +61,5 @@ def _notes(methods: Collection[Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def _entry(measured: Iterable[Mapping[str, Any]], key: str) -> Entry:
     _, factor, form = COSTS[key]
-    values = [factor * float(of_seed[key]) for of_seed in measured if of_seed.get(key) is not None]
-    if not values:
-        return NOTHING
-    mean, ends = sum(values) / len(values), (min(values), max(values))
-    if len(values) == 1:
-        return Entry(form.format(mean), mean)
-    low, high = map(form.format, ends)
-    return Entry(form.format(mean), mean, *ends, note=f"({low} to {high})" if low != high else "")
+    found = [of_seed.get(key) for of_seed in measured]
+    return over_seeds([None if value is None else factor * float(value) for value in found], form)

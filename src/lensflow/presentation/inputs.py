@@ -1,19 +1,20 @@
 """Reading what tables, figures and report are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts.costs import read as read_cost
 from lensflow.artifacts.layout import Place, place_of
 from lensflow.errors import LensflowError
+from lensflow.presentation.applied import marked, not_applied
 from lensflow.presentation.blocks import Block, TableInputs, main_table
-from lensflow.provenance import preparation
+from lensflow.provenance.preparation import prepared_seconds
 from lensflow.schema.setting import Setting
 from lensflow.storage.integrity import checked
-from lensflow.storage.verified import read_json
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
     Raises:
         LensflowError: comparisons.csv is missing, or lacks a column.
     """
-    blocks, direct = tuple(blocks_of(config, files.comparisons)), _direct(config, files.versus)
-    costs = dict(map(_cost, files.costs))
+    costs = costs_of(files.costs)
+    blocks, direct = tuple(blocks_of(config, files.comparisons, costs)), _direct(config, files.versus, costs)
     return TableInputs(blocks, direct, config["versus"], config["methods"], costs)
 
 
@@ -51,32 +52,36 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:
     return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
 
 
-def blocks_of(config: Mapping[str, Any], comparisons: Path) -> list[Block]:
-    """Return the blocks that are shown, from comparisons.csv."""
+Costs = Mapping[Place, Mapping[str, Any]]
+
+
+def costs_of(files: Iterable[Path]) -> dict[Place, dict[str, Any]]:
+    """Return what each training, and the stages before it, took and did."""
+    return {place_of(path): read_cost(path) | {"prepared_seconds": prepared_seconds(path)} for path in files}
+
+
+def blocks_of(config: Mapping[str, Any], comparisons: Path, costs: Costs) -> list[Block]:
+    """Return the blocks that are shown, from comparisons.csv; the trainings say which methods were not applied."""
     try:
         frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
-    return [block for block in _arranged(config, frame) if (block.backbone, block.setting) in wanted]
+    return [block for block in _arranged(config, frame, costs) if (block.backbone, block.setting) in wanted]
 
 
-def _direct(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], Block]:
+def _direct(config: Mapping[str, Any], path: Path, costs: Costs) -> dict[tuple[str, str], Block]:
     """The blocks of versus.csv by backbone and setting; none where nothing was compared."""
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
     if frame.empty:
         return {}
-    return {(block.backbone, block.setting): block for block in _arranged(config, frame)}
+    return {(block.backbone, block.setting): block for block in _arranged(config, frame, costs)}
 
 
-def _arranged(config: Mapping[str, Any], cells: pd.DataFrame) -> list[Block]:
+def _arranged(config: Mapping[str, Any], cells: pd.DataFrame, costs: Costs) -> list[Block]:
     order, told = config.get("order", config["methods"]), config.get("told_language", ())
-    return main_table(cells, settings_of(config), list(order), told)
-
-
-def _cost(path: Path) -> tuple[Place, dict[str, Any]]:
-    """What a training and the stages before it took."""
-    return place_of(path), read_json(path) | {"prepared_seconds": preparation.prepared_seconds(path)}
+    blocks = main_table(cells, settings_of(config), list(order), told)
+    return marked(blocks, not_applied(costs))
 
 
 def command_for(config: Mapping[str, Any], target: str) -> str:

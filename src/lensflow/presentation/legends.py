@@ -1,13 +1,17 @@
 """The notes below tables."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from lensflow.artifacts.layout import BASE
 from lensflow.mathematics import statistics
 from lensflow.measures.catalogue import METRICS, SIGNIFICANT, TARGETS
-from lensflow.presentation.blocks import MARKS, RETENTION, TOLD, Block, Row
+from lensflow.presentation.blocks import LEFT, MARKS, NOT_APPLIED, RETENTION, TOLD, Block, Row
 from lensflow.presentation.sheets import MISSING
 
+NOT_APPLIED_NOTE = (
+    f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
+    "one at least); the row does not show what the method does"
+)
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 INTERVAL_NOTE = (
     "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
@@ -35,13 +39,19 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
     lines += marks_note(blocks)
     if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
         lines.append(BEST_NOTE)
-    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    lines += signs_notes(rows)
     lines.append(ARROWS_NOTE)
     return lines + [
         f"{name}: {METRICS[name].definition}"
         for name in METRICS
         if name in metrics and any(row.metric == name for row in rows)
     ]
+
+
+def signs_notes(rows: Iterable[Row]) -> list[str]:
+    """What the signs behind the methods mean, as far as there are any."""
+    signs = "".join(row.signs for row in rows)
+    return [note for sign, note in ((TOLD, TOLD_NOTE), (NOT_APPLIED, NOT_APPLIED_NOTE)) if sign in signs]
 
 
 def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
@@ -128,7 +138,7 @@ def brief_legend(blocks: Sequence[Block]) -> list[str]:
     """The same in a few words: the marks that occur, who is told the language, n of each benchmark."""
     rows = [row for block in blocks for row in block.rows]
     lines = [signs] if (signs := _signs(rows)) else []
-    lines += [TOLD_NOTE] if any(row.told_language for row in rows) else []
+    lines += signs_notes(rows)
     return [*lines, f"± half of the 95 % interval; {_sizes(rows)}"]
 
 

@@ -90,4 +90,5 @@ def _records(blocks: tuple[Block, ...]) -> Iterator[dict[str, Any]]:
                         "high": cell.high,
                         "n": cell.n,
                         "told_language": row.told_language,
+                        "not_applied": row.not_applied,
                     } | {column: cell.compared.get(column) for column in COMPARED}

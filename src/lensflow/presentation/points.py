@@ -1,6 +1,6 @@
 """The methods of a block, and the points of sweeps, by likelihood in the central language and usable answers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +8,8 @@ import pandas as pd
 from lensflow.artifacts import layout
 from lensflow.measures import catalogue
 from lensflow.presentation import figures
-from lensflow.presentation.blocks import TOLD, Block, Row, cell_of
+from lensflow.presentation.applied import Method
+from lensflow.presentation.blocks import NOT_APPLIED, Block, Row, cell_of
 from lensflow.storage.integrity import checked
 
 GAIN = "usable"  # the metric that a method is to raise
@@ -36,8 +37,7 @@ def points_of(block: Block, scores: pd.DataFrame) -> list[figures.Point]:
         benchmarks = costs[method].benchmark, gains[method].benchmark
         alone = _seeds(block, scores, (block.setting, method), benchmarks)
         seeds = list(alone.values()) if len(alone) > 1 else []
-        name = f"{method}{TOLD}" if costs[method].told_language else method
-        points.append(figures.Point(name, cost, gain, seeds))
+        points.append(figures.Point(f"{method}{costs[method].signs}", cost, gain, seeds))
     return points if points and points[0].method == layout.BASE else []
 
 
@@ -71,11 +71,15 @@ def _seeds(
 
 
 def sweeps_of(
-    block: Block, points: Sequence[figures.Point], path: Path, scores: pd.DataFrame
+    block: Block,
+    points: Sequence[figures.Point],
+    path: Path,
+    scores: pd.DataFrame,
+    unapplied: Collection[Method],
 ) -> Iterator[tuple[str, Curves]]:
     """The sweeps that are about a block's setting: name, and a curve for each value of the second key.
 
-    Their scores are of the benchmarks that the block's are, in the same languages.
+    Their scores are of the benchmarks that the block's are, in the same languages. `unapplied` methods are marked.
     """
     frame = pd.read_csv(checked(path), dtype={"seeds": str, "at": str, "by": str})
     frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
@@ -94,8 +98,9 @@ def sweeps_of(
                 alone = _seeds(block, scores, (str(setting), str(method)), (benchmarks["nll"], benchmarks[GAIN]))
                 named = of_point["seeds"].iloc[0].split()
                 seeds = [alone[int(seed)] for seed in named if int(seed) in alone] if len(named) > 1 else []
+                sign = f" {NOT_APPLIED}" if (block.backbone, setting, method) in unapplied else ""
                 point = figures.Point(str(method), cells["nll"], cells[GAIN], seeds)
-                curves.setdefault(f"{name}, {by}" if by else str(name), []).append((str(at), point))
+                curves.setdefault(f"{name}, {by}" if by else str(name), []).append((f"{at}{sign}", point))
         if points and curves:
             yield str(name), curves
 

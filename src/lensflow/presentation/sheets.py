@@ -128,3 +128,15 @@ def bounds(low: float, high: float, decimals: int) -> str:
     """ "[low, high]", or nothing where there is no interval."""
     # z: no minus before a zero that only rounding made negative.
     return "" if math.isnan(low + high) else f"[{low:z.{decimals}f}, {high:z.{decimals}f}]"
+
+
+def over_seeds(of_seeds: Iterable[float | None], form: str) -> Entry:
+    """Return the mean of those numbers that are known, with the smallest and the largest."""
+    values = [value for value in of_seeds if value is not None]
+    if not values:
+        return NOTHING
+    mean, ends = sum(values) / len(values), (min(values), max(values))
+    if len(values) == 1:
+        return Entry(form.format(mean), mean)
+    low, high = map(form.format, ends)
+    return Entry(form.format(mean), mean, *ends, note=f"({low} to {high})" if low != high else "")

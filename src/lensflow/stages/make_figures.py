@@ -1,6 +1,6 @@
 """The figures of one backbone and setting (stage `make_figures`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,8 +15,9 @@ from lensflow.artifacts import language_subspaces
 from lensflow.artifacts.language_subspaces import LanguageSubspaces
 from lensflow.artifacts.layout import by_language, place_of
 from lensflow.presentation import figures, state_figures
+from lensflow.presentation.applied import Method, label_of, not_applied
 from lensflow.presentation.blocks import Block
-from lensflow.presentation.inputs import blocks_of, settings_of
+from lensflow.presentation.inputs import blocks_of, costs_of, settings_of
 from lensflow.presentation.layers import by_layer
 from lensflow.presentation.points import axes_of, points_of, sweeps_of
 from lensflow.schema.setting import Setting
@@ -36,6 +37,7 @@ class FigureFiles:
         subspaces: of the setting; None if no method of it needs them.
         states: for each language, what `extract_hidden_states` wrote of a parallel corpus.
         histories: history.jsonl of each training, dev_states.safetensors beside it; either may be empty or missing.
+        costs: cost.json of each training, also of those that only sweeps ask for.
     """
 
     scores: Path
@@ -44,6 +46,7 @@ class FigureFiles:
     subspaces: Path | None
     states: Mapping[str, Path]
     histories: Sequence[Path]
+    costs: Sequence[Path]
 
 
 def write_figures(
@@ -54,34 +57,37 @@ def write_figures(
     They are `FIGURES`, sweep.{name} of each sweep, and states.{method}.seed{seed} of each training.
     """
     setting = settings_of(config)[setting_name]
-    blocks = blocks_of(config, files.comparisons)
+    costs = costs_of(files.costs)
+    blocks, unapplied = blocks_of(config, files.comparisons, costs), not_applied(costs)
     block = next(b for b in blocks if (b.backbone, b.setting) == (backbone, setting_name))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in chain(_of_scores(block, files), _of_trainings(files), _of_states(setting, files)):
+    for name, figure in chain(
+        _of_scores(block, files, unapplied), _of_trainings(files, unapplied), _of_states(setting, files, unapplied)
+    ):
         figures.save(figure, folder / name)
 
 
-def _of_scores(block: Block, files: FigureFiles) -> Iterator[tuple[str, Figure]]:
+def _of_scores(block: Block, files: FigureFiles, unapplied: Collection[Method]) -> Iterator[tuple[str, Figure]]:
     if any(row.metric == "usable" for row in block.rows):
         yield "outcomes", figures.outcomes(block)
     scores = pd.read_csv(checked(files.scores))
     points = points_of(block, scores)
     if len(points) > 1:
         yield "front", figures.trade_off(points, axes_of(block), {})
-    for name, curves in sweeps_of(block, points, files.sweeps, scores):
+    for name, curves in sweeps_of(block, points, files.sweeps, scores, unapplied):
         yield f"sweep.{name}", figures.trade_off(points[:1], axes_of(block), curves)
 
 
-def _of_trainings(files: FigureFiles) -> Iterator[tuple[str, Figure]]:
+def _of_trainings(files: FigureFiles, unapplied: Collection[Method]) -> Iterator[tuple[str, Figure]]:
     histories: dict[str, list[figures.History]] = {}
     for path in files.histories:
         if path.is_file() and (rows := read_jsonl(path)):
-            histories.setdefault(place_of(path).method, []).append(rows)
+            histories.setdefault(label_of(place_of(path), unapplied), []).append(rows)
     if histories:
         yield "training", figures.training_curves(histories)
 
 
-def _of_states(setting: Setting, files: FigureFiles) -> Iterator[tuple[str, Figure]]:
+def _of_states(setting: Setting, files: FigureFiles, unapplied: Collection[Method]) -> Iterator[tuple[str, Figure]]:
     if files.subspaces is None:
         return
     subspaces = language_subspaces.load(files.subspaces, setting)
@@ -92,7 +98,10 @@ def _of_states(setting: Setting, files: FigureFiles) -> Iterator[tuple[str, Figu
         if not (file.is_file() and file.stat().st_size and (states := load_file(checked(file)))):
             continue  # of a method that trains without hidden states
         place = place_of(path)
-        yield f"states.{place.method}.seed{place.seed}", _state_map(setting, subspaces, states)
+        figure = _state_map(setting, subspaces, states)
+        if place[:3] in unapplied:
+            figure.suptitle(f"Dev states at the top layer: {label_of(place, unapplied)}", fontsize=10)
+        yield f"states.{place.method}.seed{place.seed}", figure
 
 
 def _state_map(setting: Setting, subspaces: LanguageSubspaces, states: Mapping[str, torch.Tensor]) -> Figure:
@@ -114,8 +123,9 @@ def run(
     subspaces: Path | None,
     states: Sequence[Path],
     runs: Sequence[Path],
+    costs: Sequence[Path],
     output: Path,
 ) -> None:
     """Draw the figures of one backbone and setting."""
-    files = FigureFiles(scores, comparisons, sweeps, subspaces, by_language(states), runs)
+    files = FigureFiles(scores, comparisons, sweeps, subspaces, by_language(states), runs, costs)
     write_figures(config.canonical(), backbone, setting, files, output)

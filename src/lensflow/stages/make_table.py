@@ -7,7 +7,7 @@ from typing import Any
 
 from lensflow.presentation import table_list
 from lensflow.presentation.blocks import TableInputs
-from lensflow.presentation.inputs import TableFiles, blocks_of, command_for, read_inputs
+from lensflow.presentation.inputs import TableFiles, blocks_of, command_for, costs_of, read_inputs
 from lensflow.presentation.main_table import main
 from lensflow.presentation.writers.terminal import to_text
 from lensflow.schema.stages import Presenting
@@ -31,7 +31,8 @@ def write_tables(config: Mapping[str, Any], files: TableFiles, folder: Path) -> 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
     """Return the main table for the terminal."""
-    return to_text(main(TableInputs(tuple(blocks_of(config, comparisons)))))
+    costs = costs_of(sorted(comparisons.parent.glob("*/*/*/seed*/cost.json")))
+    return to_text(main(TableInputs(tuple(blocks_of(config, comparisons, costs)))))
 
 
 def run(config: Presenting, *, comparisons: Path, versus: Path, costs: Sequence[Path], output: Path) -> None:
