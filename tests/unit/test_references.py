@@ -14,6 +14,7 @@ from lensflow.errors import LensflowError
 from lensflow.stages.score import measure
 from lensflow.storage.atomic import write_jsonl
 
+ROOT = Path(__file__).parents[2]
 N, K = 12, 4
 ENGLISH = [f"The answer to number {number} is a plain sentence." for number in range(N)]
 SWAHILI = [f"Jibu la swali namba {number} ni sentensi fupi tu." for number in range(N)]
@@ -206,3 +207,42 @@ def test_against_a_naive_loop_over_a_tiny_model(folders, request):
     assert margins == pytest.approx([e - o for e, o in zip(english, own, strict=True)], abs=1e-4)
     plain = scores(Texts(kind="texts"), engine, folders, "sw")["bits_per_byte"]
     assert plain["items"] == pytest.approx([bits("", f"swali {n} ?") for n in range(N)], rel=1e-4)
+
+
+@pytest.fixture
+def plan():
+    """Plan a run of a benchmark, on a corpus of the package, in a setting that lacks English."""
+    from lensflow.workflow.experiment import read
+    from lensflow.workflow.plan import Plan
+
+    def build(kind: str, corpus: str = "embedded") -> Plan:
+        run = {
+            "backbones": ["smollm2-135m-instruct"],
+            "settings": ["zh-sw"],
+            "methods": ["base"],
+            "benchmarks": ["mine"],
+        }
+        config = {
+            "corpora": {"mine": {"path": corpus, "license": "none"}},
+            "settings": {"zh-sw": {"central": "zh", "languages": ["zh", "sw"]}},
+            "benchmarks": {"mine": {"kind": kind, "corpus": "mine"}},
+            "runs": [run],
+        }
+        return Plan(read([], ROOT, config), ROOT, ROOT)
+
+    return build
+
+
+def test_the_central_languages_texts_are_read_too(plan):
+    (checkpoint,) = plan("references").checkpoints
+    assert plan("references").evaluation_corpora(checkpoint) == {"mine": ["zh", "en", "sw"]}
+    assert plan("drift").evaluation_corpora(checkpoint) == {"mine": ["zh", "sw"]}
+
+
+@pytest.mark.parametrize("kind", ["references", "drift"])
+def test_a_corpus_without_answers_is_refused_before_anything_runs(plan, kind):
+    """Version 1 has answers in train only."""
+    message = r"^benchmarks.mine.corpus: an item of mine, split test, has no answer in 'zh'; .* one to every prompt$"
+    with pytest.raises(LensflowError, match=message):
+        plan(kind, corpus="embedded-1")
+    assert plan("texts", corpus="embedded-1").benchmarks == {"mine": ["zh", "sw"]}

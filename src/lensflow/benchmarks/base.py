@@ -22,6 +22,7 @@ from lensflow.schema.types import Language, Name
 
 Items = Mapping[str, Mapping[str, Any]]  # id -> item, in order
 Row = dict[str, Any]
+Splits = Mapping[str, Sequence[Mapping[str, Any]]]  # split -> lines of a corpus
 Counted = Sequence[tuple[list[int], list[bool]]]  # token ids, and which of them count
 
 
@@ -111,6 +112,17 @@ class Benchmark(Strict):
         """Return the digest of files of one's own that it runs in a language; None if there are none."""
         return None
 
+    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+        """Check before anything runs that the items of its corpus fit.
+
+        Args:
+            splits: of its corpus; items of a data set that is not fetched yet have empty texts.
+            languages: that it is asked in.
+
+        Raises:
+            ValueError: they do not; the message begins with the benchmark's key that is to blame.
+        """
+
     def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
         """Read the items of a language.
 
@@ -167,6 +179,20 @@ class FromCorpus(Benchmark):
             return {}
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
+
+
+class FromAnswers(FromCorpus):
+    """A benchmark on held-out prompts of a corpus with their reference answers."""
+
+    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+        """Check that every item of the split has an answer in each language."""
+        needed = dict.fromkeys(code for language in languages for code in self.reads(language))
+        for item in splits[self.split]:
+            if missing := [code for code in needed if code not in item.get("answer", {})]:
+                raise ValueError(
+                    f"corpus: an item of {self.corpus}, split {self.split}, has no answer in '{missing[0]}'; a "
+                    f"benchmark of kind {self.kind} needs one to every prompt"
+                )
 
     def answered(self, folders: Folders, language: str) -> dict[str, tuple[str, str]]:
         """Read the prompts of the split with their reference answers, by id.

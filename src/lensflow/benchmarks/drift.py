@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lensflow.benchmarks.base import Asker, Folders, FromCorpus, Items, Row
+from lensflow.benchmarks.base import Asker, Folders, FromAnswers, Items, Row
 from lensflow.errors import LensflowError
 
 
-class Drift(FromCorpus):
+class Drift(FromAnswers):
     """KL(base ‖ method) of the next token, at every token of the reference answers.
 
     It is meant for the central language, where nothing should change: what "kept" means before any answer changes.

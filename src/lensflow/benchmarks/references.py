@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lensflow.benchmarks.base import Asker, Folders, FromCorpus, Items, Row
+from lensflow.benchmarks.base import Asker, Folders, FromAnswers, Items, Row
 from lensflow.errors import LensflowError
 from lensflow.schema.types import Count, Language
 
 
-class References(FromCorpus):
+class References(FromAnswers):
     """Teacher-forced likelihood of answers after a prompt: its reference, the same in the central language, others'.
 
     The others are references of other items in the language of the prompt. Log-likelihoods are divided by the UTF-8

@@ -8,14 +8,14 @@ swapped weights would otherwise go unnoticed.
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts import texts as texts_module
 from lensflow.artifacts.layout import BASE, NO_SETTING, Place
-from lensflow.benchmarks.base import FromDataset
+from lensflow.benchmarks.base import FromDataset, Splits
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
@@ -84,7 +84,7 @@ class Plan:
         self._check_languages()
         self._task_digests = self._read_tasks()
         self._cells_of: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-        self._check_items({name: items for name, (items, _) in read.items()})
+        self._check_items({name: splits for name, (splits, _) in read.items()})
         for name in self.backbones:
             check_source(name, config.backbones[name], root)
         for role in (engines.generator, engines.scorer, engines.reader):
@@ -115,8 +115,8 @@ class Plan:
                 names |= dict.fromkeys(benchmark.corpora)
         return list(names)
 
-    def _read(self, name: str) -> tuple[Sequence[Mapping[str, Any]], dict[str, str]]:
-        """Return a corpus' train items, and what tells for each language that its texts have changed.
+    def _read(self, name: str) -> tuple[Splits, dict[str, str]]:
+        """Return a corpus' items, and what tells for each language that its texts have changed.
 
         A data set is not fetched to plan: its items are known by number alone, and Snakemake watches a local copy.
         """
@@ -124,10 +124,10 @@ class Plan:
         if (source := corpus.dataset) is not None:
             texts = dict.fromkeys(source.languages, "")
             item = {"prompt": texts} | ({"answer": texts} if source.answer is not None else {})
-            return [item] * source.train, texts
+            return {split: [item] * getattr(source, split) for split in texts_module.SPLITS}, texts
         assert corpus.path is not None
         content = texts_module.read_corpus(texts_module.folder(corpus.path, self.root))
-        return content["train"], texts_module.language_digests(content)
+        return {split: content[split] for split in texts_module.SPLITS}, texts_module.language_digests(content)
 
     def _check_languages(self) -> None:
         for run in self.config.runs:
@@ -170,13 +170,20 @@ class Plan:
                     digests.setdefault(name, {})[language] = code
         return digests
 
-    def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def _check_items(self, read: Mapping[str, Splits]) -> None:
         for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
             method, of_setting = self.config.methods[name], self.config.settings[setting]
             try:
-                method.check_items(read[of_setting.training], of_setting)
+                method.check_items(read[of_setting.training]["train"], of_setting)
             except ValueError as error:
                 raise LensflowError(f"methods.{name}.{error}") from None
+        for name, languages in self.benchmarks.items():
+            benchmark = self.config.benchmarks[name]
+            for corpus in benchmark.corpora:
+                try:
+                    benchmark.check_items(read[corpus], languages)
+                except ValueError as error:
+                    raise LensflowError(f"benchmarks.{name}.{error}") from None
 
     def _require(self, corpus: str, language: str, where: str) -> None:
         if language not in self.corpus_digests[corpus]:
