@@ -42,6 +42,7 @@ def check(args: argparse.Namespace) -> None:
     """Check a configuration and everything that it names."""
     plan = plan_of(args.configfile)
     plan.check_disk(args.results)
+    plan.check_prompts()
     print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
 
 

@@ -4,6 +4,7 @@ Nothing here is a list of families: layers are found in the model's structure, a
 model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,17 @@ def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
     return found[0]
 
 
+# Buffers that older versions of transformers saved with the weights, and that are computed now.
+_LEFT_OVER = re.compile(r"\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids|attention\.bias)$")
+
+
+def _is_left_over(decoder: "PreTrainedModel", name: str) -> bool:
+    """Return whether a tensor of a checkpoint is a buffer that today's model computes, or that the family ignores."""
+    ignored = decoder._keys_to_ignore_on_load_unexpected or ()
+    known = bool(_LEFT_OVER.search(name)) or any(re.search(pattern, name) for pattern in ignored)
+    return known and name not in decoder.state_dict()
+
+
 def load_top_layers(
     checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> tuple["PreTrainedModel", dict[str, str]]:
@@ -116,7 +128,7 @@ def load_top_layers(
     with no_init_weights():  # random ones of a large model take many seconds
         decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
     files = WeightFiles(checkpoint)
-    names = files.top_layers(depth, count)
+    names = {short: name for short, name in files.top_layers(depth, count).items() if not _is_left_over(decoder, short)}
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
     result = decoder.load_state_dict(state, strict=False)
     missing = [name for name in result.missing_keys if not name.startswith("embed")]
