@@ -201,7 +201,7 @@ def test_the_default_of_a_list_of_templates(tmp_path):
 
 def test_a_list_of_templates_without_a_default(tmp_path):
     save(tmp_path, chat_template=[{"name": "rag", "template": "x"}])
-    with pytest.raises(LensflowError, match="none of the chat templates in tokenizer_config.json is called default"):
+    with pytest.raises(LensflowError, match=r"none of the chat templates in .* is called default"):
         PromptTokenizer(tmp_path, CHAT)
 
 
@@ -216,7 +216,7 @@ def test_template_variables_reach_the_template(tmp_path):
 def test_a_variable_that_the_template_does_not_have(tmp_path):
     prompt = ChatPrompt(format="chat", template_variables={"enable_thinkin": False})
     with pytest.raises(
-        LensflowError, match=r"^p.template_variables: .* no variable 'enable_thinkin'; it has .*thinking"
+        LensflowError, match=r"^p.template_variables: .* has no variable 'enable_thinkin'; it has "
     ):
         ChatTemplate(save(tmp_path, published("qwen3")), prompt).check("p")
 

@@ -11,7 +11,7 @@ from lensflow.errors import LensflowError
 from lensflow.schema.backbone import ChatPrompt
 
 Message = Mapping[str, str]
-_PROBE = "Lensflow1"  # a text that no template has, and that none changes
+_PROBE = "Lensflow"  # a text that no template has, and that none changes
 
 
 class ChatTemplate:
@@ -67,9 +67,10 @@ class ChatTemplate:
     def takes_system(self) -> bool:
         """Whether the template has a place for a system message."""
         try:
-            return _PROBE in self._render([_message("system", _PROBE), _message("user", "Hi")])
+            rendered = self._render([_message("system", f"{_PROBE}a"), _message("user", f"{_PROBE}b")])
         except LensflowError:
             return False
+        return f"{_PROBE}a" in rendered and f"{_PROBE}b" in rendered
 
     @cached_property
     def turn_end(self) -> str:
