@@ -215,9 +215,7 @@ def test_template_variables_reach_the_template(tmp_path):
 
 def test_a_variable_that_the_template_does_not_have(tmp_path):
     prompt = ChatPrompt(format="chat", template_variables={"enable_thinkin": False})
-    with pytest.raises(
-        LensflowError, match=r"^p.template_variables: .* has no variable 'enable_thinkin'; it has "
-    ):
+    with pytest.raises(LensflowError, match=r"^p.template_variables: .* has no variable 'enable_thinkin'; it has "):
         ChatTemplate(save(tmp_path, published("qwen3")), prompt).check("p")
 
 

@@ -4,6 +4,7 @@ Nothing here is a list of families: layers are found in the model's structure, a
 model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lensflow.artifacts.weights import WeightFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
+LOG = logging.getLogger(__name__)
 
 
 def device_of(gpus: int) -> torch.device:
@@ -44,6 +46,21 @@ def import_transformers() -> Any:
     return transformers
 
 
+def attention_of(config: Any, wanted: Attention) -> Attention:
+    """Return the implementation of attention for a family: the wanted one, or `eager` if the family has no sdpa.
+
+    Args:
+        config: transformers' configuration of the model.
+        wanted: what the user asked for.
+    """
+    auto = import_transformers().AutoModelForCausalLM
+    family = auto._model_mapping.get(type(config), None)
+    if wanted != "sdpa" or family is None or family._supports_sdpa:
+        return wanted
+    LOG.warning("model type '%s' has no sdpa attention; eager is taken", config.model_type)
+    return "eager"
+
+
 def load_decoder(
     checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> "PreTrainedModel":
@@ -58,7 +75,9 @@ def load_decoder(
     Raises:
         LensflowError: the family has no stack of decoder layers that can be found.
     """
-    model = import_transformers().AutoModelForCausalLM.from_pretrained(
+    transformers = import_transformers()
+    attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=dtype or "auto", attn_implementation=attention
     )
     decoder = model.base_model
@@ -83,6 +102,7 @@ def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
     return found[0]
 
 
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # keys of a configuration with a value per layer
 # Buffers that older versions of transformers saved with the weights, and that are computed now.
 _LEFT_OVER = re.compile(r"\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids|attention\.bias)$")
 
@@ -122,11 +142,14 @@ def load_top_layers(
     if not 1 <= count <= depth:
         raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
     config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types[depth - count :])
+    for key in _PER_LAYER:
+        if getattr(config, key, None):
+            setattr(config, key, list(getattr(config, key)[depth - count :]))
     config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
     with no_init_weights():  # random ones of a large model take many seconds
-        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+        decoder = transformers.AutoModel.from_config(
+            config, dtype=dtype, attn_implementation=attention_of(config, attention)
+        )
     files = WeightFiles(checkpoint)
     names = {short: name for short, name in files.top_layers(depth, count).items() if not _is_left_over(decoder, short)}
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}

@@ -16,7 +16,7 @@ from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.likelihood import Masks, read_prompts
-from lensflow.models.loading import import_transformers
+from lensflow.models.loading import attention_of, import_transformers
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -65,7 +65,9 @@ class TransformersEngine:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         try:
-            model = import_transformers().AutoModelForCausalLM.from_pretrained(
+            transformers = import_transformers()
+            attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=dtype, attn_implementation=attention
             )
         except Exception as error:
