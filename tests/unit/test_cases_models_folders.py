@@ -1,6 +1,7 @@
 """Checkpoints as they lie in folders and on the hub: what is linked, what is refused before weights are fetched."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,45 @@ def test_a_folders_template_is_rendered_by_check(tmp_path):
     check_prompt("b", entry(source, format="chat"), tmp_path)
     with pytest.raises(LensflowError, match=r"^backbones.b.prompt.system: "):
         check_prompt("b", entry(source, format="chat", system="Be brief."), tmp_path)
+
+
+# Two engines on one GPU
+
+
+@pytest.mark.parametrize(
+    ("resources", "engine", "benchmarks", "gpu_gb", "said"),
+    [
+        ({"gpus": 1}, "auto", ["answers", "held-out"], None, "vLLM takes 0.9 of the GPU, .* set it to 0.5 or less"),
+        ({"gpus": 1}, "auto", ["answers", "held-out"], 24.0, "vLLM takes 0.9 of a GPU of 24 GB, .* set it to 0.2 or"),
+        ({"gpus": 1}, "vllm", ["answers", "held-out"], 24.0, "set it to 0.2 or less, or evaluation.engine: hf"),
+        ({"gpus": 1, "gpu_memory": 0.2}, "auto", ["answers", "held-out"], 24.0, None),
+        ({"gpus": 1}, "hf", ["answers", "held-out"], 24.0, None),
+        ({"gpus": 1}, "auto", ["answers"], 24.0, None),
+        ({"gpus": 0}, "auto", ["answers", "held-out"], 24.0, None),
+    ],
+)
+def test_check_says_what_share_of_a_gpu_leaves_room_for_both_engines(
+    tmp_path, resources, engine, benchmarks, gpu_gb, said
+):
+    from types import SimpleNamespace
+
+    from lensflow.artifacts.layout import NO_SETTING, Place
+    from lensflow.benchmarks.registry import AnyBenchmark
+    from lensflow.workflow.gpu_memory import hints
+
+    source = {"source": HUB, "license": "none", "prompt": {"format": "plain"}}
+    backbone = parse(Backbone, source | {"resources": {"disk_gb": 16.1, **resources}})
+    kinds = {"answers": {"kind": "generation", "max_new_tokens": 8}, "held-out": {"kind": "likelihood"}}
+    config = SimpleNamespace(
+        backbones={"b": backbone},
+        benchmarks={name: parse(AnyBenchmark, kind) for name, kind in kinds.items()},
+        evaluation=SimpleNamespace(engine=engine),
+    )
+    cells = {name: ["en"] for name in benchmarks}
+    plan = SimpleNamespace(
+        backbones=["b"], config=config, root=tmp_path, checkpoints={Place("b", NO_SETTING, "base", 0): cells}
+    )
+    found = hints(plan, gpu_gb)
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert re.match(rf"backbones.b.resources.gpu_memory: .*{said}", found[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
@@ -64,6 +65,7 @@ class TransformersEngine:
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
+        self._positions = positions(checkpoint)
         try:
             transformers = import_transformers()
             attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
@@ -77,9 +79,19 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
-        """See `Engine.generate`. Left-padded batches of prompts of similar length."""
+        """See `Engine.generate`. Left-padded batches of prompts of similar length.
+
+        Raises:
+            LensflowError: a prompt and its answer are longer than what the model was made for.
+        """
         from transformers import GenerationConfig
 
+        longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+        if self._positions is not None and longest > self._positions:
+            raise LensflowError(
+                f"a prompt and its answer of {longest} tokens exceed the {self._positions} positions of the model; "
+                "lower max_new_tokens or shorten the prompt"
+            )
         stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
