@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import huggingface_hub
 import numpy as np
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.numpy import save_file
 
 from lensflow.artifacts.checkpoint import check_checkpoint, positions, small_files_digest, weight_paths
@@ -179,7 +181,14 @@ def hub(tmp_path, monkeypatch) -> dict[str, Any]:
             raise asked["refusal"]
         return str(asked["folder"])
 
+    def listing(self: Any, name: str, *, revision: str, timeout: float) -> Any:
+        if "refusal" in asked:
+            raise asked["refusal"]
+        names = [path.name for path in asked["folder"].iterdir()]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", listing)
     return asked
 
 
@@ -211,9 +220,20 @@ def test_only_the_weights_that_the_index_names_are_fetched(tmp_path, hub):
 
 
 def test_nothing_is_refused_where_the_hub_cannot_be_reached(tmp_path, hub):
-    hub["refusal"] = LocalEntryNotFoundError("offline")
+    hub["refusal"] = OSError("Name or service not known")
     check_prompt("b", entry(HUB, format="chat"), tmp_path)
-    assert hub["patterns"]
+    assert hub["patterns"] == []
+    hub["refusal"] = RepositoryNotFoundError("no", response=httpx2.Response(404, request=httpx2.Request("GET", "x:")))
+    with pytest.raises(LensflowError, match="some/model@01234567: the hub has no such repository"):
+        check_prompt("b", entry(HUB), tmp_path)
+
+
+def test_a_repository_of_pickles_is_refused_by_its_listing(tmp_path, hub):
+    (hub["folder"] / "model.safetensors").rename(hub["folder"] / "pytorch_model.bin")
+    message = r"^backbones.b.source: some/model has neither .* nor model.safetensors \(pytorch_model.bin is not read\)"
+    with pytest.raises(LensflowError, match=message):
+        check_prompt("b", entry(HUB), tmp_path)
+    assert hub["patterns"] == []
 
 
 # Reasons
@@ -265,8 +285,6 @@ def test_a_folders_template_is_rendered_by_check(tmp_path):
 def test_check_says_what_share_of_a_gpu_leaves_room_for_both_engines(
     tmp_path, resources, engine, benchmarks, gpu_gb, said
 ):
-    from types import SimpleNamespace
-
     from lensflow.artifacts.layout import NO_SETTING, Place
     from lensflow.benchmarks.registry import AnyBenchmark
     from lensflow.workflow.gpu_memory import hints

@@ -121,6 +121,8 @@ def test_the_description_of_a_task_goes_where_the_template_takes_it(tmp_path):
     assert tokenizer.conversation(messages) == (
         f"{BOS}<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n"
     )
+    empty = PromptTokenizer(tmp_path, ChatPrompt(format="chat", system=""))
+    assert empty.render("Hi") == tokenizer.render("Hi")
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
     first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
     if first is None:
         return [_message("user", system["content"]), *rest]
-    content = f"{system['content']}\n\n{rest[first]['content']}"
+    content = f"{system['content']}\n\n{rest[first]['content']}" if system["content"] else rest[first]["content"]
     return [*rest[:first], {**rest[first], "content": content}, *rest[first + 1 :]]
 
 

@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +32,7 @@ from lensflow.storage.verified import read_json
 
 # Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
 SHARD_SIZE = "100MB"
+_PATIENCE = 10  # seconds that a check waits for the hub
 
 
 def package_parts(source: PackageSource) -> list[Path]:
@@ -77,9 +78,21 @@ def check_prompt(name: str, backbone: Source, root: Path) -> None:
     source = backbone.source
     if isinstance(source, FolderSource):
         _check_template(resolve(source.path, root), backbone, f"backbones.{name}.prompt")
-    elif isinstance(source, HubSource) and (folder := _reached(source)):
+    elif isinstance(source, HubSource) and (names := _listed(source)) is not None:
+        _check_weights(names, f"backbones.{name}.source: {source.name}")
+        folder = _fetched(source, SMALL_FILES)
         check_files(folder, f"backbones.{name}.source: ")
         _check_template(folder, backbone, f"backbones.{name}.prompt")
+
+
+def _check_weights(names: Collection[str], where: str) -> None:
+    """Refuse a repository without weights that can be read."""
+    if INDEX not in names and WHOLE not in names:
+        held = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None)
+        raise LensflowError(
+            f"{where} has neither {INDEX} nor {WHOLE}{f' ({held} is not read)' if held else ''}; "
+            "name a repository with safetensors weights, or convert them"
+        )
 
 
 def _check_template(folder: Path, backbone: Source, where: str) -> None:
@@ -87,16 +100,18 @@ def _check_template(folder: Path, backbone: Source, where: str) -> None:
         ChatTemplate(folder, backbone.prompt).check(where)
 
 
-def _reached(source: HubSource) -> Path | None:
-    """Fetch the small files of a repository; None if the hub cannot be reached."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def _listed(source: HubSource) -> list[str] | None:
+    """Return the names of a repository's files; None if the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return _fetch(source, SMALL_FILES)
-    except (GatedRepoError, RevisionNotFoundError, RepositoryNotFoundError) as error:
+        found = HfApi().model_info(source.name, revision=source.revision, timeout=_PATIENCE)
+    except (RevisionNotFoundError, RepositoryNotFoundError) as error:  # the latter covers gated ones
         raise _refused(source, error) from None
-    except (OSError, ValueError):
+    except Exception:  # networks fail in types of several libraries
         return None
+    return [file.rfilename for file in found.siblings or ()]
 
 
 def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
@@ -203,21 +218,19 @@ def _add_bos(tokenizer: Any, gguf: Path) -> None:
 
 def _download(source: HubSource) -> Path:
     """Fetch a repository: small files first, which say whether the weights are of use, and which they are."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        folder = _fetch(source, SMALL_FILES)
-        check_files(folder, f"{source.name}: ")
-        names = [path.name for path in weight_paths(folder)] if (folder / INDEX).is_file() else [WHOLE]
-        return _fetch(source, [*SMALL_FILES, *names])
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise _refused(source, error) from None
+    folder = _fetched(source, SMALL_FILES)
+    check_files(folder, f"{source.name}: ")
+    names = [path.name for path in weight_paths(folder)] if (folder / INDEX).is_file() else [WHOLE]
+    return _fetched(source, [*SMALL_FILES, *names])
 
 
-def _fetch(source: HubSource, names: Sequence[str]) -> Path:
+def _fetched(source: HubSource, names: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(names)))
+    try:
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(names)))
+    except (OSError, ValueError) as error:
+        raise _refused(source, error) from None
 
 
 def _refused(source: HubSource, error: Exception) -> LensflowError:
