@@ -11,7 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.models.loading import attention_of, load_decoder, load_top_layers
+from lensflow.models.loading import (
+    attention_of,
+    check_all_weights,
+    check_decoder,
+    check_top_layers,
+    load_decoder,
+    load_top_layers,
+)
 from lensflow.models.streaming import StreamedDecoder
 from tests import tiny
 
@@ -147,3 +154,41 @@ def test_what_is_exported_has_the_extra_tensors(checkpoint, tmp_path):
     assert exported.read(kept).equal(extra[kept])
     with safe_open(tmp_path / "delta.safetensors", framework="pt") as file:
         assert list(load_file(tmp_path / "delta.safetensors")) == list(file.keys()) == [name]
+
+
+# What check says without weights
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+def test_families_that_train_are_let_through(checkpoint):
+    for family in ("llama", "gemma3", "phi3", "qwen3", "mistral"):
+        check_decoder(checkpoint(family))
+        check_top_layers(checkpoint(family), 2)
+        check_all_weights(checkpoint(family))
+
+
+@pytest.mark.parametrize("check", [lambda folder: check_top_layers(folder, 2), check_all_weights])
+def test_mixtures_of_experts_are_refused_in_one_line(tmp_path, check):
+    folder = write_model(tmp_path, "qwen3_moe", **EXPERTS)
+    check_decoder(folder)  # it can be evaluated
+    with pytest.raises(
+        LensflowError, match=r"'qwen3_moe' cannot be trained: .*mixtures of experts.*evaluate it"
+    ) as error:
+        check(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_encoders_are_refused(tmp_path):
+    folder = write_model(tmp_path, "bert", head_dim=None)
+    with pytest.raises(LensflowError, match=r"model type 'bert': no single stack of 4 decoder layers"):
+        check_decoder(folder)
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "nobody"}')
+    with pytest.raises(
+        LensflowError, match=r"transformers cannot build this model \(.*nobody.*\); this family"
+    ) as error:
+        check_decoder(tmp_path)
+    assert "\n" not in str(error.value)

@@ -44,7 +44,7 @@ def check(args: argparse.Namespace) -> None:
 
     plan = plan_of(args.configfile)
     plan.check_disk(args.results)
-    plan.check_prompts()
+    plan.check_backbones()
     for line in hints(plan, gpu_memory_gb()):
         print(f"hint: {line}")
     print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")

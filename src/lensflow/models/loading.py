@@ -6,6 +6,8 @@ model's own class with a shorter configuration, so that masks, rotary embeddings
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +116,91 @@ def _is_left_over(decoder: "PreTrainedModel", name: str) -> bool:
     return known and name not in decoder.state_dict()
 
 
+def _cut_config(checkpoint: Path, count: int) -> tuple[Any, int]:
+    """Return the configuration of a decoder of only the top `count` layers, and the depth of the whole one.
+
+    Raises:
+        LensflowError: the model has not so many layers.
+    """
+    config = import_transformers().AutoConfig.from_pretrained(checkpoint)
+    depth = config.num_hidden_layers
+    if not 1 <= count <= depth:
+        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+    config.num_hidden_layers = count
+    for key in _PER_LAYER:
+        if getattr(config, key, None):
+            setattr(config, key, list(getattr(config, key)[depth - count :]))
+    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    return config, depth
+
+
+def check_decoder(checkpoint: Path) -> None:
+    """Check without weights that a checkpoint's family has a stack of decoder layers.
+
+    Raises:
+        LensflowError: transformers does not know the family, or it has no such stack.
+    """
+    transformers = import_transformers()
+    with torch.device("meta"), _one_line(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        layers_of(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").base_model)
+
+
+def check_top_layers(checkpoint: Path, count: int) -> None:
+    """Check without weights that the tensors of the top layers are those that `load_top_layers` needs.
+
+    Raises:
+        LensflowError: they are not, as in a mixture of experts, whose weights transformers fuses.
+    """
+    files = WeightFiles(checkpoint)
+    config, depth = _cut_config(checkpoint, count)
+    with torch.device("meta"), _one_line(checkpoint):
+        decoder = import_transformers().AutoModel.from_config(config, attn_implementation="eager")
+    there = {*files.top_layers(depth, count), *files.final_norm()}
+    needed = {name for name in decoder.state_dict() if not name.startswith("embed")}
+    odd = sorted({name for name in there if not _is_left_over(decoder, name)} ^ needed)
+    if odd:
+        raise LensflowError(f"{checkpoint}: {_unfit(config, odd[0])}")
+
+
+def check_all_weights(checkpoint: Path) -> None:
+    """Check without weights that a checkpoint has every weight under the name that fine-tuning knows it by.
+
+    Raises:
+        LensflowError: it has not.
+    """
+    transformers, files = import_transformers(), WeightFiles(checkpoint)
+    with torch.device("meta"), _one_line(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if odd := next((name for name, _ in model.named_parameters() if name not in files.location), None):
+        raise LensflowError(f"{checkpoint}: {_unfit(config, odd)}")
+
+
+def _unfit(config: Any, name: str) -> str:
+    """Say which tensor keeps a family from being trained."""
+    counts = (getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    kind = "mixtures of experts are" if any(isinstance(count, int) and count > 1 for count in counts) else "it is"
+    return (
+        f"model type '{config.model_type}' cannot be trained: tensor '{name}' does not fit ({kind} not supported); "
+        "evaluate it with method base, or train another family"
+    )
+
+
+@contextmanager
+def _one_line(checkpoint: Path) -> Iterator[None]:
+    """Say in one line why transformers cannot build a model."""
+    try:
+        yield
+    except LensflowError as error:
+        raise LensflowError(f"{checkpoint}: {error}") from None
+    except Exception as error:  # a family's own code can fail in any way
+        reason = " ".join(str(error).split())[:200]
+        raise LensflowError(
+            f"{checkpoint}: transformers cannot build this model ({reason}); this family is not supported"
+        ) from None
+
+
 def load_top_layers(
     checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> tuple["PreTrainedModel", dict[str, str]]:
@@ -137,15 +224,7 @@ def load_top_layers(
     transformers = import_transformers()
     from transformers.initialization import no_init_weights
 
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
-    depth = config.num_hidden_layers
-    if not 1 <= count <= depth:
-        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
-    config.num_hidden_layers = count
-    for key in _PER_LAYER:
-        if getattr(config, key, None):
-            setattr(config, key, list(getattr(config, key)[depth - count :]))
-    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    config, depth = _cut_config(checkpoint, count)
     with no_init_weights():  # random ones of a large model take many seconds
         decoder = transformers.AutoModel.from_config(
             config, dtype=dtype, attn_implementation=attention_of(config, attention)

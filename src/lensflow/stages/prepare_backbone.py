@@ -67,22 +67,28 @@ def check_source(name: str, backbone: Source, root: Path) -> None:
             chat_template(path)
 
 
-def check_prompt(name: str, backbone: Source, root: Path) -> None:
+def check_prompt(name: str, backbone: Source, root: Path) -> Path | None:
     """Check everything of a backbone that costs seconds, not minutes: a folder's chat template, the hub's small files.
 
     Weights are not fetched. Where the hub cannot be reached, nothing is checked; `prepare_backbone` does it again.
+
+    Returns:
+        A folder with the small files; None if there is none yet.
 
     Raises:
         LensflowError: the checkpoint is none that can be used, or its chat template does not fit the prompt.
     """
     source = backbone.source
     if isinstance(source, FolderSource):
-        _check_template(resolve(source.path, root), backbone, f"backbones.{name}.prompt")
+        folder = resolve(source.path, root)
     elif isinstance(source, HubSource) and (names := _listed(source)) is not None:
         _check_weights(names, f"backbones.{name}.source: {source.name}")
         folder = _fetched(source, SMALL_FILES)
         check_files(folder, f"backbones.{name}.source: ")
-        _check_template(folder, backbone, f"backbones.{name}.prompt")
+    else:
+        return None
+    _check_template(folder, backbone, f"backbones.{name}.prompt")
+    return folder
 
 
 def _check_weights(names: Collection[str], where: str) -> None:

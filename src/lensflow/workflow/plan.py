@@ -19,6 +19,8 @@ from lensflow.artifacts.layout import BASE, NO_SETTING, Place
 from lensflow.benchmarks.base import FromDataset
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
+from lensflow.methods.base import FineTuning
+from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
 from lensflow.provenance.code import code_digest
@@ -438,14 +440,32 @@ class Plan:
             "extraction": self.config.extraction.canonical(),
         }
 
-    def check_prompts(self) -> None:
-        """Check that the backbones can be prompted as they should be, without their weights.
+    def check_backbones(self) -> None:
+        """Check that the backbones can be prompted and trained as they should be, without their weights.
 
         Raises:
-            LensflowError: a chat template does not fit its prompt, or a checkpoint of the hub cannot be used.
+            LensflowError: a chat template does not fit its prompt, a checkpoint of the hub cannot be used, or a method
+                cannot train a backbone's family.
         """
         for name in self.backbones:
-            check_prompt(name, self.config.backbones[name], self.root)
+            folder = check_prompt(name, self.config.backbones[name], self.root)
+            if folder is not None:
+                self._check_family(name, folder)
+
+    def _check_family(self, name: str, folder: Path) -> None:
+        from lensflow.models import loading  # torch: takes seconds, and planning needs none
+
+        methods = [self.config.methods[place.method] for place in self.trained(name)]
+        try:
+            loading.check_decoder(folder)
+            if not any(folder.glob("*.safetensors*")):
+                return  # of the hub: the names of the tensors come with the weights
+            if any(isinstance(method, Lens) for method in methods):
+                loading.check_top_layers(folder, self.config.extraction.trainable_layers)
+            if any(isinstance(method, FineTuning) for method in methods):
+                loading.check_all_weights(folder)
+        except LensflowError as error:
+            raise LensflowError(f"backbones.{name}: {error}") from None
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.
