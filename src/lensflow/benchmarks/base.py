@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from lensflow.artifacts.items import read_items
 from lensflow.artifacts.texts import read_texts
 from lensflow.errors import LensflowError
+from lensflow.models.thinking import split
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.strict import Strict
@@ -238,10 +239,21 @@ class FromDataset(Benchmark):
 
 
 def generated(asker: Asker, prompts: Mapping[str, str], decoding: Decoding) -> list[Row]:
-    """Have prompts answered; return rows of `prompt`, `answer`, `tokens` (ids) and `cut`."""
+    """Have prompts answered; return rows of `prompt` and of what `said` returns."""
     encoded = [asker.tokenizer.encode(asker.instruct(prompt)) for prompt in prompts.values()]
-    answers = asker.generate(encoded, decoding)
-    return [
-        {"prompt": prompt, "answer": answer.text, "tokens": list(answer.ids), "cut": answer.cut}
-        for prompt, answer in zip(prompts.values(), answers, strict=True)
-    ]
+    answers = said(asker, encoded, decoding)
+    return [{"prompt": prompt, **answer} for prompt, answer in zip(prompts.values(), answers, strict=True)]
+
+
+def said(asker: Asker, prompts: list[list[int]], decoding: Decoding) -> list[Row]:
+    """Have prompts of token ids continued; return what was said to the user apart from what was thought before.
+
+    Returns:
+        Rows of `answer`, `tokens` (all ids) and `cut`; with `thought` if the model thought first.
+    """
+    rows = []
+    for prompt, found in zip(prompts, asker.generate(prompts, decoding), strict=True):
+        thought, answer = split(asker.tokenizer, prompt, found.ids, found.text, decoding.stop)
+        row = {"answer": answer, "tokens": list(found.ids), "cut": found.cut}
+        rows.append(row | ({"thought": thought} if thought else {}))
+    return rows

@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts import texts as texts_module
+from lensflow.artifacts.checkpoint import small_files_digest
 from lensflow.artifacts.layout import BASE, NO_SETTING, Place
 from lensflow.benchmarks.base import FromDataset, Splits
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
+from lensflow.methods.base import FineTuning
+from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
 from lensflow.provenance.code import code_digest
-from lensflow.stages.prepare_backbone import check_source
+from lensflow.schema.backbone import FolderSource
+from lensflow.stages.prepare_backbone import check_prompt, check_source
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
+from lensflow.storage.paths import resolve
 from lensflow.workflow import sweeps
 from lensflow.workflow.experiment import Config
 from lensflow.workflow.stages import CHECKPOINT, STAGES
@@ -286,8 +291,11 @@ class Plan:
 
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
-        entry = self.config.backbones[backbone].canonical()
-        return {"backbone": {key: value for key, value in entry.items() if key != "resources"}}
+        entry = self.config.backbones[backbone]
+        stage: dict[str, Any] = {"backbone": {k: v for k, v in entry.canonical().items() if k != "resources"}}
+        if isinstance(entry.source, FolderSource):  # its files may be edited where they lie
+            stage["files"] = small_files_digest(resolve(entry.source.path, self.root))
+        return stage
 
     def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `pair_data`."""
@@ -442,6 +450,33 @@ class Plan:
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }
+
+    def check_backbones(self) -> None:
+        """Check that the backbones can be prompted and trained as they should be, without their weights.
+
+        Raises:
+            LensflowError: a chat template does not fit its prompt, a checkpoint of the hub cannot be used, or a method
+                cannot train a backbone's family.
+        """
+        for name in self.backbones:
+            folder = check_prompt(name, self.config.backbones[name], self.root)
+            if folder is not None:
+                self._check_family(name, folder)
+
+    def _check_family(self, name: str, folder: Path) -> None:
+        from lensflow.models import loading  # torch: takes seconds, and planning needs none
+
+        methods = [self.config.methods[place.method] for place in self.trained(name)]
+        try:
+            loading.check_decoder(folder)
+            if not any(folder.glob("*.safetensors*")):
+                return  # of the hub: the names of the tensors come with the weights
+            if any(isinstance(method, Lens) for method in methods):
+                loading.check_top_layers(folder, self.config.extraction.trainable_layers)
+            if any(isinstance(method, FineTuning) for method in methods):
+                loading.check_all_weights(folder)
+        except LensflowError as error:
+            raise LensflowError(f"backbones.{name}: {error}") from None
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.

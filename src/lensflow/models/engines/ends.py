@@ -11,10 +11,10 @@ from lensflow.storage.verified import read_json
 
 def eos_token_ids(checkpoint: Path, tokenizer: PromptTokenizer) -> set[int]:
     """Ids of the tokens that end an answer: of generation_config.json, else of config.json, and the tokenizer's own."""
-    generation = checkpoint / "generation_config.json"
-    ids = read_json(generation if generation.is_file() else checkpoint / "config.json").get("eos_token_id")
-    found: set[int] = set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
-    return found | tokenizer.end_tokens
+    files = [path for name in ("generation_config", "config") if (path := checkpoint / f"{name}.json").is_file()]
+    named = [ids for path in files if (ids := read_json(path).get("eos_token_id")) is not None]
+    found = named[0] if named else []
+    return {*(found if isinstance(found, list) else [found]), *tokenizer.end_tokens}
 
 
 def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
@@ -16,7 +17,7 @@ from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_tok
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
-from lensflow.models.loading import import_transformers
+from lensflow.models.loading import attention_of, import_transformers
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -64,8 +65,11 @@ class TransformersEngine:
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
+        self._positions = positions(checkpoint)
         try:
-            model = import_transformers().AutoModelForCausalLM.from_pretrained(
+            transformers = import_transformers()
+            attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=dtype, attn_implementation=attention
             )
         except Exception as error:
@@ -75,9 +79,19 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
-        """See `Engine.generate`. Left-padded batches of prompts of similar length."""
+        """See `Engine.generate`. Left-padded batches of prompts of similar length.
+
+        Raises:
+            LensflowError: a prompt and its answer are longer than what the model was made for.
+        """
         from transformers import GenerationConfig
 
+        longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+        if self._positions is not None and longest > self._positions:
+            raise LensflowError(
+                f"a prompt and its answer of {longest} tokens exceed the {self._positions} positions of the model; "
+                "lower max_new_tokens or shorten the prompt"
+            )
         stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
@@ -228,7 +229,7 @@ class VllmEngine:
         if longest > self._max_model_len:
             raise LensflowError(
                 f"evaluation.max_model_len: {self._max_model_len} is too short for a prompt and answer of {longest} "
-                "tokens; raise it"
+                "tokens; raise it, or lower max_new_tokens if the model has no more positions"
             )
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
@@ -250,5 +251,6 @@ def _leave(model: Any) -> None:
 
 
 def start(checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources) -> VllmEngine:
-    """Start the engine on a checkpoint."""
-    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, evaluation.max_model_len, resources)
+    """Start the engine on a checkpoint, with no more positions than the model has."""
+    longest = min(evaluation.max_model_len, positions(checkpoint) or evaluation.max_model_len)
+    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, longest, resources)
