@@ -16,6 +16,12 @@ COPIED = ("src", "workflow", "config", "envs", "profiles")
 # Stands in for the command line: writes every file that a stage promises, and nothing else.
 FAKE_LENSFLOW = """\
 command=$1 config=$3
+if [ "$command" = answer ]; then
+  while [ "$1" != --runs ]; do shift; done
+  shift
+  while [ "$1" != --corpora ]; do [ -e "$1/answers.json" ] || : > "$1/answers.json"; shift; done
+  exit
+fi
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in
@@ -23,7 +29,6 @@ case $command in
   make-figures) mkdir -p "$2" ;;
   make-table) for name in summary main ablation versus cost; do
     for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;
-  export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
   collect-scores) for name in scores comparisons versus sweeps; do : > "$folder/$name.csv"; done ;;
