@@ -64,6 +64,11 @@ def planned(workspace: Workspace, config: dict) -> set[str]:
     return {job(row["rule"], row["output_file"]) for row in rows if row["plan"] == "update pending"}
 
 
+def rules_planned(workspace: Workspace, config: dict) -> set[str]:
+    """Return the rules of the jobs that snakemake would run."""
+    return {name.split(" ")[0] for name in planned(workspace, config)}
+
+
 @contextmanager
 def edited(root: Path, *edits: tuple[str, str, str]) -> Iterator[None]:
     """Replace text in files for a while; an edit is (file, old, new)."""
@@ -288,7 +293,9 @@ def test_methods_without_training(finished, config):
             finished.root, ("src/lensflow/methods/steer.py", "\nConfig = Steer\n", "\nConfig = Steer\nX = 1\n")
         ):
             assert planned(finished, config) == trained(*steer) | all_scored | ANSWERS_AND_LATER
-        with edited(finished.root, ("src/lensflow/artifacts/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")):
+        with edited(
+            finished.root, ("src/lensflow/artifacts/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")
+        ):
             after = planned(finished, config)
         assert new | trained(*RUNS) | ANSWERS_AND_LATER == after  # every training writes one
         config["runs"][0]["methods"] = ["base", "lens-a", "lens-b"]
