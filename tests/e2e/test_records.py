@@ -233,8 +233,10 @@ def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     tree = capsys.readouterr().out
     for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
         assert name in tree
-    (line,) = re.findall(r"results/data/mine/\w\w\.jsonl .*", tree)
-    assert line.endswith(", lines 9-11")  # of 6 for training, 2 for dev, 3 for test
+    scored, answered = re.findall(r"results/data/mine/(\w\w)\.jsonl .*, (lines 9-11.*)", tree)
+    assert tree.count("results/data/mine/") == 2  # no other language, though one job answers in all
+    assert (scored[0], scored[1]) == (answered[0], "lines 9-11")  # of 6 for training, 2 for dev, 3 for test
+    assert answered[1] == "lines 9-11, see above"
     assert main.main(["crate", "--output", "crate"]) == 0
     assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
     page = (chain.results / "report.html").read_text()

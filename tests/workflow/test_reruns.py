@@ -6,6 +6,7 @@ records are real. Each test then asks for the plan after one change (`snakemake 
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -266,7 +267,7 @@ def test_the_code_of_one_method(finished, config):
         config["extraction"] = {"max_tokens": 64}
         after = planned(finished, config)
         assert {f"train {run}" for run in lens} <= after
-        assert not after & (trained(*sft) | trained(*mine))
+        assert not after & {f"train {run}" for run in (*sft, *mine)}
     finally:
         shutil.rmtree(finished.root / "own")
         assert finished.snakemake(demo_config()).returncode == 0
@@ -331,6 +332,18 @@ def test_a_file_that_is_edited_in_the_folder_of_a_backbone(finished, config, nam
         assert planned(finished, config) == {"prepare_backbone"} | states | FIT_AND_LATER
     finally:
         path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_a_target_that_names_one_checkpoint_trains_and_answers_no_other(workspace, config):
+    folder = workspace.root / "alone"
+    folder.mkdir()
+    (folder / "model").symlink_to(workspace.root / "model")
+    target = "results/tiny/en-zh/lens-a/seed0/scores.json"
+    done = workspace.snakemake(config, "--directory", "alone", "--dry-run", target)
+    assert done.returncode == 0, done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert [name for name in jobs if name.startswith("answer_")] == ["answer_tiny_only_1"]
+    assert {jobs[name] for name in ("train", "answer_tiny_only_1", "score", "fit_subspaces")} == {"1"}
 
 
 def test_the_template_of_the_report(finished, config):
