@@ -342,8 +342,8 @@ def test_a_target_that_names_one_checkpoint_trains_and_answers_no_other(workspac
     done = workspace.snakemake(config, "--directory", "alone", "--dry-run", target)
     assert done.returncode == 0, done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
-    assert [name for name in jobs if name.startswith("answer_")] == ["answer_tiny_only_1"]
-    assert {jobs[name] for name in ("train", "answer_tiny_only_1", "score", "fit_subspaces")} == {"1"}
+    assert [name for name in jobs if name.startswith("answer_")] == ["answer_tiny_only_2"]
+    assert {jobs[name] for name in ("train", "answer_tiny_only_2", "score", "fit_subspaces")} == {"1"}
 
 
 def test_the_template_of_the_report(finished, config):
