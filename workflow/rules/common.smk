@@ -99,6 +99,24 @@ def local_files(stage_config):
     return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
 
 
+def described_by(backbone):
+    """The files beside the weights of a backbone that is a folder: tokenizer, templates, what ends an answer.
+
+    A change in one prepares the backbone again. The weights are left out: they are large, and every stage that reads
+    them compares them with the manifest.
+    """
+    source = PLAN.config.backbones[backbone].source
+    if source.kind != "folder":
+        return []
+    folder = Path(source.path).expanduser()
+    # local: see `local_files`.
+    return sorted(
+        local(str(path))
+        for path in folder.iterdir()
+        if path.suffix in (".json", ".jinja")
+    )
+
+
 def evaluated_on(checkpoint):
     """The texts of corpora and the items of data sets that a checkpoint is evaluated on."""
     corpora = PLAN.evaluation_corpora(checkpoint).items()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts.layout import ANSWERS
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
@@ -256,7 +257,7 @@ class _Walk:
             file: the file.
             note: what to add.
             inputs: whether to go on to what it was made of; by default if it is no collection of others.
-            cells: of an evaluation, those whose texts and items are shown; none: of all.
+            cells: of answers and scores, those whose texts and items are shown; none: of all.
             sha256: its digest when it was read.
 
         Raises:
@@ -296,4 +297,5 @@ class _Walk:
                     continue
                 if below.is_file() and current_digest(below) == digest:
                     lines = _lines_of(below, items[below])
-            self.file(depth + 1, below, lines, sha256=digest)
+            of_answers = cells if below.name == ANSWERS else None
+            self.file(depth + 1, below, lines, sha256=digest, cells=of_answers)

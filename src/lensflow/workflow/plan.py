@@ -347,7 +347,7 @@ class Plan:
         """Return which job answers for which checkpoints: for each alone, or as the backbone's resources say."""
         parts = []
         for backbone in self.backbones:
-            its = [checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone]
+            its = sorted(checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone)
             jobs = max(self.config.backbones[backbone].resources.answer_jobs, math.ceil(len(its) / PER_JOB))
             if one_by_one:
                 jobs = len(its)
@@ -359,7 +359,7 @@ class Plan:
         """Return the configuration of stage `answer`."""
         cells: list[dict[str, Any]] = []
         checkpoints = {}
-        for checkpoint in part.checkpoints:
+        for checkpoint in sorted(part.checkpoints):  # in whichever order the runs name them
             own = [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()]
             cells += [cell for cell in own if cell not in cells]
             checkpoints[checkpoint.folder] = [cells.index(cell) for cell in own]
