@@ -20,7 +20,7 @@ from lensflow.models.loading import CPU, load_decoder
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.stages.train import train_measured
 from lensflow.storage.atomic import write_jsonl
@@ -134,7 +134,7 @@ def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, m
 
 def test_answers_and_log_likelihoods_are_the_cpus(checkpoint):
     """Of a random model, whose greedy choices are close: only the first of them is compared."""
-    from lensflow.models.engines.transformers import TransformersEngine
+    from lensflow.models.engines.hf import TransformersEngine
 
     folder = checkpoint("llama")
     tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
@@ -177,7 +177,7 @@ def test_fine_tuning_has_the_cpus_losses(checkpoint, tmp_path, lora):
 def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
     pytest.importorskip("vllm")
-    from lensflow.models.engines.transformers import TransformersEngine
+    from lensflow.models.engines.hf import TransformersEngine
 
     from lensflow.models.engines.vllm import VllmEngine
 

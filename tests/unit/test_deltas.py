@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from lensflow.stages.export_checkpoint import copy_out, export
+from lensflow.artifacts.export import copy_out, export
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 

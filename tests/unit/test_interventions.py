@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from lensflow.benchmarks.kinds import Benchmark
-from lensflow.models.engines.transformers import TransformersEngine
+from lensflow.models.engines.hf import TransformersEngine
 from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -27,7 +27,7 @@ from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.stages import train
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.digests import digest

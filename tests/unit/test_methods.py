@@ -21,7 +21,7 @@ from lensflow.methods.registry import SHARED, builtin, config_of, method_digest,
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.extraction import Extraction
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.stages import train
 from lensflow.stages.collect_scores import SWEPT
