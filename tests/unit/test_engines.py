@@ -151,9 +151,7 @@ def naive_tokens(model: Any, prompt: list[int], n: int, ends: set[int]) -> list[
 def naive_answer(model: Any, tokenizer: PromptTokenizer, prompt: list[int], n: int, stop: list[str]) -> str:
     """Cut the text that an unstopped model writes."""
     text = tokenizer.decode(naive_tokens(model, prompt, n, {EOS}))
-    for string in stop:
-        text = text.split(string)[0]
-    return text
+    return min((text.split(string)[0] for string in stop), key=len, default=text)
 
 
 class Edited:
