@@ -178,7 +178,6 @@ def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
     pytest.importorskip("vllm")
     from lensflow.models.engines.hf import TransformersEngine
-
     from lensflow.models.engines.vllm import VllmEngine
 
     folder = embedded(SMOLLM).parent

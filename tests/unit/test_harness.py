@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lensflow.benchmarks.lm_eval import files, model, tasks
+from lensflow.benchmarks.lm_eval import files, model
 from lensflow.benchmarks.lm_eval.kind import Task
 from lensflow.errors import LensflowError
 from lensflow.models.engines.hf import TransformersEngine

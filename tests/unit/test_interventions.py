@@ -21,6 +21,7 @@ from lensflow.errors import LensflowError
 from lensflow.methods.base import HiddenStates, Run
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
+from lensflow.methods.registry import AnyMethod
 from lensflow.models import likelihood
 from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.protocol import Answer
@@ -36,7 +37,6 @@ from lensflow.stages.answer import Answerer, Asked, Cell, Session, Speaker
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.cache import read_entry
 from lensflow.storage.verified import read_json, read_jsonl
-from lensflow.methods.registry import AnyMethod
 from tests import tiny
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
