@@ -54,7 +54,7 @@ class Config(FromCorpus):
 
     def ask(self, asker, items, fewshot, language, roots):
         pairs = [(asker.tokenizer.encode(item["prompt"]), [70, 71]) for item in items.values()]
-        return [{{"prompt": id_, "nll": -logp, "tokens": 2}} for id_, (logp, _) in zip(items, asker.loglikelihoods(pairs))]
+        return [{{"prompt": "", "nll": -logp, "tokens": 2}} for logp, _ in asker.loglikelihoods(pairs)]
 """
 ENGINE = """
 from contextlib import nullcontext
