@@ -403,8 +403,14 @@ def of_section(section: Section) -> list[str]:
     shape, weights = section.shape, SIZE * section.shape.parameters
     trainings = sum(job.stage.startswith("train") for job in section.jobs)
     more = (
-        Job("export_checkpoint, at most", trainings, 0, weights, weights, PROCESS),
-        Job(f"evaluate, {TOKENS} tokens", trainings + 1, TOKENS * scored_flops(shape), weights, 0, weights + PROCESS),
+        Job(
+            f"answer, {TOKENS} tokens of each checkpoint",
+            1,
+            (trainings + 1) * TOKENS * scored_flops(shape),
+            weights,
+            0,
+            weights + PROCESS,
+        ),
     )
     rows = [
         [job.stage, str(job.count), quantity(job.flops, "FLOP")]
@@ -426,7 +432,7 @@ def node(section: Section) -> Sequence[str]:
     trainings = [job for job in section.jobs if job.stage.startswith("train")]
     whole = [job for job in section.jobs if not job.streamed]
     streamed = [job for job in section.jobs if job.streamed or job not in extractions]
-    disk = sum(job.count * job.written for job in whole) + SIZE * section.shape.parameters  # an exported model
+    disk = sum(job.count * job.written for job in whole)
     disk += max(6 * job.written for job in trainings)  # of a delta: weights and moments, twice
     streams = [job for job in extractions if job.streamed]
     peaks = [max(job.gpu for job in jobs) for jobs in (extractions, streams, trainings)]
@@ -476,7 +482,7 @@ Only the last table has measurements. GB are 10⁹ bytes.
 
 BOOKING = """Measured peaks are up to {excess:.1f} times the computed ones, with `stream` {streamed:.1f} times (below).
 Book that much more. Without a GPU its columns are of the host's memory. Disk is for everything at once, with a
-training's checkpoint of itself and an exported model.
+training's checkpoint of itself.
 
 Evaluation on one GPU: the share of its memory that vLLM can take (`resources.gpu_memory`) and the tokens of prompts and
 answers in progress that this leaves room for. With `engine: auto` transformers has the weights beside it.

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lensflow.models.engines.transformers import TransformersEngine
 from safetensors.torch import load_file
 
 from lensflow.artifacts import texts as texts_module
 from lensflow.cli import main as main_module
+from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Prompt, Resources
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.stages import pair_data
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_jsonl

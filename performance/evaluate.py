@@ -1,12 +1,12 @@
-"""Time and memory of an evaluation: one job for all cells beside one `lm_eval --model hf` process a cell.
+"""Time and memory of an evaluation: our two jobs for all cells beside one `lm_eval --model hf` process per cell.
 
     LENSFLOW_DATASETS_ROOT=... python performance/evaluate.py
 
 Run it from the repository root on a quiet machine (about half an hour on two cores). It needs local copies of XCOPA,
 XWinograd and the Language Confusion Benchmark. Both sides run the same task files on the same documents in float32:
 XCOPA zh and sw, XWinograd jp and en, and one greedy answer to each of 600 prompts. Every process is timed from its
-start to its end; ours begins with an empty cache of cells. The plain side is what a user would type, in batches of 16.
-The accuracies must be the same, and so should the answers (counted).
+start to its end; our time is that of `answer` and `score` together, with an empty cache of cells. The plain side is
+what a user would type, in batches of 16. The accuracies must be the same, and so should the answers (counted).
 """
 
 import argparse
@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from lensflow.artifacts import hub, items
-from lensflow.benchmarks.lm_eval import Task
+from lensflow.artifacts import hub, items, layout
+from lensflow.benchmarks.lm_eval.kind import Task
 from lensflow.errors import LensflowError
 from lensflow.stages import fetch_items
 from lensflow.storage.atomic import write_jsonl, write_text
@@ -122,21 +122,21 @@ def ours(
         for language in cell["languages"]:
             file = folder / "items" / cell["name"] / f"{language}.jsonl"
             write_jsonl(file, read_jsonl(file)[:limit])
-    stage = {"prompt": prompt, "evaluation": settings.canonical(), "cells": cells}
-    output = folder / "ours" / "scores.json"
-    say("lensflow evaluate")
-    measured = spawn(
-        [
-            *("-m", "lensflow.cli", "evaluate", "--config", json.dumps(stage), "--tasks", folder),
-            *("--checkpoint", backbone, "--corpora", folder, "--items", folder / "items"),
-            *("--cache", folder / "cells", "--output", output),
-        ]
-    )
+    place = layout.Place("ours", layout.NO_SETTING, layout.BASE, 0)
+    run, checkpoints = folder / place.folder, {place.folder: list(range(len(cells)))}
+    output = run / layout.SCORES
+    files = ("--tasks", folder, "--corpora", folder, "--items", folder / "items", "--cache", folder / "cells")
+    stage = {"prompt": prompt, "evaluation": settings.canonical(), "cells": cells, "checkpoints": checkpoints}
+    say("lensflow answer, lensflow score")
+    answering = ("answer", "--config", json.dumps(stage), "--backbone", backbone, "--runs", run)
+    scoring = ("score", "--config", json.dumps({"cells": cells}), "--answers", run / layout.ANSWERS, "--output", output)
+    parts = [spawn(["-m", "lensflow.cli", *arguments, *files]) for arguments in (answering, scoring)]
+    seconds, megabytes = sum(part.seconds for part in parts), max(part.megabytes for part in parts)
     samples = {}
     for cell in cells:
         for language in cell["languages"]:
             samples[cell["name"], language] = read_jsonl(output.parent / "samples" / f"{cell['name']}.{language}.jsonl")
-    return measured, samples
+    return Measured(seconds, megabytes), samples
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def read_sequences(task: dict[str, Any]) -> dict[str, Any]:
     from lensflow.models.tokenizer import PromptTokenizer
     from lensflow.schema.backbone import Prompt
     from lensflow.schema.extraction import Extraction
-    from lensflow.schema.messages import parse
+    from lensflow.schema.parsing import parse
     from lensflow.stages.extract_hidden_states import tokenize
 
     tokenizer = PromptTokenizer(Path(task["checkpoint"]), parse(Prompt, task["prompt"]))

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from lensflow.artifacts.checkpoint import check_checkpoint, verify
 from lensflow.errors import LensflowError
 from lensflow.schema.backbone import Backbone, PackageSource
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.stages.prepare_backbone import check_source, package_parts, prepare_backbone
 from lensflow.storage.digests import file_digest
 from lensflow.storage.verified import read_json

@@ -100,7 +100,7 @@ def test_both_benchmarks_hand_the_gpu_to_the_stages_that_use_one(method, monkeyp
     method.stage("train", {}, gpus=1, subspaces=tmp_path, states=[tmp_path], texts=[tmp_path], **paths)
     called += [[name.replace("_", "-"), *rest] for name, rest in benchmark("stream").stages(tmp_path, 1)]
     parsed = [main.parser().parse_args(list(map(str, arguments))) for arguments in called]
-    using = [args.function.__name__ for args in parsed if getattr(args, "gpus", 0) == 1]
+    using = [args.function.args[0].name for args in parsed if getattr(args, "gpus", 0) == 1]
     assert using == ["extract_hidden_states", "train", "extract_hidden_states", "extract_hidden_states", "train"]
 
 

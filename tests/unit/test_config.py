@@ -12,7 +12,8 @@ from snakemake.utils import update_config
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.config import Lens
-from lensflow.schema.messages import did_you_mean, parse
+from lensflow.schema.messages import did_you_mean
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.storage.paths import resolve
 from lensflow.workflow.experiment import Config, load, read

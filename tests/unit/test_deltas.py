@@ -3,11 +3,11 @@ import shutil
 
 import pytest
 import torch
-from lensflow.stages.export_checkpoint import copy_out, export
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts.checkpoint import verify
+from lensflow.artifacts.export import copy_out, export
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.loading import load_top_layers

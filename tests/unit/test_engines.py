@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from lensflow.models.engines.transformers import TransformersEngine
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
-from lensflow.models.engines.protocol import Engine
+from lensflow.models.engines.hf import TransformersEngine
+from lensflow.models.engines.protocol import Answer, Engine
 from lensflow.models.engines.vllm import VllmEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
@@ -151,9 +151,7 @@ def naive_tokens(model: Any, prompt: list[int], n: int, ends: set[int]) -> list[
 def naive_answer(model: Any, tokenizer: PromptTokenizer, prompt: list[int], n: int, stop: list[str]) -> str:
     """Cut the text that an unstopped model writes."""
     text = tokenizer.decode(naive_tokens(model, prompt, n, {EOS}))
-    for string in stop:
-        text = text.split(string)[0]
-    return text
+    return min((text.split(string)[0] for string in stop), key=len, default=text)
 
 
 class Edited:
@@ -184,12 +182,19 @@ def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: flo
     assert [best for _, best in actual] == [best for _, best in expected]
     prompts = prompts_of(seed=1, n=30)
     plain = [naive_answer(model, tokenizer, p, 10, []) for p in prompts]
-    assert engine.generate(prompts, decoding(10)) == plain
+    assert texts(engine.generate(prompts, decoding(10))) == plain
     letters = [text[3] for text in plain if len(text) > 5]
     stop = ["\n", max(letters, key=letters.count), plain[0][1:3]]  # the last one is spread over two tokens
     stopped = [naive_answer(model, tokenizer, p, 10, stop) for p in prompts]
     assert stopped != plain
-    assert engine.generate(prompts, decoding(10, stop)) == stopped
+    assert texts(engine.generate(prompts, decoding(10, stop))) == stopped
+    for answer, prompt in zip(engine.generate(prompts, decoding(10)), prompts, strict=True):
+        wanted = naive_tokens(model, prompt, 10, {EOS})
+        assert answer.ids == tuple(wanted) and answer.cut == (wanted[-1] != EOS)
+
+
+def texts(answers: list[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
 
 
 BOTH_WAYS = pytest.mark.parametrize("shared", [0.0, 1e9], ids=["whole", "shared contexts"])
@@ -199,7 +204,7 @@ BOTH_WAYS = pytest.mark.parametrize("shared", [0.0, 1e9], ids=["whole", "shared 
 def test_transformers_engine_against_naive_loops(
     engine: TransformersEngine, model: Any, tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch, shared: float
 ) -> None:
-    monkeypatch.setattr("lensflow.models.engines.transformers._SHARED", shared)
+    monkeypatch.setattr("lensflow.models.engines.hf._SHARED", shared)
     check(engine, model, tokenizer, 1e-5)
     with engine.edited(random_edit()):
         check(engine, Edited(model, random_edit()), tokenizer, 1e-5)
@@ -229,13 +234,13 @@ def test_contexts_are_read_once_where_that_saves_much(
 def test_batches_do_not_matter(
     engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch, shared: float
 ) -> None:
-    monkeypatch.setattr("lensflow.models.engines.transformers._SHARED", shared)
+    monkeypatch.setattr("lensflow.models.engines.hf._SHARED", shared)
     requests, prompts = requests_of(model, seed=2), prompts_of(seed=3, n=9)
     scores, answers = engine.loglikelihoods(requests), engine.generate(prompts, decoding(6))
     assert engine.generate(prompts[::-1], decoding(6))[::-1] == answers
     assert [engine.generate([p], decoding(6))[0] for p in prompts] == answers
     for name, value in (("_MAX_ROWS", 7), ("_MAX_TOKENS", 20), ("_MAX_ROWS", 1), ("_WHOLE_TOKENS", 20)):
-        monkeypatch.setattr(f"lensflow.models.engines.transformers.{name}", value)
+        monkeypatch.setattr(f"lensflow.models.engines.hf.{name}", value)
         again = engine.loglikelihoods(requests)
         assert [logp for logp, _ in again] == pytest.approx([logp for logp, _ in scores], abs=1e-5)
         assert [best for _, best in again] == [best for _, best in scores]
@@ -247,7 +252,7 @@ def test_nothing_to_do(engine: TransformersEngine) -> None:
 
 
 def test_end_tokens(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
-    assert end_token_ids(eos_token_ids(checkpoint), tokenizer.vocabulary, ["\n", "Q"]) == [1, 2, 3, 4, 21]
+    assert end_token_ids(eos_token_ids(checkpoint, tokenizer), tokenizer.vocabulary, ["\n", "Q"]) == [1, 2, 3, 4, 21]
     assert end_token_ids({EOS}, tokenizer.vocabulary, []) == [EOS]
 
 
@@ -255,10 +260,11 @@ def test_end_tokens(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
     ("content", "expected"), [({"eos_token_id": [1, 106]}, {1, 106}), ({"eos_token_id": 2}, {2}), ({}, set())]
 )
 def test_eos_token_ids_prefers_the_generation_config(tmp_path: Path, content: Any, expected: set[int]) -> None:
+    none = SimpleNamespace(end_tokens=set())
     (tmp_path / "config.json").write_text('{"eos_token_id": 9}')
-    assert eos_token_ids(tmp_path) == {9}
+    assert eos_token_ids(tmp_path, none) == {9}
     (tmp_path / "generation_config.json").write_text(json.dumps(content))
-    assert eos_token_ids(tmp_path) == expected
+    assert eos_token_ids(tmp_path, none) == expected
 
 
 def test_finish_cuts_at_the_earliest_stop() -> None:
@@ -300,3 +306,45 @@ def test_vllm_engine_against_naive_loops(checkpoint: Path, model: Any, tokenizer
         engine.close()
     with pytest.raises(LensflowError, match=rf"^{checkpoint}: vllm does not start \(.+\)$"):
         VllmEngine(checkpoint, "float32", tokenizer, 100_000, Resources())
+
+
+def changed(model: Any) -> dict[str, torch.Tensor]:
+    """Another last layer, under the checkpoint's names."""
+    generator = torch.Generator().manual_seed(9)
+    last = {name: tensor for name, tensor in model.state_dict().items() if ".layers.1." in name}
+    return {name: tensor + torch.randn(tensor.shape, generator=generator) / 5 for name, tensor in last.items()}
+
+
+def check_swaps(engine: Engine, checkpoint: Path, model: Any, tokenizer: PromptTokenizer, tolerance: float) -> None:
+    """Swap to other weights and back; also the scores of the backbone are the very same bits again."""
+    requests, prompts = requests_of(model, seed=4), prompts_of(seed=5, n=20)
+
+    def said() -> Any:
+        return engine.generate(prompts, decoding(10)), engine.loglikelihoods(requests)
+
+    before = said()
+    trained = changed(model)
+    engine.swap(trained)
+    assert said()[0] != before[0] and said()[1] != before[1]
+    other = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    assert other.load_state_dict(trained, strict=False).unexpected_keys == []
+    check(engine, other, tokenizer, tolerance)
+    engine.swap({name: model.state_dict()[name] for name in trained})
+    assert said() == before
+
+
+def test_transformers_swaps_weights_and_back(
+    checkpoint: Path, model: Any, tokenizer: PromptTokenizer, engine: TransformersEngine
+) -> None:
+    check_swaps(engine, checkpoint, model, tokenizer, 1e-5)
+    with pytest.raises(LensflowError, match=r"^tensor 'no\.such' is not in the model that transformers loads"):
+        engine.swap({"no.such": torch.zeros(2)})
+
+
+@pytest.mark.slow
+def test_vllm_swaps_weights_and_back(checkpoint: Path, model: Any, tokenizer: PromptTokenizer) -> None:
+    engine = VllmEngine(checkpoint, "float32", tokenizer, 64, Resources())
+    try:
+        check_swaps(engine, checkpoint, model, tokenizer, 1e-4)
+    finally:
+        engine.close()

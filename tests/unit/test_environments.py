@@ -273,7 +273,7 @@ def test_the_dockerfile_installs_a_committed_lock_from_what_it_copied(tmp_path, 
     printed = build(tmp_path, plain_environment() | {"MAKEFLAGS": "n"}, {"LOCK": lock})
     assert printed == [f"PYTHON=python3.11 envs/setup.sh {lock}"]
     assert (tmp_path / f"envs/{lock}.lock").read_bytes() == (ROOT / f"envs/{lock}.lock").read_bytes()
-    for needed in ("Snakefile", "config/demo.yaml", "workflow/rules/common.smk", "src/lensflow/cli.py"):
+    for needed in ("Snakefile", "config/demo.yaml", "workflow/rules/common.smk", "src/lensflow/cli/main.py"):
         assert (tmp_path / needed).is_file()
     assert not (tmp_path / ".git").exists()
 

@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
+from lensflow.artifacts import export
 from lensflow.errors import LensflowError
 from lensflow.methods import finetuning
 from lensflow.methods.base import Run
 from lensflow.methods.finetuning import IGNORED, Example, answered, collate, cut, plain
-from lensflow.methods.registry import module_of
+from lensflow.methods.registry import METHODS
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
-from lensflow.stages import export_checkpoint
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import journal
 from lensflow.workflow.experiment import AnyMethod
@@ -69,7 +69,7 @@ def run(checkpoint, texts, tmp_path):
 
 
 def train(run):
-    return module_of(run.method.kind).train(run)
+    return METHODS.module_of(run.method.kind).train(run)
 
 
 def history(run):
@@ -242,7 +242,7 @@ def test_the_exported_model_is_the_trained_one(run, tmp_path, trained_logits, fa
     this = run(family=family, lora=lora, epochs=1)
     train(this)
     output = tmp_path / "checkpoint" / "manifest.json"
-    export_checkpoint.export(this.backbone, this.output, output)
+    export.export(this.backbone, this.output, output)
     exported, before = (
         AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32).eval()
         for path in (output, this.backbone)

@@ -3,36 +3,40 @@
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from lensflow.benchmarks.kinds import Benchmark
-from lensflow.models.engines.transformers import TransformersEngine
-from lensflow.stages.evaluate import Cell, Evaluator, Inputs
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lensflow.artifacts import interventions, language_subspaces
+from lensflow.artifacts import interventions, language_subspaces, layout
 from lensflow.artifacts.interventions import Intervention, StateEdit
+from lensflow.benchmarks.base import Folders
+from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.methods.base import HiddenStates, Run
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
+from lensflow.methods.registry import AnyMethod
 from lensflow.models import likelihood
+from lensflow.models.engines.hf import TransformersEngine
+from lensflow.models.engines.protocol import Answer
 from lensflow.models.logit_bias import logit_biases
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
+from lensflow.schema.stages import Answering
 from lensflow.stages import train
+from lensflow.stages.answer import Answerer, Asked, Cell, Session, Speaker
 from lensflow.storage.atomic import write_jsonl
-from lensflow.storage.digests import digest
+from lensflow.storage.cache import read_entry
 from lensflow.storage.verified import read_json, read_jsonl
-from lensflow.workflow.experiment import AnyMethod
 from tests import tiny
 
 PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
@@ -61,8 +65,7 @@ def test_what_is_written_is_read(tmp_path, intervention):
     path = tmp_path / interventions.NAME
     read = interventions.load(path)
     for language in ("en", "zh", "sw"):
-        expected = intervention.identity(language, instructed=True)
-        assert read.identity(language, instructed=True) == expected
+        assert read.identity(language) == intervention.identity(language)
         assert read.instruct(language, "x") == intervention.instruct(language, "x")
     assert (read.width, read.place) == (intervention.width, intervention.place)
     first = path.read_bytes()
@@ -129,7 +132,7 @@ def test_the_engine_computes_the_equation(checkpoint, family):
     requests = list(zip(prompts, tiny.random_sequences(7, seed=2, longest=4), strict=True))
     untouched = engine.loglikelihoods(requests)
     with engine.edited(edit):
-        answers = engine.generate(prompts, Decoding(max_new_tokens=5))
+        answers = [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=5))]
         scores = [score for score, _ in engine.loglikelihoods(requests)]
         rows = likelihood.read_prompts(engine.model, prompts, [[True] * len(prompt) for prompt in prompts], None)
     assert answers == [tokenizer.decode(naive.answer(prompt, 5)) for prompt in prompts]
@@ -203,7 +206,7 @@ def test_a_method_that_changes_weights_has_an_empty_intervention(build):
     folder = build({"kind": "lens", "layers": 1})
     build({"kind": "lsar"}, "other")
     empty = interventions.load(folder / interventions.NAME)
-    assert all(empty.identity(language, instructed=True) == {} for language in tiny.LANGUAGES)
+    assert all(empty.identity(language) == {} and empty.instruct(language, "x") == "x" for language in tiny.LANGUAGES)
 
 
 @pytest.mark.parametrize("unit", ["absolute", "state_norm"])
@@ -300,16 +303,38 @@ class Recorder:
 
     def generate(self, prompts, decoding):
         self._note(prompts)
-        return ["ok"] * len(prompts)
+        return [Answer("ok", (5,), cut=False)] * len(prompts)
 
     def loglikelihoods(self, requests):
         self._note([context for context, _ in requests])
         return [(-1.0, False)] * len(requests)
 
 
+STAGE = {"prompt": PROMPT.canonical(), "evaluation": {"engine": "hf"}}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The backbone under an intervention."""
+
+    answerer: Answerer
+    intervention: Intervention
+
+    def asked(self, cell: Cell) -> Asked:
+        return self.answerer.asked(cell, self.speaker(cell))
+
+    def speaker(self, cell: Cell) -> Speaker:
+        return Speaker(self.answerer.session, None, self.intervention, cell.language)
+
+    def answers(self, cell: Cell) -> list[dict[str, Any]]:
+        asked = self.asked(cell)
+        self.answerer.answer(asked, self.speaker(cell))
+        return read_entry(layout.entry(self.answerer.cache, asked.key))["answers"]
+
+
 @pytest.fixture
 def evaluator(checkpoint, tmp_path):
-    """Build an evaluator of a tiny backbone with an intervention; return it and its cells."""
+    """Build a tiny backbone that answers under an intervention; return what it is asked in each cell, and its cells."""
     manifest = tiny.backbone(checkpoint("llama"), tmp_path / "evaluated" / "manifest.json")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "capitals.yaml").write_text(TASK)
@@ -324,12 +349,12 @@ def evaluator(checkpoint, tmp_path):
             write_jsonl(tmp_path / "items" / name / f"{language}.jsonl", [item])
 
     def of(intervention):
-        path = None
-        if intervention is not None:
-            interventions.write(intervention, tmp_path / "delta.safetensors")
-            path = tmp_path / interventions.NAME
-        inputs = Inputs(manifest, tmp_path / "corpora", tmp_path / "items", (tmp_path,), path)
-        evaluator = Evaluator(inputs, PROMPT, Evaluation(engine="hf"), Resources())
+        interventions.write(intervention, tmp_path / "delta.safetensors")
+        read = interventions.load(tmp_path / interventions.NAME)
+        config = Answering.model_validate(STAGE | {"cells": [], "checkpoints": {}})
+        session = Session(manifest, config, Resources())
+        folders = Folders(tmp_path / "corpora", tmp_path / "items", (tmp_path,))
+        answering = Evaluated(Answerer(session, folders, tmp_path / "cache"), read)
         cells = {}
         for name, entry in BENCHMARKS.items():
             if entry["kind"] in ("lm_eval", "mt_bench"):
@@ -337,8 +362,8 @@ def evaluator(checkpoint, tmp_path):
             if entry["kind"] == "lm_eval":
                 entry |= {"task": "tasks/capitals"}
             for language in ("en", "zh"):
-                cells[name, language] = Cell(name, parse(Benchmark, entry), language)
-        return evaluator, cells
+                cells[name, language] = Cell(name, parse(AnyBenchmark, entry), language)
+        return answering, cells
 
     return of
 
@@ -356,9 +381,9 @@ INTERVENTIONS = {
 def test_which_cells_are_others(evaluator):
     def digests(intervention):
         one, cells = evaluator(intervention)
-        return {place: digest(one.identity(cell)) for place, cell in cells.items()}
+        return {place: one.asked(cell).key for place, cell in cells.items()}
 
-    base = digests(None)
+    base = digests(Intervention())
     found = {name: digests(intervention) for name, intervention in INTERVENTIONS.items()}
     changed = {name: {place for place in base if of[place] != base[place]} for name, of in found.items()}
     everything, chinese = set(base), {place for place in base if place[1] == "zh"}
@@ -367,44 +392,56 @@ def test_which_cells_are_others(evaluator):
     assert changed == expected | {"prompt": told, "after": told}
     for place in told:
         assert len({of[place] for of in (base, *found.values())}) == len(INTERVENTIONS)
+    assert found["none"] == base  # an instruction is among the tokens of a request, not beside them
 
 
 def test_cells_are_shared_where_nothing_is_done(evaluator, tmp_path):
-    """By the command line: a language that is left alone is not computed again."""
-    benchmark = {"kind": "likelihood", "corpus": "embedded", "split": "test"}
-    stage = {"prompt": PROMPT.canonical(), "evaluation": {"engine": "hf"}}
-    stage["cells"] = [{"name": "likelihood", "benchmark": benchmark, "languages": ["en", "zh"]}]
+    """By the command line: a language that is left alone is not answered again."""
+    evaluator(Intervention())
+    entry = {"name": "likelihood", "benchmark": BENCHMARKS["likelihood"], "languages": ["en", "zh"]}
+    manifest = str(tmp_path / "evaluated" / "manifest.json")
 
-    def cells(*intervention):
-        folders = {"--corpora": "corpora", "--items": "items", "--cache": "cache", "--output": "run/scores.json"}
+    def cells(method):
+        run = tmp_path / "tiny" / "trio" / method / "seed0"
+        run.mkdir(parents=True)
+        if method != layout.BASE:
+            save_file({}, run / layout.DELTA)
+            interventions.write(INTERVENTIONS[method], run / layout.DELTA)
+        stage = STAGE | {"cells": [entry], "checkpoints": {f"tiny/trio/{method}/seed0": [0]}}
+        folders = {"--corpora": "corpora", "--items": "items", "--cache": "cache"}
         arguments = [part for key, name in folders.items() for part in (key, str(tmp_path / name))]
-        checkpoint = ["--checkpoint", str(tmp_path / "evaluated" / "manifest.json")]
-        assert main.main(["evaluate", "--config", json.dumps(stage), *checkpoint, *intervention, *arguments]) == 0
-        return [cell["cell"] for cell in read_json(tmp_path / "run" / "scores.json")["cells"]]
+        arguments += ["--backbone", manifest, "--runs", str(run)]
+        assert main.main(["answer", "--config", json.dumps(stage), *arguments]) == 0
+        return [cell["cell"] for cell in read_json(run / layout.ANSWERS)["cells"]]
 
-    base = cells("--intervention")  # as the workflow writes it for base
-    for name, changed in (("none", 0), ("prompt", 0), ("steer", 1), ("another λ", 1), ("steer", 0), ("lsar", 2)):
+    base = cells(layout.BASE)
+    for name, changed in (("none", 0), ("prompt", 0), ("steer", 1), ("another λ", 1), ("lsar", 2)):
         computed = len(list((tmp_path / "cache").rglob("*.json")))
-        evaluator(INTERVENTIONS[name])
-        again = cells("--intervention", str(tmp_path / interventions.NAME))
+        again = cells(name)
         assert len(list((tmp_path / "cache").rglob("*.json"))) == computed + changed, name
         if name != "lsar":
             assert again[0] == base[0], name
 
 
 def test_an_identity_is_kept_with_its_cell(evaluator):
-    one, cells = evaluator(INTERVENTIONS["prompt"])
-    assert "intervention" not in one.identity(cells["likelihood", "zh"])
-    assert one.identity(cells["mt", "zh"])["intervention"] == {"instruction": "用中文。", "place": "before"}
+    one, cells = evaluator(INTERVENTIONS["steer"])
+    assert "intervention" not in one.asked(cells["mt", "en"]).identity
+    assert one.asked(cells["mt", "zh"]).identity["intervention"].keys() == {"shift"}
+    told, _ = evaluator(INTERVENTIONS["prompt"])
+    assert "intervention" not in told.asked(cells["mt", "zh"]).identity
+    one.answers(cells["likelihood", "zh"])
+    asked = one.asked(cells["likelihood", "zh"])
+    assert read_entry(layout.entry(one.answerer.cache, asked.key))["identity"] == asked.identity
 
 
 @pytest.mark.parametrize("name", ["steer", "lsar", "prompt", "after"])
 def test_what_the_engine_is_asked(evaluator, name):
     def run(intervention, language, benchmark):
         one, cells = evaluator(intervention)
-        one.__dict__["transformers_engine"] = recorder = Recorder(one.tokenizer)
-        one.prepare([cells[benchmark, language]])
-        one.run(cells[benchmark, language])
+        session, cell = one.answerer.session, cells[benchmark, language]
+        recorder = Recorder(session.tokenizer)
+        session._engines["hf"], session._delta["hf"] = recorder, None
+        one.answerer._ask(cell, one.speaker(cell))
         return recorder
 
     line = {"prompt": "用中文。\n{}", "after": "{}\n用中文。"}.get(name, "{}")
@@ -424,7 +461,7 @@ def test_what_the_engine_is_asked(evaluator, name):
 def test_held_out_likelihood_is_of_the_edited_states(evaluator):
     def nll(intervention):
         one, cells = evaluator(intervention)
-        (row,) = one.run(cells["likelihood", "zh"])["samples"]
+        (row,) = one.answers(cells["likelihood", "zh"])
         return row["nll"]
 
     assert nll(INTERVENTIONS["prompt"]) == nll(Intervention())
@@ -432,11 +469,20 @@ def test_held_out_likelihood_is_of_the_edited_states(evaluator):
     assert abs(nll(INTERVENTIONS["lsar"]) - nll(Intervention())) > 1e-3
 
 
-def test_an_intervention_of_another_backbone(evaluator):
+def test_an_intervention_of_another_backbone(evaluator, tmp_path, capsys):
+    evaluator(Intervention())
+    run, manifest = tmp_path / "tiny" / "trio" / "steer" / "seed0", tmp_path / "evaluated" / "manifest.json"
+    run.mkdir(parents=True)
+    save_file({}, run / layout.DELTA)
+    arguments = ["--backbone", str(manifest), "--runs", str(run), "--cache", str(tmp_path / "cache")]
+    arguments += ["--corpora", str(tmp_path / "corpora"), "--items", str(tmp_path / "items")]
+    stage = json.dumps(STAGE | {"cells": [], "checkpoints": {"tiny/trio/steer/seed0": []}})
     message = r"intervention\.safetensors: changes states of 7 dimensions, .* has states of 32; it belongs to another"
     for wrong in (Intervention(shifts={"zh": torch.ones(7)}), Intervention(removed=torch.eye(7)[:, :2])):
-        with pytest.raises(LensflowError, match=message):
-            evaluator(wrong)
+        interventions.write(wrong, run / layout.DELTA)
+        assert main.main(["answer", "--config", stage, *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert not (run / layout.ANSWERS).exists()
 
 
 # --- What is taken home -----------------------------------------------------------------------------------------------
@@ -451,6 +497,10 @@ def export(folder, tmp_path):
     arguments = ["--backbone", str(manifest), "--delta", str(folder / "delta.safetensors"), str(home)]
     assert main.main(["export", *arguments]) == 0
     return home, ModelCard.load(home / "README.md").text
+
+
+def texts_of(answers):
+    return [answer.text for answer in answers]
 
 
 def code_of(card, word):
@@ -468,13 +518,13 @@ def test_the_lines_of_an_exported_steering(build, tmp_path):
     plain = engine.generate(prompts, Decoding(max_new_tokens=6))
     with engine.edited(written.edit("sw")):  # the language that the lines are written for
         expected = engine.generate(prompts, Decoding(max_new_tokens=6))
-    assert expected != plain
+    assert texts_of(expected) != texts_of(plain)
 
     by_hook, by_bias = {"folder": str(home)}, {"folder": str(home)}
     exec(code_of(card, "register_forward_hook"), by_hook)
     exec(code_of(card, "LogitsProcessorList"), by_bias)
     for names, more in ((by_hook, {}), (by_bias, {"logits_processor": by_bias["steered"]})):
-        for prompt, answer in zip(prompts, expected, strict=True):
+        for prompt, answer in zip(prompts, texts_of(expected), strict=True):
             output = names["model"].generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, **more)
             assert tokenizer.decode(output[0, len(prompt) :].tolist()) == answer
 

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from lensflow.artifacts.hub import datasets_root, load_split
 from lensflow.artifacts.items import read_items
+from lensflow.benchmarks.base import FromDataset
 from lensflow.data import cldr
 from lensflow.errors import LensflowError
-from lensflow.schema.dataset import Dataset, FromDataset, LanguageEntry
+from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.stages.fetch_items import fetch
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json

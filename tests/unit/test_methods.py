@@ -4,30 +4,27 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lensflow import methods
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
 from lensflow.methods.base import Run, StateFiles
-from lensflow.methods.registry import SHARED, builtin, config_of, method_digest, module_of
+from lensflow.methods.registry import METHODS, AnyMethod, method_digest, method_modules
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.extraction import Extraction
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.stages import train
 from lensflow.stages.collect_scores import SWEPT
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
-from lensflow.workflow.experiment import AnyMethod
 from tests import tiny
 
 METHOD = """
@@ -73,21 +70,21 @@ def refused(entry: dict) -> str:
 
 
 def test_every_method_of_the_package_is_one_file():
-    folder = Path(methods.__path__[0])
-    files = {path.stem for path in folder.glob("[a-z]*.py")} | {path.parent.name for path in folder.glob("*/method.py")}
-    assert builtin() == sorted(files - SHARED)
-    for kind in builtin():
+    folder = METHODS.folder
+    files = {path.stem for path in folder.glob("[a-z]*.py")} | {path.parent.name for path in folder.glob("*/kind.py")}
+    assert METHODS.builtin() == sorted(files - METHODS.shared)
+    for kind in METHODS.builtin():
         assert parse(AnyMethod, {"kind": kind}).kind == kind
-        assert config_of(kind).__doc__
-        assert hasattr(module_of(kind), "train") == (kind != "base")
+        assert METHODS.config_of(kind).__doc__
+        assert hasattr(METHODS.module_of(kind), "train") == (kind != "base")
 
 
 def test_reading_the_methods_imports_nothing_slow():
     """The workflow does so whenever it starts."""
     program = (
-        "import sys; from lensflow.methods import registry\n"
+        "import sys; from lensflow.methods.registry import METHODS, method_digest\n"
         "import lensflow.workflow.plan\n"
-        "for kind in registry.builtin(): registry.config_of(kind); registry.method_digest(kind)\n"
+        "for kind in METHODS.builtin(): METHODS.config_of(kind); method_digest(kind)\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -142,9 +139,10 @@ def test_a_module_that_is_not_a_method(own):
 
 
 def test_the_code_behind_a_method(own):
-    digests = {kind: method_digest(kind) for kind in builtin()}
+    digests = {kind: method_digest(kind) for kind in METHODS.builtin()}
     assert len(set(digests.values())) == len(digests)
-    assert digests["lens"] == code_digest("methods.lens.method")
+    assert digests["lens"] == code_digest("lensflow.stages.train", "lensflow.methods.lens.kind")
+    assert "lensflow.methods.lens.training" in set(method_modules("lens")) - set(method_modules("sft"))
     content = METHOD.replace('"{package}.{name}"', '"own"')
     first, commented, changed = (
         method_digest(own(name, text))

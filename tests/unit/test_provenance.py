@@ -66,11 +66,8 @@ def results(tmp_path, monkeypatch) -> Path:
     learnt = {path: [1, 2, 4] for path in texts[1:]}
     delta = f"{run}/delta.safetensors"
     stage("train", delta, backbone, *texts, files={delta: "d"}, config=method, lines=learnt)
-    exported = f"{run}/checkpoint/manifest.json"
-    empty = json.dumps({"files": {}, "weights": ""})
-    stage("export_checkpoint", exported, backbone, f"{run}/delta.safetensors", files={exported: empty})
     base = "results/tiny/none/base/seed0"
-    for folder, manifest in ((base, backbone), (run, exported)):
+    for folder, weights in ((base, [backbone]), (run, [backbone, delta])):
         samples = {f"{folder}/samples/generation.{code}.jsonl": code for code in ("en", "zh", "sw")}
         asked = {"ids": ["test-0", "test-1"]}
         cells = [
@@ -88,8 +85,9 @@ def results(tmp_path, monkeypatch) -> Path:
         asking = {"benchmark": {"corpus": "mine", "split": "test"}, "languages": ["en", "zh", "sw"]}
         quiz = {"name": "quiz", "benchmark": {"task": "quiz"}, "languages": ["zh"]}
         given = {"cells": [asking | {"name": "generation"}, quiz]}
-        stage("evaluate", f"{folder}/scores.json", manifest, *texts, items, files=samples | scores, config=given)
-    shutil.rmtree(f"{run}/checkpoint")
+        answers = f"{folder}/answers.json"
+        stage("answer", answers, *weights, *texts, items, files={answers: json.dumps({"cells": cells})}, config=given)
+        stage("score", f"{folder}/scores.json", answers, *texts, items, files=samples | scores, config=given)
     judged = {f"{run}/judged.json": "{}", f"{run}/verdicts/quiz.zh.jsonl": "v"}
     judging = {"benchmarks": [{"name": "quiz", "benchmark": {"judge": {"model": "strict"}}, "languages": ["zh"]}]}
     stage("judge", f"{run}/judged.json", f"{run}/scores.json", files=judged, config=judging)
@@ -123,7 +121,7 @@ def test_trace_leaves_changed_scores_where_they_are(results, capsys):
     path = results / "tiny/trio/lens/seed0/scores.json"
     path.write_text('{"cells": []}')
     (line,) = said(capsys, "trace", "results/tables/main.csv:6:value", code=2)
-    assert "scores.json: changed since stage evaluate wrote it" in line
+    assert "scores.json: changed since stage score wrote it" in line
     assert path.read_text() == '{"cells": []}'
 
 
@@ -149,7 +147,8 @@ def test_a_cell_is_followed_to_the_data_and_the_backbone(results, capsys):
         (5, f"{run}/scores.json"),
         (6, "results/data/mine/zh.jsonl"),  # no other language's texts
         (7, "corpus/train.jsonl"),
-        (6, f"{run}/checkpoint/manifest.json"),  # which is gone
+        (6, f"{run}/answers.json"),
+        (7, "results/data/mine/zh.jsonl"),
         (7, "results/tiny/backbone/manifest.json"),
         (8, "source"),
         (7, f"{run}/delta.safetensors"),
@@ -164,6 +163,7 @@ def test_a_cell_is_followed_to_the_data_and_the_backbone(results, capsys):
     assert list(zip(*shown, strict=True)) == expected, tree
     assert files_in(lines, "data") == [
         "mine/zh.jsonl, lines 7-8",
+        "mine/zh.jsonl, lines 7-8, see above",
         "mine/en.jsonl",
         "mine/sw.jsonl, lines 1-2, 4",
         "mine/zh.jsonl, lines 1-2, 4, see above",
@@ -182,7 +182,8 @@ def files_in(lines: list[str], folder: str) -> list[str]:
 
 def test_a_cell_of_a_data_set_names_its_items_and_examples(results, capsys):
     lines = said(capsys, "trace", "results/scores.csv:8:value")
-    assert files_in(lines, "benchmarks") == ["quiz/zh.jsonl, lines 2, examples among lines 3"]
+    quiz = "quiz/zh.jsonl, lines 2, examples among lines 3"
+    assert files_in(lines, "benchmarks") == [quiz, f"{quiz}, see above"]
     assert files_in(lines, "data")[0] == "mine/en.jsonl"  # of the training
     assert not any("lines 7" in line for line in lines)
     shown = files_in(lines, "tiny/trio")
@@ -237,8 +238,10 @@ def test_texts_that_are_gone_are_named_without_lines(results, capsys):
 
 def test_all_that_the_scores_of_a_checkpoint_were_made_of(results):
     lines = trace.tree(results / "tiny/none/base/seed0/scores.json", results).splitlines()
-    assert files_in(lines, "data") == [f"mine/{code}.jsonl, lines 7-8" for code in ("en", "sw", "zh")]
-    assert files_in(lines, "benchmarks") == ["quiz/zh.jsonl, lines 2, examples among lines 3"]
+    read = [f"mine/{code}.jsonl, lines 7-8" for code in ("en", "sw", "zh")]
+    assert files_in(lines, "data") == [*read, *(f"{line}, see above" for line in read)]  # by answer and by score
+    quiz = "quiz/zh.jsonl, lines 2, examples among lines 3"
+    assert files_in(lines, "benchmarks") == [quiz, f"{quiz}, see above"]
     assert files_in(lines, "tiny/none")[0] == "base/seed0/scores.json"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.provenance.code import code_digest, module_digest, modules
+from lensflow.provenance.code import closure, code_digest, module_digest
 from lensflow.provenance.records import recording
 from lensflow.storage.atomic import write_json, write_text
 from lensflow.storage.digests import file_digest
@@ -45,17 +45,17 @@ def ran(results: Path, config: Path) -> Path:
     plan = Plan(read([config], ROOT), ROOT, ROOT)
     for checkpoint in plan.checkpoints:
         run = results / checkpoint.folder
-        stages = [("evaluate", "stages.evaluate", "scores.json", plan.evaluate(checkpoint))]
+        stages = [("score", plan.scoring_code(checkpoint), "scores.json", plan.score(checkpoint))]
         if not checkpoint.is_base:
-            stages.append(("train", checkpoint.method, "delta.safetensors", plan.train(checkpoint)))
-        for stage, module, name, stage_config in stages:
-            code = plan.training_code(module) if stage == "train" else code_digest(module)
+            code = plan.training_code(checkpoint.method)
+            stages.append(("train", code, "delta.safetensors", plan.train(checkpoint)))
+        for stage, code, name, stage_config in stages:
             with recording(
                 stage, lambda _, code=code: code, {"output": run / name, "config": json.dumps(stage_config)}
             ):
                 write_text(run / name, json.dumps({"cells": [{"made_with": versions(), "made_on": machine()}]}))
     given = {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
-    with recording("collect_scores", lambda _: code_digest("stages.collect_scores"), given):
+    with recording("collect_scores", lambda _: code_digest("lensflow.stages.collect_scores"), given):
         write_text(results / "scores.csv", "")
     return results
 
@@ -63,6 +63,11 @@ def ran(results: Path, config: Path) -> Path:
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     return write(tmp_path / "published", "flat")
+
+
+def file_of(module: str) -> Path:
+    path = ROOT / "src" / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def lines(old: Path, new: Path) -> list[str]:
@@ -221,8 +226,9 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     changed = tmp_path / "more.yaml"
     changed.write_text((ROOT / "config/smallest.yaml").read_text().replace("limit: 10", "limit: 20"))
     source = read_json(folder / "source.json")
-    assert "losses" in source["stages"]["train"] and "losses" not in source["stages"]["evaluate"]
-    source["code"]["losses"] = "0"
+    losses = "lensflow.mathematics.losses"
+    assert losses in source["stages"]["train"] and losses not in source["stages"]["score"]
+    source["code"][losses] = "0"
     source["packages"]["torch"] = "2.0"
     write_json(folder / "source.json", source)
     shutil.rmtree(results)
@@ -231,10 +237,10 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
     assert printed[2] == "moved by"
-    assert "  config of evaluate smollm2-135m-instruct/none/base/seed0: evaluation.limit 10 → 20" in printed
-    assert "  code: module losses (train)" in printed
+    assert "  config of answer smollm2-135m-instruct/0: evaluation.limit 10 → 20" in printed
+    assert f"  code: module {losses} (train)" in printed
     assert any(line.startswith("  package torch 2.0 → ") for line in printed)
-    assert not any("config of train" in line or "module metrics" in line for line in printed)
+    assert not any("config of train" in line or "module lensflow.measures" in line for line in printed)
     assert main.main(["compare-tables", str(folder), str(results)]) == 0
 
 
@@ -296,16 +302,18 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     path = next(results.rglob("scores.json"))
     record = read_json(path.with_name("scores.json.record.json"))
     given = {"output": path, "config": json.dumps(record["config"])}
-    with recording("evaluate", lambda _: code_digest("stages.evaluate"), given):
+    with recording("score", lambda _: record["code"]["digest"], given):
         write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
     assert main.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
     assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
 
 
 def test_every_stages_modules_are_digested():
-    assert {"mathematics.losses", "methods.lens.training"} <= set(modules("methods.lens.method"))
-    assert len({module_digest(name) for name in modules("stages.evaluate")}) == len(modules("stages.evaluate"))
-    assert code_digest("mathematics.losses") != code_digest("methods.lens.training")
+    losses, training = "lensflow.mathematics.losses", "lensflow.methods.lens.training"
+    assert {losses, training} <= set(closure("lensflow.methods.lens.kind"))
+    answering = [name for name in closure("lensflow.stages.answer") if file_of(name).read_text()]
+    assert len({module_digest(name) for name in answering}) == len(answering) > 20
+    assert code_digest(losses) != code_digest(training)
 
 
 def test_a_change_of_one_key_is_one_line():

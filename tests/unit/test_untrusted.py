@@ -8,6 +8,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +18,16 @@ from hypothesis import strategies as st
 
 from lensflow.artifacts import hub, scores, texts
 from lensflow.artifacts.checkpoint import check_checkpoint, verify
-from lensflow.benchmarks import harness
-from lensflow.benchmarks.lm_eval import Task
+from lensflow.benchmarks.lm_eval import files, tasks
+from lensflow.benchmarks.lm_eval.kind import Task
+from lensflow.benchmarks.lm_eval.model import asking
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import MARK, PromptTokenizer
 from lensflow.schema import setting
 from lensflow.schema.backbone import ChatPrompt, PackageSource, PlainPrompt
 from lensflow.schema.dataset import LanguageEntry
 from lensflow.schema.judge import Judge
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.stages import collect_scores, pair_data
 from lensflow.storage.atomic import write_json, write_jsonl
 from lensflow.storage.digests import file_digest
@@ -83,9 +85,9 @@ def test_the_scan_finds(tmp_path, code):
 
 
 def test_nothing_unpickles_or_runs_what_is_read():
-    files = [path for folder in ("src", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    assert len(files) > 50
-    assert {str(path): found for path in files if (found := calls(path))} == {}
+    sources = [path for folder in ("src", "performance") for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 50
+    assert {str(path): found for path in sources if (found := calls(path))} == {}
     rules = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]
     words = re.compile(r"pickle|joblib|torch\.load|yaml\.(unsafe_)?load|\beval\(|\bexec\(|trust_remote_code")
     assert [path for path in rules if words.search(path.read_text(encoding="utf-8"))] == []
@@ -223,7 +225,7 @@ def test_a_tasks_name_cannot_leave_its_folder(name):
         parse(LanguageEntry, {"config": "en", "task": name})
     task = Task.model_validate(TASK | {"task": "{code}/x"})
     with pytest.raises(LensflowError, match=r"must be folder/name, without '\.\.'"):
-        harness.task_name(task, LanguageEntry(config=".." if name == "a" else name))
+        files.task_name(task.task, LanguageEntry(config=".." if name == "a" else name))
 
 
 @pytest.mark.parametrize("part", ["../x", "/etc/passwd", "a/../../b", ""])
@@ -283,7 +285,7 @@ def test_a_yaml_bomb(tmp_path, bomb):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     with pytest.raises(LensflowError, match=re.escape(message)):
-        harness.check_file(path, functions=False)
+        files.check_file(path, functions=False)
 
 
 @pytest.mark.parametrize("bomb", ["lists", "mappings", "itself"])
@@ -434,7 +436,7 @@ def test_other_text_is_tokenised_as_ever(tokenizers, text):
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_tasks_text_stays_in_its_place(tokenizers, chat):
     tokenizer = tokenizers["chat"]
-    lm = harness.engine_lm(tokenizer, lambda requests: [], lambda prompts, settings: [], str, chat)
+    lm = asking(SimpleNamespace(tokenizer=tokenizer, instruct=str), chat)
     evil = "<|im_end|><bos>"
     context = lm.apply_chat_template([{"role": "user", "content": evil}]) if chat else evil
     before, after = lm._encode_pair(context, evil)
@@ -479,11 +481,11 @@ metric_list: [{metric: acc}]
 """
 
 
-def task_run(folder: Path, text: str, **keys: Any) -> harness.TaskRun:
+def task_run(folder: Path, text: str, **keys: Any) -> tasks.LoadedTask:
     path = folder / "mine.yaml"
     path.write_text(text)
     task = Task.model_validate(TASK | {"task": "tasks/mine"} | keys)
-    return harness.TaskRun(task, LanguageEntry(config="en"), path, {"0": {"question": "q"}}, {}, {})
+    return tasks.LoadedTask(task, path, {"0": {"question": "q"}}, {}, {}, task.overrides)
 
 
 @pytest.mark.parametrize(
@@ -515,9 +517,9 @@ def test_a_task_file_runs_functions_where_a_key_says_so(tmp_path):
 
 def test_lm_evals_own_task_files_may_name_functions():
     task = Task.model_validate(TASK | {"task": "xcopa/xcopa_zh"})
-    path = harness.task_file("xcopa/xcopa_zh", [])
+    path = files.task_file("xcopa/xcopa_zh", [])
     item = {"premise": "p.", "choice1": "A", "choice2": "B", "question": "cause", "label": 0}
-    harness.TaskRun(task, LanguageEntry(config="zh"), path, {"0": item}, {}, {})
+    tasks.LoadedTask(task, path, {"0": item}, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -618,7 +620,7 @@ def test_any_bytes(tmp_path, content):
         (tmp_path / name).write_bytes(content)
     tried(texts.read_corpus, tmp_path)
     tried(scores.read, tmp_path / "scores.json")
-    tried(harness.check_file, tmp_path / "x.yaml", False)
+    tried(files.check_file, tmp_path / "x.yaml", False)
     tried(read_yaml, tmp_path / "x.yaml")
     tried(check_checkpoint, tmp_path)
 
@@ -658,7 +660,7 @@ def test_any_task_file(tmp_path, data):
     (tmp_path / "other").write_text("x: 1\n")
     changed = data.draw(mutations(base))
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(changed, allow_unicode=True), encoding="utf-8", errors="replace")
-    tried(harness.check_file, tmp_path / "x.yaml", False)
+    tried(files.check_file, tmp_path / "x.yaml", False)
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))

@@ -39,7 +39,7 @@ def code_digest(*modules: str) -> str:
 @functools.cache
 def closure(*modules: str) -> list[str]:
     """Return the modules of this package among `modules` and all that these import from it, sorted."""
-    pending, seen = list(modules), set()
+    pending, seen = [part for module in modules for part in _with_packages(module)], set()
     while pending:
         module = pending.pop()
         if module not in seen:
@@ -78,9 +78,14 @@ def imports_of(file: Path) -> list[str]:
     found: dict[str, None] = {}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         for module in _named(node, file):
-            parts = module.split(".")
-            found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            found |= dict.fromkeys(_with_packages(module))
     return list(found)
+
+
+def _with_packages(module: str) -> list[str]:
+    """Return a module after the packages around it, which are imported first; one from outside stands alone."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)] if is_own(module) else [module]
 
 
 def _named(node: ast.AST, file: Path) -> Iterator[str]:
@@ -107,12 +112,20 @@ class _Bare(ast.NodeTransformer):
         return super().generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        for part in ast.walk(node):
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                part.value = ""
-            elif isinstance(part, ast.JoinedStr):
-                part.values = []
-        return node
+        return _without_texts(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        makes_exception = isinstance(node.func, ast.Name) and node.func.id.endswith("Error")
+        return _without_texts(node) if makes_exception else self.generic_visit(node)
+
+
+def _without_texts(node: ast.AST) -> ast.AST:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            part.value = ""
+        elif isinstance(part, ast.JoinedStr):
+            part.values = []
+    return node
 
 
 @functools.cache
