@@ -31,7 +31,7 @@ LEFT = 0.3  # of the way to the push target, above which a method was not applie
 NOT_APPLIED = "‡ not applied"
 NOT_APPLIED_NOTE = (
     f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
-    "one at least); the row does not show what the method does"
+    "one at least); such scores do not show what the method does"
 )
 RETENTION = {"kept": "✓", "not shown": "?"}
 INTERVAL_NOTE = (
