@@ -16,16 +16,16 @@ import torch
 
 from lensflow.methods.base import Run
 from lensflow.methods.lens import training
+from lensflow.methods.registry import AnyMethod
 from lensflow.models.loading import CPU, load_decoder
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.messages import parse
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.stages.train import train_measured
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
-from lensflow.workflow.experiment import AnyMethod
 from tests import agreement, tiny
 
 pytestmark = pytest.mark.gpu
@@ -120,7 +120,7 @@ def capped(limit):
 
 
 def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "performance")
     importlib.import_module("stream").write_checkpoint(tmp_path, layers=16, hidden=1024)
     with capped(CAP), pytest.raises(torch.OutOfMemoryError):
         load_decoder(tmp_path, device=GPU)
@@ -134,7 +134,7 @@ def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, m
 
 def test_answers_and_log_likelihoods_are_the_cpus(checkpoint):
     """Of a random model, whose greedy choices are close: only the first of them is compared."""
-    from lensflow.models.engines.transformers import TransformersEngine
+    from lensflow.models.engines.hf import TransformersEngine
 
     folder = checkpoint("llama")
     tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
@@ -177,8 +177,7 @@ def test_fine_tuning_has_the_cpus_losses(checkpoint, tmp_path, lora):
 def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
     pytest.importorskip("vllm")
-    from lensflow.models.engines.transformers import TransformersEngine
-
+    from lensflow.models.engines.hf import TransformersEngine
     from lensflow.models.engines.vllm import VllmEngine
 
     folder = embedded(SMOLLM).parent

@@ -13,6 +13,7 @@ rule resolve_config:
         config=lambda wildcards: as_parameter(
             PLAN.presentation() | {"command": command(), "results": RESULTS}
         ),
+        code=code_of("resolve_config"),
     shell:
         "lensflow resolve-config --config {params.config:q} --output {output} 2> {log}"
 

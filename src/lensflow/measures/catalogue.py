@@ -1,11 +1,14 @@
 """The metrics and the columns of their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from lensflow.languages import LATIN, is_identifiable, scripts
-from lensflow.measures import answers, confusion
+from lensflow.languages import LATIN, identify, scripts
+from lensflow.mathematics.statistics import proportion_interval
+from lensflow.measures import confusion
+from lensflow.measures.fidelity import is_faithful
+from lensflow.measures.outcomes import Outcome, judge
 
 TARGETS = "targets"  # the column of the mean over the target languages
 
@@ -27,7 +30,8 @@ class Metric:
             metric whose values a benchmark or a judge gives.
         needs: what a sample must have.
         applies: whether the metric is defined in a language.
-        column: name of a sample's value; by default the metric's own.
+        tested: whether methods are compared on it.
+        of_items: whether it says something of the items and nothing of a method; tables have it once.
         weight: what the sum of a cell's values is divided by, such as tokens; None for the number of samples.
     """
 
@@ -38,7 +42,8 @@ class Metric:
     measure: Callable[[Sample, str], Value] | None = None
     needs: tuple[str, ...] = ()
     applies: Callable[[str], bool] = lambda language: True
-    column: str | None = None
+    tested: bool = True
+    of_items: bool = False
     weight: str | None = None
 
     def is_defined(self, samples: Sequence[Sample], language: str) -> bool:
@@ -46,42 +51,127 @@ class Metric:
         return bool(samples) and all(need in samples[0] for need in self.needs) and self.applies(language)
 
 
+CEILING = 0.9  # of the detector: where it reads fewer human texts as their language, answers are not judged
+
+
+def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
+    """Return what is read off answers to prompts in one language: an outcome each, and what that was decided by.
+
+    Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
+    Prompts are human texts in the language: how many of them the detector reads as such is its ceiling. Where that is
+    shown to be below `CEILING`, only the ceiling is returned.
+    """
+    read = [is_faithful(sample["prompt"], language) is True for sample in samples]
+    if proportion_interval(sum(read), len(read))[1] < CEILING:
+        return [{"prompt_faithful": faithful} for faithful in read]
+    return [
+        {
+            "prompt_faithful": faithful,
+            "identified": identify(sample["answer"]),
+            **asdict(judge(sample["answer"], language, sample["prompt"])),
+        }
+        for sample, faithful in zip(samples, read, strict=True)
+    ]
+
+
+def _share_of(outcome: Outcome) -> Callable[[Sample, str], bool]:
+    return lambda sample, language: bool(sample["outcome"] == outcome)
+
+
 def _is_detectable_beyond_latin(language: str) -> bool:
     return confusion.is_detectable(language) and scripts(language) != LATIN
 
 
+JUDGED = ("outcome",)
 # In the order of the table. To add a metric, add an entry: finished answers are scored with it in seconds.
 METRICS: Mapping[str, Metric] = {
+    "usable": Metric(
+        "generation",
+        "↑",
+        2,
+        "share of answers in the language of the prompt that are no loop, no copy of the prompt, not empty and not "
+        "undetermined",
+        lambda sample, language: sample["usable"],
+        needs=JUDGED,
+    ),
+    "wrong_language": Metric(
+        "generation", "↓", 2, "share of answers in another language", _share_of(Outcome.WRONG_LANGUAGE), needs=JUDGED
+    ),
+    "loops": Metric(
+        "generation",
+        "↓",
+        2,
+        "share of answers in the language that repeat themselves, inside a word or across words, at once or at the end",
+        _share_of(Outcome.LOOP),
+        needs=JUDGED,
+    ),
+    "copies": Metric(
+        "generation",
+        "↓",
+        2,
+        "share of answers in the language, no loop, that give the prompt back",
+        _share_of(Outcome.COPY),
+        needs=JUDGED,
+    ),
+    "undetermined": Metric(
+        "generation",
+        "",
+        2,
+        "share of answers of which no detector can tell the language: names, digits, code, too few letters",
+        _share_of(Outcome.UNDETERMINED),
+        needs=JUDGED,
+    ),
+    "empty": Metric(
+        "generation", "↓", 2, "share of answers without letters and digits", _share_of(Outcome.EMPTY), needs=JUDGED
+    ),
     "fidelity": Metric(
         "generation",
         "↑",
         2,
-        "share of answers identified as the language of the prompt",
-        lambda sample, language: answers.is_faithful(sample["answer"], language),
-        needs=("answer",),
-        applies=is_identifiable,
-        column="faithful",
+        "share of answers identified as the language of the prompt, of those that can be told",
+        lambda sample, language: sample["faithful"],
+        needs=("faithful",),
     ),
     "line_pass_rate": Metric(
         "generation",
         "↑",
         2,
-        "share of answers whose every line of five or more tokens is in the language of the prompt",
-        lambda sample, language: confusion.line_passes(sample["answer"], language),
-        needs=("answer",),
+        "share of answers whose every line of five or more tokens is in the language of the prompt (Language Confusion "
+        "Benchmark)",
+        lambda sample, language: sample["line_pass"],
+        needs=("line_pass",),
         applies=confusion.is_detectable,
-        column="lines_pass",
     ),
     "word_pass_rate": Metric(
         "generation",
         "↑",
         2,
-        "share of answers without an English word, of those whose lines pass; not defined for languages written in "
-        "Latin script",
-        lambda sample, language: confusion.words_pass(sample["answer"], language),
-        needs=("answer",),
+        "share of answers without an English word, of those whose lines pass (Language Confusion Benchmark); not "
+        "defined for languages written in Latin script; not tested, because it is at its ceiling",
+        lambda sample, language: sample["word_pass"],
+        needs=("word_pass",),
         applies=_is_detectable_beyond_latin,
-        column="words_pass",
+        tested=False,
+    ),
+    "detector_ceiling": Metric(
+        "generation",
+        "",
+        2,
+        "share of the prompts themselves that the detector reads as their language; no method can be expected to score "
+        "higher, and where it is shown to be below 0.9, answers are not judged",
+        lambda sample, language: sample["prompt_faithful"],
+        needs=("prompt_faithful",),
+        tested=False,
+        of_items=True,
+    ),
+    "cut": Metric(
+        "generation",
+        "",
+        2,
+        "share of answers that used up their room",
+        lambda sample, language: sample["cut"],
+        needs=("answer", "cut"),
+        tested=False,
     ),
     "script_mass": Metric(
         "likelihood",
@@ -92,33 +182,61 @@ METRICS: Mapping[str, Metric] = {
         lambda sample, language: sample["script_mass"],
         needs=("script_mass",),
     ),
-    "repetition": Metric(
-        "generation",
-        "↓",
-        2,
-        "share of answers that repeat themselves",
-        lambda sample, language: answers.is_repetitive(sample["answer"]),
-        needs=("answer",),
-        column="repetitive",
+    "language_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer in the language of the prompt is than the same answer in the central "
+        "language, bits per byte: log p / bytes of the one minus log p / bytes of the other; not defined in the "
+        "central language; comparable between methods, not between languages",
+        lambda sample, language: sample["language_margin"],
+        needs=("language_margin",),
     ),
-    "copying": Metric(
-        "generation",
-        "↓",
-        2,
-        "share of answers that copy the prompt",
-        lambda sample, language: answers.copies_prompt(sample["answer"], sample["prompt"]),
-        needs=("answer", "prompt"),
-        column="copied",
+    "content_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer is than other items' reference answers in the same language after the "
+        "same prompt, bits per byte",
+        lambda sample, language: sample["content_margin"],
+        needs=("content_margin",),
     ),
-    "empty": Metric(
-        "generation",
-        "↓",
+    "own_first": Metric(
+        "references",
+        "↑",
         2,
-        "share of answers without text",
-        lambda sample, language: answers.is_empty(sample["answer"]),
-        needs=("answer",),
+        "share of prompts after which the reference answer is likelier, per byte, than each of k other items' "
+        "reference answers; chance is 1 / (k + 1), .20 for the usual k",
+        lambda sample, language: sample["own_first"],
+        needs=("own_first",),
     ),
-    "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
+    "bits_per_byte": Metric(
+        "references",
+        "↓",
+        3,
+        "bits that the model needs per UTF-8 byte of reference answers, or of the texts of a benchmark of kind texts",
+        lambda sample, language: sample["bits"],
+        needs=("bits", "bytes"),
+        weight="bytes",
+    ),
+    "kl": Metric(
+        "drift",
+        "↓",
+        4,
+        "mean KL(base ‖ method) of the next token along reference answers, nats per token, over base's 256 likeliest "
+        "tokens and the rest as one; not tested, because no method is below base's 0",
+        lambda sample, language: sample["kl"],
+        needs=("kl", "tokens"),
+        tested=False,
+        weight="tokens",
+    ),
+    "accuracy": Metric(
+        "cldr",
+        "↑",
+        2,
+        "share of multiple-choice questions whose right choice scores highest; it says whether knowledge is kept, not "
+        "whether answers can be read",
+    ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
     "unparsed": Metric("", "↓", 2, "share of the judge's verdicts that hold no rating"),

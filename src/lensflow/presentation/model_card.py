@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from lensflow.artifacts import costs
 from lensflow.artifacts.interventions import Intervention
-from lensflow.presentation.tables import LEFT, NOT_APPLIED_NOTE
+from lensflow.presentation.blocks import LEFT
+from lensflow.presentation.legends import NOT_APPLIED_NOTE
 from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_json
 

@@ -82,7 +82,13 @@ class Config(Strict):
     benchmarks: dict[Name, AnyBenchmark]
     datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
     # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
-    retention_margins: dict[str, Positive] = {"fidelity": 0.05, "accuracy": 0.05, "nll": 0.05, "rating": 0.5}
+    retention_margins: dict[str, Positive] = {
+        "usable": 0.05,
+        "fidelity": 0.05,
+        "accuracy": 0.05,
+        "nll": 0.05,
+        "rating": 0.5,
+    }
     versus: Name | None = None  # a method that all others are compared with directly, as they are with base
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()

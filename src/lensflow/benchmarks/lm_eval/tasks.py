@@ -2,15 +2,32 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from lensflow.benchmarks.base import Items, Row
 from lensflow.benchmarks.lm_eval.files import check_file
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import MARK
 
-if TYPE_CHECKING:
-    from lensflow.benchmarks.lm_eval.kind import Task
+
+class Settings(Protocol):
+    """What a task needs to know of its benchmark; see `lensflow.benchmarks.lm_eval.kind.Task`."""
+
+    @property
+    def functions(self) -> bool:
+        """Whether a task file of one's own may name Python functions."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether contexts are rendered in the backbone's prompt format."""
+
+    @property
+    def fewshot_seed(self) -> int:
+        """Seed of the examples that are drawn."""
+
+    @property
+    def metrics(self) -> Mapping[str, str]:
+        """Name in the tables -> lm-eval's metric."""
 
 
 def _sandbox() -> None:
@@ -59,7 +76,7 @@ class LoadedTask:
 
     def __init__(
         self,
-        task: "Task",
+        task: Settings,
         path: Path,
         items: Items,
         fewshot: Items,
