@@ -8,13 +8,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lensflow.artifacts import costs, language_subspaces
+from lensflow.artifacts import costs, deltas, language_subspaces
+from lensflow.artifacts.interventions import Intervention
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import AnyMethod
+from lensflow.presentation.model_card import model_card
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.parsing import parse
 from lensflow.stages.train import train_measured
+from lensflow.storage.atomic import write_json
 from tests import tiny
 
 FAST = {"kind": "lens", "lr": 3e-3, "batch_size": 4, "epochs": 2, "lambda": 0.5}
@@ -172,6 +175,22 @@ def test_an_until_that_is_refused(keys, message):
     with pytest.raises(LensflowError) as error:
         parse(Lens, {"kind": "lens", **keys})
     assert str(error.value).startswith(f"config: {message}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("left", "marked"), [(0.3, False), (0.31, True), (None, False)])
+def test_the_model_card_says_what_was_not_applied(stages, tmp_path, left, marked):
+    delta = tmp_path / "tiny" / "trio" / "mine" / "seed0" / "delta.safetensors"
+    deltas.write({}, stages("llama").checkpoint, delta)
+    setting = stages("llama").setting("post_norm").canonical()
+    write_json(delta.with_name("config.json"), {"setting": setting, "method": {"kind": "lens"}})
+    score = {"metric": "nll", "value": 1.0, "low": None, "high": None, "n": 3}
+    cell = {"benchmark": "likelihood", "language": "en", "scores": [score]}
+    write_json(delta.with_name("scores.json"), {"cells": [cell]})
+    costs.write(delta.with_name("cost.json"), {"residual": left})
+    manifest = {"source": {}, "license": "none", "weights": "w", "model_type": "llama", "layers": 4, "hidden_size": 32}
+    text = model_card(manifest, delta, Intervention(), biased=False)
+    assert "| likelihood | en | nll | – | 1.000 | 3 |" in text
+    assert ("\n‡ not applied: after training, more than 0.3 of the way" in text) == marked
 
 
 # --- cost.json --------------------------------------------------------------------------------------------------------

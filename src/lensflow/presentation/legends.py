@@ -10,7 +10,7 @@ from lensflow.presentation.sheets import MISSING
 
 NOT_APPLIED_NOTE = (
     f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
-    "one at least); the row does not show what the method does"
+    "one at least); such scores do not show what the method does"
 )
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 INTERVAL_NOTE = (

@@ -10,7 +10,10 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
+from lensflow.artifacts import costs
 from lensflow.artifacts.interventions import Intervention
+from lensflow.presentation.blocks import LEFT
+from lensflow.presentation.legends import NOT_APPLIED_NOTE
 from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_json
 
@@ -58,9 +61,16 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
             intervention=intervention,
             biased=biased,
             scores=_rows(run / "scores.json", run.parents[2] / "none" / "base" / "seed0" / "scores.json"),
+            warning=_warning(run / "cost.json"),
             version=version("lensflow"),
         )
     )
+
+
+def _warning(cost: Path) -> str:
+    """What is to be said of a method that was not applied; nothing of others."""
+    left = costs.read(cost).get("residual", 0.0) if cost.is_file() else 0.0
+    return NOT_APPLIED_NOTE if left > LEFT else ""
 
 
 def _rows(mine: Path, base: Path) -> list[dict[str, Any]]:
