@@ -11,6 +11,7 @@ from lensflow.artifacts.hub import datasets_root
 from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
 from lensflow.provenance.code import code_digest
+from lensflow.schema.types import LANGUAGE_PATTERN
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.plan import Plan, as_parameter, pattern
@@ -45,7 +46,7 @@ wildcard_constraints:
     backbone=pattern(PLAN.backbones),
     benchmark=pattern(PLAN.benchmarks),
     corpus=pattern(PLAN.corpus_digests),
-    language="[a-z]{2,3}",
+    language=LANGUAGE_PATTERN.strip("^$"),
     setting=pattern([*PLAN.config.settings, NO_SETTING]),
     method=pattern(PLAN.config.methods),
     seed="[0-9]+",
