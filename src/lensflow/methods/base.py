@@ -153,11 +153,13 @@ class Trained:
         tokens: real tokens that were trained on, each as often as it was.
         parameters: numbers that were free to change.
         earlier_seconds: time that killed processes spent on what the last one went on from.
+        left_out: examples that were too long to learn anything from.
     """
 
     tokens: int
     parameters: int
     earlier_seconds: float = 0.0
+    left_out: int = 0
 
 
 def check_space(kind: str, settings: Mapping[str, Setting]) -> None:

@@ -29,7 +29,8 @@ def train_measured(run: Run[Any]) -> None:
     `device` (`cpu` or `cuda`), `peak_memory` (bytes: the process's largest resident set, or the most that was allocated
     on the GPU), `tokens` (that were trained on, each as often as it was), `trained_parameters` and, where Linux lets
     one read its counters, `energy_joules` (of the processors, whatever else they did, since this process began to
-    train). It is of this stage alone, not of those that extract hidden states before it.
+    train). `left_out` counts the examples that were too long, if there are any. All of this is of the stage alone, not
+    of those that extract hidden states before it.
 
     History, dev states and intervention that a method does not write are left empty, so that all methods have the same
     files.
@@ -57,6 +58,7 @@ def train_measured(run: Run[Any]) -> None:
             "peak_memory": allocated or resident,
             "tokens": trained.tokens,
             "trained_parameters": trained.parameters,
+            **({"left_out": trained.left_out} if trained.left_out else {}),
             **({} if used is None else {"energy_joules": round(used, 1)}),
         },
     )
