@@ -233,7 +233,7 @@ def _parse(language: str) -> tuple[str, str]:
     if code not in _NAMES or code not in _LIKELY:
         raise LensflowError(f"language {language!r}: unknown code; {_suggestion(language)}")
     if system not in (None, *_SCRIPTS) or territory not in (None, *_TERRITORIES):
-        raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or one such as 'sr-Latn'")
+        raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or such as 'sr-Latn'")
     return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1]
 
 

@@ -29,7 +29,7 @@ def test_tags_are_languages(tag):
         ("jp", r"^settings\.s: languages\[1\]: language 'jp': unknown code; did you mean 'ja' \(Japanese\)\?$"),
         ("cz", r"did you mean 'cs' \(Czech\)\?$"),
         ("zz", r"unknown code; write its ISO 639 code"),
-        ("sr-Xxxx", r"unknown script or region; write 'sr', or one such as 'sr-Latn'$"),
+        ("sr-Xxxx", r"unknown script or region; write 'sr', or such as 'sr-Latn'$"),
         ("zh-hant", r"must be a BCP 47 tag, such as 'sw', 'zh-Hant' or 'pt-BR', not 'zh-hant'$"),
         ("zh_Hant", r"must be a BCP 47 tag"),
         ("zh-Hant/..", r"must be a BCP 47 tag"),
@@ -51,7 +51,8 @@ def test_the_keys_of_a_data_sets_languages_are_tags_too():
 
 
 @pytest.mark.parametrize(
-    ("alias", "code", "system"), [("sh", "sr", "Latn"), ("prs", "fa", "Arab"), ("cmn", "zh", "Hans"), ("no", "no", "Latn")]
+    ("alias", "code", "system"),
+    [("sh", "sr", "Latn"), ("prs", "fa", "Arab"), ("cmn", "zh", "Hans"), ("no", "no", "Latn")],
 )
 def test_an_alias_has_its_own_script_or_region(alias, code, system):
     assert (base_code(alias), script(alias)) == (code, system)

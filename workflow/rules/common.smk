@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lensflow.artifacts.hub import datasets_root
+from lensflow.artifacts.hub import local_files as files_of_copy
 from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
 from lensflow.provenance.code import code_digest
@@ -92,11 +93,11 @@ def on_states(paths):
 
 def local_files(stage_config):
     """The files of a data set's local copy; a change in one reads it again."""
-    if ROOT is None or "dataset" not in stage_config:
+    if "dataset" not in stage_config:
         return []
-    folder = ROOT / stage_config["dataset"]["path"]
+    found = files_of_copy(stage_config["dataset"]["path"], ROOT)
     # local: not below the prefix of a `module` statement.
-    return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
+    return [local(str(path)) for path in found]
 
 
 def evaluated_on(checkpoint):

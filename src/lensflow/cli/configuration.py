@@ -40,8 +40,12 @@ def plan_of(files: Sequence[Path]) -> Any:
 
 def check(args: argparse.Namespace) -> None:
     """Check a configuration and everything that it names."""
+    from lensflow.artifacts.hub import datasets_root
+    from lensflow.workflow.inputs import check_data
+
     plan = plan_of(args.configfile)
     plan.check_disk(args.results)
+    check_data(plan, datasets_root(plan.config.datasets_root))
     print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
 
 

@@ -134,6 +134,16 @@ class PromptTokenizer:
         return self.end_tokens.pop()
 
     @property
+    def prefix(self) -> int:
+        """The id of the token that stands for an empty context: BOS, else EOS, as in lm-eval's own model.
+
+        Raises:
+            LensflowError: the tokenizer has neither.
+        """
+        index = self.tokenizer.token_to_id(self._special.get("bos_token", ""))
+        return self.eos if index is None else int(index)
+
+    @property
     def end_tokens(self) -> set[int]:
         """The id of `eos`, as a set that is empty where the tokenizer has none."""
         index = self.tokenizer.token_to_id(self._special.get("eos_token", ""))

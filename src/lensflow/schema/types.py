@@ -32,4 +32,9 @@ URL_PATTERN = r"^https?://[^@?#\s]+$"
 PathBelow = Annotated[str, Field(pattern=PATH_BELOW_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
-HUB_NAME_PATTERN = r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$"
+TABLE_PATTERN = r"\.(?:csv|tsv|json|jsonl|ndjson|parquet|zip)$"
+# A name on the hub, owner/name, or a file with rows at any depth.
+HUB_NAME_PATTERN = (
+    r"^(?:[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?"
+    rf"|(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*{TABLE_PATTERN.strip('$')})$"
+)
