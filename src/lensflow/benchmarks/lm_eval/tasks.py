@@ -128,6 +128,15 @@ def _per_item(aggregation: Any, metric: str, value: Any) -> float:
     raise LensflowError(f"metric '{metric}' has no score of a single item, which intervals and tests need; use another")
 
 
+def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
+    """Return the metrics of a task that are measured: lm-eval fails on a whole corpus for others that do not fit it."""
+    listed = config.get("metric_list")
+    if config.get("process_results") is not None or not isinstance(listed, list):
+        return listed
+    names = {wanted.partition(",")[0] for wanted in metrics.values()}
+    return [entry for entry in listed if entry.get("metric") in names] or listed
+
+
 class LoadedTask:
     """One task on one language's items.
 
@@ -187,6 +196,7 @@ class LoadedTask:
             config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "split"}
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
             config.pop(key, None)
+        config["metric_list"] = _measured(config, task.metrics)
         self.name = str(config.get("task"))
         try:
             _check_metrics(config)
