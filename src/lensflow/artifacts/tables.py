@@ -115,7 +115,7 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
 
 
 def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     for batch in ParquetFile(file).iter_batches():
         yield from batch.to_pylist()

@@ -83,9 +83,13 @@ def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
         NoChoiceError: the target names no choice.
     """
     if isinstance(target, list | tuple):
-        return [place for each in target if isinstance(place := place_of(each, choices), int)]
+        return [_position(each, choices) for each in target]
+    return _position(target, choices)
+
+
+def _position(target: Any, choices: Sequence[str]) -> int:
     if isinstance(target, str):
-        place = _place_of_text(target, choices)
+        place = _position_of_text(target, choices)
     else:
         place = int(target) if isinstance(target, int | float) and target == int(target) else None
     if place is None or not 0 <= place < len(choices):
@@ -97,7 +101,7 @@ def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
     return place
 
 
-def _place_of_text(target: str, choices: Sequence[str]) -> int | None:
+def _position_of_text(target: str, choices: Sequence[str]) -> int | None:
     texts = [folded(str(choice)) for choice in choices]
     if target in choices or folded(target) in texts:
         return list(choices).index(target) if target in choices else texts.index(folded(target))
