@@ -45,6 +45,7 @@ _UNSPECIFIC = {"Zyyy", "Zinh", "Zzzz"}  # common, inherited, unassigned
 _NAMES: dict[str, str] = dict(Locale("en").languages)
 _LIKELY: dict[str, str] = get_global("likely_subtags")
 _ALIASES: dict[str, str] = get_global("language_aliases")
+_SCRIPTS, _TERRITORIES = Locale("en").scripts, Locale("en").territories
 
 
 def base_code(language: str) -> str:
@@ -225,15 +226,19 @@ def _parse(language: str) -> tuple[str, str]:
         code, territory, system, *_ = parse_locale(language.replace("_", "-"), sep="-")
     except ValueError:
         code = territory = system = None
-    if code not in _NAMES and "_" not in (alias := _ALIASES.get(str(code), "_")):
-        code = alias  # an old or a longer code of the language: iw is he, eng is en
+    if not (code in _NAMES and code in _LIKELY) and code in _ALIASES:
+        # An old or a longer code of the language: iw is he, eng is en, sh is sr_Latn, prs is fa_AF.
+        code, own_territory, own_system, *_ = parse_locale(_ALIASES[code])
+        territory, system = territory or own_territory, system or own_system
     if code not in _NAMES or code not in _LIKELY:
         raise LensflowError(f"language {language!r}: unknown code; {_suggestion(language)}")
+    if system not in (None, *_SCRIPTS) or territory not in (None, *_TERRITORIES):
+        raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or such as 'sr-Latn'")
     return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1]
 
 
 def _suggestion(language: str) -> str:
-    code = _ALIASES.get(language.lower()) or _LIKELY.get(f"und_{language.upper()}", "").split("_")[0]
+    code = _LIKELY.get(f"und_{language.upper()}", "").split("_")[0]
     if not code:
         codes = {name.lower(): code for code, name in _NAMES.items()}
         close = difflib.get_close_matches(language.lower(), codes, n=1, cutoff=0.8)

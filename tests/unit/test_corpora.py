@@ -1,14 +1,12 @@
 """Corpora: one language of them, its digest, and the texts that the stages read. Refusals: tests/workflow."""
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from lensflow.artifacts.hub import ROOT_VARIABLE
 from lensflow.artifacts.texts import (
     SPLITS,
     Text,
@@ -222,8 +220,6 @@ AYA = {"en": "eng", "zh": "zho", "ja": "jpn", "ko": "kor", "ar": "arb", "bn": "b
 AYA |= {"fr": "fra", "de": "deu"}
 # Corpus -> the name that the hub is asked for and, of 400 rows, what it answers.
 ON_THE_HUB = {
-    "lens-probing": ("lens-official", lambda n: {code: f"{code} {n}" for code in CODES}),
-    "lens-manipulation": ("lens-official", lambda n: {code: f"{code} {n}" for code in CODES}),
     "bactrian-x": (
         "MBZUAI/Bactrian-X",
         lambda n: {"instruction": f"Say {n}.", "input": "", "id": f"alpaca-{n}", "output": f"{n}."},
@@ -248,7 +244,7 @@ def catalog() -> dict[str, CorpusDataset]:
 
 
 def test_every_data_set_of_the_catalog_is_tried_below(catalog):
-    assert catalog.keys() == ON_THE_HUB.keys()
+    assert catalog.keys() == ON_THE_HUB.keys() | {"lens-probing", "lens-manipulation"}
     assert catalog["aya"].revision == "f9ea04583f02a8f86404ff6c58bf75fe637df8a2"
     assert catalog["aya"].languages == AYA
 
@@ -266,12 +262,13 @@ def test_the_hub_is_asked_for_name_configuration_split_and_revision(tmp_path, mo
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: SimpleNamespace(sha=NEWEST))
     for language in source.languages:
         output = tmp_path / f"{language}.jsonl"
-        pair_dataset(source, language, None, output)
-        config = {"aya": "default", "bactrian-x": language}.get(corpus, corpus.removeprefix("lens-"))
+        alone = source.model_copy(update={"languages": {language: source.languages[language]}})
+        pair_dataset(alone, language, None, output)
+        config = {"aya": "default", "bactrian-x": language}[corpus]
         revision = source.revision or NEWEST
         assert asked.pop() == ((name, config), {"split": "train", "revision": revision})
         written = read_jsonl(output)
-        assert [item["split"] for item in written].count("train") == {"aya": 300, "lens-probing": 300}.get(corpus, 200)
+        assert [item["split"] for item in written].count("train") == {"aya": 300}.get(corpus, 200)
         assert all(item["prompt"] for item in written)
         assert all(("answer" in item) == (source.answer is not None) for item in written)
         assert read_json(output.with_suffix(".source.json"))["revision"] == revision
@@ -310,14 +307,3 @@ def test_what_the_hub_refuses(tmp_path, monkeypatch, catalog, refusal, message):
         pair_dataset(catalog["aya"], "zh", None, tmp_path / "zh.jsonl")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
-
-
-HUB = Path(os.environ.get(ROOT_VARIABLE, ROOT.parent / "shared" / "hub"))
-
-
-@pytest.mark.skipif(not (HUB / "lens-official").is_dir(), reason=f"no lens-official in {HUB}")
-@pytest.mark.parametrize(("corpus", "texts"), [("lens-probing", 300), ("lens-manipulation", 200)])
-def test_the_authors_files(tmp_path, catalog, corpus, texts):
-    for language in CODES:
-        pair_dataset(catalog[corpus], language, HUB, tmp_path / f"{language}.jsonl")
-        assert len(read_jsonl(tmp_path / f"{language}.jsonl")) == texts

@@ -8,10 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from lensflow.artifacts.hub import datasets_root
+from lensflow.artifacts.hub import local_files as files_of_copy
 from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
 from lensflow.presentation import table_list
 from lensflow.provenance.code import code_digest
+from lensflow.schema.types import LANGUAGE_PATTERN
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.plan import Plan, as_parameter, pattern
@@ -46,7 +48,7 @@ wildcard_constraints:
     backbone=pattern(PLAN.backbones),
     benchmark=pattern(PLAN.benchmarks),
     corpus=pattern(PLAN.corpus_digests),
-    language="[a-z]{2,3}",
+    language=LANGUAGE_PATTERN.strip("^$"),
     setting=pattern([*PLAN.config.settings, NO_SETTING]),
     method=pattern(PLAN.config.methods),
     seed="[0-9]+",
@@ -92,11 +94,11 @@ def on_states(paths):
 
 def local_files(stage_config):
     """The files of a data set's local copy; a change in one reads it again."""
-    if ROOT is None or "dataset" not in stage_config:
+    if "dataset" not in stage_config:
         return []
-    folder = ROOT / stage_config["dataset"]["path"]
+    found = files_of_copy(stage_config["dataset"]["path"], ROOT)
     # local: not below the prefix of a `module` statement.
-    return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
+    return [local(str(path)) for path in found]
 
 
 def described_by(backbone):

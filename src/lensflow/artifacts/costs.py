@@ -33,6 +33,7 @@ class Cost(Strict):
         trained_parameters: numbers that were free to change.
         energy_joules: of the processors, whatever else they did, since the process began to train.
         residual: share of the way to the push target that is left, see `methods.base.Trained`.
+        left_out: examples that were too long to learn anything from.
         terms: of the loss, before and after training.
     """
 
@@ -43,6 +44,7 @@ class Cost(Strict):
     trained_parameters: Whole | None = None
     energy_joules: NonNegative | None = None
     residual: NonNegative | None = None
+    left_out: Whole | None = None
     terms: dict[When, dict[str, Term]] | None = None
 
 

@@ -3,10 +3,11 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lensflow.artifacts import tables
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE
 
@@ -21,14 +22,31 @@ def datasets_root(configured: str | None) -> Path | None:
 
 
 def local_copy(name: str, root: Path | None) -> Path | None:
-    """Return the folder of a data set's local copy, if there is one."""
-    return root / name if root and (root / name).is_dir() else None
+    """Return a data set's local copy below `root`, or the file of this name here, if there is one."""
+    if root and ((root / name).is_dir() or (tables.is_table(name) and (root / name).is_file())):
+        return root / name
+    return Path(name) if tables.is_table(name) and Path(name).is_file() else None
+
+
+def local_files(name: str, root: Path | None) -> list[Path]:
+    """Return the files of a data set's local copy; none if there is no copy."""
+    copy = local_copy(name, root)
+    if copy is None or copy.is_file():
+        return [copy] if copy else []
+    return sorted(path for path in copy.rglob("*") if path.is_file())
 
 
 def load_split(
-    name: str, config: str | None, split: str, local: Path | None, revision: str | None, where: str
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Read a split of a data set, of its local copy if there is one, else of the hub's.
+    name: str,
+    config: str | None,
+    split: str,
+    local: Path | None,
+    revision: str | None,
+    where: str,
+    file: str | None = None,
+    field: str | None = None,
+) -> tuple[Iterator[dict[str, Any]], str | None]:
+    """Open a split of a data set, of its local copy if there is one, else of the hub's.
 
     Args:
         name: on the hub.
@@ -37,29 +55,63 @@ def load_split(
         local: folder of a copy.
         revision: commit of the hub's data set; None for the newest.
         where: what a message begins with.
+        file: a file of the data set that is read as it is; `{config}` and `{split}` are filled in.
+        field: key of a JSON file that holds the rows.
 
     Returns:
-        The items, and the revision of the hub's data set that they come from.
+        The items, read one after the other, and the revision of the hub's data set that they come from.
 
     Raises:
         LensflowError: one line that says why it cannot be had and what to do.
     """
-    import datasets
-
+    if file is not None or tables.is_table(name):
+        named = (file or "").replace("{config}", config or "").replace("{split}", split)
+        return _as_published(name, named, local, revision, field, where)
     if local:
-        _check_lines(local, where)
-
-    datasets.disable_progress_bars()
+        return _of_a_copy(local, config, split, where), None
     try:
-        if local:
-            # A cache of its own: the local files may have changed under the same name.
-            with tempfile.TemporaryDirectory() as cache:
-                loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
-                return [dict(row) for row in loaded], None
         loaded, revision = _of_the_hub(name, config, split, revision)
-        return [dict(row) for row in loaded], revision
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
+    return map(dict, loaded), revision
+
+
+def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Iterator[dict[str, Any]]:
+    """Read a split of a folder that opens like a data set of the hub."""
+    import datasets
+
+    _check_lines(local, where)
+    datasets.disable_progress_bars()
+    # A cache of its own: the local files may have changed under the same name.
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
+        except Exception as error:
+            raise LensflowError(f"{where}: {_reason(error, local)}") from None
+        yield from map(dict, loaded)
+
+
+def _as_published(
+    name: str, file: str, local: Path | None, revision: str | None, field: str | None, where: str
+) -> tuple[Iterator[dict[str, Any]], str | None]:
+    """Open one file as its authors published it: below the local copy, or of the hub's data set."""
+    if tables.is_table(name):
+        if local is None:
+            raise LensflowError(f"{where}: no such file, neither here nor below datasets_root; correct path")
+        return tables.read_rows(local, file or None, field, where), None
+    from huggingface_hub import HfApi, hf_hub_download
+
+    outer, member = tables.of_archive(file)
+    if local is None:
+        try:
+            revision = revision or HfApi().dataset_info(name).sha
+            path = Path(hf_hub_download(name, outer, repo_type="dataset", revision=revision))
+        except Exception as error:  # the hub's errors have no common type
+            raise LensflowError(f"{where}: {_reason(error, local)}") from None
+        return tables.read_rows(path, member, field, where), revision
+    if not (local / outer).is_file():
+        raise LensflowError(f"{where}: {local} has no file {outer}; correct file, or put the data set there")
+    return tables.read_rows(local / outer, member, field, where), None
 
 
 def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:

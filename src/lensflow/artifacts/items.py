@@ -1,13 +1,17 @@
 """Files with the items of a benchmark in one language."""
 
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lensflow.errors import LensflowError
 from lensflow.storage.atomic import write_json
 from lensflow.storage.verified import read_jsonl
 
 
-def write_origin(output: Path, **origin: str | bool | None) -> None:
+def write_origin(output: Path, **origin: str | bool | int | None) -> None:
     """Write where the rows of `output`, `{language}.jsonl`, came from: `{language}.source.json` beside it."""
     write_json(output.with_suffix(".source.json"), origin)
 
@@ -15,3 +19,57 @@ def write_origin(output: Path, **origin: str | bool | None) -> None:
 def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
     """Read what `fetch` wrote of one split: id -> item, in order."""
     return {row["id"]: row["item"] for row in read_jsonl(path) if row["split"] == split}
+
+
+def folded(text: str) -> str:
+    """Return a text as duplicates are compared: composed (NFC), without case, one space for white space."""
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+
+
+def identity(item: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return what two items share in these columns if they are the same, whatever their case and white space."""
+    values = [item.get(column.partition(".")[0]) for column in columns]
+    return json.dumps([folded(value) if isinstance(value, str) else value for value in values], default=str)
+
+
+def value_at(item: Mapping[str, Any], column: str, where: str) -> Any:
+    """Return what stands in a column, or, by a path such as `translation.en` or `turns.0.text`, inside of one.
+
+    Raises:
+        LensflowError: there is no such column or nothing at this place.
+    """
+    if column in item:
+        return item[column]
+    name, *path = column.split(".")
+    if not path or name not in item:
+        raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(item)}")
+    value = item[name]
+    for part in path:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise LensflowError(f"{where}: no '{part}' of '{column}' in column '{name}'; it holds {_kind(value)}")
+    return value
+
+
+def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
+    """Return the text that stands in a column or by a path inside of one; empty for null.
+
+    Raises:
+        LensflowError: there is no such column, or it holds a list or a dictionary.
+    """
+    value = value_at(item, column, where)
+    if isinstance(value, Mapping | list | tuple):
+        inner = next(iter(value), "") if isinstance(value, Mapping) else "0"
+        raise LensflowError(
+            f"{where}: column '{column}' holds {_kind(value)}, not text; name what in it, such as '{column}.{inner}'"
+        )
+    return "" if value is None else str(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dictionary of {', '.join(map(str, value)) or 'nothing'}"
+    return f"a list of {len(value)}" if isinstance(value, list | tuple) else f"no list or dictionary ({value!r:.40})"

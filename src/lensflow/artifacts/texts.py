@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from lensflow.artifacts.items import folded
 from lensflow.errors import LensflowError
 from lensflow.storage.digests import digest
 from lensflow.storage.paths import resolve
@@ -51,7 +53,7 @@ def read_corpus(path: Path) -> Items:
     corpus: Items = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
     languages: set[str] | None = None
     seen_ids: dict[str, str] = {}
-    seen_texts: dict[tuple[str, str], str] = {}
+    seen_texts: dict[tuple[str, str], tuple[Split, str, str]] = {}
     for split, rows in corpus.items():
         if not rows:
             raise LensflowError(f"{path / split}.jsonl: no items; write at least one")
@@ -69,11 +71,10 @@ def read_corpus(path: Path) -> Items:
             for language, text in row["prompt"].items():
                 if not text.strip():
                     raise LensflowError(f"{where}: the {language} prompt is empty; write or remove the item")
-                if (language, text) in seen_texts:
-                    raise LensflowError(
-                        f"{where}: the {language} prompt is that of {seen_texts[language, text]}; rewrite or remove one"
-                    )
-                seen_texts[language, text] = where
+                other, there, said = seen_texts.setdefault((language, folded(text)), (split, where, text))
+                # Within a split small and capital letters may differ; what is tested must not be trained on at all.
+                if there != where and (said == text or other != split):
+                    raise LensflowError(f"{where}: the {language} prompt is that of {there}; rewrite or remove one")
     return corpus
 
 
@@ -127,9 +128,14 @@ def check_aligned(texts: dict[str, Sequence[Text]]) -> None:
     """Check that several languages hold the same ids in the same order.
 
     Raises:
-        LensflowError: naming the first two languages that differ.
+        LensflowError: naming the first two languages that differ, and the first item in which they do.
     """
     first, *others = texts
     for other in others:
-        if [text.id for text in texts[other]] != [text.id for text in texts[first]]:
-            raise LensflowError(f"{first} and {other} do not hold the same items in one order; run pair_data again")
+        for one, two in zip_longest(texts[first], texts[other]):
+            if one is None or two is None or one.id != two.id:
+                ids = [f"'{text.id}'" if text else "nothing" for text in (one, two)]
+                raise LensflowError(
+                    f"{first} and {other} do not hold the same items in one order: {' in place of '.join(ids)}; give "
+                    "translations the same id, and name its column by the corpus's id"
+                )

@@ -113,7 +113,7 @@ class Benchmark(Strict):
         """Return the digest of files of one's own that it runs in a language; None if there are none."""
         return None
 
-    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+    def check_texts(self, splits: Splits, languages: Sequence[str]) -> None:
         """Check before anything runs that the items of its corpus fit.
 
         Args:
@@ -122,6 +122,13 @@ class Benchmark(Strict):
 
         Raises:
             ValueError: they do not; the message begins with the benchmark's key that is to blame.
+        """
+
+    def check(self, language: str, roots: Sequence[Path]) -> None:
+        """Check what can be checked of a language before its items are there.
+
+        Raises:
+            LensflowError: begins with the key that is wrong.
         """
 
     def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
@@ -134,6 +141,13 @@ class Benchmark(Strict):
             split: `items`, or `fewshot` for those that examples are taken from.
         """
         raise NotImplementedError
+
+    def check_items(self, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> None:
+        """Check the items of a language before a model is asked.
+
+        Raises:
+            LensflowError: the items do not fit.
+        """
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Ask a model; return what it said, one row per request, in the order of the items.
@@ -185,7 +199,7 @@ class FromCorpus(Benchmark):
 class FromAnswers(FromCorpus):
     """A benchmark on held-out prompts of a corpus with their reference answers."""
 
-    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+    def check_texts(self, splits: Splits, languages: Sequence[str]) -> None:
         """Check that every item of the split has an answer in each language."""
         needed = dict.fromkeys(code for language in languages for code in self.reads(language))
         for item in splits[self.split]:
@@ -216,6 +230,10 @@ class FromDataset(Benchmark):
     dataset: Dataset
     # language -> the data set's name for it (ja: jp), or what else is particular to it
     languages: dict[Language, LanguageEntry] = Field(min_length=1)
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the columns that a model is asked the text of."""
+        return ()
 
     @field_validator("languages", mode="before", json_schema_input_type=dict[Language, str | LanguageEntry])
     @classmethod

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from lensflow.artifacts.items import text_at
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, generated
 from lensflow.schema.decoding import Decoding
 
@@ -13,11 +14,15 @@ class DatasetGeneration(FromDataset, Decoding):
 
     kind: Literal["dataset_generation"]
     generates: ClassVar[bool] = True
-    prompt: str = "prompt"  # column
+    prompt: str = "prompt"  # column, or a path into one, such as turns.0
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the column with the prompt."""
+        return (self.prompt,)
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Have every prompt answered."""
-        return generated(asker, {id_: str(item[self.prompt]) for id_, item in items.items()}, self)
+        return generated(asker, {id_: text_at(item, self.prompt, f"item '{id_}'") for id_, item in items.items()}, self)
 
 
 Config = DatasetGeneration

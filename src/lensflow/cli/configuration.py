@@ -40,10 +40,13 @@ def plan_of(files: Sequence[Path]) -> Any:
 
 def check(args: argparse.Namespace) -> None:
     """Check a configuration and everything that it names."""
+    from lensflow.artifacts.hub import datasets_root
     from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
+    from lensflow.workflow.inputs import check_data
 
     plan = plan_of(args.configfile)
     plan.check_disk(args.results)
+    check_data(plan, datasets_root(plan.config.datasets_root))
     plan.check_backbones()
     for line in hints(plan, gpu_memory_gb()):
         print(f"hint: {line}")

@@ -158,6 +158,7 @@ class Trained:
             fully displaced. The mean over targets and dev texts (train texts where there are no dev texts); None for
             methods that do not push.
         terms: of the loss by name, before and after training, over the same texts; empty for methods without terms.
+        left_out: examples that were too long to learn anything from.
     """
 
     tokens: int
@@ -165,6 +166,7 @@ class Trained:
     earlier_seconds: float = 0.0
     residual: float | None = None
     terms: Mapping[When, Mapping[str, Term]] = field(default_factory=dict)
+    left_out: int = 0
 
 
 def check_space(kind: str, settings: Mapping[str, Setting]) -> None:

@@ -4,6 +4,7 @@ What the methods of kind sft, cpt and qalign share. A training that is killed be
 checkpoints are pickles, which are neither written nor read here.
 """
 
+import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from lensflow.storage.journal import used
 from lensflow.storage.verified import read_jsonl
 
 F = TypeVar("F", bound=FineTuning)
+LOG = logging.getLogger(__name__)
+NAMED = 10  # most examples that the log names of those that are left out
 IGNORED = -100  # label of a token that the loss does not count; torch's cross-entropy has it as default
 
 
@@ -87,16 +90,26 @@ def plain(tokenizer: PromptTokenizer, name: str, text: str) -> Example:
     return Example(name, ids, [True] * len(ids))
 
 
-def cut(examples: Sequence[Example], max_tokens: int) -> list[Example]:
-    """Cut the end off examples that are longer than `max_tokens`.
+def cut(examples: Sequence[Example], max_tokens: int, needed: bool = True) -> list[Example]:
+    """Cut the end off examples that are longer than `max_tokens`; leave out those that lose all that counts.
+
+    Args:
+        examples: with their names, by which the log says what is left out.
+        max_tokens: of an example.
+        needed: whether it is an error if no example is left.
 
     Raises:
-        LensflowError: nothing that counts is left of one.
+        LensflowError: no example is left.
     """
-    kept = [Example(e.name, e.ids[:max_tokens], e.counted[:max_tokens]) for e in examples]
-    for example in kept:
-        if not any(example.counted[1:]):
-            raise LensflowError(f"{example.name}: nothing to learn within max_tokens ({max_tokens}); raise it")
+    shortened = [Example(e.name, e.ids[:max_tokens], e.counted[:max_tokens]) for e in examples]
+    kept = [example for example in shortened if any(example.counted[1:])]
+    if left_out := [example.name for example in shortened if not any(example.counted[1:])]:
+        if needed and not kept:
+            raise LensflowError(f"{left_out[0]}: nothing to learn within max_tokens ({max_tokens}); raise it")
+        LOG.warning(
+            "%d of %d examples are left out, whose prompts are longer than max_tokens (%d): %s",
+            *(len(left_out), len(examples), max_tokens, ", ".join(left_out[:NAMED])),
+        )
     return kept
 
 
@@ -168,7 +181,8 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
             tensors in another way than the model does, or the run was given a GPU and there is none.
     """
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
-    train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens)
+    given = len(train) + len(dev)
+    train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens, needed=False)
     set_seed(run.seed)  # of the adapters' first values
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
     files = WeightFiles(checkpoint)
@@ -200,7 +214,8 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     state = model.state_dict()
     deltas.write({name: state[name] for name in files.location if name in state}, checkpoint, run.output)
     write_jsonl(run.output.parent / "history.jsonl", _history(trainer.state.log_history))
-    return Trained(sum(len(example.ids) for example in train) * config.epochs, parameters)
+    tokens = sum(len(example.ids) for example in train) * config.epochs
+    return Trained(tokens, parameters, left_out=given - len(train) - len(dev))
 
 
 def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) -> TrainingArguments:

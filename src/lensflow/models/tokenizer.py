@@ -130,6 +130,16 @@ class PromptTokenizer:
         return int(index)
 
     @cached_property
+    def prefix(self) -> int:
+        """The id of the token that stands for an empty context: BOS, else EOS, as in lm-eval's own model.
+
+        Raises:
+            LensflowError: the tokenizer has neither.
+        """
+        index = self.tokenizer.token_to_id(special_tokens(self._checkpoint).get("bos_token", ""))
+        return self.eos if index is None else int(index)
+
+    @cached_property
     def end_tokens(self) -> set[int]:
         """Ids of `eos`, if there is one, and of the special token that the chat template ends an answer with."""
         texts = [special_tokens(self._checkpoint).get("eos_token", "")]

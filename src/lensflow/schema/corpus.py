@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import HUB_NAME_PATTERN, REVISION_PATTERN, Count, Language
+from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Count, Language
 
 
 class CorpusDataset(Strict):
@@ -13,6 +13,8 @@ class CorpusDataset(Strict):
 
     path: str = Field(pattern=HUB_NAME_PATTERN)  # on the hub, or below datasets_root
     revision: str | None = Field(default=None, pattern=REVISION_PATTERN)  # null: its newest
+    file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)  # of it, read as it is; {config}, {split}
+    field: str | None = None  # key of a JSON file that holds the rows
     config: str | None = None  # its configuration; not with layout `configs`
     split: str = "train"
     # columns: a column a language; configs: a configuration a language; rows: a column says each row's language

@@ -19,7 +19,7 @@ from lensflow.schema.types import (
 
 # How a message says what pydantic would say by a regular expression or a Python type.
 IN_WORDS = {
-    LANGUAGE_PATTERN: "must be an ISO 639 code, such as 'sw' for Swahili",
+    LANGUAGE_PATTERN: "must be a BCP 47 tag, such as 'sw', 'zh-Hant' or 'pt-BR'",
     f"^{NAME_PATTERN}$": "must be made of a-z, 0-9, '.', '_' and '-'",
     PATH_BELOW_PATTERN: "must be a path below its folder, without '..', '/' in front and blanks",
     TASK_PATTERN: "must be folder/name, without '..', '/' in front and blanks",

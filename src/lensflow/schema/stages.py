@@ -39,6 +39,7 @@ class Fetching(Strict):
     benchmark: Name
     dataset: Dataset
     config: str
+    texts: list[str] = Field(default_factory=list)  # columns that must hold text
 
 
 class Extracting(Strict):

@@ -2,10 +2,23 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
-Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
+from lensflow.errors import LensflowError
+from lensflow.languages import script
+
+
+def _known(language: str) -> str:
+    try:
+        script(language)
+    except LensflowError as error:
+        raise ValueError(str(error)) from None
+    return language
+
+
+# A BCP 47 tag as it is spelt there: language, perhaps script, perhaps region. It becomes the name of files.
+LANGUAGE_PATTERN = r"^[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?$"
+Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN), AfterValidator(_known)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -19,4 +32,9 @@ URL_PATTERN = r"^https?://[^@?#\s]+$"
 PathBelow = Annotated[str, Field(pattern=PATH_BELOW_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
-HUB_NAME_PATTERN = r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$"
+TABLE_PATTERN = r"\.(?:csv|tsv|json|jsonl|ndjson|parquet|zip)$"
+# A name on the hub, owner/name, or a file with rows at any depth.
+HUB_NAME_PATTERN = (
+    r"^(?:[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?"
+    rf"|(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*{TABLE_PATTERN.strip('$')})$"
+)

@@ -5,24 +5,36 @@ after a training. Evaluation needs no network. The identity of a cell is the tex
 from.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import write_origin
+from lensflow.artifacts.items import identity, text_at, value_at, write_origin
 from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.stages import Fetching
 from lensflow.storage.atomic import write_jsonl
 
+LOG = logging.getLogger(__name__)
 EMBEDDED = "embedded/"  # data sets that the package generates: embedded/cldr
 
 
-def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root: Path | None, output: Path) -> None:
+def fetch(
+    name: str,
+    dataset: Dataset,
+    language: str,
+    entry: LanguageEntry,
+    root: Path | None,
+    output: Path,
+    texts: Sequence[str] = (),
+) -> None:
     """Write one language's items of a benchmark as JSON lines `{"split": ..., "id": ..., "item": {...}}`.
 
-    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave.
+    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave, and how many
+    examples are left out because they are evaluated items.
 
     Args:
         name: of the benchmark, for messages.
@@ -31,25 +43,84 @@ def fetch(name: str, dataset: Dataset, language: str, entry: LanguageEntry, root
         entry: what is particular to the language.
         root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
         output: the file.
+        texts: columns that must hold text, because a model is asked what stands there.
 
     Raises:
-        LensflowError: the data set or its split cannot be had or is empty, lacks a column, or holds an id twice.
+        LensflowError: see `fetched`.
     """
     source = entry.dataset or dataset
+    found = fetched(name, source, language, entry.config, root, texts)
+    examples = {id_: item for id_, item in found.fewshot.items() if id_ not in found.left_out}
+    rows = [
+        {"split": role, "id": id_, "item": item}
+        for role, items in (("items", found.items), ("fewshot", examples))
+        for id_, item in items.items()
+    ]
+    write_jsonl(output, rows)
+    splits = {"split": source.split, "fewshot_split": source.fewshot_split}
+    left_out = {"fewshot_left_out": len(found.left_out)} if found.left_out else {}
+    local = local_copy(source.path, root) is not None
+    write_origin(
+        output, path=source.path, config=entry.config, **splits, local=local, revision=found.revision, **left_out
+    )
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One language's items of a benchmark.
+
+    Attributes:
+        items: id -> item, in order.
+        fewshot: the same of the split that examples are taken from.
+        left_out: ids of examples that are evaluated items; a prompt would hold its own answer.
+        revision: of the hub's data set.
+    """
+
+    items: dict[str, dict[str, Any]]
+    fewshot: dict[str, dict[str, Any]]
+    left_out: frozenset[str]
+    revision: str | None
+
+
+def fetched(
+    name: str, source: Dataset, language: str, config: str, root: Path | None, texts: Sequence[str] = ()
+) -> Fetched:
+    """Return one language's items of a benchmark, checked.
+
+    Args:
+        name: of the benchmark, for messages.
+        source: where its items come from.
+        language: their code.
+        config: the data set's name for it.
+        root: folder of local data sets.
+        texts: columns that must hold text.
+
+    Raises:
+        LensflowError: the data set or its split cannot be had or is empty, lacks a column, holds an id twice, or a list
+            where a text is needed.
+    """
     local = local_copy(source.path, root)
-    rows, revision = [], source.revision
+    by_role: dict[str, dict[str, dict[str, Any]]] = {"items": {}, "fewshot": {}}
+    revision = source.revision
     for role, split in (("items", source.split), ("fewshot", source.fewshot_split)):
         if split is None:
             continue
-        where = f"benchmarks.{name}: data set {source.path} ({entry.config}, {split})"
+        where = f"benchmarks.{name}: data set {source.path} ({config}, {split})"
         if source.path.startswith(EMBEDDED):
-            items = _generate(source.path.removeprefix(EMBEDDED), language, where)
+            items: Iterable[dict[str, Any]] = _generate(source.path.removeprefix(EMBEDDED), language, where)
         else:
-            items, revision = load_split(source.path, entry.config, split, local, revision, where)
-        rows += [{"split": role, "id": id_, "item": item} for id_, item in _checked(source, items, where).items()]
-    write_jsonl(output, rows)
-    splits = {"split": source.split, "fewshot_split": source.fewshot_split}
-    write_origin(output, path=source.path, config=entry.config, **splits, local=local is not None, revision=revision)
+            items, revision = load_split(source.path, config, split, local, revision, where, source.file, source.field)
+        by_role[role] = _checked(source, items, where, texts)
+    evaluated = {identity(item, source.columns) for item in by_role["items"].values()}
+    left_out = frozenset(id_ for id_, item in by_role["fewshot"].items() if identity(item, source.columns) in evaluated)
+    if left_out:
+        LOG.warning("benchmarks.%s: %d examples are left out, which are evaluated items", name, len(left_out))
+    if left_out and len(left_out) == len(by_role["fewshot"]):
+        raise LensflowError(
+            f"benchmarks.{name}.dataset.fewshot_split: num_fewshot would show evaluated items with their answers, for "
+            f"all items of '{source.fewshot_split}' are in '{source.split}', too; name another split"
+        )
+    return Fetched(by_role["items"], by_role["fewshot"], left_out, revision)
 
 
 def _generate(what: str, language: str, where: str) -> list[dict[str, Any]]:
@@ -62,25 +133,28 @@ def _generate(what: str, language: str, where: str) -> list[dict[str, Any]]:
     return [vars(question) | {"choices": list(question.choices)} for question in cldr.questions([language])[language]]
 
 
-def _checked(source: Dataset, items: list[dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
+def _checked(
+    source: Dataset, items: Iterable[dict[str, Any]], where: str, texts: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Map ids to items, every one of which has the columns that are asked for."""
-    if not items:
-        raise LensflowError(f"{where}: the split is empty; choose another or fill it")
     wanted = (*source.columns, *([source.id] if source.id else []))
     checked: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
     for number, item in enumerate(items, start=1):
         for column in wanted:
-            if column not in item:
-                raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(item)}")
-            if item[column] is None:
+            if value_at(item, column, where) is None:
                 raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
-        id_ = str(item[source.id]) if source.id else str(number - 1)
+        for column in texts:
+            if not text_at(item, column, f"{where}, item {number}").strip():
+                raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
+        id_ = text_at(item, source.id, where) if source.id else str(number - 1)
         if id_ in checked:
             raise LensflowError(
                 f"{where}: id '{id_}' ({source.id}) stands at items {places[id_]} and {number}; rename or remove one"
             )
         checked[id_], places[id_] = _plain(item, where, number), number
+    if not checked:
+        raise LensflowError(f"{where}: the split is empty; choose another or fill it")
     return checked
 
 
@@ -96,4 +170,5 @@ def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
 
 def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:
     """Write one language's items of a benchmark."""
-    fetch(config.benchmark, config.dataset, language, LanguageEntry(config=config.config), datasets_root, output)
+    entry = LanguageEntry(config=config.config)
+    fetch(config.benchmark, config.dataset, language, entry, datasets_root, output, config.texts)

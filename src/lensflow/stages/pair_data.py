@@ -1,16 +1,23 @@
 """One language of a corpus as JSON lines (stage `pair_data`)."""
 
+import logging
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import write_origin
+from lensflow.artifacts.items import folded, text_at, value_at, write_origin
 from lensflow.artifacts.texts import folder, in_language, languages_of, read_corpus
 from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.stages import Pairing
 from lensflow.storage.atomic import write_jsonl
+
+LOG = logging.getLogger(__name__)
+NAMED = 10  # most gaps that a message names
 
 
 def pair_data(path: Path, language: str, output: Path) -> None:
@@ -29,59 +36,188 @@ def pair_data(path: Path, language: str, output: Path) -> None:
 def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output: Path) -> None:
     """Write one language of a data set as JSON lines (stage `pair_data`); the first items are train, dev is next.
 
-    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave.
+    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave, and which items
+    are left out because a language lacks them.
 
     Args:
-        source: the data set.
+        source: the data set; translations are joined over all of its languages.
         language: one of its languages.
         root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
         output: the file.
 
     Raises:
-        LensflowError: the data set cannot be had, lacks a column, has too few items or an empty prompt.
+        LensflowError: see `paired`.
     """
-    name = source.languages[language]
-    config = name if source.layout == "configs" else source.config
-    where = f"corpus {source.path} ({config or 'default'}, {source.split}), language '{language}'"
-    local = local_copy(source.path, root)
-    items, revision = load_split(source.path, config, source.split, local, source.revision, where)
-    if source.layout == "rows":
-        items = [item for item in items if item.get(str(source.language)) == name]
+    joined = paired(source, language, root)
+    write_jsonl(output, joined.rows)
+    origin = {"path": source.path, "config": _config(source, language), "split": source.split}
+    local = local_copy(source.path, root) is not None
+    gaps = {"left_out": joined.left_out} if joined.left_out else {}
+    write_origin(output, **origin, local=local, revision=joined.revision, **gaps)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One language of a data set.
+
+    Attributes:
+        rows: `id`, `split`, `prompt` and perhaps `answer` of each item that all languages have.
+        left_out: how many items were read of one language before the last of these and not found in another.
+        revision: of the hub's data set.
+    """
+
+    rows: list[dict[str, Any]]
+    left_out: int
+    revision: str | None
+
+
+def paired(source: CorpusDataset, language: str, root: Path | None) -> Joined:
+    """Return the items of one language of a data set.
+
+    Items are translations of each other if they have one id. Those that every language of an aligned data set has are
+    taken, in the order in which they become complete while one row of each language is read after the other. So no
+    more is read than is needed, and the items are the same in every language.
+
+    Raises:
+        LensflowError: the data set cannot be had, lacks a column, has too few items, an empty prompt, an id twice, or a
+            text of the train split again in dev or test.
+    """
+    languages = list(source.languages) if source.aligned else [language]
     wanted = source.train + source.dev + source.test
-    if len(items) < wanted:
-        raise LensflowError(f"{where}: {len(items)} items, {wanted} are asked for; lower train, dev or test")
     splits = ["train"] * source.train + ["dev"] * source.dev + ["test"] * source.test
-    prompt = f"{{{name}}}" if source.layout == "columns" else source.prompt
-    rows = []
-    places: dict[str, int] = {}
-    for number, (split, item) in enumerate(zip(splits, items, strict=False), start=1):
-        here = f"{where}, item {number}"
-        row = {"id": _filled(f"{{{source.id}}}", item, here) if source.id else str(number - 1), "split": split}
-        if row["id"] in places:
+    rows: list[dict[str, Any]] = []
+    waiting: dict[str, dict[str, dict[str, Any]]] = {}
+    seen: dict[str, dict[str, int]] = {name: {} for name in languages}
+    reading = Reading(source, languages, root)
+    for name, number, item in reading.items():
+        row = _row(source, name, number, item, seen[name])
+        found = waiting.setdefault(row["id"], {})
+        found[name] = row
+        if len(found) == len(languages):
+            del waiting[row["id"]]
+            rows.append({"id": row["id"], "split": splits[len(rows)]} | found[language])
+        if len(rows) == wanted:
+            break
+    if len(rows) < wanted:
+        gaps = "".join(f"; {gap}" for gap in _lacking(waiting, languages))
+        raise LensflowError(
+            f"{_where(source, language)}: {len(rows)} items, {wanted} are asked for{gaps}; lower train, dev or test"
+        )
+    if waiting:
+        gaps = "; ".join(_lacking(waiting, languages))
+        LOG.warning("%s: %d items are left out: %s", _where(source, language), len(waiting), gaps)
+    _check_splits(rows, _where(source, language))
+    return Joined(rows, len(waiting), reading.revision)
+
+
+class Reading:
+    """The rows of some languages of a data set, one row of each after the other.
+
+    Args:
+        source: the data set.
+        languages: which of its languages are read.
+        root: folder of local data sets.
+
+    Attributes:
+        revision: of the hub's data set; known when reading has begun.
+    """
+
+    def __init__(self, source: CorpusDataset, languages: Sequence[str], root: Path | None) -> None:
+        self.source, self.languages, self.root = source, languages, root
+        self.revision = source.revision
+
+    def items(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Return language, number of the row (from 1, as its language counts them) and row."""
+        if self.source.layout == "configs":
+            yield from self._in_turn({language: self._open(language) for language in self.languages})
+            return
+        of_value = {self.source.languages[language]: language for language in self.languages}
+        numbers = dict.fromkeys(self.languages, 0)
+        for item in self._open(self.languages[0]):
+            one = [] if self.source.layout == "columns" else [of_value.get(_language_of(self.source, item))]
+            for language in filter(None, one or self.languages):
+                numbers[language] += 1
+                yield language, numbers[language], item
+
+    def _in_turn(self, opened: dict[str, Iterator[dict[str, Any]]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        for number, items in enumerate(zip_longest(*opened.values()), start=1):
+            for language, item in zip(opened, items, strict=True):
+                if item is not None:
+                    yield language, number, item
+
+    def _open(self, language: str) -> Iterator[dict[str, Any]]:
+        source = self.source
+        items, self.revision = load_split(
+            source.path,
+            _config(source, language),
+            source.split,
+            local_copy(source.path, self.root),
+            source.revision,
+            _where(source, language),
+            source.file,
+            source.field,
+        )
+        return items
+
+
+def _config(source: CorpusDataset, language: str) -> str | None:
+    return source.languages[language] if source.layout == "configs" else source.config
+
+
+def _where(source: CorpusDataset, language: str) -> str:
+    return f"corpus {source.path} ({_config(source, language) or 'default'}, {source.split}), language '{language}'"
+
+
+def _language_of(source: CorpusDataset, item: Mapping[str, Any]) -> str:
+    return str(value_at(item, str(source.language), f"corpus {source.path}"))
+
+
+def _row(
+    source: CorpusDataset, language: str, number: int, item: Mapping[str, Any], places: dict[str, int]
+) -> dict[str, Any]:
+    """Return id, prompt and answer of an item; `places` maps the ids so far to their numbers."""
+    here = f"{_where(source, language)}, item {number}"
+    id_ = text_at(item, source.id, here) if source.id else str(number - 1)
+    if id_ in places:
+        raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
+    places[id_] = number
+    name = source.languages[language]
+    prompt = text_at(item, name, here).strip() if source.layout == "columns" else _filled(source.prompt, item, here)
+    if not prompt:
+        raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items (id '{id_}')")
+    answer = {} if source.answer is None else {"answer": _filled(source.answer, item, here)}
+    return {"id": id_, "prompt": prompt, **answer}
+
+
+def _lacking(waiting: Mapping[str, Mapping[str, Any]], languages: Sequence[str]) -> list[str]:
+    """Return for the first items that some languages have which language lacks them."""
+    return [
+        f"'{language}' lacks item '{id_}'"
+        for id_, found in islice(waiting.items(), NAMED)
+        for language in languages
+        if language not in found
+    ]
+
+
+def _check_splits(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Check that no prompt of a split stands in another one as well.
+
+    Raises:
+        LensflowError: one does; names both items.
+    """
+    seen: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        other = seen.setdefault(folded(row["prompt"]), row)
+        if other["split"] != row["split"]:
             raise LensflowError(
-                f"{here}: id '{row['id']}' ({source.id}) is that of item {places[row['id']]}; choose another column"
+                f"{where}: item '{row['id']}' of {row['split']} has the prompt of item '{other['id']}' of "
+                f"{other['split']}; lower dev or test, or remove one"
             )
-        places[row["id"]] = number
-        row["prompt"] = _filled(prompt, item, here)
-        if not row["prompt"]:
-            raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items")
-        if source.answer is not None:
-            row["answer"] = _filled(source.answer, item, here)
-        rows.append(row)
-    write_jsonl(output, rows)
-    origin = {"path": source.path, "config": config, "split": source.split}
-    write_origin(output, **origin, local=local is not None, revision=revision)
 
 
-def _filled(template: str, item: dict[str, Any], where: str) -> str:
+def _filled(template: str, item: Mapping[str, Any], where: str) -> str:
     """Fill `{column}` in a template from an item, without spaces at the ends."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in item:
-            raise LensflowError(f"{where}: no column '{match[1]}'; it has {', '.join(item)}")
-        return str(item[match[1]] if item[match[1]] is not None else "")
-
-    return re.sub(r"\{([^{}]+)\}", value, template).strip()
+    return re.sub(r"\{([^{}]+)\}", lambda match: text_at(item, match[1], where), template).strip()
 
 
 def run(config: Pairing, *, root: Path, datasets_root: Path | None, output: Path) -> None:

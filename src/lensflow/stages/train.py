@@ -57,6 +57,7 @@ def train_measured(run: Run[Any]) -> None:
             "energy_joules": None if used is None else round(used, 1),
             "residual": trained.residual,
             "terms": trained.terms or None,
+            "left_out": trained.left_out or None,
         },
     )
 

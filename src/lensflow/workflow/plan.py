@@ -110,15 +110,17 @@ class Plan:
                                 kept = cells.setdefault(benchmark, [])
                                 kept += [language for language in named or languages if language not in kept]
 
-    def _used_corpora(self) -> list[str]:
-        names: dict[str, None] = {}
+    def _used_corpora(self) -> dict[str, dict[str, None]]:
+        """Return the corpora that are used, with the languages that are used of each."""
+        used: dict[str, dict[str, None]] = {}
         for run in self.config.runs:
-            for setting in run.settings:
-                names[self.config.settings[setting].probing] = None
-                names[self.config.settings[setting].training] = None
-            for benchmark in (self.config.benchmarks[name] for name in run.benchmarks):
-                names |= dict.fromkeys(benchmark.corpora)
-        return list(names)
+            for setting in (self.config.settings[name] for name in run.settings):
+                for corpus in (setting.probing, setting.training):
+                    used.setdefault(corpus, {}).update(dict.fromkeys(setting.languages))
+                for name, named in run.benchmarks.items():
+                    for corpus in self.config.benchmarks[name].corpora:
+                        used.setdefault(corpus, {}).update(dict.fromkeys(named or setting.languages))
+        return used
 
     def _read(self, name: str) -> tuple[Splits, dict[str, str]]:
         """Return a corpus' items, and what tells for each language that its texts have changed.
@@ -169,6 +171,7 @@ class Plan:
             for language in languages:
                 try:
                     code = self.config.benchmarks[name].code_of(language, self.task_roots)
+                    self.config.benchmarks[name].check(language, self.task_roots)
                 except LensflowError as error:
                     raise LensflowError(f"benchmarks.{name}: {error}") from None
                 if code is not None:
@@ -186,7 +189,7 @@ class Plan:
             benchmark = self.config.benchmarks[name]
             for corpus in benchmark.corpora:
                 try:
-                    benchmark.check_items(read[corpus], languages)
+                    benchmark.check_texts(read[corpus], languages)
                 except ValueError as error:
                     raise LensflowError(f"benchmarks.{name}.{error}") from None
 
@@ -302,8 +305,12 @@ class Plan:
         entry = self.config.corpora[corpus]
         if entry.dataset is not None:
             dataset = entry.dataset.canonical()
-            dataset["languages"] = {language: dataset["languages"][language]}
-            return {"language": language, "dataset": dataset}
+            # Translations are joined: which items a language has depends on the others that are used.
+            used = {language, *(self.used_corpora[corpus] if entry.dataset.aligned else ())}
+            languages = {name: value for name, value in dataset["languages"].items() if name in used}
+            if language not in languages:
+                raise KeyError(language)
+            return {"language": language, "dataset": dataset | {"languages": languages}}
         return {"language": language, "path": entry.path, "texts": self.corpus_digests[corpus][language]}
 
     def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
@@ -321,7 +328,8 @@ class Plan:
         assert isinstance(entry, FromDataset)
         of_language = entry.languages[language]
         source = of_language.dataset or entry.dataset
-        return {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}
+        stage = {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}
+        return stage | {"texts": list(entry.texts())}
 
     def fit_subspaces(self, setting: str) -> dict[str, Any]:
         """Return the configuration of stage `fit_subspaces`."""

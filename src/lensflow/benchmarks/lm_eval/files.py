@@ -62,6 +62,24 @@ def check_file(path: Path, functions: bool) -> None:
             pending.append(here.parent / name)
 
 
+def read_task(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a task file with what it includes, whose keys it replaces; functions are names, nothing runs.
+
+    Raises:
+        LensflowError: a file is missing, too large, no YAML mapping, or includes itself.
+    """
+    if path in including:
+        raise LensflowError(f"{path}: includes itself; remove the include")
+    content = read_yaml(path, _TaskLoader)
+    if not isinstance(content, dict):
+        raise LensflowError(f"{path}: must be a mapping, as lm-eval's task files are")
+    included = content.get("include", [])
+    merged: dict[str, Any] = {}
+    for name in included if isinstance(included, list) else [included]:
+        merged |= read_task((path.parent / str(name)).resolve(), (*including, path))
+    return merged | content
+
+
 class _Function(str):
     """The name of a function in a task file."""
 

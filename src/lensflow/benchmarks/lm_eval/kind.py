@@ -33,6 +33,21 @@ class Task(FromDataset):
 
         return files.file_digest(self._file(language, roots))
 
+    def check(self, language: str, roots: Sequence[Path]) -> None:
+        """Check the task's file: where examples come from, what is measured."""
+        from lensflow.benchmarks.lm_eval import checks
+
+        entry = self.languages[language]
+        source = entry.dataset or self.dataset
+        overrides = self.overrides | entry.overrides
+        checks.check(self._file(language, roots), source, overrides, self.metrics, language)
+
+    def check_items(self, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> None:
+        """Check that every right answer is one of the choices, and that there are examples enough."""
+        from lensflow.benchmarks.lm_eval import tasks
+
+        tasks.LoadedTask(self, **self._loading(items, fewshot, language, roots)).check_targets()
+
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Answer the requests that lm-eval makes of the items."""
         from lensflow.benchmarks.lm_eval import model, tasks

@@ -28,8 +28,9 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
 
         @property
         def eot_token_id(self) -> int:
-            """Return the token that stands for an empty context; no task here has one."""
-            raise LensflowError("a task with an empty context is not supported; give it a prompt")
+            """Return the token that stands for an empty context."""
+            token: int = tokenizer.prefix
+            return token
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
             """Return a text's token ids, with special tokens where no chat template has written them."""

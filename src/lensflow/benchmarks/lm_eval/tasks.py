@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from string import ascii_letters, ascii_uppercase
 from typing import Any, Protocol
 
+import numpy as np
+
+from lensflow.artifacts.items import folded, identity
 from lensflow.benchmarks.base import Items, Row
 from lensflow.benchmarks.lm_eval.files import check_file
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import MARK
+from lensflow.schema.dataset import Dataset
 
 
 class Settings(Protocol):
@@ -28,6 +33,10 @@ class Settings(Protocol):
     @property
     def metrics(self) -> Mapping[str, str]:
         """Name in the tables -> lm-eval's metric."""
+
+    @property
+    def dataset(self) -> Dataset:
+        """Where its items come from."""
 
 
 def _sandbox() -> None:
@@ -57,6 +66,79 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
         name = entry.get("metric")
         if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
             raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
+
+
+class NoChoiceError(ValueError):
+    """The right answer of an item is none of its choices."""
+
+
+def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
+    """Return the position of the right answer, or of each of several, among n choices.
+
+    Args:
+        target: a position from 0, the text of a choice, or a letter: A is the first.
+        choices: what can be answered.
+
+    Raises:
+        NoChoiceError: the target names no choice.
+    """
+    if isinstance(target, list | tuple):
+        return [_position(each, choices) for each in target]
+    return _position(target, choices)
+
+
+def _position(target: Any, choices: Sequence[str]) -> int:
+    if isinstance(target, str):
+        place = _position_of_text(target, choices)
+    else:
+        place = int(target) if isinstance(target, int | float) and target == int(target) else None
+    if place is None or not 0 <= place < len(choices):
+        shown = ", ".join(map(repr, choices))[:200]
+        raise NoChoiceError(
+            f"the right answer {target!r} names none of the choices {shown}; it may be a position from 0, "
+            "a letter or the text of a choice"
+        )
+    return place
+
+
+def _position_of_text(target: str, choices: Sequence[str]) -> int | None:
+    texts = [folded(str(choice)) for choice in choices]
+    if target in choices or folded(target) in texts:
+        return list(choices).index(target) if target in choices else texts.index(folded(target))
+    letter = target.strip(" ().:")
+    if len(letter) == 1 and letter in ascii_letters:
+        return ascii_uppercase.index(letter.upper())
+    return int(letter) if letter.isdecimal() and letter.isascii() else None
+
+
+def _per_item(aggregation: Any, metric: str, value: Any) -> float:
+    """Return what an item scores: a number, or, for chrF, BLEU and TER, the score of its sentence.
+
+    Raises:
+        LensflowError: the metric is one of the whole corpus.
+    """
+    from lm_eval.api import metrics
+
+    if isinstance(value, int | float | np.number):
+        return float(value)
+    if aggregation == metrics.bleu:
+        import sacrebleu
+
+        reference, answer = value  # with the effective order, as sacrebleu wants it for a single sentence
+        references = [reference] if isinstance(reference, str) else list(reference)
+        return float(sacrebleu.sentence_bleu(answer, references).score)
+    if aggregation in (metrics.chrf, metrics.chrfpp, metrics.ter):
+        return float(aggregation([value]))
+    raise LensflowError(f"metric '{metric}' has no score of a single item, which intervals and tests need; use another")
+
+
+def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
+    """Return the metrics of a task that are measured: lm-eval fails on a whole corpus for others that do not fit it."""
+    listed = config.get("metric_list")
+    if config.get("process_results") is not None or not isinstance(listed, list):
+        return listed
+    names = {wanted.partition(",")[0] for wanted in metrics.values()}
+    return [entry for entry in listed if entry.get("metric") in names] or listed
 
 
 class LoadedTask:
@@ -97,9 +179,10 @@ class LoadedTask:
         def data(rows: Iterable[Mapping[str, Any]]) -> Any:
             return datasets.Dataset.from_list([{**row, **constants} for row in rows])
 
-        splits = {"items": data(items.values())}
-        if fewshot:
-            splits["fewshot"] = data(fewshot.values())
+        try:
+            splits = {"items": data(items.values())} | ({"fewshot": data(fewshot.values())} if fewshot else {})
+        except Exception as error:  # Arrow's: a column holds text here and numbers there
+            raise LensflowError(f"task {path.name}: {_cause(error)}; give each column one type") from error
         try:
             loaded: dict[str, Any] = load_yaml(path)
         except Exception as error:  # a function's module can fail in any way
@@ -113,19 +196,68 @@ class LoadedTask:
             "num_fewshot": 0,
         }
         config = config | dict(overrides)
+        if isinstance(config.get("fewshot_config"), Mapping):
+            config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "split"}
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
             config.pop(key, None)
+        config["metric_list"] = _measured(config, task.metrics)
         self.name = str(config.get("task"))
         try:
             _check_metrics(config)
-            self.loaded = ConfigurableTask(config=config)
+            self.loaded = _choosing(ConfigurableTask)(config=config)
+        except NoChoiceError as error:
+            raise self._wrong_target(error, self.ids[0]) from None
         except Exception as error:  # templates and functions of task files fail in ways of their own
             raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
         # Its own entry point seeds the generator that draws examples; every checkpoint must be shown the same ones.
         self.loaded.set_fewshot_seed(task.fewshot_seed)
+        self._check_examples(items)
+
+    def check_targets(self) -> None:
+        """Check that the right answer of every item is one of its choices.
+
+        Raises:
+            LensflowError: one is not; names the item.
+        """
+        for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
+            try:
+                self.loaded.doc_to_target(doc)
+            except NoChoiceError as error:
+                raise self._wrong_target(error, id_) from None
+            except Exception as error:
+                raise LensflowError(
+                    f"task {self.path.name}, item '{id_}': {_cause(error)}; check its columns and templates"
+                ) from error
+
+    def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
+        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
+
+    def _check_examples(self, items: Items) -> None:
+        """Check that there are enough examples, and that none is an evaluated item."""
+        wanted = self.loaded.config.num_fewshot or 0
+        if not wanted:
+            return
+        examples = list(self.loaded.fewshot_docs() or [])
+        if len(examples) < wanted:
+            raise LensflowError(f"overrides.num_fewshot: {wanted} is more than the {len(examples)} examples; lower it")
+        columns = self.task.dataset.columns
+        seen = {identity(item, columns): id_ for id_, item in items.items()}
+        for number, example in enumerate(examples, start=1):
+            if (same := identity(example, columns)) in seen:
+                raise LensflowError(
+                    f"task {self.path.name}: example {number} of num_fewshot is the evaluated item '{seen[same]}'; "
+                    "remove it from the examples"
+                )
+
+    def _score_of(self, metric: str, value: Any) -> float:
+        try:
+            return _per_item(self.loaded.aggregation().get(metric), metric, value)
+        except LensflowError as error:
+            raise LensflowError(f"task {self.path.name}: {error}") from None
 
     def ask(self, lm: Any) -> list[Row]:
         """Have a model answer the task's requests; return one row per request, in lm-eval's order."""
+        self.check_targets()
         try:
             self.loaded.build_all_requests(
                 apply_chat_template=self.task.chat,
@@ -183,11 +315,29 @@ class LoadedTask:
                     if metric not in logged:
                         known = ", ".join(key for key in logged["metrics"])
                         raise LensflowError(f"task {self.path.name}: no metric '{metric}'; it gives {known}")
-                    sample[name] = float(logged[metric])
+                    sample[name] = self._score_of(metric, logged[metric])
         for name, wanted in self.task.metrics.items():
             if any(name not in sample for sample in found.values()):
                 raise LensflowError(f"task {self.path.name}: no filter gives '{wanted}'; correct metrics.{name}")
         return [found[index] for index in sorted(found)]
+
+
+def _choosing(task: type[Any]) -> type[Any]:
+    """Return lm-eval's task, whose right answer may also be a letter and must be one of the choices."""
+
+    class Choosing(task):  # type: ignore[misc]
+        def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> Any:
+            target = super().doc_to_target(doc, doc_to_target)
+            own = doc_to_target is None or doc_to_target == self.config.doc_to_target
+            if self.config.doc_to_choice is None or not own:
+                return target
+            text = self.doc_to_text(doc)
+            if isinstance(text, int):  # the choices are contexts: this is which of them, the target what follows them
+                place_of(text, self.doc_to_choice(doc))
+                return target
+            return place_of(target, self.doc_to_choice(doc))
+
+    return Choosing
 
 
 def _cause(error: BaseException) -> str:

@@ -1,0 +1,137 @@
+"""Rows of a file as its authors published it: CSV, JSON, JSON lines or Parquet, perhaps inside of a zip archive."""
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from lensflow.errors import LensflowError
+from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
+
+Row = dict[str, Any]
+_ZIP = ".zip"
+
+
+def is_table(name: str) -> bool:
+    """Whether a name is that of a file with rows, or of an archive of such files."""
+    return Path(name).suffix in (*_READERS, _ZIP)
+
+
+def of_archive(name: str) -> tuple[str, str | None]:
+    """Split `a/b.zip/c/d.csv` into the archive and the file inside of it; None if there is none."""
+    archive, found, member = name.partition(f"{_ZIP}/")
+    return (f"{archive}{_ZIP}", member) if found else (name, None)
+
+
+def read_rows(path: Path, member: str | None, field: str | None, where: str) -> Iterator[Row]:
+    """Read the rows of a file one after the other.
+
+    Args:
+        path: the file, or a zip archive.
+        member: of the archive; None if it holds one table only.
+        field: key of a JSON file's mapping that holds the rows; None if the file is a list.
+        where: what a message begins with.
+
+    Raises:
+        LensflowError: the file is missing, damaged, of another kind, or its rows have another form.
+    """
+    try:
+        if path.suffix == _ZIP:
+            with zipfile.ZipFile(path) as archive:
+                name = _member(archive, member, where)
+                with archive.open(name) as file:
+                    yield from _reader(name, where)(file, field, f"{where}: {path}/{name}")
+        else:
+            with path.open("rb") as file:
+                yield from _reader(path.name, where)(file, field, f"{where}: {path}")
+    except FileNotFoundError:
+        raise LensflowError(f"{where}: {path}: no such file") from None
+    except UnicodeDecodeError:
+        raise LensflowError(f"{where}: {path}: not UTF-8 text; convert it") from None
+    except (OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
+        raise LensflowError(f"{where}: {path}: cannot be read ({error}); mend the file") from None
+
+
+def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
+    tables = [name for name in archive.namelist() if Path(name).suffix in _READERS and "__MACOSX" not in name]
+    if wanted is None and len(tables) == 1:
+        return tables[0]
+    if wanted not in archive.namelist():
+        shown = ", ".join(tables[:20])
+        raise LensflowError(f"{where}: no file {wanted or 'is named'} in {archive.filename}; it has {shown}; set file")
+    return str(wanted)
+
+
+def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Iterator[Row]]:
+    reader = _READERS.get(Path(name).suffix)
+    if reader is None:
+        raise LensflowError(f"{where}: {name} is none of {', '.join(_READERS)}, {_ZIP}; convert it")
+    return reader
+
+
+def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_LINE)
+    # Spreadsheets write a byte order mark, which would be part of the first column's name.
+    reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+    for row in reader:
+        if None in row or None in row.values():
+            raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")
+        yield row
+
+
+def _tsv(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    return _csv(file, field, where, "\t")
+
+
+def _json(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise LensflowError(f"{where}: more than {LARGEST_JSON} bytes; write it as .jsonl or parquet")
+    value = parse_json(content.decode("utf-8-sig"))
+    if field is not None:
+        if not isinstance(value, dict) or field not in value:
+            raise LensflowError(f"{where}: no field '{field}'; {_fields(value)}")
+        value = value[field]
+    if not isinstance(value, list):
+        raise LensflowError(f"{where}: is no list of rows; {_fields(value)}")
+    for number, row in enumerate(value, start=1):
+        yield _checked(row, f"{where}, row {number}")
+
+
+def _fields(value: Any) -> str:
+    lists = [key for key, inner in value.items() if isinstance(inner, list)] if isinstance(value, dict) else []
+    return f"set field to one of {', '.join(lists)}" if lists else "set field to the key that holds the rows"
+
+
+def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+        here = f"{where}, line {number}"
+        if len(line) > LONGEST_LINE:
+            raise LensflowError(f"{here}: more than {LONGEST_LINE} bytes; shorten or remove it")
+        if line.strip():
+            yield _checked(parse_json(line.decode("utf-8-sig")), here)
+
+
+def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+    for batch in ParquetFile(file).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _checked(row: Any, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        raise LensflowError(f"{where}: must be a mapping of columns to values; mend it")
+    return dict(row)
+
+
+_READERS: Mapping[str, Callable[[IO[bytes], str | None, str], Iterator[Row]]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}

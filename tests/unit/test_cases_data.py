@@ -1,0 +1,415 @@
+"""Data as it comes: files of several kinds, lists and dictionaries in columns, gaps, duplicates, leaks of answers."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lensflow.artifacts.hub import load_split, local_copy, local_files
+from lensflow.artifacts.items import folded, identity, read_items, text_at
+from lensflow.artifacts.tables import read_rows
+from lensflow.artifacts.texts import Text, check_aligned, read_corpus
+from lensflow.benchmarks.dataset_generation import DatasetGeneration
+from lensflow.errors import LensflowError
+from lensflow.schema.corpus import CorpusDataset
+from lensflow.schema.dataset import Dataset, LanguageEntry
+from lensflow.schema.parsing import parse
+from lensflow.stages.fetch_items import fetch, fetched
+from lensflow.stages.pair_data import pair_dataset, paired
+from lensflow.storage.verified import read_json, read_jsonl
+
+ROWS = [{"n": str(number), "text": f"Was ist „{number}“,\nbitte?"} for number in range(4)]
+
+
+def rows(path: Path, items: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+    return path
+
+
+def hub_set(root: Path, name: str, split: str = "train", **configurations: list[dict[str, Any]]) -> None:
+    card = "---\nconfigs:\n"
+    for config, items in configurations.items():
+        rows(root / name / config / f"{split}.jsonl", items)
+        card += f"- config_name: {config}\n  data_files:\n  - split: {split}\n    path: {config}/{split}.jsonl\n"
+    (root / name / "README.md").write_text(card + "---\n")
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def as_csv(path: Path, delimiter: str = ",") -> None:
+    lines = [delimiter.join(("n", "text")), *(f'{row["n"]}{delimiter}"{row["text"]}"' for row in ROWS)]
+    path.write_bytes("\ufeff".encode() + ("\r\n".join(lines) + "\r\n").encode())
+
+
+WRITERS = {
+    "table.csv": as_csv,
+    "table.tsv": lambda path: as_csv(path, "\t"),
+    "table.json": lambda path: path.write_text(json.dumps(ROWS)),
+    "table.jsonl": lambda path: rows(path, ROWS),
+    "table.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_of_any_kind_has_the_same_rows(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    assert list(read_rows(tmp_path / name, None, None, "here")) == ROWS
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_inside_of_an_archive(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / name, f"sets/{name}")
+        archive.writestr("README.md", "about")
+    assert list(read_rows(tmp_path / "all.zip", f"sets/{name}", None, "here")) == ROWS
+    assert list(read_rows(tmp_path / "all.zip", None, None, "here")) == ROWS  # it is the only table
+    with pytest.raises(LensflowError, match=rf"^here: no file other\.csv in .*all\.zip; it has sets/{name}; set file$"):
+        list(read_rows(tmp_path / "all.zip", "other.csv", None, "here"))
+
+
+def test_rows_below_a_field(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({"about": "x", "Instances": ROWS}))
+    assert list(read_rows(path, None, "Instances", "here")) == ROWS
+    for field in (None, "Rows"):
+        with pytest.raises(LensflowError, match=r"^here: .*table\.json: .*; set field to one of Instances$"):
+            list(read_rows(path, None, field, "here"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
+        ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
+        ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),
+        ("t.jsonl", '{"a": \n', r"t\.jsonl: cannot be read \(.*\); mend the file$"),
+        ("t.json", "{}", r"t\.json: is no list of rows; set field to the key that holds the rows$"),
+        ("t.parquet", "PAR", r"t\.parquet: cannot be read \(.*\); mend the file$"),
+        ("t.zip", "PK", r"t\.zip: cannot be read \(.*\); mend the file$"),
+        ("t.xlsx", "PK", r"t\.xlsx is none of \.csv, \.tsv, .*; convert it$"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(LensflowError, match=rf"^here: .*{message}") as caught:
+        list(read_rows(tmp_path / name, None, None, "here"))
+    assert "\n" not in str(caught.value)
+
+
+def test_text_in_another_encoding(tmp_path):
+    (tmp_path / "t.csv").write_bytes("a\nStraße\n".encode("latin-1"))
+    with pytest.raises(LensflowError, match=r"t\.csv: not UTF-8 text; convert it$"):
+        list(read_rows(tmp_path / "t.csv", None, None, "here"))
+
+
+def test_a_benchmark_and_a_corpus_may_be_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "data/mine", tmp_path / "root/me"):
+        folder.mkdir(parents=True)
+        as_csv(folder / "table.csv")
+    for path, root in (("data/mine/table.csv", None), ("me/table.csv", tmp_path / "root")):
+        assert local_files(path, root) == [local_copy(path, root)]
+        source = Dataset(path=path, columns=("text",), id="n")
+        assert list(fetched("mine", source, "de", "de", root).items) == ["0", "1", "2", "3"]
+        corpus = CorpusDataset(path=path, layout="columns", languages={"de": "text"}, train=3, id="n")
+        assert [row["prompt"] for row in paired(corpus, "de", root).rows] == [row["text"] for row in ROWS[:3]]
+
+
+def test_a_file_of_a_data_set_for_each_language_and_split(tmp_path):
+    for name in ("de.test", "de.train"):
+        rows(tmp_path / f"me/set/{name}.jsonl", [{"text": f"{name} {n}"} for n in range(2)])
+    keys = {"path": "me/set", "columns": ["text"], "file": "{config}.{split}.jsonl", "fewshot_split": "train"}
+    found = fetched("mine", parse(Dataset, keys), "de", "de", tmp_path)
+    assert [row["text"] for row in found.items.values()] == ["de.test 0", "de.test 1"]
+    assert [row["text"] for row in found.fewshot.values()] == ["de.train 0", "de.train 1"]
+    with pytest.raises(LensflowError, match=r"me/set has no file fr\.test\.jsonl; correct file, or put the data set"):
+        fetched("mine", parse(Dataset, keys), "fr", "fr", tmp_path)
+    with pytest.raises(LensflowError, match="name each split's by"):
+        parse(Dataset, keys | {"file": "{config}.jsonl"})
+
+
+def test_a_file_on_the_hub_is_asked_for_by_its_revision(tmp_path, monkeypatch):
+    asked = []
+
+    def download(*args: Any, **kwargs: Any) -> str:
+        asked.append((args, kwargs))
+        return str(tmp_path / "all.zip")
+
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("de.csv", "text\nHallo\n")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found, revision = load_split("me/set", "de", "test", None, "a" * 40, "here", "all.zip/{config}.csv")
+    assert (list(found), revision) == ([{"text": "Hallo"}], "a" * 40)
+    assert asked == [(("me/set", "all.zip"), {"repo_type": "dataset", "revision": "a" * 40})]
+
+
+@pytest.mark.parametrize("path", ["../x.csv", "/etc/x.csv", "a/../x.csv", "a/b/c", "a/b/c.txt", ".x.csv"])
+def test_a_path_cannot_leave_its_folder(path):
+    with pytest.raises(LensflowError):
+        parse(Dataset, {"path": path, "columns": ["text"]})
+
+
+# --- The published files ----------------------------------------------------------------------------------------------
+
+PUBLISHED = Path(__file__).parents[2] / "../shared/published"
+
+
+def test_the_catalog_reads_files_of_the_published_form(tmp_path):
+    """Of the form only: a few invented rows where the authors' repositories have theirs."""
+    from lensflow.workflow.experiment import read
+
+    config = read([], Path(__file__).parents[2])
+    codes = ("en", "zh", "ja", "ko", "ar", "bn", "sw")
+    instances = [{"output": ""} | {f"input_{code}": f"{code} {n}\n" for code in codes} for n in range(200)]
+    texts = [{code: f"{code} text {n}" for code in codes} for n in range(300)]
+    manipulation, probing = (config.corpora[f"lens-{name}"].dataset for name in ("manipulation", "probing"))
+    folder = tmp_path / "lens-official"
+    for source in (manipulation, probing):
+        (folder / source.file).parent.mkdir(parents=True)
+    (folder / manipulation.file).write_text(json.dumps({"Definition": [""], "Instances": instances}))
+    rows(folder / probing.file, texts)
+    assert [row["prompt"] for row in paired(manipulation, "sw", tmp_path).rows] == [f"sw {n}" for n in range(200)]
+    assert [row["prompt"] for row in paired(probing, "bn", tmp_path).rows] == [f"bn text {n}" for n in range(300)]
+    (tmp_path / "language-confusion").mkdir()
+    with zipfile.ZipFile(tmp_path / "language-confusion/test_sets.zip", "w") as archive:
+        archive.writestr("test_sets/monolingual/aya/ar.csv", 'prompt,source,language\n"مرحبا, ""أهلا""",aya,ar\n')
+    benchmark = config.benchmarks["lcb-aya"]
+    found = fetched("lcb-aya", benchmark.dataset, "ar", benchmark.languages["ar"].config, tmp_path)
+    assert [item["prompt"] for item in found.items.values()] == ['مرحبا, "أهلا"']
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published files are not here")
+def test_every_set_of_the_published_archive_is_in_the_catalog(tmp_path):
+    from lensflow.workflow.experiment import read
+
+    (tmp_path / "language-confusion").symlink_to(PUBLISHED / "language-confusion")
+    config = read([], Path(__file__).parents[2])
+    found = {}
+    for name in ("native", "aya", "dolly", "okapi"):
+        benchmark = config.benchmarks[f"lcb-{name}"]
+        for language, entry in benchmark.languages.items():
+            found[name, language] = len(fetched(name, benchmark.dataset, language, entry.config, tmp_path).items)
+    with zipfile.ZipFile(PUBLISHED / "language-confusion/test_sets.zip") as archive:
+        names = [Path(name) for name in archive.namelist() if "/monolingual/" in name and name.endswith(".csv")]
+    assert found.keys() == {(path.parent.name, path.stem) for path in names}
+    assert set(found.values()) == {100}
+
+
+# --- Columns that hold more than text ---------------------------------------------------------------------------------
+
+NESTED = {"turns": [{"text": "Hi?"}, {"text": "Yes."}], "translation": {"en": "Hi?", "sw": None}, "a.b": "flat", "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("turns.0.text", "Hi?"), ("translation.en", "Hi?"), ("translation.sw", ""), ("a.b", "flat"), ("n", "3")],
+)
+def test_a_path_into_a_column(column, text):
+    assert text_at(NESTED, column, "here") == text
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("turns", r"^here: column 'turns' holds a list of 2, not text; name what in it, such as 'turns\.0'$"),
+        (
+            "turns.0",
+            r"^here: column 'turns\.0' holds a dictionary of text, not text; .* 'turns\.0\.text'",
+        ),
+        ("translation", r"holds a dictionary of en, sw, not text; name what in it, such as 'translation\.en'$"),
+        (
+            "translation.fr",
+            r"^here: no 'fr' of 'translation\.fr' in column 'translation'; it holds a dictionary",
+        ),
+        ("turns.5.text", r"no '5' of 'turns\.5\.text' in column 'turns'; it holds a list of 2$"),
+        ("n.x", r"no 'x' of 'n\.x' in column 'n'; it holds no list or dictionary"),
+        ("other", r"^here: no column 'other'; it has turns, translation, a\.b, n$"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(column, message):
+    with pytest.raises(LensflowError, match=message):
+        text_at(NESTED, column, "here")
+
+
+def nested_corpus(**changes: Any) -> CorpusDataset:
+    keys = {
+        "path": "me/nested",
+        "config": "all",
+        "layout": "columns",
+        "languages": {"en": "t.en", "sw": "t.sw"},
+        "train": 2,
+    }
+    return parse(CorpusDataset, keys | changes)
+
+
+def test_a_corpus_takes_paths_and_refuses_the_rest(tmp_path):
+    items = [{"t": {"en": f"What is {n}?", "sw": f"Nini {n}?"}, "turns": [f"{n}"]} for n in range(2)]
+    hub_set(tmp_path, "me/nested", all=items)
+    assert [row["prompt"] for row in paired(nested_corpus(), "sw", tmp_path).rows] == ["Nini 0?", "Nini 1?"]
+    with pytest.raises(LensflowError, match=r"language 'en', item 1: column 't' holds a dictionary of en, sw"):
+        paired(nested_corpus(languages={"en": "t"}), "en", tmp_path)
+    by_template = {"layout": "configs", "config": None, "languages": {"en": "all"}}
+    assert paired(nested_corpus(**by_template, prompt="{turns.0}!"), "en", tmp_path).rows[1]["prompt"] == "1!"
+    with pytest.raises(LensflowError, match=r"column 'turns' holds a list of 1, not text; name what in it"):
+        paired(nested_corpus(**by_template, prompt="{turns}"), "en", tmp_path)
+
+
+def test_a_benchmarks_prompt_is_text(tmp_path):
+    hub_set(tmp_path, "me/turns", "test", en=[{"prompt": ["Name birds.", "Which swim?"]}])
+    keys = {
+        "kind": "dataset_generation",
+        "dataset": {"path": "me/turns", "columns": ["prompt"]},
+        "languages": {"en": "en"},
+    }
+    wrong, right = parse(DatasetGeneration, keys), parse(DatasetGeneration, keys | {"prompt": "prompt.0"})
+    with pytest.raises(LensflowError, match=r"item 1: column 'prompt' holds a list of 2, not text"):
+        fetched("turns", wrong.dataset, "en", "en", tmp_path, wrong.texts())
+    assert fetched("turns", right.dataset, "en", "en", tmp_path, right.texts()).items
+
+
+# --- Gaps and duplicates ----------------------------------------------------------------------------------------------
+
+
+def gapped(root: Path, **changes: Any) -> CorpusDataset:
+    names = {"en": range(1, 9), "sw": (1, 2, 4, 5, 6, 7, 8, 9), "fr": (2, 1, 3, 4, 6, 5, 7, 8)}
+    configurations = {code: [{"id": n, "text": f"{code} {n}"} for n in numbers] for code, numbers in names.items()}
+    hub_set(root, "me/gaps", **configurations)
+    keys = {
+        "path": "me/gaps",
+        "layout": "configs",
+        "languages": {"en": "en", "sw": "sw"},
+        "prompt": "{text}",
+        "id": "id",
+    }
+    return parse(CorpusDataset, keys | {"train": 5, "dev": 1, "test": 1} | changes)
+
+
+def test_translations_are_joined_on_their_ids(tmp_path, caplog):
+    source = gapped(tmp_path)
+    joined = {language: paired(source, language, tmp_path) for language in ("en", "sw")}
+    for language, found in joined.items():
+        assert [row["id"] for row in found.rows] == ["1", "2", "4", "5", "6", "7", "8"]
+        assert [row["prompt"] for row in found.rows] == [f"{language} {row['id']}" for row in found.rows]
+        assert [row["split"] for row in found.rows] == ["train"] * 5 + ["dev", "test"]
+        assert found.left_out == 1
+    assert "'sw' lacks item '3'" in caplog.text
+
+
+def test_translations_in_another_order_are_joined_too(tmp_path):
+    source = gapped(tmp_path, languages={"en": "en", "fr": "fr"}, train=6)
+    joined = {language: paired(source, language, tmp_path).rows for language in ("en", "fr")}
+    assert [row["id"] for row in joined["en"]] == [row["id"] for row in joined["fr"]]
+    assert {row["id"] for row in joined["fr"]} == set("12345678")
+    assert all(row["prompt"] == f"fr {row['id']}" for row in joined["fr"])
+
+
+def test_too_few_translations_name_the_gaps(tmp_path):
+    with pytest.raises(
+        LensflowError,
+        match=r"language 'sw': 7 items, 8 are asked for; 'sw' lacks item '3'; 'en' lacks item '9'; lower train, dev",
+    ):
+        paired(gapped(tmp_path, train=6), "sw", tmp_path)
+
+
+def test_what_is_not_aligned_is_not_joined(tmp_path):
+    source = gapped(tmp_path, aligned=False)
+    assert [row["id"] for row in paired(source, "en", tmp_path).rows] == list("1234567")
+
+
+def test_the_gaps_are_written_down(tmp_path):
+    output = tmp_path / "out/sw.jsonl"
+    pair_dataset(gapped(tmp_path), "sw", tmp_path, output)
+    assert read_json(output.with_suffix(".source.json"))["left_out"] == 1
+    assert len(read_jsonl(output)) == 7
+
+
+def test_languages_out_of_step_name_the_item():
+    texts = {
+        code: [Text(id_, "train", f"{code} {id_}", 1) for id_ in ids] for code, ids in (("en", "123"), ("sw", "124"))
+    }
+    with pytest.raises(LensflowError, match=r"^en and sw do not hold the same items in one order: '3' in place of '4'"):
+        check_aligned(texts)
+
+
+@pytest.mark.parametrize("again", ["Why does it sink?", "  why DOES it\tsink? "])
+def test_a_text_of_train_in_test_is_refused(tmp_path, again):
+    texts = ["Why does it sink?", "Two?", "Three?", again]
+    hub_set(tmp_path, "me/table", all=[{"en": text} for text in texts])
+    keys = {"path": "me/table", "config": "all", "layout": "columns", "languages": {"en": "en"}, "train": 2, "dev": 1}
+    assert len(paired(parse(CorpusDataset, keys), "en", tmp_path).rows) == 3
+    with pytest.raises(LensflowError, match=r"language 'en': item '3' of test has the prompt of item '0' of train"):
+        paired(parse(CorpusDataset, keys | {"test": 1}), "en", tmp_path)
+
+
+def test_repeats_within_a_split_are_the_authors_business(tmp_path):
+    hub_set(tmp_path, "me/table", all=[{"en": "One?"}, {"en": "One?"}, {"en": "Two?"}])
+    keys = {"path": "me/table", "config": "all", "layout": "columns", "languages": {"en": "en"}, "train": 2, "test": 1}
+    assert len(paired(parse(CorpusDataset, keys), "en", tmp_path).rows) == 3
+
+
+def test_a_folder_with_a_text_in_two_splits_is_refused(tmp_path):
+    for split, text in (("train", "Caf\u00e9 au lait?"), ("dev", "Two?"), ("test", "cafe\u0301  AU lait?")):
+        rows(tmp_path / f"{split}.jsonl", [{"id": split, "prompt": {"fr": text}}])
+    with pytest.raises(LensflowError, match=r"test\.jsonl, line 1: the fr prompt is that of .*train\.jsonl, line 1"):
+        read_corpus(tmp_path)
+    rows(
+        tmp_path / "test.jsonl",
+        [{"id": "test", "prompt": {"fr": "Th\u00e9?"}}, {"id": "more", "prompt": {"fr": "TH\u00c9?"}}],
+    )
+    assert len(read_corpus(tmp_path)["test"]) == 2
+
+
+def test_texts_are_compared_composed_and_without_case_and_space():
+    assert folded(" STRASSE \u00c9\n") == folded("stra\u00dfe e\u0301") != folded("strase e")
+    assert identity({"a": "X ", "b": 1, "c": 2}, ("a", "b")) == identity({"a": "x", "b": 1}, ("a", "b"))
+    assert identity({"a": "x", "b": 1}, ("a", "b")) != identity({"a": "x", "b": 2}, ("a", "b"))
+
+
+# --- Examples ---------------------------------------------------------------------------------------------------------
+
+
+def with_examples(root: Path, examples: list[str]) -> Dataset:
+    rows(root / "me/shots/test.jsonl", [{"q": "One?", "a": 1}, {"q": "Two?", "a": 2}])
+    rows(root / "me/shots/train.jsonl", [{"q": text, "a": len(text)} for text in examples])
+    return Dataset(path="me/shots", file="{split}.jsonl", columns=("q",), fewshot_split="train")
+
+
+def test_an_example_that_is_an_evaluated_item_is_left_out_and_counted(tmp_path, caplog):
+    output = tmp_path / "out/en.jsonl"
+    fetch(
+        "mine",
+        with_examples(tmp_path, ["Three?", " one? ", "Four?"]),
+        "en",
+        LanguageEntry(config="en"),
+        tmp_path,
+        output,
+    )
+    assert [item["q"] for item in read_items(output, "fewshot").values()] == ["Three?", "Four?"]
+    assert len(read_items(output)) == 2
+    assert read_json(output.with_suffix(".source.json"))["fewshot_left_out"] == 1
+    assert "1 examples are left out, which are evaluated items" in caplog.text
+
+
+def test_a_split_of_evaluated_items_alone_is_refused(tmp_path):
+    with pytest.raises(LensflowError, match=r"^benchmarks\.mine\.dataset\.fewshot_split: num_fewshot would show"):
+        fetched("mine", with_examples(tmp_path, ["Two?", "One?"]), "en", "en", tmp_path)
+
+
+def test_the_evaluated_split_has_no_examples():
+    keys = {"path": "me/shots", "columns": ["q"], "split": "test", "fewshot_split": "test"}
+    with pytest.raises(LensflowError, match="fewshot_split: 'test' is the evaluated split, whose items num_fewshot"):
+        parse(Dataset, keys)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me/none.csv").write_text("text\n")
+    with pytest.raises(LensflowError, match=r"^benchmarks\.mine: data set me/none\.csv \(de, test\): the split is"):
+        fetched("mine", Dataset(path="me/none.csv", columns=("text",)), "de", "de", tmp_path)

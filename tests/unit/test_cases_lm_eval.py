@@ -1,0 +1,280 @@
+"""lm-eval's tasks: examples apart from the items, right answers that are choices, empty contexts, corpus metrics."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lensflow.benchmarks.lm_eval import model
+from lensflow.benchmarks.lm_eval.files import read_task
+from lensflow.benchmarks.lm_eval.kind import Task
+from lensflow.benchmarks.lm_eval.tasks import LoadedTask, NoChoiceError, place_of
+from lensflow.errors import LensflowError
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.parsing import parse
+
+CHOOSE = """
+task: rivers
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+"""
+TRANSLATE = """
+task: rivers
+output_type: generate_until
+doc_to_text: "{{en}} ="
+doc_to_target: "{{sw}}"
+metric_list:
+  - metric: chrf
+  - metric: bleu
+  - metric: ter
+  - metric: f1
+"""
+RIVERS = ["Nile", "Rhine", "Amazon"]
+
+
+def items(*answers: Any) -> dict[str, dict[str, Any]]:
+    return {
+        f"id-{n}": {"question": f"Longest {n}?", "choices": RIVERS, "answer": answer}
+        for n, answer in enumerate(answers)
+    }
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/rivers.yaml").write_text(CHOOSE)
+    return tmp_path
+
+
+def task_of(**changes: Any) -> Task:
+    entry = {
+        "kind": "lm_eval",
+        "task": "tasks/rivers",
+        "dataset": {"path": "x/y", "columns": ["question"]},
+        "languages": {"en": "en", "zh": "zh"},
+    }
+    return parse(Task, entry | changes)
+
+
+def scored(task: Task, project: Path, of: dict[str, Any], best: int) -> list[float]:
+    """Accuracies of a model that likes the choice at one position best."""
+    rows = [
+        {"item": id_, "request": "loglikelihood", "prompt": "", "logprob": -abs(place - best), "greedy": False}
+        for id_, item in of.items()
+        for place in range(len(item["choices"]))
+    ]
+    return [sample["accuracy"] for sample in task.samples(rows, of, "en", [project])]
+
+
+# --- Right answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [1, 1.0, "1", "B", "b", "(B)", "B.", "Rhine", " rhine "])
+def test_an_answer_is_a_position_a_letter_or_the_text_of_a_choice(answer):
+    assert place_of(answer, RIVERS) == 1
+    assert place_of([answer, "Nile"], RIVERS) == [1, 0]
+
+
+def test_the_text_comes_before_the_letter_and_the_number():
+    assert place_of("B", ["B", "A"]) == 0
+    assert place_of("1", ["3", "1", "2"]) == 1
+
+
+@pytest.mark.parametrize("answer", [3, -1, 0.5, "D", "", "Danube", "AB", None, "²"])
+def test_an_answer_that_is_no_choice(answer):
+    with pytest.raises(NoChoiceError, match="names none of the choices 'Nile', 'Rhine', 'Amazon'"):
+        place_of(answer, RIVERS)
+
+
+@pytest.mark.parametrize("answers", [(1, 0), ("B", "A"), ("Rhine", "Nile")])
+def test_accuracy_is_the_same_however_the_answer_is_written(project, answers):
+    assert scored(task_of(), project, items(*answers), best=1) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("answers", [("A", "E"), (0, 3), ("Nile", "Danube")])
+def test_an_item_without_a_right_answer_is_refused_before_a_model_runs(project, answers):
+    asker = SimpleNamespace()  # asked nothing
+    wanted = r"^task rivers\.yaml, item 'id-1': the right answer .* names none of the choices .*; mend doc_to_target"
+    for call in (
+        lambda task, of: task.check_items(of, {}, "en", [project]),
+        lambda task, of: LoadedTask(task, **task._loading(of, {}, "en", [project])).ask(asker),
+    ):
+        with pytest.raises(LensflowError, match=wanted):
+            call(task_of(), items(*answers))
+    with pytest.raises(LensflowError, match=r"^task rivers\.yaml, item 'id-0': "):
+        task_of().check_items(items(answers[1], answers[0]), {}, "en", [project])
+
+
+def test_a_column_of_two_types_is_refused(project):
+    with pytest.raises(LensflowError, match=r"^task rivers\.yaml: .*; give each column one type$"):
+        task_of().check_items(items(1, "B"), {}, "en", [project])
+
+
+# --- Examples ---------------------------------------------------------------------------------------------------------
+
+
+def shots(number: int, answer: Any = 0) -> dict[str, dict[str, Any]]:
+    return {str(n): {"question": f"Example {n}?", "choices": RIVERS, "answer": answer} for n in range(number)}
+
+
+def test_examples_are_not_drawn_from_the_items(project):
+    task = task_of(overrides={"num_fewshot": 2})
+    with pytest.raises(LensflowError, match=r"^overrides\.num_fewshot: 2 examples would come from the evaluated items"):
+        task.check("en", [project])
+    apart = {"path": "x/y", "columns": ["question"], "fewshot_split": "train"}
+    task_of(overrides={"num_fewshot": 2}, dataset=apart).check("en", [project])
+    samples = {"num_fewshot": 2, "fewshot_config": {"sampler": "first_n", "samples": list(shots(2).values())}}
+    task_of(overrides=samples).check("en", [project])
+    with pytest.raises(LensflowError, match=r"num_fewshot: 3 is more than the 2 samples; lower it"):
+        task_of(overrides=samples | {"num_fewshot": 3}).check("en", [project])
+    task_of(overrides={"num_fewshot": 0}).check("en", [project])
+    only_in_english = {"en": {"config": "en", "overrides": {"num_fewshot": 1}}, "zh": "zh"}
+    task_of(languages=only_in_english).check("zh", [project])
+    with pytest.raises(LensflowError, match="1 examples would come from the evaluated items"):
+        task_of(languages=only_in_english).check("en", [project])
+
+
+@pytest.mark.parametrize("key", ["fewshot_split", "test_split", "training_split", "validation_split"])
+def test_overrides_cannot_say_where_items_come_from(project, key):
+    with pytest.raises(
+        LensflowError, match=rf"^overrides\.{key}: where num_fewshot and items come from is what dataset"
+    ):
+        task_of(overrides={key: "items"}).check("en", [project])
+    with pytest.raises(LensflowError, match=r"^overrides\.fewshot_config\.split: "):
+        task_of(overrides={"fewshot_config": {"split": "items"}}).check("en", [project])
+
+
+def test_an_example_of_ones_own_that_is_an_evaluated_item(project):
+    sample = items(0)["id-0"] | {"question": " longest 0? ", "language_name": "English"}
+    task = task_of(overrides={"num_fewshot": 1, "fewshot_config": {"sampler": "first_n", "samples": [sample]}})
+    with pytest.raises(LensflowError, match=r"example 1 of num_fewshot is the evaluated item 'id-0'; remove it"):
+        task.check_items(items(0), {}, "en", [project])
+
+
+def test_too_few_examples(project):
+    task = task_of(overrides={"num_fewshot": 3})
+    with pytest.raises(LensflowError, match=r"^overrides\.num_fewshot: 3 is more than the 2 examples; lower it$"):
+        task.check_items(items(0), shots(2), "en", [project])
+
+
+def test_a_letter_in_an_example_shows_its_choice(project, asked):
+    task = task_of(overrides={"num_fewshot": 1})
+    task.ask(asked, items("A"), shots(1, "C"), "en", [project])
+    (context, *_), *_ = asked.pairs
+    assert asked.tokenizer.decode(context) == "Example 0? Amazon\n\nLongest 0?"
+
+
+# --- Contexts ---------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """Takes down pairs of context and continuation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
+        self.pairs: list[tuple[list[int], list[int]]] = []
+
+    def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        self.pairs += requests
+        return [(0.0, False)] * len(requests)
+
+
+@pytest.fixture
+def asked(checkpoint):
+    return Asked(checkpoint("llama"))
+
+
+def test_an_empty_context_is_the_beginning_of_sequence(project, asked):
+    (project / "tasks/rivers.yaml").write_text(CHOOSE.replace("{{question}}", ""))
+    rows = task_of().ask(asked, items(0), {}, "en", [project])
+    assert [context for context, _ in asked.pairs] == [[1]] * 3  # <bos>
+    assert [asked.tokenizer.decode(continuation) for _, continuation in asked.pairs] == [
+        f" {river}" for river in RIVERS
+    ]
+    assert all(1 not in continuation for _, continuation in asked.pairs)
+    assert [row["prompt"] for row in rows] == [""] * 3
+
+
+def test_without_bos_it_is_the_end_of_sequence(asked):
+    del asked.tokenizer._special["bos_token"]
+    assert model.asking(asked, chat=False).prefix_token_id == asked.tokenizer.eos == 2
+
+
+# --- Metrics of a corpus ----------------------------------------------------------------------------------------------
+
+SENTENCES = {
+    "1": {"en": "a", "sw": "Ndege wanaimba asubuhi na mapema."},
+    "2": {"en": "b", "sw": "Ziwa limetulia sana leo."},
+}
+
+
+def translated(project: Path, metric: str, language: str = "en") -> list[float]:
+    (project / "tasks/rivers.yaml").write_text(TRANSLATE)
+    said = SENTENCES["1"]["sw"]
+    rows = [{"item": id_, "request": "generate_until", "prompt": id_, "answer": said} for id_ in SENTENCES]
+    return [sample["m"] for sample in task_of(metrics={"m": metric}).samples(rows, SENTENCES, language, [project])]
+
+
+@pytest.mark.parametrize(("metric", "right"), [("chrf", 100.0), ("bleu", 100.0), ("ter", 0.0)])
+def test_a_sentence_has_a_score_of_its_own(project, metric, right):
+    first, second = translated(project, metric)
+    assert first == pytest.approx(right)
+    assert second < 60 if right else second > 60
+
+
+def test_sentence_scores_are_sacrebleus(project):
+    import sacrebleu
+
+    said, wanted = SENTENCES["1"]["sw"], [SENTENCES["2"]["sw"]]
+    assert translated(project, "chrf")[1] == pytest.approx(sacrebleu.sentence_chrf(said, wanted).score)
+    assert translated(project, "bleu")[1] == pytest.approx(sacrebleu.sentence_bleu(said, wanted).score)
+
+
+@pytest.mark.parametrize(
+    ("metric", "language", "message"),
+    [
+        ("f1", "en", r"^metrics\.m: 'f1' has no score of a single item, which intervals and tests need; use another$"),
+        ("bleu", "zh", r"^metrics\.m: 'bleu' counts words, and 'zh' puts no space between them; use chrf$"),
+        ("rouge", "en", r"^metrics\.m: the task has no metric 'rouge'; it has chrf, bleu, ter, f1$"),
+    ],
+)
+def test_a_metric_that_no_item_has_is_refused_before_anything_runs(project, metric, language, message):
+    (project / "tasks/rivers.yaml").write_text(TRANSLATE)
+    with pytest.raises(LensflowError, match=message):
+        task_of(metrics={"m": metric}).check(language, [project])
+    for fine in ("chrf", "chrf,none", "ter" if language == "en" else "chrf"):
+        task_of(metrics={"m": fine}).check(language, [project])
+
+
+# --- Task files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_has_the_keys_of_what_it_includes(project):
+    folder = project / "tasks"
+    (folder / "base_yaml").write_text("num_fewshot: 4\ntask: base\n")
+    (folder / "more.yaml").write_text("include: base_yaml\ntask: more\ndoc_to_text: !function utils.text\n")
+    assert read_task(folder / "more.yaml") == {
+        "include": "base_yaml",
+        "task": "more",
+        "num_fewshot": 4,
+        "doc_to_text": "utils.text",
+    }
+    (folder / "base_yaml").write_text("include: more.yaml\n")
+    with pytest.raises(LensflowError, match="includes itself; remove the include"):
+        read_task(folder / "more.yaml")
+
+
+def test_the_catalogs_tasks_pass(project):
+    from lensflow.workflow.experiment import read
+
+    root = Path(__file__).parents[2]
+    for benchmark in read([], root).benchmarks.values():
+        if isinstance(benchmark, Task):
+            for language in benchmark.languages:
+                benchmark.check(language, [root])
