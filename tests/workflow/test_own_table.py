@@ -2,10 +2,10 @@
 
 import pandas as pd
 import pytest
-from workspace import Workspace
 
-from chain import Chain
 from lensflow.presentation import table_list
+from tests.chain import Chain
+from tests.workflow.workspace import Workspace
 
 FUNCTION = """\
 from lensflow.presentation.blocks import TableInputs
