@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from lensflow.artifacts import layout
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
@@ -254,7 +253,7 @@ class _Walk:
             file: the file.
             note: what to add.
             inputs: whether to go on to what it was made of; by default if it is no collection of others.
-            cells: of answers or scores, those whose texts and items are shown; none: of all.
+            cells: of an evaluation, those whose texts and items are shown; none: of all.
             sha256: its digest when it was read.
 
         Raises:
@@ -294,5 +293,4 @@ class _Walk:
                     continue
                 if below.is_file() and current_digest(below) == digest:
                     lines = _lines_of(below, items[below])
-            answers = below.name == layout.ANSWERS
-            self.file(depth + 1, below, lines, sha256=digest, cells=cells if answers else None)
+            self.file(depth + 1, below, lines, sha256=digest)
