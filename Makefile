@@ -16,7 +16,7 @@ demo: .venv/.installed  ## from a bare machine to the finished tables, figures a
 	@snakemake --cores $(CORES) $(addprefix --configfile ,$(CONFIG))
 	@lensflow show-table --config results/config.json --comparisons results/comparisons.csv
 	@echo
-	@echo "tables   results/tables/{summary,main,ablation,versus,cost}.{md,tex,csv}"
+	@echo "tables   results/tables/"
 	@echo "figures  results/figures/"
 	@echo "report   results/report.html"
 

@@ -282,7 +282,7 @@ def step_of(method: Lens, setting: Setting, texts: Texts) -> Step:
     return Step(
         method.batch_size * (1 + of_unit) * texts.tokens,
         method.batch_size * (central_rows + of_unit),
-        math.ceil(units / method.batch_size) * method.epochs,
+        math.ceil(units / method.batch_size) * method.most_epochs,
     )
 
 

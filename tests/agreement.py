@@ -79,9 +79,7 @@ def trained(
 ) -> tuple[Sequence[float], dict[str, Tensor]]:
     """Run the stage `train`; give its losses, and how every tensor changed."""
     output = folder / device.type / "seed0" / "delta.safetensors"
-    setting, subspaces = stages.setting("post_norm"), stages.subspaces["post_norm"]
-    args = (method, setting, 0, EXTRACTION, stages.checkpoint, subspaces, stages.states, stages.texts, output)
-    training.train(*args, device)
+    training.train(stages.run(method, output, extraction=EXTRACTION, gpus=int(device.type == "cuda")))
     before = training.deltas.WeightFiles(stages.checkpoint)
     changes = {name: tensor - before.read(name).float() for name, tensor in load_file(output).items()}
     return [row["loss"] for row in read_jsonl(output.parent / "history.jsonl")], changes

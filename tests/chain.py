@@ -1,12 +1,16 @@
 """Every stage on the command line, from a tiny random checkpoint to the report, in a folder as the workflow's.
 
-python chain.py FOLDER CHECKPOINT
+The wiring of stages is written here once for all tests that call stages without Snakemake.
+
+python -m tests.chain FOLDER CHECKPOINT
 """
 
 import json
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +19,69 @@ import yaml
 
 from lensflow.artifacts.texts import SPLITS
 from lensflow.cli import main
-from lensflow.storage.atomic import write_json, write_jsonl
+from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.integrity import CORRUPT
 from lensflow.workflow import experiment
 from lensflow.workflow.plan import Plan
+from lensflow.workflow.stages import RUN as ANY_RUN
+from lensflow.workflow.stages import STAGES, Argument, Stage
 
 REPOSITORY = Path(__file__).parents[1]
 LANGUAGES = ("en", "zh")
 COUNTS = {"train": 6, "dev": 2, "test": 3}
 TEXT = {"en": "What is number {}?", "zh": "第{}个是什么？"}
 RUN = "tiny/en-zh/lens/seed0"
+# Stages of other kinds of benchmarks than the chain's, and those that an untouched backbone has not.
+LEFT_OUT = {"fetch_items", "judge"}
+TRAINED_ONLY = {"fit_subspaces", "train", "make_figures"}
+# Argument -> where it lies below the results folder. One that may have many values gets all that match.
+PLACES = {
+    "backbone": "{backbone}/backbone/manifest.json",
+    "texts": "data/{corpus}/{language}.jsonl",
+    "states": "{backbone}/hidden_states/{corpus}/{language}.safetensors",
+    "subspaces": "{backbone}/{setting}/subspaces.safetensors",
+    "runs": ANY_RUN,
+    "corpora": "data",
+    "items": "benchmarks",
+    "cache": "cells",
+    "answers": f"{ANY_RUN}/answers.json",
+    "scores": "scores.csv",
+    "comparisons": "comparisons.csv",
+    "versus": "versus.csv",
+    "sweeps": "sweeps.csv",
+    "costs": f"{ANY_RUN}/cost.json",
+    "figures": "figures/{backbone}.{setting}",
+    "results": ".",
+}
+# … and of those that mean something else in a stage.
+PLACES_OF = {
+    ("collect_scores", "scores"): f"{ANY_RUN}/scores.json",
+    ("make_figures", "runs"): f"{ANY_RUN}/history.jsonl",
+}
+Wildcards = Mapping[str, str]
+
+
+def call(stage: str, config: Mapping[str, Any] | str, **given: Any) -> tuple[str, ...]:
+    """Return the command line of a stage.
+
+    Args:
+        stage: its name.
+        config: its configuration, or a file's path.
+        given: values of its arguments; several as a list.
+    """
+    options = [STAGES[stage].command, "--config", config if isinstance(config, str) else json.dumps(config)]
+    for argument in STAGES[stage].arguments:
+        if argument.name in given:
+            value = given[argument.name]
+            options += [f"--{argument.name.replace('_', '-')}", *map(str, value if argument.many else [value])]
+    return tuple(options)
 
 
 @dataclass(frozen=True)
 class Step:
     """A command, and what Snakemake knows that it writes."""
 
+    stage: str
     command: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -48,20 +99,16 @@ class Chain:
             ]
             write_jsonl(root / "corpus" / f"{split}.jsonl", rows)
         (root / "run.yaml").write_text(yaml.safe_dump(self.configuration()))
-        plan = Plan(experiment.read([root / "run.yaml"], REPOSITORY), root, REPOSITORY)
-        write_json(
-            self.results / "config.json",
-            plan.presentation() | {"command": "snakemake --configfile run.yaml", "results": "results"},
-        )
-        self.steps = self._steps(plan)
+        self.plan = Plan(experiment.read([root / "run.yaml"], REPOSITORY), root, REPOSITORY)
+        self.steps = [step for stage in STAGES.values() if stage.name not in LEFT_OUT for step in self._steps(stage)]
 
     @property
     def results(self) -> Path:
         """Its results folder."""
         return self.root / "results"
 
-    @staticmethod
-    def configuration() -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """Return what `--configfile` would name."""
         prompt = {"format": "plain", "template": "Q: {prompt}\nA:"}
         return {
             "backbones": {"tiny": {"source": {"kind": "folder", "path": "model"}, "license": "none", "prompt": prompt}},
@@ -86,89 +133,69 @@ class Chain:
             ],
         }
 
-    def _steps(self, plan: Plan) -> list[Step]:
-        steps = []
+    def _wildcards(self, trained_only: bool) -> list[dict[str, str]]:
+        """Return every combination of names that a path of this run can have."""
+        checkpoints = self.plan.trained() if trained_only else self.plan.checkpoints
+        return [
+            {key: str(value) for key, value in vars(checkpoint).items()}
+            | {"corpus": "mine", "part": "0", "language": language}
+            for checkpoint in checkpoints
+            for language in LANGUAGES
+        ]
 
-        def add(name: str, stage: Any, *arguments: str, outputs: tuple[str, ...]) -> None:
-            given = [] if stage is None else ["--config", stage if isinstance(stage, str) else json.dumps(stage)]
-            steps.append(Step((name, *given, *arguments), tuple(f"results/{output}" for output in outputs)))
+    def _steps(self, stage: Stage) -> Iterable[Step]:
+        """Yield the steps of a stage, one for each value of the wildcards that it works on."""
+        named = set(stage.scope) if "part" in stage.scope else {*stage.scope, *_names(*stage.outputs)}
+        every = self._wildcards(stage.name in TRAINED_ONLY)
+        for own in _distinct({key: value for key, value in one.items() if key in named} for one in every):
+            outputs = tuple(path for output in stage.outputs for path in self._paths(output, own))
+            given = {argument.name: self._value(stage, argument, own, outputs) for argument in stage.arguments}
+            given = {name: value for name, value in given.items() if value is not None}
+            yield Step(stage.name, call(stage.name, self._config(stage, own), **given), outputs)
 
-        backbone = "results/tiny/backbone/manifest.json"
-        texts = [f"results/data/mine/{code}.jsonl" for code in LANGUAGES]
-        states = [f"results/tiny/hidden_states/mine/{code}.safetensors" for code in LANGUAGES]
-        trained = plan.trained()[0]
-        run = trained.folder
-        subspaces, delta = "results/tiny/en-zh/subspaces.safetensors", f"results/{run}/delta.safetensors"
-        add("prepare-backbone", plan.prepare_backbone("tiny"), "--output", backbone, outputs=(backbone[8:],))
-        for code, path in zip(LANGUAGES, texts, strict=True):
-            outputs = (path[8:], f"{path[8:-5]}source.json")
-            add("pair-data", plan.pair_data("mine", code), "--output", path, outputs=outputs)
-        for text, path in zip(texts, states, strict=True):
-            stage, given = plan.extract_hidden_states("tiny", "mine"), ("--backbone", backbone, "--texts", text)
-            add("extract-hidden-states", stage, *given, "--output", path, outputs=(path[8:],))
-        files = ("--states", *states, "--texts", *texts)
-        add("fit-subspaces", plan.fit_subspaces("en-zh"), *files, "--output", subspaces, outputs=(subspaces[8:],))
-        given = ("--backbone", backbone, "--subspaces", subspaces, *files, "--output", delta)
-        names = ("delta.safetensors", "config.json", "history.jsonl", "dev_states.safetensors")
-        names += ("intervention.safetensors", "cost.json")
-        add("train", plan.train(trained), *given, outputs=tuple(f"{run}/{name}" for name in names))
-        exported = f"results/{run}/checkpoint/manifest.json"
-        given = ("--backbone", backbone, "--delta", delta, "--output", exported)
-        add("export-checkpoint", None, *given, outputs=(f"{run}/checkpoint",))
-        scores = []
-        for checkpoint in plan.checkpoints:
-            output = f"results/{checkpoint.folder}/scores.json"
-            scores.append(output)
-            applied = () if checkpoint.is_base else ("--intervention", f"results/{run}/intervention.safetensors")
-            given = (
-                "--checkpoint",
-                backbone if checkpoint.is_base else exported,
-                *applied,
-                "--corpora",
-                "results/data",
-            )
-            given += ("--items", "results/benchmarks", "--cache", "results/cells", "--output", output)
-            add("evaluate", plan.evaluate(checkpoint), *given, outputs=(output[8:],))
-        tidy = tuple(f"{name}.csv" for name in ("scores", "comparisons", "versus", "sweeps"))
-        given = ("--scores", *scores, "--output", "results/scores.csv")
-        add("collect-scores", plan.collect_scores(), *given, outputs=tidy)
-        config, costs = "results/config.json", ("--costs", f"results/{run}/cost.json")
-        compared = ("--comparisons", "results/comparisons.csv")
-        sheets = tuple(
-            f"tables/{n}.{s}" for n in ("summary", "main", "ablation", "versus", "cost") for s in ("md", "tex", "csv")
-        )
-        direct = ("--versus", "results/versus.csv")
-        add("make-table", config, *compared, *direct, *costs, "--output", "results/tables", outputs=sheets)
-        given = ("--backbone", "tiny", "--setting", "en-zh", "--scores", "results/scores.csv", *compared)
-        given += ("--sweeps", "results/sweeps.csv", "--subspaces", subspaces, "--states", *states)
-        given += ("--runs", f"results/{run}/history.jsonl")
-        figures = "results/figures/tiny.en-zh"
-        add("make-figures", config, *given, "--output", figures, outputs=("figures/tiny.en-zh",))
-        given = (
-            "--scores",
-            "results/scores.csv",
-            *compared,
-            *direct,
-            *costs,
-            "--figures",
-            figures,
-            "--results",
-            "results",
-        )
-        add("report", config, *given, "--output", "results/report.html", outputs=("report.html",))
-        return steps
+    def _config(self, stage: Stage, own: Wildcards) -> dict[str, Any] | str:
+        if stage.name == "resolve_config":
+            return self.plan.presentation() | {"command": "snakemake --configfile run.yaml", "results": "results"}
+        if stage.config is STAGES["resolve_config"].config:
+            return "results/config.json"
+        return self.plan.config_of(stage.name, own)
 
-    def make(self) -> int:
-        """Run, in their order, the steps of which something is missing, as Snakemake does; stop where one fails."""
+    def _value(self, stage: Stage, argument: Argument, own: Wildcards, outputs: tuple[str, ...]) -> Any:
+        """Return the value of an argument; None leaves it out."""
+        if argument.name == "output":
+            return outputs[0]
+        if argument.type is str:
+            return own[argument.name]
+        place = PLACES_OF.get((stage.name, argument.name), PLACES.get(argument.name))
+        if place is None:
+            return None
+        paths = self._paths(place, own)
+        return paths if argument.many else paths[0]
+
+    def _paths(self, place: str, own: Wildcards) -> list[str]:
+        """Return all paths that a place stands for, with some wildcards given; what is trained has no base."""
+        every = self._wildcards(any(place in STAGES[name].outputs for name in TRAINED_ONLY))
+        matching = [one for one in every if all(one[key] == value for key, value in own.items())]
+        return list(dict.fromkeys(Path("results", place.format(**one)).as_posix() for one in matching))
+
+    def make(self, last: str = "report") -> int:
+        """Run, in their order, the steps of which something is missing, as Snakemake does; stop where one fails.
+
+        Args:
+            last: the stage to end with.
+        """
+        stages = list(STAGES)
         for step in self.steps:
             there = all((self.root / output).exists() for output in step.outputs)
-            if not there and (code := main.main(step.command)):
+            wanted = stages.index(step.stage) <= stages.index(last)
+            if wanted and not there and (code := main.main(step.command)):
                 return code
         return 0
 
     def again(self, output: str) -> int:
         """Run the step again that writes a file, which is named from the results folder."""
-        return main.main(next(step.command for step in self.steps if f"results/{output}" in step.outputs))
+        wanted = {f"results/{output}", f"results/{Path(output).parent}"}
+        return main.main(next(step.command for step in self.steps if wanted & set(step.outputs)))
 
     def set_aside(self) -> list[str]:
         """What has been set aside, below the results folder."""
@@ -176,6 +203,15 @@ class Chain:
         return sorted(path.relative_to(self.results).as_posix() for path in found)
 
 
+def _names(*patterns: str) -> list[str]:
+    return [name for pattern in patterns for name in re.findall(r"\{(\w+)\}", pattern)]
+
+
+def _distinct(found: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    return [dict(one) for one in dict.fromkeys(tuple(one.items()) for one in found)]
+
+
 if __name__ == "__main__":
-    os.chdir(sys.argv[1])
-    sys.exit(Chain(Path(), Path(sys.argv[2])).make())
+    folder, model = (Path(argument).resolve() for argument in sys.argv[1:])
+    os.chdir(folder)
+    sys.exit(Chain(Path(), model).make())

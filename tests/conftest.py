@@ -11,7 +11,7 @@ settings.load_profile("busy")
 
 # Unit tests that need torch, or lm-eval and vLLM to plan the demo. Without torch only the
 # others are collected: make test LOCK=no-torch.
-NEED_TORCH = """agreement benchmark_method comparisons cost_page deltas engines finetuning harness
+NEED_TORCH = """agreement benchmark_method cases_models_loading comparisons cost_page deltas engines finetuning harness
     hidden_states interventions judging losses methods metrics objective plan presentation projections published
     subspaces tables training untrusted"""
 if find_spec("torch"):

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lensflow.artifacts.states import save
+from lensflow.methods.base import Run, StateFiles
 from lensflow.models.loading import load_decoder
-from lensflow.schema.backbone import Backbone
+from lensflow.schema.backbone import Backbone, PlainPrompt
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
 from lensflow.stages import extract_hidden_states, fit_subspaces
@@ -135,6 +136,13 @@ class Stages:
 
     def setting(self, space: str) -> Setting:
         return Setting.model_validate({"central": "en", "languages": list(LANGUAGES), "space": space})
+
+    def run(self, method: Any, output: Path, *, space: str = "post_norm", seed: int = 0, **changes: Any) -> Run[Any]:
+        """What a method's `train` is given; `extraction` says what `run_stages` was told."""
+        extraction = changes.pop("extraction", Extraction(trainable_layers=2))
+        given = StateFiles(extraction, self.subspaces[space], self.states)
+        prompt, backbone = PlainPrompt(format="plain"), self.checkpoint / "manifest.json"
+        return Run(method, self.setting(space), seed, prompt, backbone, self.texts, output, given, **changes)
 
 
 def run_stages(checkpoint: Path, folder: Path, extraction: Extraction, train: int = 13, dev: int = 3) -> Stages:

@@ -1,6 +1,5 @@
 """The embedded chat model, prepared once, and what methods are trained on for a test."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lensflow.stages import pair_data, prepare_backbone
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_jsonl
 from lensflow.workflow.experiment import Config, read
+from tests.chain import call
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m-instruct"
@@ -51,19 +51,18 @@ def train(config: Config, manifest: Path, tmp_path_factory: pytest.TempPathFacto
         rows = read_jsonl(texts[language])
         kept = [row for split, n in TEXTS.items() for row in [r for r in rows if r["split"] == split][:n]]
         write_jsonl(texts[language], kept)
-        stage = json.dumps({"prompt": prompt, "extraction": extraction})
-        arguments = ["--config", stage, "--backbone", manifest, "--texts", texts[language]]
-        assert main.main(["extract-hidden-states", *map(str, arguments), "--output", str(states[language])]) == 0
-    files = ["--states", *states.values(), "--texts", *texts.values()]
+        stage = {"prompt": prompt, "extraction": extraction}
+        given = {"backbone": manifest, "texts": texts[language], "output": states[language]}
+        assert main.main(call("extract_hidden_states", stage, **given)) == 0
+    files = {"states": states.values(), "texts": texts.values()}
     subspaces = folder / "subspaces.safetensors"
-    arguments = ["--config", json.dumps({"setting": setting}), *files, "--output", subspaces]
-    assert main.main(["fit-subspaces", *map(str, arguments)]) == 0
+    assert main.main(call("fit_subspaces", {"setting": setting}, output=subspaces, **files)) == 0
 
     def run(method: dict) -> Path:
         sections = {"method": method, "setting": setting, "prompt": prompt, "extraction": extraction, "seed": 0}
         output = folder / NAME / "en-zh" / method["kind"] / "seed0" / "delta.safetensors"
-        stage = ["--config", json.dumps(sections), "--backbone", manifest, "--subspaces", subspaces]
-        assert main.main(["train", *map(str, [*stage, *files, "--output", output])]) == 0
+        given = {"backbone": manifest, "subspaces": subspaces, "output": output}
+        assert main.main(call("train", sections, **given, **files)) == 0
         return output.parent
 
     return run

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from lensflow.models.engines.transformers import TransformersEngine
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lensflow.cli import main
+from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.vllm import VllmEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lensflow.measures import catalogue
-from lensflow.presentation import names
+from lensflow.presentation import table_list
+from lensflow.presentation.inputs import TableFiles
 from lensflow.schema.setting import Setting
 from lensflow.stages import make_table
 from lensflow.storage.atomic import write_json
@@ -53,7 +54,7 @@ def comparisons(methods, languages):
 
 
 @pytest.mark.parametrize(("methods", "languages"), [(METHODS, LANGUAGES), (METHODS[:3], LANGUAGES[:2])])
-@pytest.mark.parametrize("name", names.TABLES)
+@pytest.mark.parametrize("name", [table.name for table in table_list.TABLES])
 def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_path):
     lens = {"kind": "lens", "weights": {"pull": 1.0}}
     setting = Setting.model_validate({"central": "en", "languages": list(languages)})
@@ -72,7 +73,8 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
     costs = [tmp_path / f"a_model/many/{method}/seed0/cost.json" for method in methods[1:]]
     for path in costs:
         write_json(path, {"seconds": 1e5, "tokens": 10**9, "trained_parameters": 10**10})
-    make_table.write_tables(config, tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs, tmp_path / "tables")
+    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs)
+    make_table.write_tables(config, files, tmp_path / "tables")
     (tmp_path / "document.tex").write_text(DOCUMENT % f"tables/{name}.tex")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

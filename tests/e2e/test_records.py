@@ -39,12 +39,6 @@ def chain(finished, tmp_path, monkeypatch) -> Chain:
     copied = copy.copy(finished)
     copied.root = tmp_path / "copy"
     shutil.copytree(finished.root, copied.root, symlinks=True)
-    # An exported checkpoint links to the backbone's files by absolute paths.
-    for path in copied.results.rglob("checkpoint/*"):
-        if path.is_symlink():
-            target = copied.root / path.readlink().relative_to(finished.root.resolve())
-            path.unlink()
-            path.symlink_to(target)
     for path in (copied.results / "tiny/backbone").iterdir():
         if path.is_symlink():
             path.unlink()
@@ -96,7 +90,7 @@ def test_a_record_names_what_a_file_was_made_of(chain):
 
 
 def test_every_file_has_a_record_that_names_no_place(chain):
-    named = {chain.results / "config.json"}
+    named = set()
     for path in chain.results.rglob(f"*{RECORD}"):
         text = path.read_text()
         assert str(chain.root) not in text and os.uname().nodename not in text
@@ -112,25 +106,24 @@ def test_every_file_has_a_record_that_names_no_place(chain):
     [
         ("tiny/backbone/manifest.json", "prepare_backbone", f"{STATES}/en.safetensors"),
         ("tiny/backbone/tokenizer.json", "prepare_backbone", f"{STATES}/en.safetensors"),
-        ("tiny/backbone/model-00002-of-00014.safetensors", "prepare_backbone", f"{BASE}/scores.json"),
+        ("tiny/backbone/model-00002-of-00014.safetensors", "prepare_backbone", f"{BASE}/answers.json"),
         ("tiny/backbone/model-00002-of-00014.safetensors", "prepare_backbone", f"{STATES}/en.safetensors"),
         ("tiny/backbone/model-00014-of-00014.safetensors", "prepare_backbone", f"{RUN}/delta.safetensors"),
-        ("tiny/backbone/model-00014-of-00014.safetensors", "prepare_backbone", f"{RUN}/checkpoint"),
+        ("tiny/backbone/model-00014-of-00014.safetensors", "prepare_backbone", f"{RUN}/answers.json"),
         ("data/mine/zh.jsonl", "pair_data", f"{STATES}/zh.safetensors"),
+        ("data/mine/en.jsonl", "pair_data", f"{BASE}/answers.json"),
         ("data/mine/en.jsonl", "pair_data", f"{BASE}/scores.json"),
         (f"{STATES}/zh.safetensors", "extract_hidden_states", "tiny/en-zh/subspaces.safetensors"),
         (f"{STATES}/en.safetensors", "extract_hidden_states", f"{RUN}/delta.safetensors"),
         ("tiny/en-zh/subspaces.safetensors", "fit_subspaces", f"{RUN}/delta.safetensors"),
-        (f"{RUN}/delta.safetensors", "train", f"{RUN}/checkpoint"),
+        (f"{RUN}/delta.safetensors", "train", f"{RUN}/answers.json"),
         (f"{RUN}/history.jsonl", "train", FIGURES),
         (f"{RUN}/dev_states.safetensors", "train", FIGURES),
-        (f"{RUN}/intervention.safetensors", "train", f"{RUN}/scores.json"),
+        (f"{RUN}/intervention.safetensors", "train", f"{RUN}/answers.json"),
         (f"{RUN}/cost.json", "train", "tables/main.md"),
-        (f"{RUN}/checkpoint/manifest.json", "export_checkpoint", f"{RUN}/scores.json"),
-        (f"{RUN}/checkpoint/model-00014-of-00014.safetensors", "export_checkpoint", f"{RUN}/scores.json"),
-        (f"{RUN}/checkpoint/model-00002-of-00014.safetensors", "export_checkpoint", f"{RUN}/scores.json"),
-        (f"{RUN}/scores.json", "evaluate", "scores.csv"),
-        (f"{RUN}/samples/generation.zh.jsonl", "evaluate", "report.html"),
+        (f"{RUN}/answers.json", "answer", f"{RUN}/scores.json"),
+        (f"{RUN}/scores.json", "score", "scores.csv"),
+        (f"{RUN}/samples/generation.zh.jsonl", "score", "report.html"),
         ("comparisons.csv", "collect_scores", "tables/main.md"),
         ("scores.csv", "collect_scores", "report.html"),
         ("sweeps.csv", "collect_scores", FIGURES),
@@ -155,18 +148,6 @@ def test_a_damaged_file_is_set_aside_and_made_again(chain, capfd, damaged, stage
         assert path.read_bytes() == before
 
 
-def test_the_backbone_goes_when_a_checkpoint_links_to_its_damaged_file(chain, capfd):
-    path = chain.results / f"{RUN}/checkpoint/model-00002-of-00014.safetensors"
-    linked = path.readlink()
-    assert linked.parent == chain.results / "tiny/backbone"
-    flip(linked)
-    assert chain.again(f"{RUN}/scores.json") == 2
-    assert "what stage prepare_backbone wrote" in capfd.readouterr().err
-    assert {f"{RUN}/checkpoint{CORRUPT}", f"tiny/backbone{CORRUPT}"} <= set(chain.set_aside())
-    assert chain.make() == 0
-    assert chain.again(f"{RUN}/scores.json") == 0
-
-
 def test_a_lost_file_of_a_checkpoint(chain, capfd):
     (chain.results / "tiny/backbone/model-00003-of-00014.safetensors").unlink()
     assert chain.again(f"{STATES}/en.safetensors") == 2
@@ -176,21 +157,35 @@ def test_a_lost_file_of_a_checkpoint(chain, capfd):
 
 
 @pytest.mark.parametrize("damage", [flip, truncate])
-def test_a_damaged_cell_is_named_and_computed_again(chain, caplog, damage):
+def test_a_damaged_cell_is_named_and_answered_again(chain, caplog, damage):
     cells = sorted((chain.results / "cells").rglob("*.json"))
     before = [path.read_bytes() for path in cells]
-    scores = (chain.results / f"{BASE}/scores.json").read_bytes()
+    answers = (chain.results / f"{BASE}/answers.json").read_bytes()
+    assert len(cells) == 8  # two benchmarks in two languages, of two checkpoints
     for path in cells:
         damage(path)
-    assert chain.again(f"{BASE}/scores.json") == 0
-    mine = [path for path in cells if path.with_name(f"{path.name}{CORRUPT}").is_file()]
-    assert len(mine) * 2 == len(cells)
-    for path in mine:
+    assert chain.again(f"{BASE}/answers.json") == 0
+    for path, content in zip(cells, before, strict=True):
         said = (
             f"results/{path.relative_to(chain.results)}: damaged (truncated or changed); it was set aside and is made"
         )
         assert said in caplog.text
-        assert path.read_bytes() == before[cells.index(path)]
+        assert path.with_name(f"{path.name}{CORRUPT}").is_file()
+        assert path.read_bytes() == content
+    assert (chain.results / f"{BASE}/answers.json").read_bytes() == answers
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+def test_scores_of_a_damaged_cell_have_it_answered_again(chain, capfd, damage):
+    scores = (chain.results / f"{BASE}/scores.json").read_bytes()
+    key = read_json(chain.results / f"{BASE}/answers.json")["cells"][1]["cell"]
+    damage(chain.results / f"cells/{key[:2]}/{key}.json")
+    assert chain.again(f"{BASE}/scores.json") == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: generation, zh: its answers are gone; run again to answer it"]
+    assert not (chain.results / f"{BASE}/answers.json").exists()
+    assert chain.make() == 0
+    assert chain.again(f"{BASE}/scores.json") == 0
     assert (chain.results / f"{BASE}/scores.json").read_bytes() == scores
 
 
@@ -238,8 +233,10 @@ def test_a_real_number_is_traced_and_the_folder_verified(chain, capsys):
     tree = capsys.readouterr().out
     for name in ("results/comparisons.csv", f"results/{BASE}/scores.json", "results/tiny/backbone/manifest.json"):
         assert name in tree
-    (line,) = re.findall(r"results/data/mine/\w\w\.jsonl .*", tree)
-    assert line.endswith(", lines 9-11")  # of 6 for training, 2 for dev, 3 for test
+    scored, answered = re.findall(r"results/data/mine/(\w\w)\.jsonl .*, (lines 9-11.*)", tree)
+    assert tree.count("results/data/mine/") == 2  # no other language, though one job answers in all
+    assert (scored[0], scored[1]) == (answered[0], "lines 9-11")  # of 6 for training, 2 for dev, 3 for test
+    assert answered[1] == "lines 9-11, see above"
     assert main.main(["crate", "--output", "crate"]) == 0
     assert (chain.root / "crate/results/report.html").read_bytes() == (chain.results / "report.html").read_bytes()
     page = (chain.results / "report.html").read_text()

@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 
 from lensflow.measures import catalogue
-from lensflow.presentation import figures, html_report, tables
+from lensflow.presentation import figures, html_report
+from lensflow.presentation.blocks import TableInputs, main_table
 from lensflow.presentation.html_report import Figure, Samples, Section, Table
+from lensflow.presentation.main_table import main
+from lensflow.presentation.writers.html import to_html
 from lensflow.schema.setting import Setting
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -106,8 +109,8 @@ def wide_table() -> str:
     ]
     cells = pd.DataFrame(rows).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     setting = Setting.model_validate({"central": "en", "languages": languages})
-    (block,) = tables.main_table(cells, {"duo": setting}, [])
-    return tables.to_html(block)
+    blocks = main_table(cells, {"duo": setting}, [])
+    return to_html(main(TableInputs(tuple(blocks))))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +129,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [Table("Wide table", wide_table(), "snakemake results/tables/main.md")]
     drawings = [Figure("Training curves", image, "snakemake results/figures/tiny.duo")]
     samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]
-    html_report.build_report(
-        folder / "report.html",
+    page = html_report.Page(
         title="Report",
         overview=[("Method", EVIL)],
         sections=[
@@ -140,6 +142,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         versions={"torch": "2"},
         config={"title": EVIL},
     )
+    html_report.build_report(page, folder / "report.html")
     return folder / "report.html"
 
 

@@ -4,18 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-from lensflow.models.engines.transformers import TransformersEngine
-from lensflow.stages.evaluate import Cell, Evaluator, Inputs
 
 from lensflow.artifacts import interventions, texts
+from lensflow.benchmarks.base import Folders
 from lensflow.benchmarks.likelihood import Likelihood
 from lensflow.cli import main
+from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.vllm import VllmEngine
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.evaluation import Evaluation
 from lensflow.stages import pair_data
+from lensflow.stages.answer import Cell
+from tests.e2e import answering
 
 NAME = "smollm2-135m-instruct"
 PROMPTS = ["雨是什么？", "飞机为什么能飞？", "请介绍一下北京。", "猫为什么喜欢睡觉？", "怎样做米饭？"]
@@ -42,16 +43,15 @@ def test_steering_raises_the_script_mass(config, manifest, run, tmp_path):
         output = tmp_path / "embedded" / f"{language}.jsonl"
         pair_data.pair_data(texts.folder("embedded", Path()), language, output)
 
-    def scores(language, intervention):
-        inputs = Inputs(manifest, tmp_path, tmp_path, (), intervention)
-        settings = Evaluation(engine="hf", limit=20)
-        evaluator = Evaluator(inputs, config.backbones[NAME].prompt, settings, Resources())
-        result = evaluator.run(Cell("likelihood", Likelihood(kind="likelihood"), language))
-        return {score["metric"]: score["value"] for score in result["scores"]}
+    one = answering.session(manifest, config.backbones[NAME].prompt, engine="hf", limit=20)
+    folders = Folders(tmp_path, tmp_path)
 
-    steered = run / interventions.NAME
-    assert scores("zh", steered)["script_mass"] > scores("zh", None)["script_mass"] + 0.3
-    assert scores("en", steered) == scores("en", None)
+    def scores(language, run):
+        cell = Cell("likelihood", Likelihood(kind="likelihood"), language)
+        return answering.samples(one, folders, cell, tmp_path / "cells", run)[1]
+
+    assert scores("zh", run)["script_mass"] > scores("zh", None)["script_mass"] + 0.3
+    assert scores("en", run) == scores("en", None)
 
 
 def test_both_engines_give_the_same_answers(manifest, run, by_transformers):
@@ -78,4 +78,5 @@ def test_the_model_cards_lines_for_vllm(manifest, run, by_transformers, tmp_path
     exec(code.replace("LLM(folder, ", small), names)
     names["steered"].max_tokens = ANSWER.max_new_tokens
     outputs = names["llm"].generate([{"prompt_token_ids": prompt} for prompt in ids], names["steered"])
-    assert [tokenizer.decode(list(output.outputs[0].token_ids)) for output in outputs] == steered
+    said = [tokenizer.decode(list(output.outputs[0].token_ids)) for output in outputs]
+    assert said == [answer.text for answer in steered]

@@ -18,8 +18,8 @@ OUTPUTS = {
     "extract_hidden_states": ("tiny/hidden_states",),
     "fit_subspaces": ("tiny/pair/subspaces.safetensors",),
     "train": ("tiny/pair/lens-tiny",),
-    "export_checkpoint": (),
-    "evaluate": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples", "cells"),
+    "answer": ("tiny/*/*/seed0/answers.json", "cells"),
+    "score": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples"),
     "judge": ("tiny/*/*/seed0/judged.json", "tiny/*/*/seed0/verdicts", "verdicts"),
     "collect_scores": ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv"),
     "resolve_config": ("config.json",),
@@ -35,8 +35,8 @@ LAST_MOMENT = {
     "extract_hidden_states": ("*/hidden_states/small/en.safetensors", 1),
     "fit_subspaces": ("*/subspaces.safetensors", 1),
     "train": ("*/delta.safetensors", 1),
-    "export_checkpoint": ("*/checkpoint/manifest.json", 1),
-    "evaluate": ("*/cells/*.json", 3),
+    "answer": ("*/cells/*.json", 3),
+    "score": ("*/scores.json", 1),
     "judge": ("*/verdicts/*.json", 2),
     "collect_scores": ("*/comparisons.csv", 1),
     "resolve_config": ("*results/config.json", 1),
@@ -48,7 +48,7 @@ LAST_MOMENT = {
 INPUT = {
     "extract_hidden_states": "*/data/small/*.jsonl",
     "train": "*/data/small/*.jsonl",
-    "evaluate": "*/data/small/*.jsonl",
+    "answer": "*/data/small/*.jsonl",
 }
 TABLES = "results/tables/main.md"  # with all other tables; figures and the report take as long as everything else
 Faults = dict[str, Any]
@@ -127,6 +127,20 @@ def training_killed(project: Project) -> Generator[Run, None, None]:
     yield project.run(TABLES)
 
 
+def answering_killed(project: Project) -> Generator[Run, None, None]:
+    unfinished(project, "answer")
+    yield project.run(TABLES, fault=fault("answer", "kill"))
+    kept = cells(project)
+    assert len(kept) == 2  # of the third, the name is missing
+    yield project.run(TABLES)
+    assert kept.items() < cells(project).items()  # what is finished is not answered again
+
+
+def cells(project: Project) -> dict[Path, int]:
+    """Return when each cell was written."""
+    return {path: path.stat().st_mtime_ns for path in project.root.glob("results/cells/*/*.json")}
+
+
 def training_damaged(damage: Callable[[Path], None]) -> Callable[[Project], Generator[Run, None, None]]:
     def play(project: Project) -> Generator[Run, None, None]:
         unfinished(project, "train")
@@ -201,7 +215,7 @@ def disk_full(stage: str) -> Case:
 
 
 def read_only(project: Project) -> Generator[Run, None, None]:
-    unfinished(project, "evaluate")
+    unfinished(project, "answer")
     results = project.root / "results"
     with own_disk(results, free=1 << 20):
         subprocess.run(["mount", "-o", "remount,ro", results], check=True)
@@ -227,16 +241,18 @@ def out_of_memory(stage: str) -> Case:
 
 # Kind of file -> where it lies, and the stage that reads it again.
 FILES = {
-    "texts": ("results/data/small/zh.jsonl", "evaluate"),
-    "items": ("results/benchmarks/cldr/zh.jsonl", "evaluate"),
-    "backbone's weights": ("model/model-00002-of-*.safetensors", "evaluate"),
-    "backbone's tokenizer": ("model/tokenizer.json", "evaluate"),
-    "backbone's manifest": ("results/tiny/backbone/manifest.json", "evaluate"),
+    "texts": ("results/data/small/zh.jsonl", "answer"),
+    "items": ("results/benchmarks/cldr/zh.jsonl", "answer"),
+    "backbone's weights": ("model/model-00002-of-*.safetensors", "answer"),
+    "backbone's tokenizer": ("model/tokenizer.json", "answer"),
+    "backbone's manifest": ("results/tiny/backbone/manifest.json", "answer"),
     "hidden states": ("results/tiny/hidden_states/small/zh.safetensors", "fit_subspaces"),
     "subspaces": ("results/tiny/pair/subspaces.safetensors", "train"),
-    "delta": (f"{TRAINED}/delta.safetensors", "evaluate"),
-    "intervention": (f"{TRAINED}/intervention.safetensors", "evaluate"),
-    "cell": ("results/cells/*/*.json", "evaluate"),
+    "delta": (f"{TRAINED}/delta.safetensors", "answer"),
+    "intervention": (f"{TRAINED}/intervention.safetensors", "answer"),
+    "cell": ("results/cells/*/*.json", "answer"),
+    "cell to score": ("results/cells/*/*.json", "score"),
+    "answers": (f"{TRAINED}/answers.json", "score"),
     "verdict": ("results/verdicts/*/*.json", "judge"),
     "judged answers": (f"{TRAINED}/samples/talk.en.jsonl", "judge"),
     "ratings": (f"{TRAINED}/judged.json", "collect_scores"),
@@ -251,7 +267,7 @@ FILES = {
     "versus.csv": ("results/versus.csv", "make_table"),
     "sweeps.csv": ("results/sweeps.csv", "make_figures"),
     "figure": ("results/figures/tiny.pair/*.svg", "report"),
-    "record": (f"{TRAINED}/delta.safetensors.record.json", "evaluate"),
+    "record": (f"{TRAINED}/delta.safetensors.record.json", "answer"),
 }
 
 
@@ -333,7 +349,7 @@ def two_at_once(project: Project) -> Generator[Run, None, None]:
 
 
 def folder_moved(project: Project) -> Generator[Run, None, None]:
-    unfinished(project, "evaluate")
+    unfinished(project, "answer")
     moved = project.root.with_name("elsewhere")
     shutil.move(project.root, moved)
     project.root = moved
@@ -341,11 +357,12 @@ def folder_moved(project: Project) -> Generator[Run, None, None]:
     yield project.run(TABLES)
 
 
-KILLED_SNAKEMAKE = ("extract_hidden_states", "train", "evaluate", "judge", "make_table")
-FULL = tuple(stage for stage in OUTPUTS if stage not in ("fit_subspaces", "export_checkpoint", "resolve_config"))
+KILLED_SNAKEMAKE = ("extract_hidden_states", "train", "answer", "judge", "make_table")
+FULL = tuple(stage for stage in OUTPUTS if stage not in ("fit_subspaces", "resolve_config"))
 CASES = [
     *map(job_killed, OUTPUTS),
     Case("training killed half-way", "SIGKILL after nine steps, whose state was kept", training_killed),
+    Case("answers killed half-way", "SIGKILL after two cells, which are not answered again", answering_killed),
     *(
         Case(
             f"state of a training {how}", "SIGKILL after nine steps, then its kept state damaged", training_damaged(do)
@@ -353,11 +370,11 @@ CASES = [
         for do, how in ((truncate, "cut in half"), (flip, "one bit changed"))
     ),
     *map(snakemake_killed, KILLED_SNAKEMAKE),
-    *map(orphaned, ("train", "evaluate")),
+    *map(orphaned, ("train", "answer")),
     interrupted("train", "ctrl-C", signal.SIGINT, group=True),
-    interrupted("evaluate", "ctrl-C", signal.SIGINT, group=True),
+    interrupted("answer", "ctrl-C", signal.SIGINT, group=True),
     interrupted("train", "SIGTERM", signal.SIGTERM, group=False),
-    interrupted("evaluate", "SIGTERM to all", signal.SIGTERM, group=True),
+    interrupted("answer", "SIGTERM to all", signal.SIGTERM, group=True),
     *map(disk_full, FULL),
     Case("results folder read-only", "mounted read-only; then for writing", read_only, needs_root=True),
     Case("files limited in size", "RLIMIT_FSIZE of 512 bytes in train", file_too_large),
@@ -366,6 +383,7 @@ CASES = [
     deleted("texts", "data/small/zh.jsonl", fewer_items),
     deleted("backbone", "tiny/backbone", fewer_items),
     deleted("delta", "tiny/pair/lens-tiny/seed0/delta.safetensors", fewer_items),
+    deleted("answers", "tiny/none/base/seed0/answers.json", fewer_items),
     deleted("scores", "tiny/none/base/seed0/scores.json", fewer_items),
     deleted("cells", "cells", fewer_items),
     deleted("subspaces", "tiny/pair/subspaces.safetensors", another_lr),
@@ -373,5 +391,5 @@ CASES = [
     changed_half_way(another_lr),
     Case("seed added", "seeds: [0, 1] in a finished folder", seed_added),
     Case("two runs at once", "the same command a second time while it runs", two_at_once, quick=True),
-    Case("folder moved", "the whole project moved to another place before the evaluation", folder_moved),
+    Case("folder moved", "the whole project moved to another place before the answers", folder_moved),
 ]

@@ -39,7 +39,7 @@ by byte.
 def server() -> Iterator[Path]:
     """Give the folder of a server that starts commands."""
     with tempfile.TemporaryDirectory() as folder:  # short, as a socket's path has to be
-        paths = [REPOSITORY / "src", REPOSITORY / "tests"]
+        paths = [REPOSITORY / "src", REPOSITORY]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([sys.executable, forks.__file__, folder], env=environment)
         try:

@@ -16,6 +16,7 @@ import torch
 
 from lensflow.methods.base import Run
 from lensflow.methods.lens import training
+from lensflow.methods.registry import AnyMethod
 from lensflow.models.loading import CPU, load_decoder
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
@@ -25,7 +26,6 @@ from lensflow.schema.setting import Setting
 from lensflow.stages.train import train_measured
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
-from lensflow.workflow.experiment import AnyMethod
 from tests import agreement, tiny
 
 pytestmark = pytest.mark.gpu
@@ -120,7 +120,7 @@ def capped(limit):
 
 
 def test_streaming_stays_below_a_cap_that_the_whole_backbone_exceeds(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "performance")
     importlib.import_module("stream").write_checkpoint(tmp_path, layers=16, hidden=1024)
     with capped(CAP), pytest.raises(torch.OutOfMemoryError):
         load_decoder(tmp_path, device=GPU)

@@ -14,6 +14,7 @@ from lensflow.artifacts.states import save
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
 from lensflow.errors import LensflowError
+from lensflow.methods.base import Run, StateFiles
 from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens
 from lensflow.models.loading import load_decoder
@@ -66,7 +67,8 @@ def test_both_sides_fit_the_same_subspaces_and_train_on_the_same_loss(method, ch
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     fit_subspaces.fit(setting, states, texts, ours)
     delta = tmp_path / "run" / "seed0" / "delta.safetensors"
-    training.train(config, setting, 0, extraction, folder, ours, states, texts, delta)
+    files = StateFiles(extraction, ours, states)
+    training.train(Run(config, setting, 0, prompt, folder / "manifest.json", texts, delta, files))
     history = [json.loads(line) for line in (delta.parent / "history.jsonl").open()]
 
     task = {"checkpoint": folder, "dtype": "float32", "prompt": prompt.canonical(), "texts": texts, "pairs": PAIRS}

@@ -14,6 +14,7 @@ from lensflow.mathematics import statistics
 from lensflow.mathematics.statistics import Sample
 from lensflow.measures import catalogue, comparisons
 from lensflow.measures.comparisons import compare
+from lensflow.presentation.inputs import TableFiles
 from lensflow.stages import collect_scores, make_table
 
 SETTINGS = {
@@ -393,8 +394,9 @@ def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results
     assert main_module.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
     assert list(of_runs.columns) == list(collect_scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
+    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", [])
     shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
-    make_table.write_tables(shown, tmp_path / "comparisons.csv", tmp_path / "versus.csv", [], tmp_path / "tables")
+    make_table.write_tables(shown, files, tmp_path / "tables")
     main, direct = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("comparisons", "versus"))
     assert list(direct.columns) == [catalogue.AGAINST, *main.columns]
     assert set(direct[catalogue.AGAINST]) == {"lens"} and set(direct.method) == {"base"}

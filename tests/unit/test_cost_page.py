@@ -109,9 +109,7 @@ def test_bytes_of_a_delta_are_those_of_the_file(cost, stages, tmp_path, layers):
     ran = stages("llama")
     method = Lens.model_validate({"kind": "lens", "layers": layers, "lr": 1e-3})
     output = tmp_path / "lens" / "seed0" / "delta.safetensors"
-    subspaces, extraction = ran.subspaces["post_norm"], Extraction()
-    setting = ran.setting("post_norm")
-    training.train(method, setting, 0, extraction, ran.checkpoint, subspaces, ran.states, ran.texts, output)
+    training.train(ran.run(method, output, extraction=Extraction()))
     assert payload(output) == 4 * layers * shape_of(cost, "llama", ran.checkpoint).layer
 
 

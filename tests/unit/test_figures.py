@@ -8,7 +8,7 @@ import pytest
 from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import COLUMNS, COMPARED
 from lensflow.presentation import figures
-from lensflow.presentation.tables import Cell, main_table
+from lensflow.presentation.blocks import Cell, main_table
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
-from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.base import Run, StateFiles
 from lensflow.methods.registry import METHODS, AnyMethod, method_digest, method_modules
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import PlainPrompt
@@ -203,7 +203,7 @@ def test_the_cost_of_fine_tuning(run):
 def test_the_cost_of_lens(stages, tmp_path, batch_of):
     files = stages("llama")
     method = parse(AnyMethod, {"kind": "lens", "epochs": 2, "layers": 1, "batch_of": batch_of})
-    hidden = HiddenStates(Extraction(trainable_layers=2), files.subspaces["post_norm"], files.states)
+    hidden = StateFiles(Extraction(trainable_layers=2), files.subspaces["post_norm"], files.states)
     output = tmp_path / "lens" / "seed0" / "delta.safetensors"
     prompt, manifest = PlainPrompt(format="plain"), files.checkpoint / "manifest.json"
     train.train_measured(Run(method, files.setting("post_norm"), 0, prompt, manifest, files.texts, output, hidden))

@@ -7,9 +7,11 @@ import torch
 
 from lensflow.artifacts.language_subspaces import LanguageSubspaces
 from lensflow.errors import LensflowError
+from lensflow.mathematics.directions import random_subspace
 from lensflow.mathematics.subspaces import directions, fit_subspaces
 from lensflow.methods.lens.config import Lens
-from lensflow.methods.lens.objective import objective, random_subspace
+from lensflow.methods.lens.objective import objective
+from lensflow.provenance.code import closure
 from lensflow.schema.setting import Setting
 
 LANGUAGES = ("en", "zh", "ja", "sw")
@@ -104,3 +106,8 @@ def test_permuted_needs_another_target():
         ValueError, match=r"^direction: permuted needs at least two target languages, setting a has one"
     ):
         lens(direction="permuted").check(extraction, {"a": setting})
+
+
+def test_steering_needs_nothing_of_lens():
+    assert not [name for name in closure("lensflow.methods.steer") if name.startswith("lensflow.methods.lens")]
+    assert "lensflow.methods.lens.training" in closure("lensflow.methods.lens.kind")

@@ -27,8 +27,12 @@ QUESTION = "What are raisins made from?"
 @pytest.fixture(scope="module")
 def references() -> list[tuple[str, str, str]]:
     """(language, prompt, answer) of every embedded reference answer."""
-    lines = (files("lensflow.data") / "corpus" / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    folder = files("lensflow.data") / "corpus"
+    rows = [
+        json.loads(line)
+        for split in ("train", "dev", "test")
+        for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [(language, row["prompt"][language], answer) for row in rows for language, answer in row["answer"].items()]
 
 
@@ -52,7 +56,7 @@ def test_normal_forms_and_white_space_do_not_matter(row):
 
 
 def test_references_are_neither_loops_nor_copies_and_are_once_they_are_made_so(references):
-    assert len(references) == 840
+    assert len(references) == 2660
     assert sum(is_loop(answer) for _, _, answer in references) <= 0.01 * len(references)
     assert sum(is_copy(answer, prompt) for _, prompt, answer in references) == 0
     assert all(is_loop(f"{answer} {answer}") for _, _, answer in references)
@@ -63,7 +67,7 @@ def test_references_are_neither_loops_nor_copies_and_are_once_they_are_made_so(r
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_loop_is_found_where_only_the_end_loops(references, language):
     texts = [answer for code, _, answer in references if code == language]
-    for first, second in zip(texts[::5], texts[1::5], strict=True):
+    for first, second in zip(texts[:120:5], texts[1:120:5], strict=True):
         assert is_loop(first + " " + second[:5] * 20)
         assert is_loop(first + " " + f"{second} " * 3)
         assert not is_loop(f"{first} {second}")

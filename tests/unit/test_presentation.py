@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from lensflow.errors import LensflowError
 from lensflow.mathematics import analysis
 from lensflow.measures import catalogue
-from lensflow.presentation import figures
-from lensflow.presentation.names import FIGURES, STATES, SWEEP, TABLES
+from lensflow.presentation import figures, table_list
+from lensflow.presentation.figure_list import FIGURES, STATES, SWEEP
+from lensflow.presentation.inputs import TableFiles
 from lensflow.schema.setting import Setting
 from lensflow.stages import make_figures, make_table, report
 from lensflow.stages.collect_scores import SWEPT
@@ -111,6 +112,11 @@ def runs(results, name="cost.json"):
     return [results / "tiny/trio" / place / name for place in ("lens/seed0", "strong/seed0", "sft/seed0", "sft/seed1")]
 
 
+def table_files(results, costs=None):
+    costs = runs(results) if costs is None else costs
+    return TableFiles(results / "comparisons.csv", results / "versus.csv", costs)
+
+
 def inputs(results, stages, **changed):
     files = stages("llama")
     found = {
@@ -120,8 +126,9 @@ def inputs(results, stages, **changed):
         "subspaces": files.subspaces["post_norm"],
         "states": files.states,
         "histories": runs(results, "history.jsonl"),
+        "costs": runs(results),
     }
-    return make_figures.Inputs(**found | changed)
+    return make_figures.FigureFiles(**found | changed)
 
 
 def names(folder):
@@ -210,10 +217,8 @@ def test_front_needs_base_and_both_scores(results, stages, monkeypatch, tmp_path
 
 def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
-        make_table.write_tables(CONFIG, results / "comparisons.csv", results / "versus.csv", runs(results), folder)
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        f"{name}.{suffix}" for name in TABLES for suffix in ("md", "tex", "csv")
-    }
+        make_table.write_tables(CONFIG, table_files(results, runs(results)), folder)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == set(table_list.files())
     for path in (tmp_path / "a").iterdir():
         text = path.read_text()
         assert text == (tmp_path / "b" / path.name).read_text()
@@ -231,7 +236,7 @@ def test_tables_are_written_in_three_formats_with_their_commands(results, tmp_pa
 
 def test_methods_stand_in_the_order_of_the_configuration(results, tmp_path):
     config = CONFIG | {"order": ["base", "strong", "sft", "lens"]}
-    make_table.write_tables(config, results / "comparisons.csv", results / "versus.csv", [], tmp_path)
+    make_table.write_tables(config, table_files(results, []), tmp_path)
     table = pd.read_csv(tmp_path / "main.csv")
     assert list(table[table.metric == "nll"].method.unique()) == config["order"]
 
@@ -241,12 +246,12 @@ def test_tables_of_nothing_say_so(results, tmp_path):
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
     nothing, direct = CONFIG | {"versus": None}, results / "versus.csv"
     frame.iloc[:0].to_csv(direct, index=False)
-    make_table.write_tables(nothing, results / "comparisons.csv", direct, [], tmp_path)
+    make_table.write_tables(nothing, table_files(results, []), tmp_path)
     for name in ("ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        make_table.write_tables(nothing, results / "none.csv", direct, [], tmp_path)
+        make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, []), tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
@@ -256,15 +261,15 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     timing.write_text("2 cores\n\n| measure | ours | target |\n|---|---|---|\n| fit | 1.5 |  |\n")
     pages = []
     for name in ("a.html", "b.html"):
-        scores = (results / f"{of}.csv" for of in ("scores", "comparisons", "versus"))
-        report.write_report(CONFIG, *scores, runs(results), [folder], [timing], results, tmp_path / name)
+        files = report.ReportFiles(table_files(results), results / "scores.csv", [folder], [timing], results)
+        report.write_report(CONFIG, files, tmp_path / name)
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
     assert page == again
     assert page.count('<section id="block-') == 1 and "tiny, setting trio (central language en)" in page
-    for name, caption in TABLES.items():
-        assert f"<figcaption>{caption}</figcaption>" in page
-        assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{name}.md</code>" in page
+    for table in table_list.TABLES:
+        assert f"<figcaption>{table.title}</figcaption>" in page
+        assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{table.name}.md</code>" in page
     last = [f"{SWEEP}lambda", f"{STATES}lens, seed 0"]
     captions = [*FIGURES.values(), *last]
     places = [page.index(f"<figcaption>{caption.replace(chr(39), '&#39;')}</figcaption>") for caption in captions]
@@ -273,3 +278,53 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
     assert "<p>2 cores</p>" in page and "<td>fit</td><td>1.5</td><td></td>" in page
     assert "digest of strong" in page and json.dumps(CONFIG["command"]).replace('"', "&#34;") in page
+
+
+LEFT = {"strong": (0.31,), "sft": (0.1, 0.31)}  # of each seed
+
+
+@pytest.mark.parametrize("more", [0.0, -0.02])
+def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stages, monkeypatch, tmp_path, more):
+    for method, residuals in LEFT.items():
+        for seed, residual in enumerate(residuals):
+            cost = {"seconds": 1.0, "residual": residual + more}
+            write_json(results / f"tiny/trio/{method}/seed{seed}/cost.json", cost)
+    write_json(results / "tiny/trio/lens.0.3.1/seed0/cost.json", {"residual": 0.9 + 40 * more})
+    for place in ("strong/seed0", "sft/seed0"):
+        write_jsonl(results / f"tiny/trio/{place}/history.jsonl", [{"step": 1, "split": "train", "loss": 1.0}])
+    expected = {"strong", "sft (2 seeds)"} if more == 0 else set()
+
+    def labels(text):
+        return {name for name in ("lens", "strong", "sft", "sft (2 seeds)") if f"{name} ‡ not applied" in text}
+
+    files = results / "comparisons.csv", results / "versus.csv"
+    make_table.write_tables(CONFIG, *files, runs(results), tmp_path / "tables")
+    for name in ("main", "summary", "cost"):
+        assert labels((tmp_path / f"tables/{name}.md").read_text()) == expected
+    assert labels((tmp_path / "tables/ablation.md").read_text()) == expected - {"sft (2 seeds)"}
+    assert labels((tmp_path / "tables/versus.md").read_text()) == expected
+    for path in (tmp_path / "tables").glob("*.md"):
+        assert ("- ‡ not applied: after training, more than 0.3 of the way" in path.read_text()) == bool(expected)
+    for path in (tmp_path / "tables").glob("*.tex"):
+        assert (r"strong $\ddagger$ not applied" in path.read_text()) == bool(expected)
+    frame = pd.read_csv(tmp_path / "tables/main.csv")
+    assert set(frame[frame.not_applied].method) == {name.split()[0] for name in expected}
+    assert labels(make_table.terminal_table(CONFIG, files[0])) == expected
+
+    costs = [*runs(results), results / "tiny/trio/lens.0.3.1/seed0/cost.json"]
+    found = drawn(results, stages, monkeypatch, tmp_path, costs=costs)
+    ticks = " ".join(label.get_text() for label in found["fidelity"].axes[0].get_yticklabels())
+    assert labels(ticks) == expected
+    methods = {name.split()[0] for name in expected}
+    assert labels(" ".join(found["front"].axes[0].get_legend_handles_labels()[1])) == methods
+    assert labels(" ".join(text.get_text() for text in found["training"].legends[0].get_texts())) == methods
+    points = {text.get_text() for text in found["sweep.lambda"].axes[0].texts}
+    signs = " ‡ not applied" if expected else ""
+    assert points == {f"0.3{signs}", "0.3", f"1.0{signs}"}  # the last one is sft
+
+
+def test_states_of_what_was_not_applied_say_so(results, stages, monkeypatch, tmp_path):
+    title = "Dev states at the top layer"
+    for residual, said in ((0.3, title), (0.301, f"{title}: lens ‡ not applied")):
+        write_json(results / "tiny/trio/lens/seed0/cost.json", {"residual": residual})
+        assert drawn(results, stages, monkeypatch, tmp_path)["states.lens.seed0"].get_suptitle() == said

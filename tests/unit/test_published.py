@@ -218,7 +218,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
     arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
     assert main.main(arguments) == 0
-    assert capsys.readouterr().out.startswith(f"{folder}: published main.csv")
+    assert capsys.readouterr().out.startswith(f"{folder}: published summary.csv, main.csv")
     assert main.main(["compare-tables", str(folder), str(results)]) == 0
     capsys.readouterr()
 

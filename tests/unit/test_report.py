@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 import pytest
 
 from lensflow.errors import LensflowError
-from lensflow.presentation.html_report import Figure, Samples, Section, Table, Timing, build_report, join_samples
+from lensflow.presentation.html_report import Figure, Page, Samples, Section, Table, Timing, build_report, join_samples
 
 EVIL = "<script>alert(1)</script> <img src=https://evil.example/x onerror=alert(2)>"
 
 
-class Page(HTMLParser):
+class Parsed(HTMLParser):
     """The elements of a page as (tag, attributes), and the text inside each sample's answer."""
 
     def __init__(self, text):
@@ -68,8 +68,8 @@ def content(tmp_path):
 
 @pytest.fixture
 def page(content, tmp_path):
-    build_report(tmp_path / "report.html", **content)
-    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    build_report(Page(**content), tmp_path / "report.html")
+    return Parsed((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
 def test_nothing_is_loaded_from_outside(page):
@@ -146,14 +146,14 @@ def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content
         "versions": {},
         "config": {},
     }
-    build_report(tmp_path / "empty.html", **empty)
-    bare = Page((tmp_path / "empty.html").read_text())
+    build_report(Page(**empty), tmp_path / "empty.html")
+    bare = Parsed((tmp_path / "empty.html").read_text())
     assert not bare.find("section") and not bare.find("a") and not bare.find("script")
 
 
 def test_same_input_same_bytes(content, tmp_path):
     for name in ("a.html", "b.html"):
-        build_report(tmp_path / name, **content)
+        build_report(Page(**content), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -161,7 +161,7 @@ def test_figure_mistakes_are_named(content, tmp_path):
     for path, message in ((tmp_path / "b.svg", "b.svg: no such figure"), (tmp_path / "c.pdf", "c.pdf: not a figure")):
         drawn = [Figure("x", path, "snakemake")]
         with pytest.raises(LensflowError, match=message):
-            build_report(tmp_path / "report.html", **content | {"sections": [Section("x", "x", [], drawn, [])]})
+            build_report(Page(**content | {"sections": [Section("x", "x", [], drawn, [])]}), tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 

@@ -104,6 +104,12 @@ def test_ratio_interval_is_of_the_sums_not_of_the_mean_ratio():
     assert low < nats.sum() / tokens.sum() < high < np.mean(nats / tokens)
 
 
+def test_ratio_interval_of_two_items_is_their_range():
+    """A t interval of two items is so wide that BCa has no such level; NaN would be no interval."""
+    assert ratio_interval([1, 5], [1, 1]) == (1, 5)
+    assert ratio_interval([3, 5], [2, 1]) == (1.5, 5)
+
+
 def test_ratio_interval_ignores_units_and_repeats_with_the_seed():
     rng = np.random.default_rng(0)
     nats, tokens = rng.gamma(2, size=50), rng.integers(1, 9, size=50)

@@ -7,8 +7,18 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from lensflow.artifacts.layout import Place
 from lensflow.measures import catalogue
-from lensflow.presentation import sheets, tables
+from lensflow.presentation import comparison_tables, cost_table, legends
+from lensflow.presentation.blocks import TableInputs, main_table
+from lensflow.presentation.sheets import Document
+from lensflow.presentation.writers import csv as csv_writer
+from lensflow.presentation.writers import markdown
+from lensflow.presentation.writers.csv import to_csv
+from lensflow.presentation.writers.html import to_html
+from lensflow.presentation.writers.latex import to_latex
+from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.presentation.writers.terminal import to_text
 
 SETTINGS = {"trio": SimpleNamespace(central="en", languages=("en", "zh", "sw"))}
 PAIR = {"trio": SimpleNamespace(central="en", languages=("en", "zh"))}
@@ -33,7 +43,7 @@ def compared(difference, **more):
 
 
 def block(rows, settings=SETTINGS):
-    (one,) = tables.main_table(pd.DataFrame(rows), settings, list(METHODS))
+    (one,) = main_table(pd.DataFrame(rows), settings, list(METHODS))
     return one
 
 
@@ -55,6 +65,32 @@ def rows():
     return found
 
 
+def one_sheet(document):
+    """The sheet of a document of one block; None if it is empty."""
+    return document.sheets[0] if document.sheets else None
+
+
+def summary(of_block):
+    return one_sheet(comparison_tables.summary(TableInputs((of_block,))))
+
+
+def ablation(of_block, methods):
+    return one_sheet(comparison_tables.ablation(TableInputs((of_block,), methods=methods)))
+
+
+def cost(of_block, measured):
+    costs = {Place("tiny", "trio", *training): content for training, content in measured.items()}
+    elsewhere = {
+        Place("tiny", "other", "lens", 0): {"seconds": 9e9},
+        Place("huge", "trio", "lens", 0): {"seconds": 9e9},
+    }
+    return one_sheet(cost_table.cost(TableInputs((of_block,), costs=costs | elsewhere)))
+
+
+def by_method(panel):
+    return {line.heads[0]: line.entries for line in panel.lines}
+
+
 def panels(sheet):
     """Title -> method -> column -> text with marks."""
     return {
@@ -63,14 +99,14 @@ def panels(sheet):
                 column: f"{entry.text} {entry.marks}".strip()
                 for column, entry in zip(panel.columns, entries, strict=True)
             }
-            for label, entries in panel.rows.items()
+            for label, entries in by_method(panel).items()
         }
         for panel in sheet.panels
     }
 
 
 def test_summary_has_the_three_panels_of_the_paper(rows):
-    found = panels(sheets.summary(block(rows)))
+    found = panels(summary(block(rows)))
     assert list(found) == ["Understanding (targets)", "Generation (targets)", "Central language (en)"]
     understanding, generation, central = found.values()
     assert list(understanding) == ["base", "sft", "lens", "lens-push"]
@@ -87,7 +123,7 @@ def test_summary_has_the_three_panels_of_the_paper(rows):
 
 def test_summary_of_one_target_names_it(rows):
     rows = [row for row in rows if row["language"] in ("en", "zh")]
-    found = panels(sheets.summary(block(rows, PAIR)))
+    found = panels(summary(block(rows, PAIR)))
     assert list(found) == ["Understanding (zh)", "Generation (zh)", "Central language (en)"]
     assert found["Generation (zh)"]["sft"] == {"fidelity ↑": "0.30 +"}
 
@@ -95,7 +131,7 @@ def test_summary_of_one_target_names_it(rows):
 def test_what_was_not_measured_has_no_column_or_a_dash(rows):
     rows = [row for row in rows if row["benchmark"] in ("cldr", "xcopa")]
     rows = [row for row in rows if row["benchmark"] != "xcopa" or (row["method"] != "sft" and row["language"] == "en")]
-    found = panels(sheets.summary(block(rows)))
+    found = panels(summary(block(rows)))
     assert list(found) == ["Understanding (targets)", "Central language (en)"]
     assert list(found["Understanding (targets)"]["sft"]) == ["accuracy ↑"]
     assert found["Central language (en)"]["sft"] == {"accuracy ↑": "0.40 +", "accuracy (xcopa) ↑": "–"}
@@ -103,18 +139,18 @@ def test_what_was_not_measured_has_no_column_or_a_dash(rows):
 
 def test_best_and_second_best_are_those_of_the_main_table(rows):
     one = block(rows)
-    (panel,) = (panel for panel in sheets.summary(one).panels if panel.title.startswith("Generation"))
-    assert {label: entry.rank for label, (entry,) in panel.rows.items()} == {
+    (panel,) = (panel for panel in summary(one).panels if panel.title.startswith("Generation"))
+    assert {label: entry.rank for label, (entry,) in by_method(panel).items()} == {
         "base": 0,
         "sft": 2,
         "lens": 1,
         "lens-push": 0,
     }
-    assert tables.BEST_NOTE in sheets.summary(one).notes
+    assert legends.BEST_NOTE in summary(one).notes
 
 
 def test_legend_of_the_summary_explains_what_it_shows(rows):
-    notes = sheets.summary(block(rows)).notes
+    notes = summary(block(rows)).notes
     assert any(note.startswith("accuracy: ") for note in notes) and not any(
         note.startswith("copying") for note in notes
     )
@@ -124,29 +160,29 @@ def test_legend_of_the_summary_explains_what_it_shows(rows):
 
 
 def test_ablation_says_what_differs_and_by_how_much_from_base(rows):
-    found = panels(sheets.ablation(block(rows), METHODS))
+    found = panels(ablation(block(rows), METHODS))
     assert found["Settings that differ"] == {"lens": {"weights.pull": "1.0"}, "lens-push": {"weights.pull": "0.0"}}
     assert found["Generation (targets)"] == {
         "lens": {"fidelity ↑": "+0.60 +"},
         "lens-push": {"fidelity ↑": "+0.10 +"},
     }
-    panel = sheets.ablation(block(rows), METHODS).panels[2]
-    assert panel.rows["lens"][0].note == "[0.55, 0.65]" and panel.rows["lens"][0].low == pytest.approx(0.55)
+    panel = ablation(block(rows), METHODS).panels[2]
+    assert by_method(panel)["lens"][0].note == "[0.55, 0.65]" and by_method(panel)["lens"][0].low == pytest.approx(0.55)
 
 
 def test_ablation_of_one_variant_or_none(rows):
     alone = block([row for row in rows if row["method"] != "lens-push"])
-    assert "Settings that differ" not in panels(sheets.ablation(alone, METHODS))
-    assert sheets.ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS) is None
+    assert "Settings that differ" not in panels(ablation(alone, METHODS))
+    assert ablation(block([row for row in rows if "lens" not in row["method"]]), METHODS) is None
 
 
 def test_a_method_with_several_seeds_is_one_row(rows):
     for one in rows:
         if one["method"] == "lens" and one["metric"] == "fidelity":
             one["seeds"] = "0 1 2"
-    for sheet in (sheets.summary(block(rows)), sheets.ablation(block(rows), METHODS)):
+    for sheet in (summary(block(rows)), ablation(block(rows), METHODS)):
         for panel in sheet.panels:
-            assert [label for label in panel.rows if label.startswith("lens")] == ["lens (3 seeds)", "lens-push"]
+            assert [label for label in by_method(panel) if label.startswith("lens")] == ["lens (3 seeds)", "lens-push"]
 
 
 @pytest.fixture
@@ -164,7 +200,7 @@ def costs():
 
 
 def test_cost_has_units_means_and_spans(rows, costs):
-    sheet = sheets.cost(block(rows), costs)
+    sheet = cost(block(rows), costs)
     assert panels(sheet)["Training"] == {
         "sft (2 seeds)": {
             "time (s)": "200",
@@ -183,25 +219,27 @@ def test_cost_has_units_means_and_spans(rows, costs):
             "energy (Wh)": "–",
         },
     }
-    assert sheet.panels[0].rows["sft (2 seeds)"][0].note == "(100 to 300)"
-    assert [entry.note for entry in sheet.panels[0].rows["sft (2 seeds)"][1:]] == [""] * 5  # the same for both seeds
+    assert by_method(sheet.panels[0])["sft (2 seeds)"][0].note == "(100 to 300)"
+    assert [entry.note for entry in by_method(sheet.panels[0])["sft (2 seeds)"][1:]] == [
+        ""
+    ] * 5  # the same for both seeds
     assert "mean over seeds" in sheet.notes[0] and any("(cpu)" in note for note in sheet.notes)
-    assert sheets.cost(block(rows), {}) is None
+    assert cost(block(rows), {}) is None
 
 
 def test_cost_without_a_number_that_could_not_be_read(rows):
-    sheet = sheets.cost(block(rows), {("lens", 0): {"seconds": 1.0, "energy_joules": None}})
+    sheet = cost(block(rows), {("lens", 0): {"seconds": 1.0, "energy_joules": None}})
     assert list(panels(sheet)["Training"]["lens"].values()) == ["1", "–", "–", "–", "–", "–"]
 
 
 @pytest.fixture
 def sheet(rows):
     ugly = {"lens": "a_b%&", "sft": "=cmd|x"}
-    return sheets.summary(block([row | {"method": ugly.get(row["method"], row["method"])} for row in rows]))
+    return summary(block([row | {"method": ugly.get(row["method"], row["method"])} for row in rows]))
 
 
 def test_markdown(sheet):
-    lines = sheets.to_markdown([sheet]).splitlines()
+    lines = to_markdown(Document((sheet,))).splitlines()
     assert lines[0] == "### Methods side by side: tiny, setting trio (central language en)"
     start = lines.index("**Generation (targets)**")
     assert lines[start + 2 : start + 5] == [
@@ -212,11 +250,11 @@ def test_markdown(sheet):
     assert (
         r"| a\_b%\& | **0.90** + [0.89, 0.92] |" in lines and r"| =cmd\|x | <ins>0.50</ins> + [0.49, 0.52] |" in lines
     )
-    assert [f"- {tables.escape_markdown(note)}" for note in sheet.notes] == [line for line in lines if line[:2] == "- "]
+    assert [f"- {markdown.escape(note)}" for note in sheet.notes] == [line for line in lines if line[:2] == "- "]
 
 
 def test_latex(sheet):
-    text = sheets.to_latex([sheet])
+    text = to_latex(Document((sheet,)))
     assert text.isascii() and text.startswith("% \\usepackage{booktabs,graphicx}\n")
     assert r"a\_b\%\& & \textbf{0.90} + \\" in text and r"=cmd\textbar{}x & \underline{0.50} + \\" in text
     for part in re.findall(r"\\begin{tabular}{(l*r*)}(.*?)\\end{tabular}", text, flags=re.DOTALL):
@@ -224,30 +262,41 @@ def test_latex(sheet):
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(part[0])}
 
 
+def test_text_for_the_terminal_has_the_panels_under_their_titles(sheet):
+    lines = to_text(Document((sheet,), brief=("one note",))).splitlines()
+    start = lines.index("Generation (targets)")
+    assert lines[0] == sheet.caption and lines[-1] == "one note"
+    assert [line.split() for line in lines[start + 1 : start + 3]] == [
+        ["method", "fidelity", "↑"],
+        ["base", "0.30±0.02"],  # of [0.29, 0.32]
+    ]
+    assert lines[start + 1].index("fidelity") == lines[start + 2].index("0.30")
+
+
 def test_csv(sheet):
-    records = list(csv.DictReader(io.StringIO(sheets.to_csv([sheet]))))
-    assert list(records[0]) == list(sheets.CSV_COLUMNS)
+    records = list(csv.DictReader(io.StringIO(to_csv(Document((sheet,))))))
+    assert list(records[0]) == list(csv_writer.COLUMNS)
     (mine,) = (r for r in records if r["method"] == "a_b%&" and r["column"] == "fidelity ↑" and "Gen" in r["panel"])
     assert [mine[key] for key in ("value", "low", "high", "rank")] == ["0.9", "0.89", "0.92", "1"]
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
-    assert sheets.to_csv([]).splitlines() == [",".join(sheets.CSV_COLUMNS)]
+    assert to_csv(Document(())).splitlines() == [",".join(csv_writer.COLUMNS)]
 
 
 def test_csv_of_numbers_is_exact_and_text_stays_text(rows, costs):
-    cost = list(csv.DictReader(io.StringIO(sheets.to_csv([sheets.cost(block(rows), costs)]))))
-    found = {(record["method"], record["column"]): record for record in cost}
+    records = list(csv.DictReader(io.StringIO(to_csv(Document((cost(block(rows), costs),))))))
+    found = {(record["method"], record["column"]): record for record in records}
     assert found["lens", "trained parameters"]["value"] == "7000000" and found["lens", "time (s)"]["low"] == ""
     assert found["sft (2 seeds)", "time (s)"]["high"] == "300" and ("lens", "energy (Wh)") not in found
-    ablation = csv.DictReader(io.StringIO(sheets.to_csv([sheets.ablation(block(rows), METHODS)])))
-    assert [record["value"] for record in ablation if record["column"] == "weights.pull"] == ["1.0", "0.0"]
+    variants = csv.DictReader(io.StringIO(to_csv(Document((ablation(block(rows), METHODS),)))))
+    assert [record["value"] for record in variants if record["column"] == "weights.pull"] == ["1.0", "0.0"]
 
 
 def test_html_escapes(rows):
     evil = "<script>x</script>"
     one = block([row | {"method": evil if row["method"] == "lens" else row["method"]} for row in rows])
-    html = sheets.to_html(sheets.summary(one))
+    html = to_html(Document((summary(one),)))
     assert evil not in html and "&lt;script&gt;x&lt;/script&gt;" in html
     assert "<td ><b>0.90</b> +<small>[0.89, 0.92]</small></td>" in html and "<td ><u>0.50</u> +<small>" in html
     assert "<caption>Central language (en)</caption>" in html
-    strange = dataclasses.replace(sheets.summary(one), notes=("<b>",))
-    assert "<li>&lt;b&gt;</li>" in sheets.to_html(strange)
+    strange = dataclasses.replace(summary(one), notes=("<b>",))
+    assert "<li>&lt;b&gt;</li>" in to_html(Document((strange,)))

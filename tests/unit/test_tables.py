@@ -12,7 +12,16 @@ from markupsafe import Markup
 
 from lensflow.errors import LensflowError
 from lensflow.measures import catalogue
-from lensflow.presentation import tables
+from lensflow.presentation import legends
+from lensflow.presentation.blocks import TableInputs, main_table
+from lensflow.presentation.inputs import TableFiles
+from lensflow.presentation.main_table import main
+from lensflow.presentation.writers import html, latex
+from lensflow.presentation.writers.csv import to_csv
+from lensflow.presentation.writers.html import to_html
+from lensflow.presentation.writers.latex import to_latex
+from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.presentation.writers.terminal import to_text
 from lensflow.stages import make_table
 
 EVIL = "=cmd|x"
@@ -52,6 +61,11 @@ def row(
     }
 
 
+def document(blocks):
+    """The main table of blocks."""
+    return main(TableInputs(tuple(blocks)))
+
+
 @pytest.fixture
 def scores():
     rows = [
@@ -78,7 +92,7 @@ def scores():
 
 @pytest.fixture
 def blocks(scores):
-    return tables.main_table(scores, SETTINGS, [UGLY, EVIL])
+    return main_table(scores, SETTINGS, [UGLY, EVIL])
 
 
 def test_order_of_columns_and_rows(blocks):
@@ -103,21 +117,21 @@ def test_every_cell_of_the_setting_is_shown(scores, blocks):
 
 def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
     more = pd.DataFrame([row(UGLY, "fidelity", language, 0.5) for language in ("fr", "de")])
-    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [])
+    (block,) = main_table(pd.concat([scores, more]), SETTINGS, [])
     assert list(block.columns.values()) == ["en (central)", "zh", "sw", "targets", "fr (other)", "de (other)"]
     assert block.others == ("fr", "de")
-    assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in tables.to_markdown([block])
+    assert "| 0.50 [0.40, 0.70] n=40 | 0.50 [0.40, 0.70] n=40 |\n" in to_markdown(document([block]))
 
 
 def test_one_target_needs_no_mean(scores):
     scores = scores[~scores.language.isin(["sw", "targets"])]
-    (block,) = tables.main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    (block,) = main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
     assert list(block.columns) == ["en", "zh"]
 
 
 def test_several_seeds_are_one_row(scores):
     scores.loc[(scores.method == UGLY) & (scores.metric == "fidelity"), "seeds"] = "0 1 5"
-    (block,) = tables.main_table(scores, SETTINGS, [UGLY])
+    (block,) = main_table(scores, SETTINGS, [UGLY])
     assert [row.label for row in block.rows if row.metric == "fidelity"] == ["base", f"{UGLY} (3 seeds)", EVIL]
     assert [row.seeds for row in block.rows if row.metric == "fidelity"] == [(0,), (0, 1, 5), (0,)]
     assert [row.label for row in block.rows if row.metric == "nll"] == ["base", UGLY, EVIL]
@@ -126,7 +140,7 @@ def test_several_seeds_are_one_row(scores):
 def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
     more = pd.DataFrame([row("base", "accuracy", "zh", 0.5, benchmark=name) for name in ("xcopa", "cldr")])
     more = pd.concat([more, pd.DataFrame([row("base", "bleu", "zh", 12.5, benchmark="flores")])])
-    (block,) = tables.main_table(pd.concat([scores, more]), SETTINGS, [])
+    (block,) = main_table(pd.concat([scores, more]), SETTINGS, [])
     names = list(dict.fromkeys(row.heading for row in block.rows))
     assert names == ["fidelity ↑", "script_mass ↑", "accuracy (xcopa) ↑", "accuracy ↑", "nll ↓", "bleu (flores)"]
 
@@ -134,15 +148,15 @@ def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
 def test_mistakes_are_named(scores):
     for column in ("low", "p_holm"):
         with pytest.raises(LensflowError, match=f"'{column}'"):
-            tables.main_table(scores.drop(columns=column), SETTINGS, [])
+            main_table(scores.drop(columns=column), SETTINGS, [])
     with pytest.raises(LensflowError, match="tiny/duo/base/generation/fidelity/en occurs twice"):
-        tables.main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
+        main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
     with pytest.raises(LensflowError, match="no score for the settings trio"):
-        tables.main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
+        main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
 
 
 def test_markdown(blocks):
-    lines = tables.to_markdown(blocks).splitlines()
+    lines = to_markdown(document(blocks)).splitlines()
     body = [line for line in lines if line.startswith("|")]
     # an unescaped | would add a column
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in body} == {7}
@@ -156,7 +170,7 @@ def test_markdown(blocks):
 
 
 def test_latex(blocks):
-    text = tables.to_latex(blocks)
+    text = to_latex(document(blocks))
     own, bounds = next((a, b) for a, b in pairwise(text.splitlines()) if "0.60" in a and "fidelity" not in a)
     assert own == r" & a\_b\%\& & 0.60 & 0.50 & 0.40 & 0.45 \\"
     assert bounds.startswith(r" &  & {\tiny [0.50, 0.80]} & {\tiny [0.40, 0.70]} & ")
@@ -166,11 +180,11 @@ def test_latex(blocks):
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {5}
     assert text.count(r"\midrule") == 3
-    assert tables.escape_latex("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
+    assert latex.escape("\\{~^$#") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#"
 
 
 def test_csv(scores, blocks):
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    records = list(csv.DictReader(io.StringIO(to_csv(document(blocks)))))
     assert list(records[0]) == [
         *catalogue.COLUMNS[:7],
         "value",
@@ -178,6 +192,7 @@ def test_csv(scores, blocks):
         "high",
         "n",
         "told_language",
+        "not_applied",
         *catalogue.COMPARED,
     ]
     assert {record["method"] for record in records} == {"base", f"'{EVIL}", UGLY}
@@ -191,30 +206,30 @@ def test_csv(scores, blocks):
 
 def test_html(blocks):
     (block,) = blocks
-    html = tables.to_html(block)
+    page = to_html(document([block]))
     assert block.caption == "tiny, setting duo (central language en)"
-    assert re.search(r"<th >a_b%&amp;</th>\s*<td >0.60 <small>\[0.50, 0.80\] n=40</small></td>", html)
-    assert html.count("<td >–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
+    assert re.search(r"<th >a_b%&amp;</th>\s*<td >0.60 <small>\[0.50, 0.80\] n=40</small></td>", page)
+    assert page.count("<td >–</td>") == (2 + 2 + 4) + (3 + 3 + 4)  # script_mass and nll of base, a_b and =cmd
 
 
 def test_html_escapes(scores):
-    (block,) = tables.main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
-    html = tables.to_html(block)
-    assert "<script>" not in html and "&lt;script&gt;x&lt;/script&gt;" in html
+    (block,) = main_table(scores.replace(UGLY, "<script>x</script>"), SETTINGS, [])
+    page = to_html(document([block]))
+    assert "<script>" not in page and "&lt;script&gt;x&lt;/script&gt;" in page
 
 
 def test_an_html_table_escapes_all_but_markup():
     evil = "<script>"
     cells = pd.DataFrame([[evil, Markup("<b>1</b>")]], index=[evil], columns=[evil, "zh"])
-    html = tables.html_table(cells, evil)
-    assert evil not in html and html.count("&lt;script&gt;") == 4 and "<td ><b>1</b></td>" in html
+    page = html.table(cells, evil)
+    assert evil not in page and page.count("&lt;script&gt;") == 4 and "<td ><b>1</b></td>" in page
 
 
 def test_text_is_aligned_and_narrow():
     languages = [f"l{i}" for i in range(20)]
     rows = [row(method, "fidelity", language, 0.5) for method in ("base", "m" * 60) for language in languages]
-    blocks = tables.main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
-    text = tables.to_text(blocks)
+    blocks = main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
+    text = to_text(document(blocks))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 140
     header, base, method = lines[1:4]
@@ -226,9 +241,9 @@ def test_text_is_aligned_and_narrow():
 
 def test_score_without_interval_is_shown_without(scores):
     scores.loc[scores.metric == "nll", ["low", "high"]] = np.nan
-    blocks = tables.main_table(scores, SETTINGS, [])
-    assert "| nll ↓ | base | 3.083 n=40 |" in tables.to_markdown(blocks)
-    assert "nan" not in tables.to_text(blocks) + tables.to_latex(blocks) + tables.to_csv(blocks)
+    blocks = main_table(scores, SETTINGS, [])
+    assert "| nll ↓ | base | 3.083 n=40 |" in to_markdown(document(blocks))
+    assert "nan" not in to_text(document(blocks)) + to_latex(document(blocks)) + to_csv(document(blocks))
 
 
 def ranked(better, *cells, **differences):
@@ -239,7 +254,7 @@ def ranked(better, *cells, **differences):
         compared = dict(zip(("difference_low", "difference_high"), differences.get(method, ()), strict=False))
         rows.append(row(method, metric, "zh", value, **compared) | {"low": low, "high": high})
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    (block,) = tables.main_table(pd.DataFrame(rows), setting, [])
+    (block,) = main_table(pd.DataFrame(rows), setting, [])
     return block.ranks["generation", metric, "zh"]
 
 
@@ -278,7 +293,7 @@ def clear_order(told=()):
         row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
     ]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    return tables.main_table(pd.DataFrame(rows), setting, [], told)
+    return main_table(pd.DataFrame(rows), setting, [], told)
 
 
 def test_who_is_told_the_language_does_not_compete():
@@ -288,16 +303,16 @@ def test_who_is_told_the_language_does_not_compete():
 
 def test_ranks_are_written_in_every_format():
     blocks = clear_order()
-    assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in tables.to_markdown(blocks)
-    assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in tables.to_markdown(blocks)
-    assert r" & x & -- & \textbf{1.000} \\" in tables.to_latex(blocks)
-    assert r" & y & -- & \underline{2.000} \\" in tables.to_latex(blocks)
-    assert "<td ><b>1.000</b> <small>" in tables.to_html(blocks[0])
-    assert "<td ><u>2.000</u> <small>" in tables.to_html(blocks[0])
-    assert tables.BEST_NOTE in tables.legend(blocks)
+    assert "| x | – | **1.000** [0.990, 1.020] n=40 |" in to_markdown(document(blocks))
+    assert "| y | – | <ins>2.000</ins> [1.990, 2.020] n=40 |" in to_markdown(document(blocks))
+    assert r" & x & -- & \textbf{1.000} \\" in to_latex(document(blocks))
+    assert r" & y & -- & \underline{2.000} \\" in to_latex(document(blocks))
+    assert "<td ><b>1.000</b> <small>" in to_html(document(blocks[:1]))
+    assert "<td ><u>2.000</u> <small>" in to_html(document(blocks[:1]))
+    assert legends.BEST_NOTE in legends.legend(blocks)
     (block,) = blocks
     unclear = dataclasses.replace(block, rows=block.rows[:1])
-    assert tables.BEST_NOTE not in tables.legend([unclear])
+    assert legends.BEST_NOTE not in legends.legend([unclear])
 
 
 @pytest.mark.parametrize(
@@ -307,7 +322,7 @@ def test_ranks_are_written_in_every_format():
 def test_tables_in_latex_fit_on_a_page_and_keep_a_metric_together(metrics, methods, counts):
     rows = [row(f"m{i}", f"x{j}", "zh", 0.5) for j in range(metrics) for i in range(methods)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    text = tables.to_latex(tables.main_table(pd.DataFrame(rows), setting, []))
+    text = to_latex(document(main_table(pd.DataFrame(rows), setting, [])))
     parts = text.split(r"\begin{table}")[1:]
     found = [part.count("& 0.500") for part in parts]
     assert found == counts  # the legend takes as much room as ten rows; where there is less, it stands by itself
@@ -325,34 +340,34 @@ def marked():
         row("lens", "bleu", "en", 0.7, mark="differs", margin=0.2, retention="not shown", **COMPARED),
         row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_holm": 1.0, "left_out": 3}),
     ]
-    return tables.main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    return main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
 
 
 def test_marks_in_markdown(marked):
-    text = tables.to_markdown(marked)
+    text = to_markdown(document(marked))
     assert "| fidelity ↑ | lens | 0.46 −✓ [0.36, 0.66] n=40 | **0.60** + [0.50, 0.80] n=40 |" in text
     assert "| lens | 0.700 ≠? [0.600, 0.900] n=40 | 0.510 [0.410, 0.710] n=40 |" in text
 
 
 def test_marks_in_latex(marked):
-    text = tables.to_latex(marked)
+    text = to_latex(document(marked))
     assert r" & lens & 0.46 $-$$\surd$ & \textbf{0.60} + \\" in text and r" & lens & 0.700 $\neq$? & 0.510 \\" in text
     assert r"p $\leq$ 0.05" in text and text.isascii()
 
 
 def test_marks_in_html(marked):
-    html = tables.to_html(marked[0])
+    page = to_html(document(marked[:1]))
     better = "better than base, difference +0.10 [0.02, 0.18], adjusted p 0.012"
-    assert f'<td ><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in html
+    assert f'<td ><b>0.60</b> <span class="better" title="{better}">+</span> <small>' in page
     worse = "worse than base, difference +0.10 [0.02, 0.18], adjusted p 0.012, kept within 0.05"
-    assert f'<span class="worse" title="{worse}">−✓</span>' in html
+    assert f'<span class="worse" title="{worse}">−✓</span>' in page
     differs = "difference +0.100 [0.020, 0.180], adjusted p 0.012, not shown to be kept within 0.2"
-    assert f'<span class="differs" title="{differs}">≠?</span>' in html
-    assert html.count("<span") == 3
+    assert f'<span class="differs" title="{differs}">≠?</span>' in page
+    assert page.count("<span") == 3
 
 
 def test_marks_in_the_terminal(marked):
-    lines = tables.to_text(marked).splitlines()
+    lines = to_text(document(marked)).splitlines()
     assert lines[3].split() == ["lens", "0.46±0.15", "−✓", "0.60±0.15", "+"]
     assert lines[5].split() == ["lens", "0.700±0.150", "≠?", "0.510±0.150"]
     assert lines[-2] == "+ better than base, − worse than base, ≠ differs from base, ✓ kept, ? not shown to be kept"
@@ -361,7 +376,7 @@ def test_marks_in_the_terminal(marked):
 def test_marks_in_csv(marked):
     records = {
         (record["method"], record["metric"], record["language"]): record
-        for record in csv.DictReader(io.StringIO(tables.to_csv(marked)))
+        for record in csv.DictReader(io.StringIO(to_csv(document(marked))))
     }
     mine = records["lens", "fidelity", "en"]
     assert (mine["mark"], mine["margin"], mine["retention"]) == ("worse", "0.05", "kept")
@@ -371,7 +386,7 @@ def test_marks_in_csv(marked):
 
 
 def test_legend_says_test_correction_family_and_margins(marked):
-    lines = tables.legend(marked)
+    lines = legends.legend(marked)
     (tests,) = (line for line in lines if "Holm" in line)
     assert tests.startswith("+ better, − worse than base on the same items, ≠ differs where neither direction")
     assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests, and a 95 % interval of the difference" in tests
@@ -381,7 +396,7 @@ def test_legend_says_test_correction_family_and_margins(marked):
     assert margins.startswith("✓ kept, ? not shown to be kept in the central language")
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
     assert not any("by construction" in line for line in lines)
-    (tests,) = (line for line in tables.legend(marked * 2) if "Holm" in line)
+    (tests,) = (line for line in legends.legend(marked * 2) if "Holm" in line)
     assert "over all tests of a block (4, 4)" in tests
 
 
@@ -401,7 +416,7 @@ def test_legend_says_where_no_mark_is_possible(rooms, line):
     rows = [row("base", "fidelity", language, 0.5) for language in ("en", "zh", "sw")]
     for language, room in zip(("en", "zh", "sw"), rooms, strict=True):
         rows.append(row("lens", "fidelity", language, 0.5, **COMPARED, questions=24, room=room))
-    found = [text for text in tables.legend(tables.main_table(pd.DataFrame(rows), SETTINGS, [])) if "no mark" in text]
+    found = [text for text in legends.legend(main_table(pd.DataFrame(rows), SETTINGS, [])) if "no mark" in text]
     if min(rooms) >= 7:
         assert not found
     else:
@@ -412,30 +427,30 @@ def test_legend_says_where_the_central_language_is_kept_by_construction():
     same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "margin": 0.05, "retention": "kept"}
     rows = [row("base", "fidelity", "en", 0.5), row("steer", "fidelity", "en", 0.5, **same)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
-    lines = tables.legend(tables.main_table(pd.DataFrame(rows), setting, []))
+    lines = legends.legend(main_table(pd.DataFrame(rows), setting, []))
     assert any(line.startswith("a difference of 0 to base") and "by construction" in line for line in lines)
 
 
 def test_methods_that_are_told_the_language_are_marked_in_every_format(scores):
-    blocks = tables.main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
-    markdown, latex, text = (write(blocks) for write in (tables.to_markdown, tables.to_latex, tables.to_text))
-    html = tables.to_html(blocks[0])
+    blocks = main_table(scores, SETTINGS, [UGLY, EVIL], [EVIL])
+    markdown, latex, text = (write(document(blocks)) for write in (to_markdown, to_latex, to_text))
+    page = to_html(document(blocks[:1]))
     note = "† is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
     assert r"| fidelity ↑ | =cmd\|x† |" in markdown and f"- {note}" in markdown.splitlines()
     assert r" & =cmd\textbar{}x$\dagger$ & " in latex and r"$\dagger$ is told the prompt's language" in latex
     assert latex.isascii()
-    assert "<th >=cmd|x†</th>" in html and "† is told the prompt" in html
+    assert "<th >=cmd|x†</th>" in page and "† is told the prompt" in page
     assert "=cmd|x†" in text and note in text.splitlines()
-    records = list(csv.DictReader(io.StringIO(tables.to_csv(blocks))))
+    records = list(csv.DictReader(io.StringIO(to_csv(document(blocks)))))
     assert {(r["method"], r["told_language"]) for r in records} == {
         ("base", "False"),
         (UGLY, "False"),
         (f"'{EVIL}", "True"),
     }
-    unmarked = tables.main_table(scores, SETTINGS, [UGLY, EVIL])
-    assert "†" not in "".join([tables.to_markdown(unmarked), tables.to_text(unmarked), *tables.legend(unmarked)])
+    unmarked = main_table(scores, SETTINGS, [UGLY, EVIL])
+    assert "†" not in "".join([to_markdown(document(unmarked)), to_text(document(unmarked)), *legends.legend(unmarked)])
     several = scores.replace({"seeds": {"0": "0 1"}})
-    (row, *_) = (r for b in tables.main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
+    (row, *_) = (r for b in main_table(several, SETTINGS, [], [EVIL]) for r in b.rows if r.method == EVIL)
     assert row.label == "=cmd|x (2 seeds)†"
 
 
@@ -452,15 +467,15 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
         "command": "snakemake",
         "results": "results",
     }
-    make_table.write_tables(config, path, direct, [], tmp_path / "tables")
+    make_table.write_tables(config, TableFiles(path, direct, []), tmp_path / "tables")
     assert r"| a\_b%\&† |" in (tmp_path / "tables/main.md").read_text()
 
 
 def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):
     (block,) = marked
     fidelity = dataclasses.replace(block, rows=tuple(row for row in block.rows if row.metric == "fidelity"))
-    assert "≠" not in "".join(tables.legend([fidelity]))
-    assert not any("Holm" in line or "margins" in line for line in tables.legend(blocks))
+    assert "≠" not in "".join(legends.legend([fidelity]))
+    assert not any("Holm" in line or "margins" in line for line in legends.legend(blocks))
 
 
 def test_metrics_to_come_have_a_direction():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from lensflow.artifacts import language_subspaces
+from lensflow.artifacts import costs, language_subspaces
 from lensflow.artifacts.texts import read_texts
 from lensflow.cli import main
 from lensflow.errors import LensflowError
@@ -57,17 +57,7 @@ def units_of(pairs):
 def train(stages, folder, config, seed=0, space="post_norm"):
     """Run the stage; return the delta."""
     output = folder / "method" / f"seed{seed}" / "delta.safetensors"
-    training.train(
-        config,
-        stages.setting(space),
-        seed,
-        Extraction(trainable_layers=CACHED),
-        stages.checkpoint,
-        stages.subspaces[space],
-        stages.states,
-        stages.texts,
-        output,
-    )
+    training.train(stages.run(config, output, space=space, seed=seed))
     return output
 
 
@@ -285,7 +275,7 @@ def test_history(stages, tmp_path, schedule):
 def test_dev_terms_are_means_over_all_dev_pairs(stages):
     files, config = stages("mistral"), lens(**{"lambda": 0.5})
     trainer, _ = make_trainer(files, config)
-    trainer.evaluate_dev()
+    assert trainer.evaluate()["push"] == trainer.history[0]["push"]
     model = full_model(files, "post_norm")
     pairs = [(index, language) for language in ("zh", "sw") for index in (13, 14, 15)]
     wanted = naive_loss(model, model, files, config, "post_norm", pairs)
@@ -440,8 +430,9 @@ def train_arguments(files, output, config, seed=0):
     ]
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatch):
-    files, config = stages("llama"), lens()
+@pytest.mark.parametrize("keys", [{}, {"epochs": 1, "until": {"residual": 0.2, "epochs": 20}, "lr": 3e-3}])
+def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatch, keys):
+    files, config = stages("llama"), lens(**keys, **{"lambda": 0.5})
     undisturbed = train(files, tmp_path / "undisturbed", config)
     output = tmp_path / "killed" / "seed0" / "delta.safetensors"
     scratch = output.parent / ".training.safetensors"
@@ -467,6 +458,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(stages, tmp_path, monkeypatc
     for name in ("delta.safetensors", "history.jsonl", "dev_states.safetensors"):
         assert (output.parent / name).read_bytes() == (undisturbed.parent / name).read_bytes(), (name, steps)
     assert not scratch.exists()
+    rows = [json.loads(line) for line in (undisturbed.parent / "history.jsonl").open()]
+    assert rows[-1]["step"] == 14 if not keys else 14 < rows[-1]["step"] < 140
+    assert costs.read(output.with_name("cost.json"))["terms"]["before"]["push"]["value"] == rows[0]["push"]
 
 
 def test_the_lines_that_are_used_are_noted(stages, tmp_path):

@@ -185,7 +185,7 @@ def test_a_repeated_line_of_a_corpus(project, config, error):
     first = json.loads((project / "corpus" / "train.jsonl").read_text(encoding="utf-8").split("\n")[0])
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(first) + "\n")
-    assert "test.jsonl, line 101: id 'train-001' stands already in" in error(config)
+    assert "test.jsonl, line 201: id 'train-001' stands already in" in error(config)
 
 
 def test_a_repeated_text_of_a_corpus(project, config, error):

@@ -24,9 +24,11 @@ MISSING = [name for name in PLUGINS if importlib.util.find_spec(name.replace("-"
 MISSING += [] if shutil.which("rsync") else ["rsync"]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 # A pod's working folder is empty and goes with it. What is not an output must be there for later pods all the same.
-BESIDE = """case $1 in
+BESIDE = """cache=$(echo "$*" | sed 's/.* --cache \\([^ ]*\\).*/\\1/')
+case $1 in
   prepare-backbone) folder=$(dirname "$5"); mkdir -p "$folder"; : > "$folder/weights" ;;
-  export-checkpoint) [ -e "$(dirname "$3")/weights" ] || exit 1 ;;
+  answer) [ -e "$(dirname "$5")/weights" ] || exit 1; mkdir -p "$cache"; : > "$cache/cell" ;;
+  score) [ -e "$cache/cell" ] || exit 1 ;;
 esac
 """
 
@@ -167,10 +169,10 @@ def test_pods(workspace, tmp_path):
         [
             ("1000M", None, "1000m"),  # texts
             ("1500M", None, "1000m"),  # backbone
-            ("1500M", "2", "8000m"),  # base
             ("2000M", "1", "1000m"),  # states and subspaces
             ("1500M", "1", "1000m"),  # training
-            ("2000M", "2", "8000m"),  # export and evaluation
+            ("1500M", "2", "8000m"),  # answers of both checkpoints
+            ("3000M", None, "1000m"),  # scores
             ("4000M", None, "1000m"),  # tables, figures, report
         ],
         key=str,

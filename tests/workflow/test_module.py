@@ -54,15 +54,19 @@ def check(outer: Outer, repository: Path) -> None:
     assert (outer.folder / "rows.txt").read_text().split() == ["0", "lens/results/tables/main.csv"]
     assert {path.name for path in outer.folder.iterdir() if path.is_dir()} == {".snakemake", "lens"}
     calls = (outer.folder / "calls").read_text().splitlines()
-    evaluations = [call.split() for call in calls if call.startswith("evaluate ")]
-    assert len(evaluations) == 4  # base, two methods, a point of a sweep
-    for words in evaluations:
+    (answering,) = (call.split() for call in calls if call.startswith("answer "))
+    scorings = [call.split() for call in calls if call.startswith("score ")]
+    assert len(scorings) == 4  # base, two methods, a point of a sweep
+    for words in (answering, *scorings):
         for option, folder in (("--corpora", "data"), ("--items", "benchmarks"), ("--cache", "cells")):
             assert words[words.index(option) + 1] == f"lens/results/{folder}"
         assert words[words.index("--tasks") + 1 :][:2] == [".", str(repository)]
-        assert (outer.folder / words[words.index("--checkpoint") + 1]).name == "manifest.json"
-        if "none/base" not in words[-1]:
-            assert words[words.index("--intervention") + 1] == f"{Path(words[-1]).parent}/intervention.safetensors"
+    assert (outer.folder / answering[answering.index("--backbone") + 1]).name == "manifest.json"
+    runs = answering[answering.index("--runs") + 1 : answering.index("--corpora")]
+    assert {f"{run}/answers.json" for run in runs} == {words[words.index("--answers") + 1] for words in scorings}
+    for run in runs:
+        own = outer.folder / run / "intervention.safetensors"
+        assert own.is_file() != ("none/base" in run)
     (table,) = (call for call in calls if call.startswith("make-table "))
     assert table.endswith(" --output lens/results/tables")
     (report,) = (call for call in calls if call.startswith("report "))

@@ -94,9 +94,8 @@ def test_it_trains(folder, checkpoint, tmp_path):
 
 
 class NoiseChain(Chain):
-    @staticmethod
-    def configuration() -> dict:
-        config = Chain.configuration()
+    def configuration(self) -> dict:
+        config = super().configuration()
         config["methods"] = yaml.safe_load(ENTRY)["methods"]
         config["runs"][0]["methods"] = ["base", "noise"]
         return config

@@ -6,6 +6,7 @@ records are real. Each test then asks for the plan after one change (`snakemake 
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,21 @@ from lensflow.storage.verified import read_json
 from tests.workflow.workspace import Workspace, demo_config
 
 RUNS = ["en-zh/lens-a", "en-zh/lens-b", "en-sw/lens-a", "en-sw/lens-b"]
-SCORES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}
+BASE = "none/base"
+TABLES_AND_LATER = {"collect_scores", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}
+SCORES = {f"score {run}" for run in (BASE, *RUNS)}
+# One job answers for all checkpoints of a backbone, so all are scored after it; it answers anew what is new alone.
+ANSWERS_AND_LATER = {"answer"} | SCORES | TABLES_AND_LATER
 
 
 def trained(*runs: str) -> set[str]:
-    """Training and all that follows from it, up to the run's scores."""
-    return {f"{rule} {run}" for run in runs for rule in ("train", "export_checkpoint", "evaluate")}
+    """Training and scores of runs; what follows from both is in `ANSWERS_AND_LATER`."""
+    return {f"{rule} {run}" for run in runs for rule in ("train", "score")}
 
 
-def evaluated(*runs: str) -> set[str]:
-    """Evaluation, for which a trained run's checkpoint is built again."""
-    return {f"{rule} {run}" for run in runs for rule in ("export_checkpoint", "evaluate")}
+def scored(*runs: str) -> set[str]:
+    """Scores of runs."""
+    return {f"score {run}" for run in runs}
 
 
 def job(rule: str, output: str) -> str:
@@ -43,8 +48,10 @@ def job(rule: str, output: str) -> str:
         return f"{rule} {path.name.removeprefix('tiny.')}"
     if rule == "fit_subspaces":
         return f"{rule} {path.parts[1]}"
-    if rule in ("train", "export_checkpoint", "evaluate"):
+    if rule in ("train", "score"):
         return f"{rule} {path.parts[1]}/{path.parts[2]}"
+    if rule.startswith("answer_"):
+        return "answer"
     return rule
 
 
@@ -56,6 +63,11 @@ def planned(workspace: Workspace, config: dict) -> set[str]:
     assert {row["plan"] for row in rows} <= {"no update", "update pending"}, "another format of --summary"
     assert len({row["rule"] for row in rows}) == 13, "not every rule is in the plan"
     return {job(row["rule"], row["output_file"]) for row in rows if row["plan"] == "update pending"}
+
+
+def rules_planned(workspace: Workspace, config: dict) -> set[str]:
+    """Return the rules of the jobs that snakemake would run."""
+    return {name.split(" ")[0] for name in planned(workspace, config)}
 
 
 @contextmanager
@@ -133,27 +145,27 @@ def change_what_no_result_depends_on(config: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (change_lr, trained("en-zh/lens-a", "en-sw/lens-a") | SCORES_AND_LATER | {"resolve_config"}),
-        (change_a_weight, trained("en-zh/lens-b", "en-sw/lens-b") | SCORES_AND_LATER | {"resolve_config"}),
-        (swap_two_weights, trained("en-zh/lens-b", "en-sw/lens-b") | SCORES_AND_LATER | {"resolve_config"}),
+        (change_lr, trained("en-zh/lens-a", "en-sw/lens-a") | ANSWERS_AND_LATER | {"resolve_config"}),
+        (change_a_weight, trained("en-zh/lens-b", "en-sw/lens-b") | ANSWERS_AND_LATER | {"resolve_config"}),
+        (swap_two_weights, trained("en-zh/lens-b", "en-sw/lens-b") | ANSWERS_AND_LATER | {"resolve_config"}),
         (
             add_a_language,
             {"pair_data ja", "extract_hidden_states ja", "fetch_items cldr ja", "fit_subspaces en-zh"}
-            | {"evaluate none/base", "resolve_config"}
+            | {"resolve_config"}
             | trained("en-zh/lens-a", "en-zh/lens-b")
-            | SCORES_AND_LATER,
+            | ANSWERS_AND_LATER,
         ),
-        (add_a_benchmark, {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER),
+        (add_a_benchmark, ANSWERS_AND_LATER),
         (
             add_a_sweep,
             # 1e-5 is what lens-a has anyway.
-            trained("en-zh/lens-a.lr-0.001", "en-sw/lens-a.lr-0.001") | SCORES_AND_LATER,
+            trained("en-zh/lens-a.lr-0.001", "en-sw/lens-a.lr-0.001") | ANSWERS_AND_LATER,
         ),
         (
             sweep_a_settings_key,
-            {"fit_subspaces en-zh.probing_texts-5"} | trained("en-zh.probing_texts-5/lens-a") | SCORES_AND_LATER,
+            {"fit_subspaces en-zh.probing_texts-5"} | trained("en-zh.probing_texts-5/lens-a") | ANSWERS_AND_LATER,
         ),
-        (compare_with_a_method, SCORES_AND_LATER | {"resolve_config"}),
+        (compare_with_a_method, TABLES_AND_LATER | {"resolve_config"}),
         (change_the_title, {"resolve_config", "make_table", "make_figures en-zh", "make_figures en-sw", "report"}),
         (change_what_no_result_depends_on, set()),
     ],
@@ -164,18 +176,19 @@ def test_a_changed_configuration(finished, config, change: Callable[[dict], None
     assert planned(finished, config) == expected
 
 
-FIT_AND_LATER = {"fit_subspaces en-zh", "fit_subspaces en-sw"} | trained(*RUNS) | SCORES_AND_LATER
+FIT_AND_LATER = {"fit_subspaces en-zh", "fit_subspaces en-sw"} | trained(*RUNS) | ANSWERS_AND_LATER
 
 
 def test_a_line_of_code(finished, config):
-    with edited(finished.root, ("src/lensflow/subspaces.py", "\ndef ", "\nUNUSED = 1\n\n\ndef ")):
+    with edited(finished.root, ("src/lensflow/mathematics/subspaces.py", "\ndef ", "\nUNUSED = 1\n\n\ndef ")):
         assert planned(finished, config) == FIT_AND_LATER
 
 
 def test_what_no_result_depends_on(finished, config):
-    comment = ("src/lensflow/subspaces.py", "\ndef ", "\n# A comment.\ndef ")
-    docstring = ("src/lensflow/subspaces.py", '"""Language-agnostic', '"""In other words: language-agnostic')
-    new_docstring = ("src/lensflow/corpora.py", "where: str) -> None:\n", 'where: str) -> None:\n    """Check."""\n')
+    subspaces, texts = "src/lensflow/mathematics/subspaces.py", "src/lensflow/artifacts/texts.py"
+    comment = (subspaces, "\ndef ", "\n# A comment.\ndef ")
+    docstring = (subspaces, '"""Language-agnostic', '"""In other words: language-agnostic')
+    new_docstring = (texts, "row: Any, where: str) -> None:\n", 'row: Any, where: str) -> None:\n    """Check."""\n')
     memory = ("workflow/rules/training.smk", "4000 if", "4001 if")
     threads = ("workflow/rules/training.smk", "1 if", "2 if")
     with edited(finished.root, comment, docstring, new_docstring, memory, threads):
@@ -187,15 +200,15 @@ def test_a_text_of_the_corpus(finished, config):
         finished.root, ("src/lensflow/data/corpus/dev.jsonl", "飞机为什么能一直飞在空中？", "飞机为什么能飞？")
     ):
         assert planned(finished, config) == (
-            {"pair_data zh", "extract_hidden_states zh", "fit_subspaces en-zh", "evaluate none/base"}
+            {"pair_data zh", "extract_hidden_states zh", "fit_subspaces en-zh"}
             | trained("en-zh/lens-a", "en-zh/lens-b")
-            | SCORES_AND_LATER
+            | ANSWERS_AND_LATER
         )
 
 
 def test_a_task_file(finished, config):
     with edited(finished.root, ("config/tasks/cldr.yaml", "{{question}}", "Q: {{question}}")):
-        assert planned(finished, config) == {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER
+        assert planned(finished, config) == ANSWERS_AND_LATER
 
 
 def test_a_local_data_set(finished, config):
@@ -219,8 +232,8 @@ def test_a_local_data_set(finished, config):
 
 
 METHOD = """
-from lensflow import deltas
-from lensflow.config import Method
+from lensflow.artifacts import deltas
+from lensflow.methods.base import Method
 
 class Config(Method):
     pass
@@ -243,18 +256,18 @@ def test_the_code_of_one_method(finished, config):
         assert planned(finished, config) == set()
         for file, text, expected in (
             ("src/lensflow/methods/sft.py", "\nConfig = Sft\n", sft),
-            ("src/lensflow/objective.py", "\ndef objective(", lens),
+            ("src/lensflow/methods/lens/objective.py", "\ndef objective(", lens),
             ("own/mine.py", "\ndef train(", mine),
         ):
             with edited(finished.root, (file, text, unused + text)):
-                assert planned(finished, config) == trained(*expected) | SCORES_AND_LATER, file
+                assert planned(finished, config) == trained(*expected) | ANSWERS_AND_LATER | scored(*sft, *mine), file
         with edited(finished.root, ("own/mine.py", "\ndef train(", "\n# A comment.\ndef train(")):
             assert planned(finished, config) == set()
         # An extraction that is another one changes what Lens is trained on, and nothing else.
         config["extraction"] = {"max_tokens": 64}
         after = planned(finished, config)
         assert {f"train {run}" for run in lens} <= after
-        assert not after & (trained(*sft) | trained(*mine))
+        assert not after & {f"train {run}" for run in (*sft, *mine)}
     finally:
         shutil.rmtree(finished.root / "own")
         assert finished.snakemake(demo_config()).returncode == 0
@@ -265,32 +278,72 @@ def test_methods_without_training(finished, config):
     steer, prompt = ["en-zh/steer", "en-sw/steer"], ["en-zh/prompt", "en-sw/prompt"]
     config["methods"] |= {"steer": {"kind": "steer", "lambda": 0.3}, "prompt": {"kind": "prompt"}}
     config["runs"][0]["methods"] = ["base", "lens-a", "lens-b", "steer", "prompt"]
-    new = trained(*steer, *prompt)
-    assert planned(finished, config) == new | SCORES_AND_LATER | {"resolve_config"}
+    new, all_scored = trained(*steer, *prompt), scored(*steer, *prompt)
+    assert planned(finished, config) == new | ANSWERS_AND_LATER | {"resolve_config"}
     try:
         assert finished.snakemake(config).returncode == 0
         assert planned(finished, config) == set()
         assert read_json(finished.root / "results" / "config.json")["told_language"] == ["steer", "prompt"]
         config["methods"]["steer"]["lambda"] = 0.4
-        assert planned(finished, config) == trained(*steer) | SCORES_AND_LATER | {"resolve_config"}
+        assert planned(finished, config) == trained(*steer) | all_scored | ANSWERS_AND_LATER | {"resolve_config"}
         config["methods"]["steer"]["lambda"] = 0.3
         config["methods"]["prompt"]["place"] = "after"
-        assert planned(finished, config) == trained(*prompt) | SCORES_AND_LATER | {"resolve_config"}
+        assert planned(finished, config) == trained(*prompt) | all_scored | ANSWERS_AND_LATER | {"resolve_config"}
         config["methods"]["prompt"]["place"] = "before"
         with edited(
             finished.root, ("src/lensflow/methods/steer.py", "\nConfig = Steer\n", "\nConfig = Steer\nX = 1\n")
         ):
-            assert planned(finished, config) == trained(*steer) | SCORES_AND_LATER
-        with edited(finished.root, ("src/lensflow/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")):
+            assert planned(finished, config) == trained(*steer) | all_scored | ANSWERS_AND_LATER
+        with edited(
+            finished.root, ("src/lensflow/artifacts/interventions.py", "\ndef write(", "\nUNUSED = 1\n\n\ndef write(")
+        ):
             after = planned(finished, config)
-        assert new | {"evaluate none/base"} | evaluated(*RUNS) | SCORES_AND_LATER == after
+        assert new | trained(*RUNS) | ANSWERS_AND_LATER == after  # every training writes one
         config["runs"][0]["methods"] = ["base", "lens-a", "lens-b"]
         config["runs"].append(config["runs"][0] | {"seeds": [0, 1], "methods": ["steer", "prompt"]})
         assert planned(finished, config) == set()
         config["runs"].reverse()  # tables and figures have the methods in the order of the runs
-        assert planned(finished, config) == SCORES_AND_LATER - {"collect_scores"} | {"resolve_config"}
+        assert planned(finished, config) == TABLES_AND_LATER - {"collect_scores"} | {"resolve_config"}
     finally:
         assert finished.snakemake(demo_config()).returncode == 0
+
+
+METRIC = """METRICS: Mapping[str, Metric] = {
+    "length": Metric(
+        "generation", "", 0, "characters of an answer", lambda sample, _: len(sample["answer"]), needs=("answer",)
+    ),
+"""
+
+
+def test_a_new_metric_is_computed_from_the_answers_that_are_there(finished, config):
+    catalogue = "src/lensflow/measures/catalogue.py"
+    with edited(finished.root, (catalogue, "METRICS: Mapping[str, Metric] = {\n", METRIC)):
+        assert planned(finished, config) == SCORES | TABLES_AND_LATER
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json", "generation_config.json"])
+def test_a_file_that_is_edited_in_the_folder_of_a_backbone(finished, config, name):
+    """All that prompts and answers depend on, beside the weights (which every reader compares with the manifest)."""
+    path = finished.root / "model" / name
+    before = path.read_bytes() if path.is_file() else None
+    states = {f"extract_hidden_states {language}" for language in ("en", "zh", "sw")}
+    try:
+        path.write_text('{"bos_token": "<s>"}')
+        assert planned(finished, config) == {"prepare_backbone"} | states | FIT_AND_LATER
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_a_target_that_names_one_checkpoint_trains_and_answers_no_other(workspace, config):
+    folder = workspace.root / "alone"
+    folder.mkdir()
+    (folder / "model").symlink_to(workspace.root / "model")
+    target = "results/tiny/en-zh/lens-a/seed0/scores.json"
+    done = workspace.snakemake(config, "--directory", "alone", "--dry-run", target)
+    assert done.returncode == 0, done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert [name for name in jobs if name.startswith("answer_")] == ["answer_tiny_only_2"]
+    assert {jobs[name] for name in ("train", "answer_tiny_only_2", "score", "fit_subspaces")} == {"1"}
 
 
 def test_the_template_of_the_report(finished, config):

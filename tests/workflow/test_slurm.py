@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cluster as slurm
 import pytest
 
 from tests import tiny
+from tests.workflow import cluster as slurm
 from tests.workflow.cluster import Cluster
 from tests.workflow.workspace import REPOSITORY, Workspace, demo_config
 
@@ -92,11 +92,11 @@ def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
         [
             ("inputs_pair_data", "COMPLETED", 1000, 6, "", "other"),
             ("prepare_backbone_wildcards_tiny", "COMPLETED", 1500, 7, "", "other"),
-            ("evaluate_evaluate", "COMPLETED", 1500, 7, "gres:gpu:2", "gpus"),
             (states, "COMPLETED", 2000, 2 * 7 + 10, "gres:gpu:1", "gpus"),
             (train, "CANCELLED", 1500, 7, "gres:gpu:1", "gpus"),
             (train, "COMPLETED", 3000, 14, "gres:gpu:1", "gpus"),
-            ("evaluate_evaluate_export_checkpoint", "COMPLETED", 2000, 27, "gres:gpu:2", "gpus"),
+            ("answer_tiny_0", "COMPLETED", 1500, 7, "gres:gpu:2", "gpus"),
+            ("scores_score", "COMPLETED", 3000, 20, "", "other"),
             (tables, "COMPLETED", 4000, 52, "", "other"),
         ]
     )

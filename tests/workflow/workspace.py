@@ -10,27 +10,33 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from lensflow.presentation import table_list
+
 REPOSITORY = Path(__file__).parents[2]
 COPIED = ("src", "workflow", "config", "envs", "profiles")
 
 # Stands in for the command line: writes every file that a stage promises, and nothing else.
 FAKE_LENSFLOW = """\
 command=$1 config=$3
+if [ "$command" = answer ]; then
+  while [ "$1" != --runs ]; do shift; done
+  shift
+  while [ "$1" != --corpora ]; do [ -e "$1/answers.json" ] || : > "$1/answers.json"; shift; done
+  exit
+fi
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in
   fetch-items | pair-data) : > "$2" && : > "${2%.jsonl}.source.json" ;;
   make-figures) mkdir -p "$2" ;;
-  make-table) for name in summary main ablation versus cost; do
-    for suffix in md tex csv; do mkdir -p "$2" && : > "$2/$name.$suffix"; done; done ;;
-  export-checkpoint) mkdir -p "$folder" && echo {} > "$2" ;;
+  make-table) mkdir -p "$2" && for name in TABLES; do : > "$2/$name"; done ;;
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
   collect-scores) for name in scores comparisons versus sweeps; do : > "$folder/$name.csv"; done ;;
   resolve-config) printf '%s' "$config" > "$2" ;;
   *) : > "$2" ;;
 esac
-"""
+""".replace("TABLES", " ".join(table_list.files()))
 
 
 class Workspace:

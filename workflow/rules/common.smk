@@ -10,6 +10,7 @@ from pathlib import Path
 from lensflow.artifacts.hub import datasets_root
 from lensflow.artifacts.layout import NO_SETTING, Place
 from lensflow.errors import LensflowError
+from lensflow.presentation import table_list
 from lensflow.provenance.code import code_digest
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
@@ -96,6 +97,24 @@ def local_files(stage_config):
     folder = ROOT / stage_config["dataset"]["path"]
     # local: not below the prefix of a `module` statement.
     return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
+
+
+def described_by(backbone):
+    """The files beside the weights of a backbone that is a folder: tokenizer, templates, what ends an answer.
+
+    A change in one prepares the backbone again. The weights are left out: they are large, and every stage that reads
+    them compares them with the manifest.
+    """
+    source = PLAN.config.backbones[backbone].source
+    if source.kind != "folder":
+        return []
+    folder = Path(source.path).expanduser()
+    # local: see `local_files`.
+    return sorted(
+        local(str(path))
+        for path in folder.iterdir()
+        if path.suffix in (".json", ".jinja")
+    )
 
 
 def evaluated_on(checkpoint):
@@ -216,12 +235,8 @@ def of_trainings(name):
 
 
 def tables():
-    """The tables, each in three formats."""
-    return expand(
-        "results/tables/{name}.{suffix}",
-        name=["summary", "main", "ablation", "versus", "cost"],
-        suffix=["md", "tex", "csv"],
-    )
+    """The tables, each in every format."""
+    return [f"results/tables/{name}" for name in table_list.files()]
 
 
 def targets():

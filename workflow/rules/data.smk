@@ -1,4 +1,6 @@
 rule prepare_backbone:
+    input:
+        lambda wildcards: described_by(wildcards.backbone),
     output:
         "results/{backbone}/backbone/manifest.json",
     log:

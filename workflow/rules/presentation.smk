@@ -13,6 +13,7 @@ rule resolve_config:
         config=lambda wildcards: as_parameter(
             PLAN.presentation() | {"command": command(), "results": RESULTS}
         ),
+        code=code_of("resolve_config"),
     shell:
         "lensflow resolve-config --config {params.config:q} --output {output} 2> {log}"
 
@@ -57,6 +58,9 @@ rule make_figures:
         ),
         runs=of_trainings("history.jsonl"),
         dev_states=of_trainings("dev_states.safetensors"),
+        costs=lambda wildcards: [
+            f"results/{c.folder}/cost.json" for c in PLAN.trained(wildcards.backbone)
+        ],
     output:
         directory("results/figures/{backbone}.{setting}"),
     log:
@@ -71,7 +75,7 @@ rule make_figures:
     shell:
         "lensflow make-figures --config {input.config} --backbone {wildcards.backbone} --setting {wildcards.setting}"
         " --scores {input.scores} --comparisons {input.comparisons} --sweeps {input.sweeps} --subspaces {input.subspaces}"
-        " --states {input.states} --runs {input.runs} --output {output} 2> {log}"
+        " --states {input.states} --runs {input.runs} --costs {input.costs} --output {output} 2> {log}"
 
 
 rule report:

@@ -1,5 +1,6 @@
 """Checkpoint folders: whether one is complete, and whether it is still what was written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,9 +10,109 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lensflow.errors import LensflowError
-from lensflow.storage.digests import current_digest
+from lensflow.storage.digests import current_digest, digest, file_digest
 from lensflow.storage.integrity import record_of, set_aside
 from lensflow.storage.verified import read_json, read_manifest
+
+INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+_COPIES = ("consolidated", "adapter_")  # Mistral's own second copy of the weights; what peft adds to them
+# What is linked and read of a checkpoint beside its weights. Mistral's repositories also hold params.json and
+# consolidated.safetensors: a second copy of the weights, which vLLM would prefer.
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", INDEX),
+)
+# Keys of config.json that say how weights were quantised: transformers' own, MLX's, compressed-tensors' older one.
+_QUANTISED = ("quantization_config", "quantization", "compression_config")
+_QUANTISED_TENSORS = re.compile(r"\.(qweight|weight_packed|weight_scale(_inv)?|weight\.absmax|SCB)$")
+# Keys of config.json that give the longest sequence that a model was made for.
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+
+
+def weight_paths(checkpoint: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights, as transformers would choose them.
+
+    Where there is an index, only it counts. Some repositories hold a second copy of the weights under other names.
+
+    Raises:
+        LensflowError: the index is damaged, or names a file elsewhere.
+    """
+    index = checkpoint / INDEX
+    if index.is_file():
+        return [checkpoint / name for name in _shards(index)]
+    if (checkpoint / WHOLE).is_file():
+        return [checkpoint / WHOLE]
+    return sorted(path for path in checkpoint.glob("*.safetensors") if not path.name.startswith(_COPIES))
+
+
+def _shards(index: Path) -> list[str]:
+    """Return the names of the files that an index puts tensors in."""
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise LensflowError(f"{index} has no weight_map of tensors to files; fetch it again")
+    for name in names.values():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise LensflowError(f"{index}: '{name}' is no *.safetensors beside it; fetch or convert it again")
+    return sorted(set(names.values()))
+
+
+def check_files(folder: Path, where: str = "") -> None:
+    """Check everything of a checkpoint folder but its weights.
+
+    Args:
+        folder: of the checkpoint.
+        where: what a message begins with.
+
+    Raises:
+        LensflowError: a file is missing, or the checkpoint is none that can be loaded without pickle, code of its own,
+            and the hub, or that can be trained.
+    """
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
+    _check_family(config, f"{where}{folder / 'config.json'}")
+    _check_precision(config, folder, where)
+    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
+        raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
+
+
+def _check_family(config: Mapping[str, Any], path: str) -> None:
+    family = config["model_type"]
+    if "auto_map" in config:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
+
+        if family not in CONFIG_MAPPING_NAMES:
+            raise LensflowError(
+                f"{path} wants code of the checkpoint's own (auto_map) for model_type '{family}', which is not run; "
+                "give one of a family that transformers has"
+            )
+    if "text_config" in config:
+        raise LensflowError(
+            f"{path}: model_type '{family}' has a language model in it (text_config) and more; give the checkpoint of "
+            "a language model alone"
+        )
+    for key in ("num_hidden_layers", "hidden_size"):
+        if not isinstance(config.get(key), int):
+            raise LensflowError(f"{path} has no {key}: family '{family}' is not supported")
+
+
+def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> None:
+    """Refuse weights that are quantised: they cannot be trained, nor compared with the model that they come from."""
+    named = next((key for key in _QUANTISED if config.get(key)), None)
+    files = ("quantize_config.json", "quant_config.json")  # of older GPTQ and AWQ checkpoints
+    named = named or next((name for name in files if (folder / name).is_file()), None)
+    if named is not None:
+        form = config.get(named, {})
+        method = form.get("quant_method", "") if isinstance(form, dict) else ""
+        raise LensflowError(
+            f"{where}{folder / 'config.json'}: the weights are quantised ({' '.join(filter(None, (named, method)))}) "
+            "and cannot be trained; give the original checkpoint in 16 or 32 bits"
+        )
 
 
 def check_checkpoint(folder: Path, where: str = "") -> None:
@@ -22,75 +123,49 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
         where: what a message begins with.
 
     Raises:
-        LensflowError: a file is missing, truncated or damaged, or what is there is no checkpoint that can be loaded
-            without pickle, code of its own, and the hub.
+        LensflowError: as `check_files`, or weights are missing, truncated, damaged or quantised.
     """
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
-    if "auto_map" in config:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
-
-        if config["model_type"] not in CONFIG_MAPPING_NAMES:
-            raise LensflowError(
-                f"{where}{folder / 'config.json'} wants code of the checkpoint's own (auto_map) for model_type "
-                f"'{config['model_type']}', which is not run; give one of a family that transformers has"
-            )
-    if "text_config" in config:
-        raise LensflowError(
-            f"{where}{folder / 'config.json'}: model_type '{config['model_type']}' has a language model in it "
-            "(text_config) and more; give the checkpoint of a language model alone"
-        )
-    for key in ("num_hidden_layers", "hidden_size"):
-        if not isinstance(config.get(key), int):
-            raise LensflowError(
-                f"{where}{folder / 'config.json'} has no {key}: family '{config['model_type']}' is not supported"
-            )
-    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
-        raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
-    index = folder / "model.safetensors.index.json"
-    names = _shards(index, where) if index.is_file() else []
-    weights = [folder / name for name in names] or sorted(folder.glob("*.safetensors"))
+    check_files(folder, where)
+    try:
+        weights = weight_paths(folder)
+    except LensflowError as error:
+        raise LensflowError(f"{where}{error}") from None
     if not weights:
         raise LensflowError(f"{where}no *.safetensors in {folder}; convert the checkpoint (pickles are not read)")
     for path in weights:
         if not path.is_file():
             raise LensflowError(f"{where}{path} is missing; fetch it again")
         try:
-            with safe_open(path, framework="numpy"):
-                pass
+            with safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
         except SafetensorError as error:
             raise LensflowError(f"{where}{path} is truncated or damaged ({error}); fetch it again") from None
+        if quantised := next(filter(_QUANTISED_TENSORS.search, names), None):
+            raise LensflowError(
+                f"{where}{path}: tensor '{quantised}' is quantised and cannot be trained; give the original checkpoint "
+                "in 16 or 32 bits"
+            )
 
 
-def _shards(index: Path, where: str) -> list[str]:
-    """The names of the files that an index puts tensors in."""
-    content = read_json(index)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise LensflowError(f"{where}{index} has no weight_map of tensors to files; fetch it again")
-    for name in names.values():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise LensflowError(f"{where}{index}: '{name}' is no *.safetensors beside it; fetch or convert it again")
-    return sorted(set(names.values()))
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint that stages read: those of `SMALL_FILES` that are there, and its weights."""
+    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    return sorted({*small, *weight_paths(folder)})
 
 
-def chat_template(folder: Path) -> str:
-    """Return the chat template of a checkpoint's tokenizer, in its own file or in tokenizer_config.json.
+def small_files_digest(folder: Path) -> str:
+    """Return the digest of a checkpoint's small files; a template or setting that is edited changes it."""
+    return digest({name: file_digest(folder / name) for name in SMALL_FILES if (folder / name).is_file()})
 
-    Raises:
-        LensflowError: there is none.
+
+def positions(folder: Path) -> int | None:
+    """Return the longest sequence that a checkpoint was made for; None if it does not say.
+
+    Source: the keys of config.json, and `model_max_length` of the tokenizer, which vLLM respects as well.
     """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if not isinstance(template, str):
-        raise LensflowError(f"{folder}: the tokenizer has no chat template; set prompt.format: plain")
-    return template
+    config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
+    found = [*(config.get(key) for key in _POSITIONS), tokenizer.get("model_max_length")]
+    return min((value for value in found if isinstance(value, int) and value > 0), default=None)
 
 
 def verify(manifest: Path) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 A path holds identifiers only. Every value that changes a result stands in its stage's configuration.
 """
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from lensflow.errors import LensflowError
 
 BASE = "base"  # the untouched backbone's method …
 NO_SETTING = "none"  # … and the setting that it is evaluated under, once for all languages
@@ -15,6 +18,7 @@ JUDGED = "judged.json"
 DELTA = "delta.safetensors"
 INTERVENTION = "intervention.safetensors"
 SAMPLES = "samples"
+_FILE = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/([^/]+)/seed(\d+)/[^/]+")
 # Folders of the results that stand where those of backbones and of settings do.
 RESERVED = {
     "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
@@ -22,8 +26,7 @@ RESERVED = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """A checkpoint: a backbone as a method left it."""
 
     backbone: str
@@ -41,11 +44,24 @@ class Place:
         """Whether this is the untouched backbone."""
         return self.method == BASE
 
+    def samples(self, benchmark: str, language: str) -> str:
+        """The samples of one cell, below the results folder."""
+        return f"{self.folder}/{SAMPLES}/{benchmark}.{language}.jsonl"
+
 
 def place_of(path: Path) -> Place:
-    """Return the checkpoint whose file a path is: `.../{backbone}/{setting}/{method}/seed{seed}/{name}`."""
-    backbone, setting, method, folder = path.absolute().parts[-5:-1]
-    return Place(backbone, setting, method, int(folder.removeprefix("seed")))
+    """Return the checkpoint that a file belongs to.
+
+    Args:
+        path: a file right in a checkpoint's folder, `.../{backbone}/{setting}/{method}/seed{seed}/{name}`.
+
+    Raises:
+        LensflowError: the path has another form.
+    """
+    if (found := _FILE.fullmatch(path.absolute().as_posix())) is None:
+        raise LensflowError(f"{path}: not in a checkpoint's folder; name BACKBONE/SETTING/METHOD/seedN/{path.name}")
+    backbone, setting, method, seed = found.groups()
+    return Place(backbone, setting, method, int(seed))
 
 
 def folder_of(run: Path) -> str:

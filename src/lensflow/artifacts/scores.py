@@ -34,6 +34,7 @@ class _Cell(Strict):
     language: Language
     cell: str
     ids: list[str]
+    asked: list[str] | None = None  # the items, where a unit of statistics has several
     scores: list[_Score]
     # Package -> version, and the machine as records name it; not in judged.json.
     made_with: dict[str, str] = Field(default_factory=dict)

@@ -24,17 +24,23 @@ class Text:
     split: Split
     prompt: str
     line: int
+    answer: str | None = None
+
+
+# Corpora that the package carries, by their path in the configuration: a version's texts never change.
+EMBEDDED = {"embedded": "corpus", "embedded-1": "corpus/version-1", "embedded-udhr": "corpus/udhr"}
 
 
 def folder(path: str, root: Path) -> Path:
-    """Return where a corpus' files lie: in the package (`embedded`) or below `root`."""
-    return Path(str(files("lensflow.data"))) / "corpus" if path == "embedded" else resolve(path, root)
+    """Return where a corpus' files lie: in the package (a path in `EMBEDDED`) or below `root`."""
+    return Path(str(files("lensflow.data"))) / EMBEDDED[path] if path in EMBEDDED else resolve(path, root)
 
 
 def read_corpus(path: Path) -> Items:
     """Read and check the three splits of a corpus.
 
-    A line is `{"id": ..., "prompt": {language: text, ...}, "answer": {...}}`; `answer` is optional.
+    A line is `{"id": ..., "source": language, "prompt": {language: text, ...}, "answer": {...}}`. `answer` is optional,
+    and so is `source`, the language in which the item was first written.
 
     Raises:
         LensflowError: a file is missing or has no items, a line is not valid, a text is empty, an id or a text stands
@@ -74,6 +80,8 @@ def read_corpus(path: Path) -> Items:
 def _check_shape(row: Any, where: str) -> None:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row.get("prompt"):
         raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; mend the line')
+    if not isinstance(row.get("source", ""), str):
+        raise LensflowError(f"{where}: source must be the language that the item was written in; mend the line")
     for key in ("prompt", "answer"):
         if not isinstance(row.get(key, {}), dict):
             raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; mend the line")
@@ -108,7 +116,11 @@ def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:
     """Read the texts of some splits from what `pair_data` wrote, in the file's order."""
     wanted = set(splits)
     rows = enumerate(read_jsonl(path), start=1)
-    return [Text(row["id"], row["split"], row["prompt"], line) for line, row in rows if row["split"] in wanted]
+    return [
+        Text(row["id"], row["split"], row["prompt"], line, row.get("answer"))
+        for line, row in rows
+        if row["split"] in wanted
+    ]
 
 
 def check_aligned(texts: dict[str, Sequence[Text]]) -> None:

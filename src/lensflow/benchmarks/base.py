@@ -14,6 +14,8 @@ from pydantic import Field, field_validator
 
 from lensflow.artifacts.items import read_items
 from lensflow.artifacts.texts import read_texts
+from lensflow.errors import LensflowError
+from lensflow.models.thinking import split
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.strict import Strict
@@ -21,6 +23,8 @@ from lensflow.schema.types import Language, Name
 
 Items = Mapping[str, Mapping[str, Any]]  # id -> item, in order
 Row = dict[str, Any]
+Splits = Mapping[str, Sequence[Mapping[str, Any]]]  # split -> lines of a corpus
+Counted = Sequence[tuple[list[int], list[bool]]]  # token ids, and which of them count
 
 
 class Said(Protocol):
@@ -58,6 +62,13 @@ class Asker(Protocol):
     def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
         """Score whole prompts and the scripts of the first answer token."""
 
+    def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
+        """Compare the backbone on plain sequences with the checkpoint on its own, at the tokens that count.
+
+        Returns:
+            For each sequence `kl`, KL(backbone ‖ checkpoint) of the next token in nats, summed over its `tokens`.
+        """
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -86,6 +97,10 @@ class Benchmark(Strict):
         """The corpora that its prompts come from."""
         return ()
 
+    def reads(self, language: str) -> tuple[str, ...]:
+        """Return the languages of the corpora that it reads for a cell in a language."""
+        return (language,)
+
     def sources(self) -> Mapping[str, LanguageEntry] | None:
         """Return what it has of each language of a data set; None if its items come from a corpus."""
         return None
@@ -97,6 +112,17 @@ class Benchmark(Strict):
     def code_of(self, language: str, roots: Sequence[Path]) -> str | None:
         """Return the digest of files of one's own that it runs in a language; None if there are none."""
         return None
+
+    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+        """Check before anything runs that the items of its corpus fit.
+
+        Args:
+            splits: of its corpus; items of a data set that is not fetched yet have empty texts.
+            languages: that it is asked in.
+
+        Raises:
+            ValueError: they do not; the message begins with the benchmark's key that is to blame.
+        """
 
     def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
         """Read the items of a language.
@@ -128,6 +154,10 @@ class Benchmark(Strict):
         """
         return [{"id": id_, **row} for id_, row in zip(items, rows, strict=True)]
 
+    def unit_of(self, id_: str) -> str:
+        """Return what an item counts as in statistics: itself, or a group of items that depend on one another."""
+        return id_
+
     def own_metrics(self) -> tuple[str, ...]:
         """Return the metrics whose values its samples have already."""
         return ()
@@ -150,6 +180,34 @@ class FromCorpus(Benchmark):
             return {}
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
+
+
+class FromAnswers(FromCorpus):
+    """A benchmark on held-out prompts of a corpus with their reference answers."""
+
+    def check_items(self, splits: Splits, languages: Sequence[str]) -> None:
+        """Check that every item of the split has an answer in each language."""
+        needed = dict.fromkeys(code for language in languages for code in self.reads(language))
+        for item in splits[self.split]:
+            if missing := [code for code in needed if code not in item.get("answer", {})]:
+                raise ValueError(
+                    f"corpus: an item of {self.corpus}, split {self.split}, has no answer in '{missing[0]}'; a "
+                    f"benchmark of kind {self.kind} needs one to every prompt"
+                )
+
+    def answered(self, folders: Folders, language: str) -> dict[str, tuple[str, str]]:
+        """Read the prompts of the split with their reference answers, by id.
+
+        Raises:
+            LensflowError: an item has none.
+        """
+        path = folders.corpora / self.corpus / f"{language}.jsonl"
+        found = {}
+        for text in read_texts(path, [self.split]):
+            if not text.answer:
+                raise LensflowError(f"{path}, line {text.line}: no answer; a benchmark of kind {self.kind} needs one")
+            found[text.id] = (text.prompt, text.answer)
+        return found
 
 
 class FromDataset(Benchmark):
@@ -181,10 +239,21 @@ class FromDataset(Benchmark):
 
 
 def generated(asker: Asker, prompts: Mapping[str, str], decoding: Decoding) -> list[Row]:
-    """Have prompts answered; return rows of `prompt`, `answer`, `tokens` (ids) and `cut`."""
+    """Have prompts answered; return rows of `prompt` and of what `said` returns."""
     encoded = [asker.tokenizer.encode(asker.instruct(prompt)) for prompt in prompts.values()]
-    answers = asker.generate(encoded, decoding)
-    return [
-        {"prompt": prompt, "answer": answer.text, "tokens": list(answer.ids), "cut": answer.cut}
-        for prompt, answer in zip(prompts.values(), answers, strict=True)
-    ]
+    answers = said(asker, encoded, decoding)
+    return [{"prompt": prompt, **answer} for prompt, answer in zip(prompts.values(), answers, strict=True)]
+
+
+def said(asker: Asker, prompts: list[list[int]], decoding: Decoding) -> list[Row]:
+    """Have prompts of token ids continued; return what was said to the user apart from what was thought before.
+
+    Returns:
+        Rows of `answer`, `tokens` (all ids) and `cut`; with `thought` if the model thought first.
+    """
+    rows = []
+    for prompt, found in zip(prompts, asker.generate(prompts, decoding), strict=True):
+        thought, answer = split(asker.tokenizer, prompt, found.ids, found.text, decoding.stop)
+        row = {"answer": answer, "tokens": list(found.ids), "cut": found.cut}
+        rows.append(row | ({"thought": thought} if thought else {}))
+    return rows

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lensflow.benchmarks.base import Asker, FromDataset, Items, Row
+from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, said
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.judge import Judge
 from lensflow.schema.types import NonNegative
@@ -40,11 +40,11 @@ class MtBench(FromDataset, Decoding):
                 here = [id_ for id_ in asked if items[id_]["category"] == category]
                 tokenizer = asker.tokenizer
                 prompts = [tokenizer.encode_rendered(tokenizer.conversation(messages[id_])) for id_ in here]
-                for id_, answer in zip(here, asker.generate(prompts, self.decoding(category)), strict=True):
-                    messages[id_].append({"role": "assistant", "content": answer.text.strip()})
-                    tokens[id_].append(list(answer.ids))
+                for id_, answer in zip(here, said(asker, prompts, self.decoding(category)), strict=True):
+                    messages[id_].append({"role": "assistant", "content": answer["answer"].strip()})
+                    tokens[id_].append(answer["tokens"])
         return [
-            {"answers": [said["content"] for said in messages[id_] if said["role"] == "assistant"], "tokens": found}
+            {"answers": [turn["content"] for turn in messages[id_] if turn["role"] == "assistant"], "tokens": found}
             for id_, found in tokens.items()
         ]
 

@@ -40,8 +40,13 @@ def plan_of(files: Sequence[Path]) -> Any:
 
 def check(args: argparse.Namespace) -> None:
     """Check a configuration and everything that it names."""
+    from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
+
     plan = plan_of(args.configfile)
     plan.check_disk(args.results)
+    plan.check_backbones()
+    for line in hints(plan, gpu_memory_gb()):
+        print(f"hint: {line}")
     print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
 
 

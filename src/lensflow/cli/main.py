@@ -48,6 +48,8 @@ def _log_header(arguments: Sequence[str]) -> str:
 
 def _refusal(error: Exception) -> str | None:
     """Return what to do where the system refuses memory or writing; None for any other error."""
+    if "CUDA out of memory" in str(error):
+        return "not enough GPU memory; lower the backbone's resources.gpu_memory (vLLM's share), or take a larger GPU"
     if isinstance(error, MemoryError) or any(
         said in str(error) for said in ("out of memory", "can't start new thread")
     ):

@@ -63,6 +63,23 @@ def retain(central: Tensor, reference: Tensor, reduction: Reduction = "sum") -> 
     return _reduce(_difference(central, reference), central.shape[-1], reduction)
 
 
+def residual(target: Tensor, reference: Tensor, shift: Tensor, specific: Tensor) -> Tensor:
+    """‖P_s(h_t) − P_s(h⁰_t) − λ_t δ_t‖ / ‖λ_t δ_t‖, (n,): what is left of the way to push's target.
+
+    1 for untouched states, 0 for those that are there; more than 1 for those that went astray.
+
+    Args:
+        target: (n, d) states of the target language.
+        reference: (n, d) the same from the untouched backbone.
+        shift: (d,) λ_t δ_t, in M_s as for `push`, and not 0.
+        specific: (d, r) M_s, orthonormal.
+    """
+    moved = coordinates(_difference(target, reference), specific)
+    wanted = coordinates(shift.to(moved), specific)
+    left: Tensor = (moved - wanted).norm(dim=-1) / wanted.norm()
+    return left
+
+
 def _difference(states: Tensor, others: Tensor) -> Tensor:
     """`states` − `others` in float32 or better."""
     dtype = torch.promote_types(states.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Shares of next-token probability."""
+"""Shares of next-token probability, and how far two distributions are apart."""
 
 from torch import Tensor
 
@@ -17,3 +17,22 @@ def target_script_share(probabilities: Tensor, target: Tensor, latin: Tensor) ->
     probabilities = probabilities.float()
     on_target, on_latin = (probabilities @ mask.to(probabilities) for mask in (target, latin))
     return on_target / (on_target + on_latin)
+
+
+def coarse_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of distributions over k tokens and the rest of the vocabulary, taken as one.
+
+    It is at most the divergence over the whole vocabulary, and close to it if the k tokens have most of the probability
+    of p.
+
+    Args:
+        p: (n, k), log-probabilities of k tokens each.
+        q: (n, k), log-probabilities of the same tokens.
+
+    Returns:
+        (n,) float64 in nats, at least 0.
+    """
+    p, q = p.double(), q.double()
+    # What float32 rounds to less than nothing counts as nothing.
+    rest_p, rest_q = ((1 - logp.exp().sum(1)).clamp(min=1e-9) for logp in (p, q))
+    return ((p.exp() * (p - q)).sum(1) + rest_p * (rest_p / rest_q).log()).clamp(min=0)

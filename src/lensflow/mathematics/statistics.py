@@ -41,7 +41,8 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0
     if np.allclose(numerators, point * denominators, rtol=1e-12, atol=0):
         return point, point
     n = len(numerators)
-    confidence = 2 * float(norm.cdf(math.sqrt(n / (n - 1)) * _quantile(n - 1.0))) - 1
+    # Of two items it would be 1, where BCa is not defined; so they have the range of the resamples.
+    confidence = min(2 * float(norm.cdf(math.sqrt(n / (n - 1)) * _quantile(n - 1.0))) - 1, 1 - 1e-12)
     interval = bootstrap(
         (numerators, denominators),
         lambda above, below, axis: above.sum(axis) / below.sum(axis),

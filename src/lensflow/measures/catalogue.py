@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lensflow.languages import LATIN, identify, scripts
+from lensflow.mathematics.statistics import proportion_interval
 from lensflow.measures import confusion
+from lensflow.measures.fidelity import is_faithful
 from lensflow.measures.outcomes import Outcome, judge
 
 TARGETS = "targets"  # the column of the mean over the target languages
@@ -29,6 +31,7 @@ class Metric:
         needs: what a sample must have.
         applies: whether the metric is defined in a language.
         tested: whether methods are compared on it.
+        of_items: whether it says something of the items and nothing of a method; tables have it once.
         weight: what the sum of a cell's values is divided by, such as tokens; None for the number of samples.
     """
 
@@ -40,6 +43,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     applies: Callable[[str], bool] = lambda language: True
     tested: bool = True
+    of_items: bool = False
     weight: str | None = None
 
     def is_defined(self, samples: Sequence[Sample], language: str) -> bool:
@@ -47,13 +51,27 @@ class Metric:
         return bool(samples) and all(need in samples[0] for need in self.needs) and self.applies(language)
 
 
-def describe(sample: Sample, language: str) -> dict[str, Any]:
-    """Return what is read off an answer to a prompt: its outcome and what that was decided by.
+CEILING = 0.9  # of the detector: where it reads fewer human texts as their language, answers are not judged
+
+
+def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
+    """Return what is read off answers to prompts in one language: an outcome each, and what that was decided by.
 
     Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
+    Prompts are human texts in the language: how many of them the detector reads as such is its ceiling. Where that is
+    shown to be below `CEILING`, only the ceiling is returned.
     """
-    judgement = judge(sample["answer"], language, sample["prompt"])
-    return {"identified": identify(sample["answer"]), **asdict(judgement)}
+    read = [is_faithful(sample["prompt"], language) is True for sample in samples]
+    if proportion_interval(sum(read), len(read))[1] < CEILING:
+        return [{"prompt_faithful": faithful} for faithful in read]
+    return [
+        {
+            "prompt_faithful": faithful,
+            "identified": identify(sample["answer"]),
+            **asdict(judge(sample["answer"], language, sample["prompt"])),
+        }
+        for sample, faithful in zip(samples, read, strict=True)
+    ]
 
 
 def _share_of(outcome: Outcome) -> Callable[[Sample, str], bool]:
@@ -135,6 +153,17 @@ METRICS: Mapping[str, Metric] = {
         applies=_is_detectable_beyond_latin,
         tested=False,
     ),
+    "detector_ceiling": Metric(
+        "generation",
+        "",
+        2,
+        "share of the prompts themselves that the detector reads as their language; no method can be expected to score "
+        "higher, and where it is shown to be below 0.9, answers are not judged",
+        lambda sample, language: sample["prompt_faithful"],
+        needs=("prompt_faithful",),
+        tested=False,
+        of_items=True,
+    ),
     "cut": Metric(
         "generation",
         "",
@@ -153,7 +182,61 @@ METRICS: Mapping[str, Metric] = {
         lambda sample, language: sample["script_mass"],
         needs=("script_mass",),
     ),
-    "accuracy": Metric("cldr", "↑", 2, "share of multiple-choice questions whose right choice scores highest"),
+    "language_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer in the language of the prompt is than the same answer in the central "
+        "language, bits per byte: log p / bytes of the one minus log p / bytes of the other; not defined in the "
+        "central language; comparable between methods, not between languages",
+        lambda sample, language: sample["language_margin"],
+        needs=("language_margin",),
+    ),
+    "content_margin": Metric(
+        "references",
+        "↑",
+        3,
+        "how much likelier the reference answer is than other items' reference answers in the same language after the "
+        "same prompt, bits per byte",
+        lambda sample, language: sample["content_margin"],
+        needs=("content_margin",),
+    ),
+    "own_first": Metric(
+        "references",
+        "↑",
+        2,
+        "share of prompts after which the reference answer is likelier, per byte, than each of k other items' "
+        "reference answers; chance is 1 / (k + 1), .20 for the usual k",
+        lambda sample, language: sample["own_first"],
+        needs=("own_first",),
+    ),
+    "bits_per_byte": Metric(
+        "references",
+        "↓",
+        3,
+        "bits that the model needs per UTF-8 byte of reference answers, or of the texts of a benchmark of kind texts",
+        lambda sample, language: sample["bits"],
+        needs=("bits", "bytes"),
+        weight="bytes",
+    ),
+    "kl": Metric(
+        "drift",
+        "↓",
+        4,
+        "mean KL(base ‖ method) of the next token along reference answers, nats per token, over base's 256 likeliest "
+        "tokens and the rest as one; not tested, because no method is below base's 0",
+        lambda sample, language: sample["kl"],
+        needs=("kl", "tokens"),
+        tested=False,
+        weight="tokens",
+    ),
+    "accuracy": Metric(
+        "cldr",
+        "↑",
+        2,
+        "share of multiple-choice questions whose right choice scores highest; it says whether knowledge is kept, not "
+        "whether answers can be read",
+    ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
     "unparsed": Metric("", "↓", 2, "share of the judge's verdicts that hold no rating"),

@@ -125,7 +125,7 @@ def _block(
     rows: list[dict[str, Any]] = []
     tests: list[Test] = []
     for benchmark, metric in scores:
-        answers = _answers(places, benchmark, metric)
+        answers, spec = _answers(places, benchmark, metric), METRICS.get(metric, UNKNOWN_METRIC)
         defined = [target for target in targets if any(target in of_method for of_method in answers.values())]
         groups = {language: [language] for language in languages}
         # With a single target the mean would only repeat it; over fewer languages than another row's it would not
@@ -135,7 +135,7 @@ def _block(
         for method, of_method in answers.items():
             for language, members in groups.items():
                 seeds = _seeds(of_method, members)
-                if not seeds:
+                if not seeds or (spec.of_items and method != reference):
                     continue
                 place = {"method": method, "benchmark": benchmark, "metric": metric, "language": language}
                 row = place | {"seeds": " ".join(map(str, seeds))} | _estimate(_grid(of_method, members, seeds))
@@ -147,7 +147,7 @@ def _block(
                 if method == reference or not theirs:
                     continue
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
-                if test is not None and METRICS.get(metric, UNKNOWN_METRIC).tested:
+                if test is not None and spec.tested:
                     tests.append(test)
                 if metric in margins and "difference" in row:
                     row |= _within(row, margins[metric], language == setting.central)

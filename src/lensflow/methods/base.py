@@ -4,12 +4,13 @@ Also the kind `base`, the untouched backbone, for which nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from lensflow.artifacts.costs import Term, When
 from lensflow.schema.backbone import Prompt
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
@@ -102,7 +103,7 @@ M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
-class HiddenStates:
+class StateFiles:
     """What the stages between the backbone and the training wrote, for the languages of a setting.
 
     Attributes:
@@ -141,7 +142,7 @@ class Run(Generic[M]):
     backbone: Path
     texts: Mapping[str, Path]
     output: Path
-    hidden: HiddenStates | None = None
+    hidden: StateFiles | None = None
     gpus: int = 0
 
 
@@ -153,11 +154,17 @@ class Trained:
         tokens: real tokens that were trained on, each as often as it was.
         parameters: numbers that were free to change.
         earlier_seconds: time that killed processes spent on what the last one went on from.
+        residual: what is left of the way to the push target, ‖P_s(h_t) − P_s(h⁰_t) − λδ‖ / ‖λδ‖: 1 if untouched, 0 if
+            fully displaced. The mean over targets and dev texts (train texts where there are no dev texts); None for
+            methods that do not push.
+        terms: of the loss by name, before and after training, over the same texts; empty for methods without terms.
     """
 
     tokens: int
     parameters: int
     earlier_seconds: float = 0.0
+    residual: float | None = None
+    terms: Mapping[When, Mapping[str, Term]] = field(default_factory=dict)
 
 
 def check_space(kind: str, settings: Mapping[str, Setting]) -> None:

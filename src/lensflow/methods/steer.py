@@ -33,12 +33,13 @@ Config = Steer
 def train(run: Run[Steer]) -> Trained:
     """Write what is added in each target language."""
     from lensflow.artifacts import deltas, interventions, language_subspaces
-    from lensflow.methods.lens import objective
+    from lensflow.mathematics import directions
 
     assert run.hidden is not None
     subspaces = language_subspaces.load(run.hidden.subspaces, run.setting)
-    directions = objective.own_directions(subspaces, run.setting.targets)
-    shifts = objective.shifts(run.method, subspaces, directions)
+    own = directions.own_directions(subspaces.directions, subspaces.languages, run.setting.targets)
+    norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
+    shifts = directions.shifts(own, run.method.strength_of, run.method.lambda_unit, norms)
     interventions.write(interventions.Intervention(shifts=shifts), run.output)
     deltas.write({}, run.backbone.parent, run.output)
     return Trained(tokens=0, parameters=0)

@@ -1,6 +1,7 @@
-"""Held-out likelihood and the target script's share of the first answer token, from one pass over each prompt."""
+"""What is read off whole next-token distributions, from one pass over each sequence."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensflow.mathematics.probabilities import target_script_share
+from lensflow.mathematics.probabilities import coarse_divergence, target_script_share
 from lensflow.models.batching import batches_by_length, last_token, pad
 
 # Rows of logits that exist at a time; with a vocabulary of 262 k and float32 they take 268 MB.
 BATCH_TOKENS = 256
+KEPT = 256  # tokens of a distribution; the rest of the vocabulary counts as one
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+Counted = Sequence[tuple[list[int], list[bool]]]  # token ids, and which of them count
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Next-token distributions at n positions of a sequence, as far as k tokens go.
+
+    Attributes:
+        tokens: (n, k) int64.
+        logp: (n, k) float32, their log-probabilities.
+    """
+
+    tokens: Tensor
+    logp: Tensor
 
 
 @torch.inference_mode()
@@ -60,3 +76,42 @@ def _fit(mask: NDArray[np.bool_], size: int) -> Tensor:
     kept = min(size, len(mask))
     fitted[:kept] = torch.from_numpy(mask[:kept])
     return fitted
+
+
+@torch.inference_mode()
+def distributions(model: Any, sequences: Counted, candidates: Sequence[Tensor] | None = None) -> list[Likeliest]:
+    """Read next-token distributions of a causal language model, each at some tokens of the vocabulary.
+
+    Naive equivalent, a sequence at a time: `model(ids).logits.log_softmax(-1)`, at the positions before those that
+    count, of the candidates.
+
+    Args:
+        model: a transformers causal language model.
+        sequences: N lists of token ids, each with a list as long, true for tokens that count; the first never does.
+        candidates: N tensors (n, k) of token ids; None takes the k = `KEPT` likeliest tokens of each position.
+    """
+    found: dict[int, Likeliest] = {}
+    for batch in batches_by_length([len(ids) for ids, _ in sequences], BATCH_TOKENS):
+        ids, _ = pad([sequences[index][0] for index in batch])
+        logits: Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
+        for row, index in enumerate(batch):
+            counted = torch.tensor(sequences[index][1][1:], device=logits.device)
+            logp = logits[row, : len(counted)][counted].float().log_softmax(1)
+            if candidates is None:
+                kept = logp.topk(min(KEPT, logp.shape[1]), 1).indices
+            else:
+                kept = candidates[index].to(logp.device)
+            found[index] = Likeliest(kept.cpu(), logp.gather(1, kept).cpu())
+    return [found[index] for index in range(len(sequences))]
+
+
+def drift(before: Sequence[Likeliest], after: Sequence[Likeliest]) -> list[dict[str, float]]:
+    """Compare what `distributions` read off two models at the same tokens.
+
+    Returns:
+        For each sequence `kl` (nats, summed over positions) and `tokens` (how many positions).
+    """
+    return [
+        {"kl": float(coarse_divergence(one.logp, other.logp).sum()), "tokens": len(one.logp)}
+        for one, other in zip(before, after, strict=True)
+    ]

@@ -4,6 +4,10 @@ Nothing here is a list of families: layers are found in the model's structure, a
 model's own class with a shorter configuration, so that masks, rotary embeddings and layer types stay the family's.
 """
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,7 @@ from lensflow.artifacts.weights import WeightFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
+LOG = logging.getLogger(__name__)
 
 
 def device_of(gpus: int) -> torch.device:
@@ -43,6 +48,21 @@ def import_transformers() -> Any:
     return transformers
 
 
+def attention_of(config: Any, wanted: Attention) -> Attention:
+    """Return the implementation of attention for a family: the wanted one, or `eager` if the family has no sdpa.
+
+    Args:
+        config: transformers' configuration of the model.
+        wanted: what the user asked for.
+    """
+    auto = import_transformers().AutoModelForCausalLM
+    family = auto._model_mapping.get(type(config), None)
+    if wanted != "sdpa" or family is None or family._supports_sdpa:
+        return wanted
+    LOG.warning("model type '%s' has no sdpa attention; eager is taken", config.model_type)
+    return "eager"
+
+
 def load_decoder(
     checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> "PreTrainedModel":
@@ -57,7 +77,9 @@ def load_decoder(
     Raises:
         LensflowError: the family has no stack of decoder layers that can be found.
     """
-    model = import_transformers().AutoModelForCausalLM.from_pretrained(
+    transformers = import_transformers()
+    attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=dtype or "auto", attn_implementation=attention
     )
     decoder = model.base_model
@@ -80,6 +102,103 @@ def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
             "this family is not supported"
         )
     return found[0]
+
+
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # keys of a configuration with a value per layer
+# Buffers that older versions of transformers saved with the weights, and that are computed now.
+_LEFT_OVER = re.compile(r"\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids|attention\.bias)$")
+
+
+def _is_left_over(decoder: "PreTrainedModel", name: str) -> bool:
+    """Return whether a tensor of a checkpoint is a buffer that today's model computes, or that the family ignores."""
+    ignored = decoder._keys_to_ignore_on_load_unexpected or ()
+    known = bool(_LEFT_OVER.search(name)) or any(re.search(pattern, name) for pattern in ignored)
+    return known and name not in decoder.state_dict()
+
+
+def _cut_config(checkpoint: Path, count: int) -> tuple[Any, int]:
+    """Return the configuration of a decoder of only the top `count` layers, and the depth of the whole one.
+
+    Raises:
+        LensflowError: the model has not so many layers.
+    """
+    config = import_transformers().AutoConfig.from_pretrained(checkpoint)
+    depth = config.num_hidden_layers
+    if not 1 <= count <= depth:
+        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+    config.num_hidden_layers = count
+    for key in _PER_LAYER:
+        if getattr(config, key, None):
+            setattr(config, key, list(getattr(config, key)[depth - count :]))
+    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    return config, depth
+
+
+def check_decoder(checkpoint: Path) -> None:
+    """Check without weights that a checkpoint's family has a stack of decoder layers.
+
+    Raises:
+        LensflowError: transformers does not know the family, or it has no such stack.
+    """
+    transformers = import_transformers()
+    with torch.device("meta"), _one_line(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        layers_of(transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").base_model)
+
+
+def check_top_layers(checkpoint: Path, count: int) -> None:
+    """Check without weights that the tensors of the top layers are those that `load_top_layers` needs.
+
+    Raises:
+        LensflowError: they are not, as in a mixture of experts, whose weights transformers fuses.
+    """
+    files = WeightFiles(checkpoint)
+    config, depth = _cut_config(checkpoint, count)
+    with torch.device("meta"), _one_line(checkpoint):
+        decoder = import_transformers().AutoModel.from_config(config, attn_implementation="eager")
+    there = {*files.top_layers(depth, count), *files.final_norm()}
+    needed = {name for name in decoder.state_dict() if not name.startswith("embed")}
+    odd = sorted({name for name in there if not _is_left_over(decoder, name)} ^ needed)
+    if odd:
+        raise LensflowError(f"{checkpoint}: {_unfit(config, odd[0])}")
+
+
+def check_all_weights(checkpoint: Path) -> None:
+    """Check without weights that a checkpoint has every weight under the name that fine-tuning knows it by.
+
+    Raises:
+        LensflowError: it has not.
+    """
+    transformers, files = import_transformers(), WeightFiles(checkpoint)
+    with torch.device("meta"), _one_line(checkpoint):
+        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if odd := next((name for name, _ in model.named_parameters() if name not in files.location), None):
+        raise LensflowError(f"{checkpoint}: {_unfit(config, odd)}")
+
+
+def _unfit(config: Any, name: str) -> str:
+    """Say which tensor keeps a family from being trained."""
+    counts = (getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    kind = "mixtures of experts are" if any(isinstance(count, int) and count > 1 for count in counts) else "it is"
+    return (
+        f"model type '{config.model_type}' cannot be trained: tensor '{name}' does not fit ({kind} not supported); "
+        "evaluate it with method base, or train another family"
+    )
+
+
+@contextmanager
+def _one_line(checkpoint: Path) -> Iterator[None]:
+    """Say in one line why transformers cannot build a model."""
+    try:
+        yield
+    except LensflowError as error:
+        raise LensflowError(f"{checkpoint}: {error}") from None
+    except Exception as error:  # a family's own code can fail in any way
+        reason = " ".join(str(error).split())[:200]
+        raise LensflowError(
+            f"{checkpoint}: transformers cannot build this model ({reason}); this family is not supported"
+        ) from None
 
 
 def load_top_layers(
@@ -105,18 +224,13 @@ def load_top_layers(
     transformers = import_transformers()
     from transformers.initialization import no_init_weights
 
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
-    depth = config.num_hidden_layers
-    if not 1 <= count <= depth:
-        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types[depth - count :])
-    config.vocab_size, config.pad_token_id = 1, None  # the embeddings are not used
+    config, depth = _cut_config(checkpoint, count)
     with no_init_weights():  # random ones of a large model take many seconds
-        decoder = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=attention)
+        decoder = transformers.AutoModel.from_config(
+            config, dtype=dtype, attn_implementation=attention_of(config, attention)
+        )
     files = WeightFiles(checkpoint)
-    names = files.top_layers(depth, count)
+    names = {short: name for short, name in files.top_layers(depth, count).items() if not _is_left_over(decoder, short)}
     state = {short: files.read(name).to(dtype) for short, name in {**names, **files.final_norm()}.items()}
     result = decoder.load_state_dict(state, strict=False)
     missing = [name for name in result.missing_keys if not name.startswith("embed")]

@@ -14,7 +14,7 @@ from lensflow.schema.extraction import Attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
 from lensflow.artifacts.weights import WeightFiles
-from lensflow.models.loading import CPU, import_transformers, layers_of
+from lensflow.models.loading import CPU, attention_of, import_transformers, layers_of
 from lensflow.models.taps import tap_layers
 
 
@@ -50,6 +50,7 @@ class StreamedDecoder:
         config = transformers.AutoConfig.from_pretrained(checkpoint)
         self._files, self.device = WeightFiles(checkpoint), device
         self.dtype: torch.dtype = dtype or config.dtype or self._files.read(next(iter(self._files.location))).dtype
+        attention = attention_of(config, attention)
         with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
             model = transformers.AutoModel.from_config(config, dtype=self.dtype, attn_implementation=attention)
         self.module: PreTrainedModel = model.requires_grad_(False).eval()

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
+from lensflow.artifacts.tokens import special_tokens
 from lensflow.errors import LensflowError
+from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
-from lensflow.storage.verified import read_json
 
 PLACEHOLDER = "{prompt}"
 # Stands, in a rendered prompt, on both sides of what reads like a special token but came with a text. It is a Unicode
@@ -37,17 +38,18 @@ class PromptTokenizer:
         self.tokenizer.no_padding()
         self.prompt = prompt
         self._checkpoint = checkpoint
-        self._special = {
-            key: value
-            for key, value in read_json(checkpoint / "tokenizer_config.json").items()
-            if key.endswith("_token") and isinstance(value, str)
-        }
-        self._chat_template = ""
-        if isinstance(prompt, ChatPrompt):
-            template = checkpoint / "chat_template.jinja"
-            if not template.is_file():
-                raise LensflowError(f"{checkpoint}: the tokenizer has no chat template; set prompt.format: plain")
-            self._chat_template = template.read_text(encoding="utf-8")
+        encoding = self.tokenizer.encode("a", add_special_tokens=True)
+        own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
+        self._prefix = "".join(encoding.tokens[: own[0]]) if own else ""  # what the tokenizer puts before a text
+        self._behind = len(encoding.ids) - own[-1] - 1 if own else 0  # how many tokens, such as EOS, behind it
+        self._chat = ChatTemplate(checkpoint, prompt) if isinstance(prompt, ChatPrompt) else None
+        self._plain = self._without_prefix(prompt.template) if isinstance(prompt, PlainPrompt) else ""
+
+    def _without_prefix(self, template: str) -> str:
+        """Leave out what a plain template begins with and the tokenizer adds anyway, such as BOS."""
+        while self._prefix and template.startswith(self._prefix):
+            template = template.removeprefix(self._prefix)
+        return template
 
     def render(self, text: str) -> str:
         """Return the prompt as the model sees it, up to where its answer begins, with the marks of `literal`."""
@@ -62,26 +64,19 @@ class PromptTokenizer:
             messages: dictionaries with `role` (`system`, `user`, `assistant`) and `content`; the last one is a user's.
         """
         messages = [{**message, "content": self.literal(message["content"])} for message in messages]
-        if isinstance(self.prompt, PlainPrompt):
+        if self._chat is None:
             rendered = ""
             for message in messages:
                 content = message["content"]
                 if message["role"] == "user":
-                    rendered += self.prompt.template.replace(PLACEHOLDER, content)
+                    rendered += self._plain.replace(PLACEHOLDER, content)
                 else:
                     rendered += f"{' ' if message['role'] == 'assistant' else ''}{content}\n\n"
             return rendered
-        from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
-
-        given = any(message["role"] == "system" for message in messages)
-        system = [] if given or self.prompt.system is None else [{"role": "system", "content": self.prompt.system}]
-        rendered, _ = render_jinja_template(
-            [[*system, *messages]],
-            chat_template=self._chat_template,
-            add_generation_prompt=True,
-            **self._special,
-        )
-        return str(rendered[0])
+        system = self._chat.prompt.system
+        if system is not None and not any(message["role"] == "system" for message in messages):
+            messages = [{"role": "system", "content": system}, *messages]
+        return self._chat.render(messages)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of the rendered prompt.
@@ -122,26 +117,38 @@ class PromptTokenizer:
         """Return the token ids of a text outside of any prompt, as the tokenizer begins one, with EOS behind it."""
         return [*self.ids_of(self.literal(text), add_special_tokens=True), self.eos]
 
-    @property
+    @cached_property
     def eos(self) -> int:
         """The id of the token that ends an answer.
 
         Raises:
             LensflowError: the tokenizer has none.
         """
-        if not self.end_tokens:
+        index = self.tokenizer.token_to_id(special_tokens(self._checkpoint).get("eos_token", ""))
+        if index is None:
             raise LensflowError(f"{self._checkpoint}: no eos_token in tokenizer_config.json that the tokenizer knows")
-        return self.end_tokens.pop()
+        return int(index)
 
-    @property
+    @cached_property
     def end_tokens(self) -> set[int]:
-        """The id of `eos`, as a set that is empty where the tokenizer has none."""
-        index = self.tokenizer.token_to_id(self._special.get("eos_token", ""))
-        return set() if index is None else {int(index)}
+        """Ids of `eos`, if there is one, and of the special token that the chat template ends an answer with."""
+        texts = [special_tokens(self._checkpoint).get("eos_token", "")]
+        if self._chat is not None and (end := self._special_tokens.match(self._chat.turn_end)):
+            texts.append(end[0])
+        ids = [self.tokenizer.token_to_id(text) for text in texts]
+        return {int(index) for index in ids if index is not None}
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of generated tokens, without special ones."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, with special ones."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def without_special(self, text: str) -> str:
+        """Return a text of `decode_all` without its special tokens."""
+        return self._special_tokens.sub("", text)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -167,11 +174,15 @@ class PromptTokenizer:
         return self._tokens(rendered, isinstance(self.prompt, PlainPrompt))
 
     def _tokens(self, marked: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the characters that each covers in the text without its marks."""
+        """Token ids, and the characters that each covers in the text without its marks.
+
+        What the tokenizer adds behind a text, such as EOS, is left out: a prompt goes on with its answer.
+        """
         pieces = marked.split(MARK)  # every second one is literal
         if len(pieces) == 1:
             encoding = self.tokenizer.encode(marked, add_special_tokens=add_special_tokens)
-            return list(encoding.ids), list(encoding.offsets)
+            kept = len(encoding.ids) - (self._behind if add_special_tokens else 0)
+            return list(encoding.ids)[:kept], list(encoding.offsets)[:kept]
         encodings: list[Encoding] = []
         offsets: list[tuple[int, int]] = []
         start = 0
@@ -183,7 +194,9 @@ class PromptTokenizer:
         self.tokenizer.encode_special_tokens = False
         whole = self.tokenizer.post_process(Encoding.merge(encodings, True), None, add_special_tokens)
         places = iter(offsets)
-        return list(whole.ids), [(0, 0) if added else next(places) for added in whole.special_tokens_mask]
+        kept = len(whole.ids) - (self._behind if add_special_tokens else 0)
+        masks = whole.special_tokens_mask[:kept]
+        return list(whole.ids)[:kept], [(0, 0) if added else next(places) for added in masks]
 
 
 def truncate(ids: list[int], max_tokens: int, side: str) -> list[int]:

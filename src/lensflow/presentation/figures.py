@@ -17,13 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
 from lensflow.mathematics.analysis import pareto_front
-from lensflow.presentation.tables import Block, Cell
+from lensflow.presentation.blocks import Block, Cell
 from lensflow.storage.atomic import atomic_path
 
 T = TypeVar("T")
@@ -41,6 +42,15 @@ TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats a token)"}
 
 
 WIDEST = 12.0  # inches that the report has room for
+# The outcomes of answers, in the order in which they are stacked; hatches tell the failures apart in grey.
+OUTCOMES: Mapping[str, Mapping[str, Any]] = {
+    "usable": {"facecolor": "#0072B2", "edgecolor": "white"},
+    "undetermined": {"facecolor": "#E6E6E6", "edgecolor": "white"},
+    "copies": {"facecolor": "#F0E442", "edgecolor": "#666666", "hatch": "...."},
+    "loops": {"facecolor": "#E69F00", "edgecolor": "#666666", "hatch": "////"},
+    "wrong_language": {"facecolor": "#D55E00", "edgecolor": "#666666", "hatch": "xxxx"},
+    "empty": {"facecolor": "#999999", "edgecolor": "white"},
+}
 LOG_SPAN = 20.0  # a term that spans more than this factor is drawn on a logarithmic axis
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
@@ -78,64 +88,57 @@ def styles(names: Iterable[T]) -> Iterator[tuple[T, str, str]]:
     return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
 
 
-def fidelity(block: Block) -> Figure:
-    """Share of answers in the prompt's language: a panel a language, a line a method, with 95 % intervals.
+def outcomes(block: Block) -> Figure:
+    """One outcome per answer: a panel per language, a stacked bar per method, base on top.
 
-    Fidelity can be gamed by repeating a few words, so repetition stands below it where it was measured. A dotted line
-    is at what base scores. The panels of the target languages are white; those of the central language, the mean over
-    the targets and languages of neither kind are grey.
+    The usable share begins at 0 and has its 95 % interval; a dotted line continues what base scores. The other shares
+    follow in the order in which failures count. They add up to one.
 
     Args:
-        block: one block of `tables.main_table`.
+        block: one block of `blocks.main_table`.
 
     Raises:
-        LensflowError: the block has no fidelity scores.
+        LensflowError: the block has no outcomes.
     """
-    # Of the first benchmark that has it: a study on dev prompts has another one than the reported table.
-    benchmark = next((row.benchmark for row in block.rows if row.metric == "fidelity"), None)
+    # Of the first benchmark that has them: a study on dev prompts has another one than the reported table.
+    benchmark = next((row.benchmark for row in block.rows if row.metric == "usable"), None)
     if benchmark is None:
-        raise LensflowError(f"{block.caption}: no fidelity scores to draw; evaluate a benchmark of kind generation")
-    mine = [row for row in block.rows if row.benchmark == benchmark]
-    panels = {metric: [row for row in mine if row.metric == metric] for metric in ("fidelity", "repetition")}
-    panels = {metric: rows for metric, rows in panels.items() if rows}
-    measured = {key for rows in panels.values() for row in rows for key in row.cells}
-    keys = [key for key in block.columns if key in measured]  # a language may be in other benchmarks alone
-    height = sum(0.5 + 0.19 * len(rows) for rows in panels.values())
+        raise LensflowError(f"{block.caption}: no outcomes to draw; evaluate a benchmark of kind generation")
+    mine = {(row.metric, row.method): row for row in block.rows if row.benchmark == benchmark}
+    methods = list(dict.fromkeys(row.method for row in block.rows if (("usable", row.method)) in mine))
+    keys = [key for key in block.columns if any(key in mine["usable", method].cells for method in methods)]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(min(2.3 + 0.95 * len(keys), WIDEST), 0.6 + height)
-        grid = figure.subplots(
-            len(panels),
-            len(keys),
-            sharex=True,
-            sharey="row",
-            squeeze=False,
-            height_ratios=[0.5 + 0.19 * len(rows) for rows in panels.values()],
-        )
-        for axes, rows in zip(grid, panels.values(), strict=True):
-            for ax, key in zip(axes, keys, strict=True):
-                ax.grid()
-                ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
-                for place, row in enumerate(rows):
-                    if (cell := row.cells.get(key)) is None:
-                        continue
-                    is_base = row.method == BASE
-                    if is_base:
-                        ax.axvline(cell.value, color="#555555", linewidth=0.9, linestyle=":")
-                    reach = np.maximum([[cell.value - cell.low], [cell.high - cell.value]], 0)
-                    look: dict[str, Any] = {"color": "#555555" if is_base else PALETTE[0], "markersize": 4.5}
-                    look |= {"marker": "D" if is_base else "o", "elinewidth": 1.1}
-                    ax.errorbar(cell.value, place, xerr=reach, linestyle="none", **look)
-                ax.tick_params(axis="y", length=0)
-                ax.spines["left"].set_visible(False)
-            axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
-            axes[0].set_ylim(len(rows) - 0.5, -0.5)  # base on top
-            axes[0].set_ylabel(rows[0].heading)
-        for ax, key in zip(grid[0], keys, strict=True):
+        figure = new_figure(min(2.3 + 1.15 * len(keys), WIDEST), 1.4 + 0.3 * len(methods))
+        (axes,) = figure.subplots(1, len(keys), sharex=True, sharey=True, squeeze=False)
+        for ax, key in zip(axes, keys, strict=True):
+            ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
+            for place, method in enumerate(methods):
+                _stack(ax, place, {metric: mine[metric, method].cells.get(key) for metric in OUTCOMES})
+            if BASE in methods and (cell := mine["usable", BASE].cells.get(key)) is not None:
+                ax.axvline(cell.value, color="#222222", linewidth=0.9, linestyle=":")
             ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
-        grid[0, 0].set_xlim(-0.05, 1.05)
-        grid[0, 0].set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-        figure.suptitle(f"{block.backbone}, {block.setting}: answers in the language of the prompt", fontsize=10)
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+        axes[0].set_yticks(range(len(methods)), [mine["usable", method].label for method in methods])
+        axes[0].set_ylim(len(methods) - 0.5, -0.5)
+        axes[0].set_xlim(0, 1)
+        axes[0].set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        bars = [Patch(**look, label=metric.replace("_", " ")) for metric, look in OUTCOMES.items()]
+        figure.legend(handles=bars, loc="outside lower center", ncols=len(bars), fontsize=8, frameon=False)
+        figure.suptitle(f"{block.backbone}, {block.setting}: one outcome per answer", fontsize=10)
     return figure
+
+
+def _stack(ax: Axes, place: int, cells: Mapping[str, Cell | None]) -> None:
+    """Draw one stacked bar, and the interval of its first share."""
+    left = 0.0
+    for metric, cell in cells.items():
+        if cell is not None:
+            ax.barh(place, cell.value, left=left, height=0.7, **OUTCOMES[metric])
+            left += cell.value
+    if (usable := cells["usable"]) is not None:
+        reach = np.maximum([[usable.value - usable.low], [usable.high - usable.value]], 0)
+        ax.errorbar(usable.value, place, xerr=reach, linestyle="none", color="#222222", elinewidth=1.1, capsize=2)
 
 
 @dataclass(frozen=True)

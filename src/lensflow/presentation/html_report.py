@@ -1,13 +1,14 @@
 """The report: one HTML page that carries everything it shows and loads nothing from outside.
 
 Whatever comes from a model, a prompt or a configuration is escaped by the template; only the tables are taken as HTML
-(from `to_html` of `tables` and `summaries`, which escape), and the figures stand inside `<img>`, where an SVG cannot
+(from `writers.html`, which escapes), and the figures stand inside `<img>`, where an SVG cannot
 run scripts.
 """
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,29 +89,33 @@ def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
     return list(rows.values())
 
 
-def build_report(
-    out: Path,
-    *,
-    title: str,
-    overview: Sequence[tuple[str, Any]],
-    sections: Sequence[Section],
-    timings: Sequence[Timing],
-    checkpoints: Sequence[Mapping[str, Any]],
-    trees: Mapping[str, str],
-    versions: Mapping[str, Any],
-    config: Mapping[str, Any],
-) -> None:
-    """Write the report to `out`. What has no content is left out.
+@dataclass(frozen=True)
+class Page:
+    """What the report shows. What has no content is left out.
 
-    Args:
-        out: the HTML file.
+    Attributes:
         title: of the page.
         overview: (key, value) lines at the top.
-        sections: one a backbone and setting.
-        timings: one a benchmark script.
+        sections: one per backbone and setting.
+        timings: one per benchmark script.
         checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
+        trees: name of a checkpoint -> what its scores were made from.
         versions: package or tool -> version.
         config: what the results were made with, plain JSON values.
+    """
+
+    title: str
+    overview: Sequence[tuple[str, Any]]
+    sections: Sequence[Section]
+    timings: Sequence[Timing]
+    checkpoints: Sequence[Mapping[str, Any]]
+    trees: Mapping[str, str]
+    versions: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def build_report(page: Page, out: Path) -> None:
+    """Write the report to the HTML file `out`.
 
     Raises:
         LensflowError: a figure is missing or neither SVG nor PNG.
@@ -123,19 +128,13 @@ def build_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        overview=overview,
-        sections=[_shown(section) for section in sections],
-        base=BASE,
-        timings=timings,
-        checkpoints=checkpoints,
-        trees=trees,
-        columns=list(dict.fromkeys(key for checkpoint in checkpoints for key in checkpoint)),
-        versions=versions,
-        config=json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True) if config else "",
-    )
-    write_text(out, page)
+    shown = vars(page) | {
+        "sections": [_shown(section) for section in page.sections],
+        "base": BASE,
+        "columns": list(dict.fromkeys(key for checkpoint in page.checkpoints for key in checkpoint)),
+        "config": json.dumps(page.config, ensure_ascii=False, indent=2, sort_keys=True) if page.config else "",
+    }
+    write_text(out, environment.get_template("report.html.j2").render(shown))
 
 
 def _shown(section: Section) -> dict[str, Any]:

@@ -1,18 +1,50 @@
-"""What tables, figures and report read."""
+"""Reading what tables, figures and report are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts.costs import read as read_cost
+from lensflow.artifacts.layout import Place, place_of
 from lensflow.errors import LensflowError
-from lensflow.presentation import sheets, tables
-from lensflow.presentation.names import TABLES
-from lensflow.provenance import preparation
+from lensflow.presentation.applied import marked, not_applied
+from lensflow.presentation.blocks import Block, TableInputs, main_table
+from lensflow.provenance.preparation import prepared_seconds
 from lensflow.schema.setting import Setting
 from lensflow.storage.integrity import checked
-from lensflow.storage.verified import read_json
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """The files that tables are made from.
+
+    Attributes:
+        comparisons: comparisons.csv.
+        versus: versus.csv.
+        costs: cost.json of each training.
+    """
+
+    comparisons: Path
+    versus: Path
+    costs: Sequence[Path]
+
+
+def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
+    """Read what tables are made from.
+
+    Args:
+        config: what `Plan.presentation` gives.
+        files: comparisons, and what the trainings took.
+
+    Raises:
+        LensflowError: comparisons.csv is missing, or lacks a column.
+    """
+    costs = costs_of(files.costs)
+    blocks, direct = tuple(blocks_of(config, files.comparisons, costs)), _direct(config, files.versus, costs)
+    return TableInputs(blocks, direct, config["versus"], config["methods"], costs)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:
@@ -20,51 +52,38 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:
     return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
 
 
-def blocks_of(config: Mapping[str, Any], comparisons: Path) -> list[tables.Block]:
-    """Return the main table, from comparisons.csv."""
+Costs = Mapping[Place, Mapping[str, Any]]
+
+
+def costs_of(files: Iterable[Path]) -> dict[Place, dict[str, Any]]:
+    """Return what each training, and the stages before it, took and did."""
+    return {place_of(path): read_cost(path) | {"prepared_seconds": prepared_seconds(path)} for path in files}
+
+
+def blocks_of(config: Mapping[str, Any], comparisons: Path, costs: Costs) -> list[Block]:
+    """Return the blocks that are shown, from comparisons.csv; the trainings say which methods were not applied."""
     try:
         frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
     except FileNotFoundError:
         raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
     wanted = [tuple(pair) for pair in config["blocks"]]
-    blocks = _arranged(config, frame)
-    return [block for block in blocks if (block.backbone, block.setting) in wanted]
+    return [block for block in _arranged(config, frame, costs) if (block.backbone, block.setting) in wanted]
 
 
-def versus_of(config: Mapping[str, Any], path: Path) -> dict[tuple[str, str], tables.Block]:
+def _direct(config: Mapping[str, Any], path: Path, costs: Costs) -> dict[tuple[str, str], Block]:
     """The blocks of versus.csv by backbone and setting; none where nothing was compared."""
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
     if frame.empty:
         return {}
-    return {(block.backbone, block.setting): block for block in _arranged(config, frame)}
+    return {(block.backbone, block.setting): block for block in _arranged(config, frame, costs)}
 
 
-def _arranged(config: Mapping[str, Any], cells: pd.DataFrame) -> list[tables.Block]:
+def _arranged(config: Mapping[str, Any], cells: pd.DataFrame, costs: Costs) -> list[Block]:
     order, told = config.get("order", config["methods"]), config.get("told_language", ())
-    return tables.main_table(cells, settings_of(config), list(order), told)
+    blocks = main_table(cells, settings_of(config), list(order), told)
+    return marked(blocks, not_applied(costs))
 
 
 def command_for(config: Mapping[str, Any], target: str) -> str:
     """The command that makes a file below the results folder again, from nothing if need be."""
     return f"{config['command']} {config['results']}/{target}"
-
-
-def sheets_of(
-    config: Mapping[str, Any], blocks: Sequence[tables.Block], versus: Path, costs: Sequence[Path]
-) -> dict[str, list[sheets.Sheet]]:
-    """The tables beside the main one, by name."""
-    direct = versus_of(config, versus)
-    found: dict[str, list[sheets.Sheet | None]] = {name: [] for name in TABLES if name != "main"}
-    for block in blocks:
-        measured = {}
-        for path in costs:
-            backbone, setting, method, seed = path.parts[-5:-1]
-            if (backbone, setting) == (block.backbone, block.setting):
-                prepared = {"prepared_seconds": preparation.prepared_seconds(path)}
-                measured[method, int(seed.removeprefix("seed"))] = read_json(path) | prepared
-        found["summary"].append(sheets.summary(block))
-        found["ablation"].append(sheets.ablation(block, config["methods"]))
-        if compared := direct.get((block.backbone, block.setting)):
-            found["versus"].append(sheets.versus(compared, config["versus"]))
-        found["cost"].append(sheets.cost(block, measured))
-    return {name: [sheet for sheet in all_of_it if sheet is not None] for name, all_of_it in found.items()}

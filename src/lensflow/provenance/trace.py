@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lensflow.artifacts.layout import ANSWERS
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
@@ -157,11 +158,14 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
         name, benchmark = entry["name"], entry["benchmark"]
         for language in entry["languages"]:
             if (name, language) in cells:
-                folder, split = f"{ITEMS}/{name}", "items"
+                folder, split, read = f"{ITEMS}/{name}", "items", [language]
                 if "corpus" in benchmark:
                     folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
-                ids = cells[name, language]["ids"]
-                found.setdefault(results / folder / f"{language}.jsonl", []).append((split, ids))
+                    read = list(dict.fromkeys([language, benchmark.get("central", language)]))
+                cell = cells[name, language]
+                ids = cell.get("asked") or cell["ids"]
+                for of_language in read:
+                    found.setdefault(results / folder / f"{of_language}.jsonl", []).append((split, ids))
     return found
 
 
@@ -253,7 +257,7 @@ class _Walk:
             file: the file.
             note: what to add.
             inputs: whether to go on to what it was made of; by default if it is no collection of others.
-            cells: of an evaluation, those whose texts and items are shown; none: of all.
+            cells: of answers and scores, those whose texts and items are shown; none: of all.
             sha256: its digest when it was read.
 
         Raises:
@@ -293,4 +297,5 @@ class _Walk:
                     continue
                 if below.is_file() and current_digest(below) == digest:
                     lines = _lines_of(below, items[below])
-            self.file(depth + 1, below, lines, sha256=digest)
+            of_answers = cells if below.name == ANSWERS else None
+            self.file(depth + 1, below, lines, sha256=digest, cells=of_answers)

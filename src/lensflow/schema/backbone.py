@@ -1,6 +1,7 @@
 """The section `backbones`: where weights come from, how they are prompted, what they need of the machine."""
 
-from typing import Annotated, Literal
+import datetime
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -46,11 +47,28 @@ class PlainPrompt(Strict):
         return value
 
 
+# What a template is given of the conversation itself.
+_TAKEN = {"messages", "add_generation_prompt", "continue_final_message", "tools", "documents", "strftime_now"}
+_TAKEN |= {"chat_template", "conversations", "return_assistant_tokens_mask", "raise_exception"}
+
+
 class ChatPrompt(Strict):
     """A prompt in the tokenizer's own chat template (paper: the backbones are chat models)."""
 
     format: Literal["chat"]
     system: str | None = None  # null: no system message; code: "" for training, "You are a helpful assistant." to probe
+    # Variables that the template reads, such as enable_thinking: false; values are those of JSON.
+    template_variables: dict[str, str | int | float | bool | None] = {}
+    # What a template that prints today's date prints; this default is what Llama 3.2's template falls back to.
+    date: Annotated[datetime.date, Field(strict=False)] = datetime.date(2024, 7, 26)
+
+    @field_validator("template_variables")
+    @classmethod
+    def _own_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in _TAKEN or name.endswith("_token"):
+                raise ValueError(f"'{name}' is set by Lensflow; remove it")
+        return value
 
 
 Prompt = Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]

@@ -39,7 +39,7 @@ class CorpusDataset(Strict):
 class Corpus(Strict):
     """Parallel prompts: the embedded ones, `train.jsonl`, `dev.jsonl` and `test.jsonl` in a folder, or a data set."""
 
-    path: str | None = None  # folder, or `embedded`
+    path: str | None = None  # folder, or `embedded`, `embedded-1`, `embedded-udhr`
     dataset: CorpusDataset | None = None
     license: str
     max_tokens: Annotated[int, Field(ge=2)] | None = None  # null: extraction.max_tokens; code: 64 to probe, 128 else

@@ -18,9 +18,10 @@ from lensflow.schema.types import Language, Name
 
 
 class Preparing(Strict):
-    """Of `prepare_backbone`."""
+    """Of `prepare_backbone`; `files` is the digest of a folder's small files, so that an edited one is noticed."""
 
     backbone: Source
+    files: str | None = None
 
 
 class Pairing(Strict):

@@ -24,13 +24,14 @@ from lensflow.artifacts import interventions, layout
 from lensflow.artifacts.checkpoint import verify
 from lensflow.artifacts.interventions import Intervention
 from lensflow.artifacts.weights import WeightFiles
-from lensflow.benchmarks.base import Benchmark, Folders, Items, Row
+from lensflow.benchmarks.base import Benchmark, Counted, Folders, Items, Row
 from lensflow.benchmarks.registry import BENCHMARKS, AnyBenchmark
 from lensflow.errors import LensflowError
 from lensflow.languages import LATIN, script_masks, scripts
 from lensflow.models.engines import registry
 from lensflow.models.engines.ends import eos_token_ids
 from lensflow.models.engines.protocol import Answer, Engine
+from lensflow.models.likelihood import drift
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.provenance.code import code_digest
 from lensflow.provenance.records import recording
@@ -161,6 +162,15 @@ class Speaker:
         with engine.edited(self.intervention.edit(self.language)):
             return engine.read(sequences, counted, masks)
 
+    def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
+        """Compare the untouched backbone with the checkpoint; the backbone's likeliest tokens are what is compared."""
+        name = registry.reader(self.session.evaluation.engine)
+        before = self.session.engine(name, None).distributions(plain, None)
+        engine = self._engine(registry.reader)
+        with engine.edited(self.intervention.edit(self.language)):
+            after = engine.distributions(own, [found.tokens for found in before])
+        return drift(before, after)
+
     def _engine(self, role: Any) -> Engine:
         return self.session.engine(role(self.session.evaluation.engine), self.delta)
 
@@ -194,6 +204,11 @@ class Listener:
         """Take down prompts, and the language whose script is looked for."""
         self._note(registry.reader, ["read", sequences, counted, self._speaker.language])
         return [{}] * len(sequences)
+
+    def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
+        """Take down sequences."""
+        self._note(registry.reader, ["drift", plain, own])
+        return [{}] * len(own)
 
     def _note(self, role: Any, request: Any) -> None:
         self.requests.append(request)
@@ -339,7 +354,12 @@ def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell],
     delta = None if is_base else folder / layout.DELTA
     applied = folder / layout.INTERVENTION
     texts = [
-        *(answerer.folders.corpora / corpus / f"{c.language}.jsonl" for c in cells for corpus in c.benchmark.corpora),
+        *(
+            answerer.folders.corpora / corpus / f"{language}.jsonl"
+            for c in cells
+            for corpus in c.benchmark.corpora
+            for language in c.benchmark.reads(c.language)
+        ),
         *(answerer.folders.items / c.name / f"{c.language}.jsonl" for c in cells if not c.benchmark.corpora),
     ]
     given = {

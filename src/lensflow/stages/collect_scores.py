@@ -10,7 +10,7 @@ from lensflow.artifacts.layout import BASE, NO_SETTING, place_of
 from lensflow.artifacts.scores import read
 from lensflow.measures import comparisons
 from lensflow.measures.catalogue import AGAINST
-from lensflow.presentation.tables import escape_csv
+from lensflow.presentation.writers import csv
 from lensflow.schema.setting import Setting
 from lensflow.schema.stages import Collecting
 from lensflow.storage.atomic import write_text
@@ -53,13 +53,13 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
     runs: dict[comparisons.Place, list[Any]] = {}
     for path in paths:
         content = read(path)
-        place = vars(place_of(path))
-        runs.setdefault(tuple(place.values()), []).extend(content["cells"])
+        place = place_of(path)
+        runs.setdefault(place, []).extend(content["cells"])
         shared = {key: content[key] for key in ("engine", "dtype", "weights")}
         for cell in content["cells"]:
             where = {key: cell[key] for key in ("benchmark", "language", "cell")}
             # A score has weights of its own, those of its items.
-            rows += [score | place | shared | where for score in cell["scores"]]
+            rows += [score | place._asdict() | shared | where for score in cell["scores"]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     write_text(output, _csv(frame))
     blocks = [(backbone, setting) for backbone, setting in config["blocks"]]
@@ -91,7 +91,7 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    safe = frame.map(lambda value: escape_csv(value) if isinstance(value, str) else value)
+    safe = frame.map(lambda value: csv.escape(value) if isinstance(value, str) else value)
     return safe.to_csv(index=False, float_format="%.6g")
 
 

@@ -1,44 +1,40 @@
 """The tables of a run (stage `make_table`)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensflow.presentation import sheets, tables
-from lensflow.presentation.inputs import blocks_of, command_for, sheets_of
+from lensflow.presentation import table_list
+from lensflow.presentation.blocks import TableInputs
+from lensflow.presentation.inputs import TableFiles, blocks_of, command_for, costs_of, read_inputs
+from lensflow.presentation.main_table import main
+from lensflow.presentation.writers.terminal import to_text
 from lensflow.schema.stages import Presenting
 from lensflow.storage.atomic import write_text
 
 
-def write_tables(
-    config: Mapping[str, Any], comparisons: Path, versus: Path, costs: Sequence[Path], folder: Path
-) -> None:
-    """Write `TABLES` as Markdown, LaTeX and CSV into `folder`, each with the command that makes it.
+def write_tables(config: Mapping[str, Any], files: TableFiles, folder: Path) -> None:
+    """Write every table in every format into `folder`, each with the command that makes it.
 
     Args:
         config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
-        comparisons: comparisons.csv.
-        versus: versus.csv.
-        costs: cost.json of each training.
+        files: what the tables are made from.
         folder: for the tables.
     """
-    blocks = blocks_of(config, comparisons)
-    texts = {"main": (tables.to_markdown(blocks), tables.to_latex(blocks), tables.to_csv(blocks))}
-    for name, shown in sheets_of(config, blocks, versus, costs).items():
-        texts[name] = sheets.to_markdown(shown), sheets.to_latex(shown), sheets.to_csv(shown)
-    for name, (markdown, latex, csv) in texts.items():
-        command = command_for(config, f"tables/{name}.md")
-        text = markdown or "Nothing to show.\n"
-        write_text(folder / f"{name}.md", f"{text}\nMade by `{command}`\n")
-        write_text(folder / f"{name}.tex", f"% Made by: {' '.join(command.split())}\n{latex}")
-        write_text(folder / f"{name}.csv", csv)
+    inputs = read_inputs(config, files)
+    for table in table_list.TABLES:
+        document = replace(table.build(inputs), made_by=command_for(config, f"tables/{table.name}.md"))
+        for suffix, write in table_list.FORMATS.items():
+            write_text(folder / f"{table.name}.{suffix}", write(document))
 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
     """Return the main table for the terminal."""
-    return tables.to_text(blocks_of(config, comparisons))
+    costs = costs_of(sorted(comparisons.parent.glob("*/*/*/seed*/cost.json")))
+    return to_text(main(TableInputs(tuple(blocks_of(config, comparisons, costs)))))
 
 
 def run(config: Presenting, *, comparisons: Path, versus: Path, costs: Sequence[Path], output: Path) -> None:
     """Write the tables as Markdown, LaTeX and CSV."""
-    write_tables(config.canonical(), comparisons, versus, costs, output)
+    write_tables(config.canonical(), TableFiles(comparisons, versus, costs), output)

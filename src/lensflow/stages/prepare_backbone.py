@@ -5,14 +5,24 @@ import hashlib
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lensflow.artifacts.checkpoint import chat_template, check_checkpoint
+from lensflow.artifacts.checkpoint import (
+    INDEX,
+    SMALL_FILES,
+    WHOLE,
+    check_checkpoint,
+    check_files,
+    files_of,
+    weight_paths,
+)
+from lensflow.artifacts.tokens import chat_template
 from lensflow.errors import LensflowError, of_the_hub
+from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import ChatPrompt, FolderSource, HubSource, PackageSource, Source
 from lensflow.schema.stages import Preparing
 from lensflow.storage.atomic import write_json
@@ -22,7 +32,7 @@ from lensflow.storage.verified import read_json
 
 # Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
 SHARD_SIZE = "100MB"
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "LICENSE*", "NOTICE*")
+_PATIENCE = 10  # seconds that a check waits for the hub
 
 
 def package_parts(source: PackageSource) -> list[Path]:
@@ -57,6 +67,59 @@ def check_source(name: str, backbone: Source, root: Path) -> None:
             chat_template(path)
 
 
+def check_prompt(name: str, backbone: Source, root: Path) -> Path | None:
+    """Check everything of a backbone that costs seconds, not minutes: a folder's chat template, the hub's small files.
+
+    Weights are not fetched. Where the hub cannot be reached, nothing is checked; `prepare_backbone` does it again.
+
+    Returns:
+        A folder with the small files; None if there is none yet.
+
+    Raises:
+        LensflowError: the checkpoint is none that can be used, or its chat template does not fit the prompt.
+    """
+    source = backbone.source
+    if isinstance(source, FolderSource):
+        folder = resolve(source.path, root)
+    elif isinstance(source, HubSource) and (names := _listed(source)) is not None:
+        _check_weights(names, f"backbones.{name}.source: {source.name}")
+        folder = _fetched(source, SMALL_FILES)
+        check_files(folder, f"backbones.{name}.source: ")
+    else:
+        return None
+    _check_template(folder, backbone, f"backbones.{name}.prompt")
+    return folder
+
+
+def _check_weights(names: Collection[str], where: str) -> None:
+    """Refuse a repository without weights that can be read."""
+    if INDEX not in names and WHOLE not in names:
+        held = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None)
+        raise LensflowError(
+            f"{where} has neither {INDEX} nor {WHOLE}{f' ({held} is not read)' if held else ''}; "
+            "name a repository with safetensors weights, or convert them"
+        )
+
+
+def _check_template(folder: Path, backbone: Source, where: str) -> None:
+    if isinstance(backbone.prompt, ChatPrompt):
+        ChatTemplate(folder, backbone.prompt).check(where)
+
+
+def _listed(source: HubSource) -> list[str] | None:
+    """Return the names of a repository's files; None if the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = HfApi().model_info(source.name, revision=source.revision, timeout=_PATIENCE)
+    except (RevisionNotFoundError, RepositoryNotFoundError) as error:  # the latter covers gated ones
+        raise _refused(source, error) from None
+    except Exception:  # networks fail in types of several libraries
+        return None
+    return [file.rfilename for file in found.siblings or ()]
+
+
 def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
     """Write a backbone's checkpoint beside `output`, its manifest with sizes and checksums.
 
@@ -69,21 +132,21 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
         LensflowError: a file is missing, truncated or fails its checksum; the hub refuses; the prompt format needs a
             chat template that the tokenizer lacks.
     """
-    folder = output.parent
+    folder, source = output.parent, backbone.source
+    if isinstance(source, FolderSource) and folder.resolve() == resolve(source.path, root).resolve():
+        raise LensflowError(f"{source.path}: is where this backbone's checkpoint is written; name another folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    source = backbone.source
     if isinstance(source, PackageSource):
         _from_package(source, backbone, folder)
         check_checkpoint(folder)
     elif isinstance(source, HubSource):
-        _link_all(_download(source), folder)
-        check_checkpoint(folder, f"{source.name}: ")
+        _link_all(_download(source), folder, f"{source.name}: ")
     else:
-        _link_all(resolve(source.path, root), folder)
-        check_checkpoint(folder, f"{source.path}: ")
+        _link_all(resolve(source.path, root), folder, f"{source.path}: ")
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
+    _check_template(folder, backbone, "prompt")
     config = read_json(folder / "config.json")
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
@@ -160,26 +223,41 @@ def _add_bos(tokenizer: Any, gguf: Path) -> None:
 
 
 def _download(source: HubSource) -> Path:
+    """Fetch a repository: small files first, which say whether the weights are of use, and which they are."""
+    folder = _fetched(source, SMALL_FILES)
+    check_files(folder, f"{source.name}: ")
+    names = [path.name for path in weight_paths(folder)] if (folder / INDEX).is_file() else [WHOLE]
+    return _fetched(source, [*SMALL_FILES, *names])
+
+
+def _fetched(source: HubSource, names: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(names)))
+    except (OSError, ValueError) as error:
+        raise _refused(source, error) from None
+
+
+def _refused(source: HubSource, error: Exception) -> LensflowError:
+    """Say what to do about an error of the hub."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"{source.name}@{source.revision[:8]}"
-    try:
-        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=list(HUB_FILES)))
-    except GatedRepoError:
-        raise LensflowError(f"{where}: gated; accept its licence on the hub and set HF_TOKEN") from None
-    except RevisionNotFoundError:
-        raise LensflowError(f"{where}: the hub has no such revision; update source.revision") from None
-    except RepositoryNotFoundError:
-        raise LensflowError(f"{where}: the hub has no such repository, or it is private; set HF_TOKEN") from None
-    except (OSError, ValueError) as error:
-        raise LensflowError(f"{where}: cannot be fetched ({of_the_hub(error)[:200]}); check the network") from None
+    if isinstance(error, GatedRepoError):
+        return LensflowError(f"{where}: gated; accept its licence on the hub and set HF_TOKEN")
+    if isinstance(error, RevisionNotFoundError):
+        return LensflowError(f"{where}: the hub has no such revision; update source.revision")
+    if isinstance(error, RepositoryNotFoundError):
+        return LensflowError(f"{where}: the hub has no such repository, or it is private; set HF_TOKEN")
+    return LensflowError(f"{where}: cannot be fetched ({of_the_hub(error)[:200]}); check the network")
 
 
-def _link_all(source: Path, folder: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja"):
-            (folder / path.name).symlink_to(path.resolve())
+def _link_all(source: Path, folder: Path, where: str) -> None:
+    """Link the files of a checkpoint that stages read; what else its folder holds stays where it is."""
+    check_checkpoint(source, where)
+    for path in files_of(source):
+        (folder / path.name).symlink_to(path.resolve())
 
 
 def run(config: Preparing, *, root: Path, output: Path) -> None:

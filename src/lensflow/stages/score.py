@@ -1,5 +1,6 @@
 """The scores of one checkpoint from its stored answers (stage `score`); it needs no model, no torch and no GPU."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from lensflow.artifacts import layout
 from lensflow.benchmarks.base import Benchmark, Folders, Items, Row
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import METRICS, describe
+from lensflow.measures.catalogue import METRICS, Value, describe
 from lensflow.measures.score import score
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Scoring
@@ -53,22 +54,39 @@ def run(
             samples = benchmark.samples(entry["answers"], asked, language, folders.tasks)
         except LensflowError as error:
             raise LensflowError(f"{name}, {language}: {error}") from error
-        scores = measure(samples, benchmark, language)
+        units, scores = measure(samples, benchmark, language)
         write_jsonl(output.parent / layout.SAMPLES / f"{name}.{language}.jsonl", samples)
-        cells.append(cell | {"scores": scores})
+        asked_of = {} if units == cell["ids"] else {"asked": cell["ids"]}
+        cells.append(cell | {"ids": units, "scores": scores} | asked_of)
     write_json(output, content | {"cells": cells})
 
 
-def measure(samples: list[Row], benchmark: Benchmark, language: str) -> list[dict[str, Any]]:
-    """Compute every metric whose needs the samples have; an answer is judged first."""
-    for sample in samples:
-        if "answer" in sample and "prompt" in sample:
-            sample.update(describe(sample, language))
-    scores = [score(name, [sample[name] for sample in samples]) for name in benchmark.own_metrics()]
+def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Compute every metric whose needs the samples have; an answer is judged first.
+
+    Returns:
+        The units that statistics count, and the scores of the metrics; a unit of several items has their mean.
+    """
+    if samples and {"answer", "prompt"} <= samples[0].keys():
+        for sample, found in zip(samples, describe(samples, language), strict=True):
+            sample.update(found)
+    units: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        units.setdefault(benchmark.unit_of(sample["id"]), []).append(index)
+    scores = [
+        score(name, [_mean([sample[name] for sample in samples], of) for of in units.values()])
+        for name in benchmark.own_metrics()
+    ]
     for name, metric in METRICS.items():
         if metric.measure is None or not metric.is_defined(samples, language):
             continue
         values = [metric.measure(sample, language) for sample in samples]
         weights = None if metric.weight is None else [sample[metric.weight] for sample in samples]
-        scores.append(score(name, [None if value is None else float(value) for value in values], weights))
-    return scores
+        scores.append(score(name, [_mean(values, of) for of in units.values()], weights))
+    return list(units), scores
+
+
+def _mean(values: Sequence[Value], indices: Sequence[int]) -> float | None:
+    """Return the mean of the values at some places that are known; None if none is."""
+    known = [float(value) for index in indices if (value := values[index]) is not None]
+    return math.fsum(known) / len(known) if known else None

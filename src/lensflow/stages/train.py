@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lensflow.artifacts import interventions
+from lensflow.artifacts import costs, interventions
 from lensflow.artifacts.checkpoint import verifying
 from lensflow.artifacts.layout import by_language
 from lensflow.errors import LensflowError
-from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.base import Run, StateFiles
 from lensflow.methods.registry import METHODS, AnyMethod
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Training
@@ -25,11 +25,8 @@ from lensflow.storage.atomic import atomic_path, write_json, write_jsonl
 def train_measured(run: Run[Any]) -> None:
     """Train by the method's own `train` and write `cost.json` beside the delta.
 
-    It holds `seconds` (loading and writing included; what killed processes spent on what was gone on from is added),
-    `device` (`cpu` or `cuda`), `peak_memory` (bytes: the process's largest resident set, or the most that was allocated
-    on the GPU), `tokens` (that were trained on, each as often as it was), `trained_parameters` and, where Linux lets
-    one read its counters, `energy_joules` (of the processors, whatever else they did, since this process began to
-    train). It is of this stage alone, not of those that extract hidden states before it.
+    What it holds, `artifacts.costs.Cost` says: energy where Linux lets one read its counters, `residual` and `terms` of
+    methods that have them. It is of this stage alone, not of those that extract hidden states before it.
 
     History, dev states and intervention that a method does not write are left empty, so that all methods have the same
     files.
@@ -49,7 +46,7 @@ def train_measured(run: Run[Any]) -> None:
                 save_file({}, temporary)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     allocated = torch.cuda.max_memory_allocated() if run.gpus else 0
-    write_json(
+    costs.write(
         run.output.with_name("cost.json"),
         {
             "seconds": round(trained.earlier_seconds + seconds, 3),
@@ -57,7 +54,9 @@ def train_measured(run: Run[Any]) -> None:
             "peak_memory": allocated or resident,
             "tokens": trained.tokens,
             "trained_parameters": trained.parameters,
-            **({} if used is None else {"energy_joules": round(used, 1)}),
+            "energy_joules": None if used is None else round(used, 1),
+            "residual": trained.residual,
+            "terms": trained.terms or None,
         },
     )
 
@@ -89,7 +88,7 @@ def run(
     if method.needs_states:
         if subspaces is None or not states or config.extraction is None:
             raise LensflowError(f"kind {method.kind} needs --subspaces, --states and extraction in --config")
-        hidden = HiddenStates(config.extraction, subspaces, by_language(states))
+        hidden = StateFiles(config.extraction, subspaces, by_language(states))
     else:
         del resolved["extraction"]
     with verifying(backbone):

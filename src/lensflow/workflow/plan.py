@@ -8,23 +8,28 @@ swapped weights would otherwise go unnoticed.
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts import texts as texts_module
+from lensflow.artifacts.checkpoint import small_files_digest
 from lensflow.artifacts.layout import BASE, NO_SETTING, Place
-from lensflow.benchmarks.base import FromDataset
+from lensflow.benchmarks.base import FromDataset, Splits
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
+from lensflow.methods.base import FineTuning
+from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
 from lensflow.provenance.code import code_digest
-from lensflow.stages.prepare_backbone import check_source
+from lensflow.schema.backbone import FolderSource
+from lensflow.stages.prepare_backbone import check_prompt, check_source
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
+from lensflow.storage.paths import resolve
 from lensflow.workflow import sweeps
 from lensflow.workflow.experiment import Config
 from lensflow.workflow.stages import CHECKPOINT, STAGES
@@ -84,7 +89,7 @@ class Plan:
         self._check_languages()
         self._task_digests = self._read_tasks()
         self._cells_of: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-        self._check_items({name: items for name, (items, _) in read.items()})
+        self._check_items({name: splits for name, (splits, _) in read.items()})
         for name in self.backbones:
             check_source(name, config.backbones[name], root)
         for role in (engines.generator, engines.scorer, engines.reader):
@@ -115,8 +120,8 @@ class Plan:
                 names |= dict.fromkeys(benchmark.corpora)
         return list(names)
 
-    def _read(self, name: str) -> tuple[Sequence[Mapping[str, Any]], dict[str, str]]:
-        """Return a corpus' train items, and what tells for each language that its texts have changed.
+    def _read(self, name: str) -> tuple[Splits, dict[str, str]]:
+        """Return a corpus' items, and what tells for each language that its texts have changed.
 
         A data set is not fetched to plan: its items are known by number alone, and Snakemake watches a local copy.
         """
@@ -124,10 +129,10 @@ class Plan:
         if (source := corpus.dataset) is not None:
             texts = dict.fromkeys(source.languages, "")
             item = {"prompt": texts} | ({"answer": texts} if source.answer is not None else {})
-            return [item] * source.train, texts
+            return {split: [item] * getattr(source, split) for split in texts_module.SPLITS}, texts
         assert corpus.path is not None
         content = texts_module.read_corpus(texts_module.folder(corpus.path, self.root))
-        return content["train"], texts_module.language_digests(content)
+        return {split: content[split] for split in texts_module.SPLITS}, texts_module.language_digests(content)
 
     def _check_languages(self) -> None:
         for run in self.config.runs:
@@ -146,7 +151,8 @@ class Plan:
                                 f"it there, or name in the run which to evaluate: {benchmark_name}: [...]"
                             )
                         for corpus in benchmark.corpora:
-                            self._require(corpus, language, where)
+                            for needed in benchmark.reads(language):
+                                self._require(corpus, needed, where)
                         if benchmark.generates:
                             self._check_detectable(language, f"{where} (setting {name})")
 
@@ -169,13 +175,20 @@ class Plan:
                     digests.setdefault(name, {})[language] = code
         return digests
 
-    def _check_items(self, read: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    def _check_items(self, read: Mapping[str, Splits]) -> None:
         for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
             method, of_setting = self.config.methods[name], self.config.settings[setting]
             try:
-                method.check_items(read[of_setting.training], of_setting)
+                method.check_items(read[of_setting.training]["train"], of_setting)
             except ValueError as error:
                 raise LensflowError(f"methods.{name}.{error}") from None
+        for name, languages in self.benchmarks.items():
+            benchmark = self.config.benchmarks[name]
+            for corpus in benchmark.corpora:
+                try:
+                    benchmark.check_items(read[corpus], languages)
+                except ValueError as error:
+                    raise LensflowError(f"benchmarks.{name}.{error}") from None
 
     def _require(self, corpus: str, language: str, where: str) -> None:
         if language not in self.corpus_digests[corpus]:
@@ -224,9 +237,10 @@ class Plan:
         """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
         found: dict[str, list[str]] = {}
         for name, languages in self.checkpoints[checkpoint].items():
-            for corpus in self.config.benchmarks[name].corpora:
-                kept = found.setdefault(corpus, [])
-                kept += [language for language in languages if language not in kept]
+            benchmark = self.config.benchmarks[name]
+            for corpus in benchmark.corpora:
+                read = [needed for language in languages for needed in benchmark.reads(language)]
+                found[corpus] = list(dict.fromkeys([*found.get(corpus, []), *read]))
         return found
 
     def evaluation_items(self, checkpoint: Place) -> dict[str, list[str]]:
@@ -277,8 +291,11 @@ class Plan:
 
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
-        entry = self.config.backbones[backbone].canonical()
-        return {"backbone": {key: value for key, value in entry.items() if key != "resources"}}
+        entry = self.config.backbones[backbone]
+        stage: dict[str, Any] = {"backbone": {k: v for k, v in entry.canonical().items() if k != "resources"}}
+        if isinstance(entry.source, FolderSource):  # its files may be edited where they lie
+            stage["files"] = small_files_digest(resolve(entry.source.path, self.root))
+        return stage
 
     def pair_data(self, corpus: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `pair_data`."""
@@ -330,7 +347,7 @@ class Plan:
         """Return which job answers for which checkpoints: for each alone, or as the backbone's resources say."""
         parts = []
         for backbone in self.backbones:
-            its = [checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone]
+            its = sorted(checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone)
             jobs = max(self.config.backbones[backbone].resources.answer_jobs, math.ceil(len(its) / PER_JOB))
             if one_by_one:
                 jobs = len(its)
@@ -342,7 +359,7 @@ class Plan:
         """Return the configuration of stage `answer`."""
         cells: list[dict[str, Any]] = []
         checkpoints = {}
-        for checkpoint in part.checkpoints:
+        for checkpoint in sorted(part.checkpoints):  # in whichever order the runs name them
             own = [self._cells(name, languages) for name, languages in self.checkpoints[checkpoint].items()]
             cells += [cell for cell in own if cell not in cells]
             checkpoints[checkpoint.folder] = [cells.index(cell) for cell in own]
@@ -433,6 +450,33 @@ class Plan:
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }
+
+    def check_backbones(self) -> None:
+        """Check that the backbones can be prompted and trained as they should be, without their weights.
+
+        Raises:
+            LensflowError: a chat template does not fit its prompt, a checkpoint of the hub cannot be used, or a method
+                cannot train a backbone's family.
+        """
+        for name in self.backbones:
+            folder = check_prompt(name, self.config.backbones[name], self.root)
+            if folder is not None:
+                self._check_family(name, folder)
+
+    def _check_family(self, name: str, folder: Path) -> None:
+        from lensflow.models import loading  # torch: takes seconds, and planning needs none
+
+        methods = [self.config.methods[place.method] for place in self.trained(name)]
+        try:
+            loading.check_decoder(folder)
+            if not any(folder.glob("*.safetensors*")):
+                return  # of the hub: the names of the tensors come with the weights
+            if any(isinstance(method, Lens) for method in methods):
+                loading.check_top_layers(folder, self.config.extraction.trainable_layers)
+            if any(isinstance(method, FineTuning) for method in methods):
+                loading.check_all_weights(folder)
+        except LensflowError as error:
+            raise LensflowError(f"backbones.{name}: {error}") from None
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.

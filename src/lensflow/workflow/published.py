@@ -13,6 +13,7 @@ import pandas as pd
 from lensflow.benchmarks.registry import BENCHMARKS
 from lensflow.errors import LensflowError
 from lensflow.methods.registry import method_modules
+from lensflow.presentation import table_list
 from lensflow.provenance.code import closure, code_digest, module_digest
 from lensflow.provenance.records import without_places
 from lensflow.storage import environment
@@ -24,14 +25,10 @@ from lensflow.storage.verified import read_json
 from lensflow.workflow.plan import Plan
 from lensflow.workflow.stages import STAGES
 
-_CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
-_ENTRY = ("backbone", "setting", "panel", "method", "column")
-# A table below the results folder -> the columns that name a row. What training takes is of the machine: not compared.
+# A file below the results folder -> the columns that name a row.
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "tables/main.csv": _CELL,
-    "tables/summary.csv": _ENTRY,
-    "tables/ablation.csv": _ENTRY,
-    "comparisons.csv": _CELL,
+    **{f"tables/{table.name}.csv": table.key for table in table_list.TABLES if table.key},
+    "comparisons.csv": table_list.CELL,
 }
 INTERVALS = {"value": ("low", "high"), "difference": ("difference_low", "difference_high")}
 EXACT = ("seeds", "n", "paired", "left_out")

@@ -238,6 +238,7 @@ _ALL = (
             Argument("subspaces", "subspaces.safetensors (fit-subspaces), if any", default=None),
             Argument("states", f"{STATES.text}, if any", many=True, default=()),
             Argument("runs", "history.jsonl of each training", many=True, default=()),
+            COSTS,
             Argument("output", "folder for the figures"),
         ),
         numbers=False,

@@ -1,5 +1,6 @@
 """Tasks of lm-eval."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ class Task(FromDataset):
     fewshot_seed: int = Field(default=1234, ge=0)  # of the examples that are drawn; lm-eval's own
     variables: dict[str, Any] = {}  # constants that the task file's templates can name
     overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
+    # Regular expression whose first group, in an item's id, names the unit that statistics count; null: the item.
+    unit: str | None = None
     metrics: dict[Name, str] = {"accuracy": "acc"}  # name in the tables -> lm-eval's "metric" or "metric,filter"
 
     def code_of(self, language: str, roots: Sequence[Path]) -> str:
@@ -46,6 +49,11 @@ class Task(FromDataset):
         overrides = {key: value for key, value in loading["overrides"].items() if key != "fewshot_config"}
         task = tasks.LoadedTask(self, **loading | {"overrides": overrides | {"num_fewshot": 0}})
         return task.samples(model.replaying(rows), rows)
+
+    def unit_of(self, id_: str) -> str:
+        """Return the unit that an item's id names."""
+        found = re.search(self.unit, id_) if self.unit else None
+        return found[1] if found else id_
 
     def own_metrics(self) -> tuple[str, ...]:
         """Return the names that the tables have for lm-eval's metrics."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from lm_eval.api.model import LM, TemplateLM
 
-from lensflow.benchmarks.base import Asker, Row
+from lensflow.benchmarks.base import Asker, Row, said
 from lensflow.errors import LensflowError
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.decoding import Decoding
@@ -78,8 +78,8 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
                 if plain and chat:
                     contexts = [context.removesuffix(" ") for context in contexts]  # what apply_chat_template added
                 prompts = [self.tok_encode(context) for context in contexts]
-                for index, said in zip(indices, asker.generate(prompts, settings), strict=True):
-                    answers[index] = {"answer": said.text, "tokens": list(said.ids), "cut": said.cut}
+                for index, answer in zip(indices, said(asker, prompts, settings), strict=True):
+                    answers[index] = answer
             return answers
 
     return Asking()

@@ -1,15 +1,14 @@
 """The objective of Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), and of its controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lensflow.artifacts.costs import Term
 from lensflow.artifacts.language_subspaces import LanguageSubspaces
-from lensflow.errors import LensflowError
-from lensflow.mathematics import losses
-from lensflow.methods.base import Pushing
+from lensflow.mathematics import directions, losses
 from lensflow.methods.lens.config import Lens
 
 
@@ -61,6 +60,29 @@ class LensObjective:
         weights = self.config.weights
         return weights.pull * terms["pull"] + weights.push * terms["push"] + weights.retain * terms["retain"]
 
+    def shares(self, terms: Mapping[str, float]) -> dict[str, Term]:
+        """Return the terms with the share of the loss that each has, once it is weighed."""
+        weights = self.config.weights.canonical()
+        weighted = {name: weights[name] * value for name, value in terms.items()}
+        loss = sum(weighted.values())
+        return {name: Term(value=value, share=weighted[name] / loss if loss else None) for name, value in terms.items()}
+
+    def residual(self, states: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> float | None:
+        """Return what is left of the way to the push target, the mean over targets and texts; None without a push.
+
+        Args:
+            states: target language -> (n, d) states of its texts; a language with a λ of 0 is not pushed.
+            references: the same from the untouched backbone.
+        """
+        pushed = [language for language, shift in self.shifts.items() if shift.any()]
+        if not (pushed and self.config.weights.push):
+            return None
+        left = [
+            losses.residual(states[language], references[language], self.shifts[language], self.specific)
+            for language in pushed
+        ]
+        return float(torch.cat(left).mean())
+
 
 def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...], seed: int = 0) -> LensObjective:
     """Build the objective at the top layer.
@@ -79,50 +101,16 @@ def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ..
         LensflowError: `direction: random` and the states have no more dimensions than M_a and M_s.
     """
     agnostic, specific = subspaces.agnostic[-1], subspaces.specific[-1]
-    directions = own = own_directions(subspaces, targets)
+    pushed = own = directions.own_directions(subspaces.directions, subspaces.languages, targets)
     if config.direction == "permuted":
-        directions = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
+        pushed = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
     elif config.direction == "random":
         generator = torch.Generator().manual_seed(seed)
-        specific = random_subspace(agnostic, specific.shape[1], generator)
-        directions = {
-            language: delta.norm() * specific @ _random_unit(specific.shape[1], generator)
+        specific = directions.random_subspace(agnostic, specific.shape[1], generator)
+        pushed = {
+            language: delta.norm() * specific @ directions.random_unit(specific.shape[1], generator)
             for language, delta in own.items()
         }
-    return LensObjective(config, agnostic, specific, shifts(config, subspaces, directions))
-
-
-def own_directions(subspaces: LanguageSubspaces, targets: Sequence[str]) -> dict[str, Tensor]:
-    """Return δ (d,) of each target at the top layer."""
-    return {language: subspaces.directions[-1, subspaces.languages.index(language)] for language in targets}
-
-
-def shifts(config: Pushing, subspaces: LanguageSubspaces, directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return how far each target is pushed along its direction at the top layer, (d,).
-
-    With `lambda_unit: absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its
-    own states along δ, which makes λ comparable between languages and backbones.
-    """
-    found = {}
-    for language, shift in directions.items():
-        if config.lambda_unit == "state_norm":
-            shift = shift / shift.norm() * subspaces.norms[-1, subspaces.languages.index(language)]
-        found[language] = config.strength_of(language) * shift
-    return found
-
-
-def random_subspace(agnostic: Tensor, rank: int, generator: torch.Generator) -> Tensor:
-    """Draw an orthonormal basis (d, rank) of a uniformly random subspace that is orthogonal to `agnostic` (d,).
-
-    Raises:
-        LensflowError: there is none, d is not larger than the rank.
-    """
-    if rank >= len(agnostic):
-        raise LensflowError(f"direction: random needs states of more than {rank} dimensions; use another direction")
-    drawn = torch.randn(len(agnostic), rank, generator=generator, dtype=torch.float64)
-    basis: Tensor = torch.linalg.qr(torch.cat([agnostic.double().unsqueeze(-1), drawn], dim=1)).Q
-    return basis[:, 1:].to(agnostic.dtype).contiguous()
-
-
-def _random_unit(size: int, generator: torch.Generator) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(size, generator=generator), dim=0)
+    norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
+    shifts = directions.shifts(pushed, config.strength_of, config.lambda_unit, norms)
+    return LensObjective(config, agnostic, specific, shifts)

@@ -8,7 +8,7 @@ weights rounds away; with `precision: mixed` the layers compute with copies of t
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,14 @@ from lensflow.artifacts import deltas, language_subspaces
 from lensflow.artifacts.states import load
 from lensflow.artifacts.texts import Text, check_aligned, read_texts
 from lensflow.errors import LensflowError
-from lensflow.methods.base import Trained
+from lensflow.methods.base import Run, Trained
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import LensObjective, objective
 from lensflow.models.batching import batches_by_length
-from lensflow.models.loading import CPU, layers_of, load_top_layers
+from lensflow.models.loading import device_of, layers_of, load_top_layers
 from lensflow.models.partial_layer import only_rows
 from lensflow.models.taps import tap_layers
-from lensflow.schema.extraction import Extraction, Pooling
+from lensflow.schema.extraction import Pooling
 from lensflow.schema.setting import Setting
 from lensflow.storage import parts
 from lensflow.storage.atomic import atomic_path, write_jsonl
@@ -170,7 +170,7 @@ class LensTrainer:
         seed: of the order of batches.
         stack: the top layers.
         caches: cached texts of every language of the setting.
-        target: the objective.
+        objective: the loss and its terms.
         pooling: what stands for a text, the state of its last token or the mean over its tokens.
     """
 
@@ -181,20 +181,21 @@ class LensTrainer:
         seed: int,
         stack: TopStack,
         caches: dict[str, CachedTexts],
-        target: LensObjective,
+        objective: LensObjective,
         pooling: Pooling,
     ) -> None:
         from transformers import get_scheduler
 
         self.config, self.setting, self.seed = config, setting, seed
-        self.stack, self.caches, self.objective, self.pooling = stack, caches, target, pooling
+        self.stack, self.caches, self.objective, self.pooling = stack, caches, objective, pooling
         central = caches[setting.central]
         self.indices = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
         self.units = {split: self._units(indices) for split, indices in self.indices.items()}
         if not self.units["train"]:
             raise LensflowError("the training corpus has no text in its train split")
         self.steps_per_epoch = math.ceil(len(self.units["train"]) / config.batch_size)
-        self.steps = self.steps_per_epoch * config.epochs
+        self.steps = self.steps_per_epoch * config.most_epochs  # with `until` perhaps less
+        self.judged = "dev" if self.units["dev"] else "train"  # the split that says what training did
         self.trained = {name: p for name, p in stack.decoder.named_parameters() if p.requires_grad}
         # What the optimizer updates: the layers' own weights, or float32 masters of them.
         self.masters = {
@@ -204,17 +205,21 @@ class LensTrainer:
         # fused: one call a step instead of several a tensor.
         groups = optimizer_groups(list(self.masters.values()), config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-        # HF's plain "constant" would ignore the warm-up.
-        schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+        # HF's plain "constant" would ignore the warm-up. Where the end is open, no step depends on the most epochs.
+        steady = config.schedule == "constant" or config.until is not None
+        planned = self.steps if config.until is None else self.steps_per_epoch
         self.scheduler = get_scheduler(
-            schedule,
+            "constant_with_warmup" if steady else config.schedule,
             self.optimizer,
-            num_warmup_steps=math.ceil(config.warmup * self.steps),
-            num_training_steps=self.steps,
+            num_warmup_steps=math.ceil(config.warmup * planned),
+            num_training_steps=planned,
         )
         self.step = 0
         self.started, self.earlier_seconds = time.monotonic(), 0.0
         self.history: list[dict[str, Any]] = []
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+        self.left = math.inf  # `residual` of the train texts after an epoch, as far as `until` asks for it
         # What the central texts are held to: (N, d) of the untouched backbone.
         everything = range(len(central.texts))
         self._retained = central.top if config.retain_on == pooling else stack.pooled(central, everything, "mean")
@@ -262,16 +267,34 @@ class LensTrainer:
         self.history.append(place | {"loss": loss} | terms | more)
 
     @torch.no_grad()
-    def evaluate_dev(self) -> None:
-        """Record the terms over all dev texts."""
-        units = self.units["dev"]
+    def evaluate(self) -> dict[str, float]:
+        """Return the terms over all dev texts, and record them; where there are none, over all train texts."""
+        units = self.units[self.judged]
         sums = dict.fromkeys(("pull", "push", "retain"), 0.0)
         for start in range(0, len(units), self.config.batch_size):
             batch = units[start : start + self.config.batch_size]
             for name, value in self.terms(batch).items():
                 sums[name] += float(value) * len(batch)
-        if units:
-            self.record("dev", {name: value / len(units) for name, value in sums.items()})
+        means = {name: value / len(units) for name, value in sums.items()}
+        if self.judged == "dev":
+            self.record("dev", means)
+        return means
+
+    def pooled(self, split: str, languages: Iterable[str]) -> dict[str, Tensor]:
+        """Return what stands for the texts of a split at the top, (texts, d) of each language."""
+        indices = self.indices[split]
+        return {language: self.stack.pooled(self.caches[language], indices, self.pooling) for language in languages}
+
+    def residual(self, split: str, states: Mapping[str, Tensor]) -> float | None:
+        """Return what is left of the way to the push target in a split, whose `pooled` states are given."""
+        references = {language: self.caches[language].top[self.indices[split]] for language in self.setting.targets}
+        return self.objective.residual(states, references)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or what `until` asks for is reached."""
+        until = self.config.until
+        return self.step == self.steps or (until is not None and self.left <= until.residual)
 
     def run(self, scratch: Path, label: str) -> None:
         """Train to the end, from the checkpoint in `scratch` if one is there.
@@ -281,20 +304,29 @@ class LensTrainer:
         """
         self.load_checkpoint(scratch)
         if self.step == 0:
-            self.evaluate_dev()
+            self.before = self.evaluate()
         saved = time.monotonic()
         with tqdm(total=self.steps, initial=self.step, desc=label, unit="step", mininterval=1) as progress:
-            while self.step < self.steps:
+            while not self.finished:
                 epoch, offset = divmod(self.step, self.steps_per_epoch)
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
                 for batch in epoch_batches(self.units["train"], self.config.batch_size, generator)[offset:]:
                     self._train_step(batch)
                     progress.update(1)
                     if self.step % self.steps_per_epoch == 0:
-                        self.evaluate_dev()
-                    if time.monotonic() - saved >= CHECKPOINT_SECONDS and self.step < self.steps:
+                        self._end_epoch()
+                    if time.monotonic() - saved >= CHECKPOINT_SECONDS and not self.finished:
                         self.save_checkpoint(scratch)
                         saved = time.monotonic()
+
+    def _end_epoch(self) -> None:
+        if self.config.until is not None:
+            # Of the texts that are trained on: dev and test texts have no say in when to stop.
+            left = self.residual("train", self.pooled("train", self.setting.targets))
+            self.left = 0.0 if left is None else left  # no target of this setting has a λ
+            self.history[-1]["residual"] = self.left
+        if self.judged == "dev" or self.finished:
+            self.after = self.evaluate()
 
     def _train_step(self, batch: list[Unit]) -> None:
         terms = self.terms(batch)
@@ -344,6 +376,7 @@ class LensTrainer:
             "step": str(self.step),
             "seconds": str(self.earlier_seconds + time.monotonic() - self.started),
             "history": canonical_json(self.history),
+            "before": canonical_json(self.before),
             "scheduler": canonical_json(self.scheduler.state_dict()),
         }
         parts.write(scratch, tensors, metadata)
@@ -365,6 +398,7 @@ class LensTrainer:
         self.step = int(metadata["step"])
         self.earlier_seconds = float(metadata["seconds"])
         self.history = json.loads(metadata["history"])
+        self.before = json.loads(metadata["before"])
         self.scheduler.load_state_dict(json.loads(metadata["scheduler"]))
         for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr
@@ -387,57 +421,56 @@ def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Poolin
             )
 
 
-def train(
-    config: Lens,
-    setting: Setting,
-    seed: int,
-    extraction: Extraction,
-    checkpoint: Path,
-    subspaces: Path,
-    states: Mapping[str, Path],
-    texts: Mapping[str, Path],
-    output: Path,
-    device: torch.device = CPU,
-) -> Trained:
+def train(run: Run[Lens]) -> Trained:
     """Train one method on one setting.
 
-    Args:
-        config: the method.
-        setting: languages and space.
-        seed: of the order of batches, and of a random direction.
-        extraction: how the cached states were made.
-        checkpoint: folder of the backbone.
-        subspaces: what `fit_subspaces` wrote.
-        states: for each language, what `extract_hidden_states` wrote.
-        texts: for each language, what `pair_data` wrote.
-        output: `delta.safetensors`, the trained tensors that differ from the backbone's, float32, under the
-            checkpoint's names; `history.jsonl` and `dev_states.safetensors` are written beside it.
-        device: that the top layers run on.
+    The delta holds the trained tensors that differ from the backbone's, float32, under the checkpoint's names;
+    `history.jsonl` and `dev_states.safetensors` are written beside it.
     """
-    caches = {language: read_cache(states[language], texts[language], setting.space) for language in setting.languages}
+    assert run.hidden is not None
+    config, setting, checkpoint, output = run.method, run.setting, run.backbone.parent, run.output
+    extraction, device = run.hidden.extraction, device_of(run.gpus)
+    caches = {
+        language: read_cache(run.hidden.states[language], run.texts[language], setting.space)
+        for language in setting.languages
+    }
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
     dtype = backbone_dtype if config.precision == "mixed" else torch.float32
     decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
     stack = TopStack(decoder, config.layers, setting.space)
     check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
-    target = objective(config, language_subspaces.load(subspaces, setting), setting.targets, seed)
-    dev = caches[setting.central].of_split("dev")
+    subspaces = language_subspaces.load(run.hidden.subspaces, setting)
+    trainer = LensTrainer(
+        config,
+        setting,
+        run.seed,
+        stack,
+        caches,
+        objective(config, subspaces, setting.targets, run.seed),
+        extraction.pooling,
+    )
+    dev = trainer.indices["dev"]
     dev_states = {f"before.{language}": cache.top[dev] for language, cache in caches.items()}
-
-    trainer = LensTrainer(config, setting, seed, stack, caches, target, extraction.pooling)
     for language, cache in caches.items():
-        used(texts[language], [cache.texts[index].line for indices in trainer.indices.values() for index in indices])
+        chosen = [index for indices in trainer.indices.values() for index in indices]
+        used(run.texts[language], [cache.texts[index].line for index in chosen])
     scratch = output.parent / ".training.safetensors"
     trainer.run(scratch, output.parent.parent.name)
 
-    dev_states |= {
-        f"after.{language}": stack.pooled(cache, dev, extraction.pooling) for language, cache in caches.items()
-    }
+    after = trainer.pooled("dev", caches)
+    dev_states |= {f"after.{language}": states for language, states in after.items()}
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:
         save_file(dev_states, temporary)
     deltas.write({names[name]: master.cpu() for name, master in trainer.masters.items()}, checkpoint, output)
     scratch.unlink(missing_ok=True)
     parameters = sum(master.numel() for master in trainer.masters.values())
-    return Trained(trainer.tokens_per_epoch() * config.epochs, parameters, trainer.earlier_seconds)
+    epochs = trainer.step // trainer.steps_per_epoch
+    return Trained(
+        trainer.tokens_per_epoch() * epochs,
+        parameters,
+        trainer.earlier_seconds,
+        trainer.residual(trainer.judged, after if dev else trainer.pooled("train", setting.targets)),
+        {"before": trainer.objective.shares(trainer.before), "after": trainer.objective.shares(trainer.after)},
+    )

@@ -3,16 +3,18 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from lensflow.models.engines.protocol import Answer
 from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.decoding import Decoding
 from lensflow.storage.verified import read_json
 
 
 def eos_token_ids(checkpoint: Path, tokenizer: PromptTokenizer) -> set[int]:
     """Ids of the tokens that end an answer: of generation_config.json, else of config.json, and the tokenizer's own."""
-    generation = checkpoint / "generation_config.json"
-    ids = read_json(generation if generation.is_file() else checkpoint / "config.json").get("eos_token_id")
-    found: set[int] = set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
-    return found | tokenizer.end_tokens
+    files = [path for name in ("generation_config", "config") if (path := checkpoint / f"{name}.json").is_file()]
+    named = [ids for path in files if (ids := read_json(path).get("eos_token_id")) is not None]
+    found = named[0] if named else []
+    return {*(found if isinstance(found, list) else [found]), *tokenizer.end_tokens}
 
 
 def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:
@@ -23,6 +25,52 @@ def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collect
     return sorted({*eos, *(i for i, piece in enumerate(vocabulary) if any(text in piece for text in stop))})
 
 
-def finish(answer: str, stop: Collection[str]) -> str:
-    """Cut an answer before the first stop string."""
-    return answer[: min((answer.find(text) for text in stop if text in answer), default=len(answer))]
+def finish(answer: str, decoding: Decoding) -> str:
+    """Cut an answer before the first stop string, and where its room ends."""
+    end = min((answer.find(text) for text in decoding.stop if text in answer), default=len(answer))
+    return answer[:end][: decoding.max_characters]
+
+
+def answer_of(ids: tuple[int, ...], tokenizer: PromptTokenizer, decoding: Decoding, *, ended: bool) -> Answer:
+    """Return the answer of generated tokens.
+
+    Args:
+        ids: with the token that ended the answer.
+        tokenizer: of the checkpoint.
+        decoding: how they were generated.
+        ended: whether such a token is there.
+    """
+    text = tokenizer.decode(list(ids))
+    full = decoding.max_characters is not None and len(text) >= decoding.max_characters
+    return Answer(finish(text, decoding), ids, cut=full or not ended)
+
+
+class Room:
+    """Says when an answer must end although the model goes on: its room is used up, or it only repeats itself.
+
+    Args:
+        tokenizer: of the checkpoint.
+        decoding: how much room there is; without `max_characters` nothing ends before `max_new_tokens`.
+    """
+
+    def __init__(self, tokenizer: PromptTokenizer, decoding: Decoding) -> None:
+        self._tokenizer, self._room = tokenizer, decoding.max_characters
+
+    def is_over(self, ids: Sequence[int]) -> bool:
+        """Return whether an answer of these token ids must end; looks for a loop at every eighth token."""
+        if self._room is None or not ids:
+            return False
+        text = self._tokenizer.decode(list(ids))
+        return len(text) >= self._room or (len(ids) % 8 == 0 and repeats_at_the_end(text))
+
+
+def repeats_at_the_end(text: str, times: int = 5, least: int = 60) -> bool:
+    """Return whether a text ends in one unit that is said at least `times` times, over `least` characters or more."""
+    tail = text[-4 * least :]
+    for period in range(1, len(tail) // times + 1):
+        same = 0
+        while same + period < len(tail) and tail[-1 - same] == tail[-1 - same - period]:
+            same += 1
+        if same + period >= max(times * period, least):
+            return True
+    return False

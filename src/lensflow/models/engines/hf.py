@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
-from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
+from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
-from lensflow.models.likelihood import Masks, read_prompts
-from lensflow.models.loading import import_transformers
+from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
+from lensflow.models.loading import attention_of, import_transformers
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -64,8 +65,11 @@ class TransformersEngine:
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
+        self._positions = positions(checkpoint)
         try:
-            model = import_transformers().AutoModelForCausalLM.from_pretrained(
+            transformers = import_transformers()
+            attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=dtype, attn_implementation=attention
             )
         except Exception as error:
@@ -75,9 +79,19 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
-        """See `Engine.generate`. Left-padded batches of prompts of similar length."""
+        """See `Engine.generate`. Left-padded batches of prompts of similar length.
+
+        Raises:
+            LensflowError: a prompt and its answer are longer than what the model was made for.
+        """
         from transformers import GenerationConfig
 
+        longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+        if self._positions is not None and longest > self._positions:
+            raise LensflowError(
+                f"a prompt and its answer of {longest} tokens exceed the {self._positions} positions of the model; "
+                "lower max_new_tokens or shorten the prompt"
+            )
         stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
@@ -91,17 +105,20 @@ class TransformersEngine:
         )
         torch.manual_seed(decoding.seed)
         answers: dict[int, Answer] = {}
-        last = set(ends)
+        last, room = set(ends), Room(self._tokenizer, decoding)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
             for start in range(0, len(order), self._batch_size):
                 batch = order[start : start + self._batch_size]
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
-                output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+                ending = EndWhereOver(room, ids.shape[1], ends)
+                output = self.model.generate(
+                    ids, attention_mask=mask, generation_config=settings, logits_processor=[ending]
+                )
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     end = next((n for n, token in enumerate(tokens) if token in last), None)
-                    ids = tokens if end is None else tokens[: end + 1]
-                    answers[i] = Answer(finish(self._tokenizer.decode(ids), stop), tuple(ids), cut=end is None)
+                    said = tuple(tokens if end is None else tokens[: end + 1])
+                    answers[i] = answer_of(said, self._tokenizer, decoding, ended=end is not None)
                 bar.update(len(batch))
         return [answers[i] for i in range(len(prompts))]
 
@@ -127,6 +144,10 @@ class TransformersEngine:
     ) -> list[dict[str, float]]:
         """See `Engine.read`."""
         return read_prompts(self.model, sequences, counted, masks)
+
+    def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
+        """See `Engine.distributions`."""
+        return distributions(self.model, sequences, candidates)
 
     @torch.inference_mode()
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
@@ -207,6 +228,26 @@ class TransformersEngine:
             columns = slice(width - len(row), width) if left else slice(len(row))
             ids[i, columns], mask[i, columns] = torch.tensor(row), 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+class EndWhereOver:
+    """Makes rows end whose answer must end, by the first of the tokens that end one.
+
+    Args:
+        room: when that is.
+        start: where answers begin.
+        ends: ids of the tokens; if there are none, nothing ends before its time.
+    """
+
+    def __init__(self, room: Room, start: int, ends: list[int]) -> None:
+        self._room, self._start, self._ends = room, start, ends
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        if self._ends:
+            over = [self._room.is_over(row) for row in ids[:, self._start :].tolist()]
+            logits[torch.tensor(over, device=logits.device), self._ends[0]] = torch.inf
+        return logits
 
 
 def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

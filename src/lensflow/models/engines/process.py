@@ -33,7 +33,11 @@ def prepare_process() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+_LINK = "For further information visit"  # pydantic's last line
+
+
 def last_line(error: BaseException) -> str:
-    """Last non-empty line of an exception's message, or its type's name."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    """What an exception says in one line: pydantic's own reason, else the last line; without a message its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and _LINK not in line]
+    reasons = [line.partition(" [type=")[0] for line in lines if line.startswith(("Value error, ", "Assertion failed"))]
+    return " ".join(reasons) or (lines[-1] if lines else type(error).__name__)

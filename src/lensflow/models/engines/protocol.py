@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lensflow.artifacts.interventions import StateEdit
-from lensflow.models.likelihood import Masks
+from lensflow.models.likelihood import Counted, Likeliest, Masks
 from lensflow.schema.decoding import Decoding
 
 
@@ -63,6 +63,10 @@ class Engine(Protocol):
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
         """Score whole prompts; see `lensflow.models.likelihood.read_prompts`. Only of engines whose `READS` is true."""
+        ...
+
+    def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
+        """Read next-token distributions; see `lensflow.models.likelihood`. Only of engines whose `READS` is true."""
         ...
 
     def swap(self, tensors: Mapping[str, Tensor]) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
-from lensflow.models.engines.ends import end_token_ids, eos_token_ids, finish
+from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
-from lensflow.models.likelihood import Masks
+from lensflow.models.likelihood import Counted, Likeliest, Masks
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -76,19 +77,29 @@ class VllmEngine:
         gc.freeze()
 
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit its `extra_args["tokens"]`; reported log-probabilities are of the unforced model."""
+            """Makes a request emit its `extra_args["tokens"]`, or end where it must.
+
+            The log-probabilities that vLLM reports are of the unforced model.
+            """
 
             def is_argmax_invariant(self) -> bool:
                 return False
 
             def new_req_logits_processor(self, params: Any) -> Any:
-                tokens: list[int] = (params.extra_args or {}).get("tokens", [])
+                extra = params.extra_args or {}
+                tokens: list[int] = extra.get("tokens", [])
 
                 def force(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
                     logits[tokens[len(output_ids)]] = torch.inf
                     return logits
 
-                return force if tokens else None
+                def end(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+                    if room.is_over(output_ids):
+                        logits[extra["end"]] = torch.inf
+                    return logits
+
+                room = Room(tokenizer, Decoding(max_characters=extra.get("room")))
+                return force if tokens else end if "end" in extra else None
 
         on_devices = {"tensor_parallel_size": max(1, resources.gpus), "gpu_memory_utilization": resources.gpu_memory}
         on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
@@ -133,15 +144,11 @@ class VllmEngine:
             seed=decoding.seed,
             max_tokens=decoding.max_new_tokens,
             stop_token_ids=ends,
+            extra_args={"room": decoding.max_characters, "end": ends[0]} if ends and decoding.max_characters else None,
             detokenize=False,
         )
-        outputs = self._run(prompts, [params] * len(prompts))
-        answers, last = [], set(ends)
-        for output in outputs:
-            ids = tuple(output.token_ids)
-            text = finish(self._tokenizer.decode(list(ids)), stop)
-            answers.append(Answer(text, ids, cut=not ids or ids[-1] not in last))
-        return answers
+        said = [tuple(output.token_ids) for output in self._run(prompts, [params] * len(prompts))]
+        return [answer_of(ids, self._tokenizer, decoding, ended=bool(ids) and ids[-1] in ends) for ids in said]
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """See `Engine.loglikelihoods`.
@@ -178,6 +185,10 @@ class VllmEngine:
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
         """Refuse: vLLM hands out a few log-probabilities per token, not whole distributions."""
+        raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
+
+    def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
+        """Refuse, as `read`."""
         raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
 
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
@@ -218,7 +229,7 @@ class VllmEngine:
         if longest > self._max_model_len:
             raise LensflowError(
                 f"evaluation.max_model_len: {self._max_model_len} is too short for a prompt and answer of {longest} "
-                "tokens; raise it"
+                "tokens; raise it, or lower max_new_tokens if the model has no more positions"
             )
         outputs = self._llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
@@ -240,5 +251,6 @@ def _leave(model: Any) -> None:
 
 
 def start(checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources) -> VllmEngine:
-    """Start the engine on a checkpoint."""
-    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, evaluation.max_model_len, resources)
+    """Start the engine on a checkpoint, with no more positions than the model has."""
+    longest = min(evaluation.max_model_len, positions(checkpoint) or evaluation.max_model_len)
+    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, longest, resources)

@@ -1,20 +1,13 @@
-"""The tables and figures that there are, and what each shows."""
+"""The figures that there are, and what each shows."""
 
-from lensflow.presentation import tables
+from lensflow.presentation.blocks import TOLD
 
-# Name of a table -> what it shows.
-TABLES = {
-    "summary": "Methods side by side",
-    "main": "Every metric in every language",
-    "ablation": "Variants of Lens: difference to base",
-    "versus": "All methods: difference to one of them",
-    "cost": "What training takes",
-}
 # Name of a figure -> what it shows; drawn for every backbone and setting as far as there is something to draw.
 FIGURES = {
-    "fidelity": "Share of answers in the prompt's language, on unseen test prompts, with 95 % intervals",
-    "front": "Fidelity against the central language's likelihood; bars are 95 % intervals of the difference to base, "
-    f"{tables.TOLD} is told the prompt's language",
+    "outcomes": "One outcome per answer, on unseen test prompts: shares that add up to one, with the 95 % interval of "
+    "the usable ones",
+    "front": "Usable answers against the central language's likelihood; bars are 95 % intervals of the difference to "
+    f"base, {TOLD} is told the prompt's language",
     "training": "Training curves, means over seeds; full markers are the dev texts",
     "separability": "Shares of the states' variance between languages and between texts, by layer, with 95 % bands",
     "retrieval": (
@@ -24,5 +17,5 @@ FIGURES = {
     "spectrum": "Spectrum of the differences between the language means, by layer",
     "cosines": "Cosines of the languages' directions",
 }
-SWEEP = "Fidelity against the central language's likelihood along the sweep "
+SWEEP = "Usable answers against the central language's likelihood along the sweep "
 STATES = "Dev states before and after training in both subspaces and by their neighbourhoods: "

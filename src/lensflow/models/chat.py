@@ -1,0 +1,134 @@
+"""A tokenizer's chat template: conversations as the model sees them, and what the template takes. No torch here."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, time
+from functools import cached_property
+from pathlib import Path
+
+from lensflow.artifacts.tokens import chat_template, special_tokens
+from lensflow.errors import LensflowError
+from lensflow.schema.backbone import ChatPrompt
+
+Message = Mapping[str, str]
+_PROBE = "Lensflow"  # a text that no template has, and that none changes
+
+
+class ChatTemplate:
+    """The chat template of a checkpoint, with the special tokens, variables and date that it is rendered with.
+
+    Templates may print today's date. They get the prompt's own date instead, so that a prompt is the same every day.
+
+    Args:
+        checkpoint: folder with tokenizer_config.json and, unless the settings hold the template, chat_template.jinja.
+        prompt: the prompt format of the backbone.
+
+    Raises:
+        LensflowError: there is no template.
+    """
+
+    def __init__(self, checkpoint: Path, prompt: ChatPrompt) -> None:
+        self.prompt = prompt
+        self._checkpoint = checkpoint
+        self._text = chat_template(checkpoint)
+        moment = datetime.combine(prompt.date, time())
+        self._variables = special_tokens(checkpoint) | prompt.template_variables | {"strftime_now": moment.strftime}
+
+    def render(self, messages: Sequence[Message], answered: bool = False) -> str:
+        """Return a conversation as the model sees it.
+
+        Args:
+            messages: dictionaries with `role` and `content`. Where the template takes no system message, its text is
+                put before the first user's.
+            answered: whether the last message is an answer; else the text ends where the next answer begins.
+
+        Raises:
+            LensflowError: the template refuses the conversation.
+        """
+        if messages and messages[0]["role"] == "system" and not self.takes_system:
+            messages = _merged(messages)
+        return self._render(messages, answered)
+
+    def _render(self, messages: Sequence[Message], answered: bool = False) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
+
+        try:
+            rendered, _ = render_jinja_template(
+                [list(messages)], chat_template=self._text, add_generation_prompt=not answered, **self._variables
+            )
+        except Exception as error:  # a template can fail in any way
+            raise LensflowError(
+                f"{self._checkpoint}: its chat template cannot render a prompt ({_reason(error)}); mend the template "
+                "or set prompt.format: plain"
+            ) from None
+        return str(rendered[0])
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the template has a place for a system message."""
+        try:
+            rendered = self._render([_message("system", f"{_PROBE}a"), _message("user", f"{_PROBE}b")])
+        except LensflowError:
+            return False
+        return f"{_PROBE}a" in rendered and f"{_PROBE}b" in rendered
+
+    @cached_property
+    def turn_end(self) -> str:
+        """What the template writes behind an answer; empty if that cannot be told."""
+        try:
+            rendered = self._render([_message("user", "Hi"), _message("assistant", _PROBE)], answered=True)
+        except LensflowError:
+            return ""
+        return rendered.partition(_PROBE)[2].lstrip()
+
+    def check(self, where: str) -> None:
+        """Check that the template renders prompts of this format.
+
+        Args:
+            where: what a message begins with: the key of the prompt.
+
+        Raises:
+            LensflowError: it does not, drops the text, takes no system message, or has not a variable that is set.
+        """
+        if _PROBE not in self._render([_message("user", _PROBE)]):
+            raise LensflowError(f"{where}: the chat template of {self._checkpoint} drops the prompt; mend the template")
+        if self.prompt.system and not self.takes_system:
+            raise LensflowError(
+                f"{where}.system: the chat template of {self._checkpoint} takes no system message; set it to null, or "
+                "use a template that does"
+            )
+        known = _variables_of(self._text)
+        for name in self.prompt.template_variables:
+            if name not in known:
+                raise LensflowError(
+                    f"{where}.template_variables: the chat template of {self._checkpoint} has no variable '{name}'; it "
+                    f"has {', '.join(sorted(known))}"
+                )
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """Put the text of a system message, the first one, before the first user's."""
+    system, *rest = messages
+    first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
+    if first is None:
+        return [_message("user", system["content"]), *rest]
+    content = f"{system['content']}\n\n{rest[first]['content']}" if system["content"] else rest[first]["content"]
+    return [*rest[:first], {**rest[first], "content": content}, *rest[first + 1 :]]
+
+
+def _variables_of(text: str) -> frozenset[str]:
+    """Return the variables that a template reads and does not set."""
+    import jinja2.meta  # noqa: F401  (transformers uses it without importing it)
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    found: frozenset[str] = _get_template_variables(text)
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line why a template failed."""
+    return re.sub(r"\s+", " ", str(error)).strip()[:200] or type(error).__name__

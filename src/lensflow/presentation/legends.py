@@ -1,0 +1,155 @@
+"""The notes below tables."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from lensflow.artifacts.layout import BASE
+from lensflow.mathematics import statistics
+from lensflow.measures.catalogue import METRICS, SIGNIFICANT, TARGETS
+from lensflow.presentation.blocks import LEFT, MARKS, NOT_APPLIED, RETENTION, TOLD, Block, Row
+from lensflow.presentation.sheets import MISSING
+
+NOT_APPLIED_NOTE = (
+    f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
+    "one at least); the row does not show what the method does"
+)
+TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
+INTERVAL_NOTE = (
+    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
+    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance, smoothed "
+    "by half an item; an interval of one seed does not cover other seeds"
+)
+BEST_NOTE = (
+    "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
+    "worse (against base: where that of the difference on the same items excludes 0); conservative, since scores whose "
+    "intervals overlap can differ all the same"
+)
+ARROWS_NOTE = f"↑ higher is better, ↓ lower is better; {MISSING} not measured"
+TARGETS_NOTE = (
+    "targets: unweighted mean over the target languages that the metric is defined for, n added up; for its interval "
+    "and its test a question in all of its languages is one item"
+)
+
+
+def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -> list[str]:
+    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, definitions of the metrics."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
+    if any(TARGETS in block.columns for block in blocks):
+        lines.append(TARGETS_NOTE)
+    lines += marks_note(blocks)
+    if any(block.rank_of(row, key) for block in blocks for row in block.rows for key in block.columns):
+        lines.append(BEST_NOTE)
+    lines += signs_notes(rows)
+    lines.append(ARROWS_NOTE)
+    return lines + [
+        f"{name}: {METRICS[name].definition}"
+        for name in METRICS
+        if name in metrics and any(row.metric == name for row in rows)
+    ]
+
+
+def signs_notes(rows: Iterable[Row]) -> list[str]:
+    """What the signs behind the methods mean, as far as there are any."""
+    signs = "".join(row.signs for row in rows)
+    return [note for sign, note in ((TOLD, TOLD_NOTE), (NOT_APPLIED, NOT_APPLIED_NOTE)) if sign in signs]
+
+
+def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
+    """How the marks came about: nothing where nothing was tested."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = _tests(blocks, reference) + _margins(rows)
+    differences = ("difference", "difference_low", "difference_high")
+    if any([cell.compared.get(key) for key in differences] == [0, 0, 0] for row in rows for cell in row.cells.values()):
+        lines.append(
+            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does "
+            "nothing there, as an instruction to the likelihood of the prompt alone"
+        )
+    return lines
+
+
+def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
+    rows = [row for block in blocks for row in block.rows]
+    sizes = [sum("p" in cell.compared for row in block.rows for cell in row.cells.values()) for block in blocks]
+    if not sum(sizes):
+        return []
+    signs = f"{MARKS['better']} better, {MARKS['worse']} worse than {reference} on the same items"
+    if not all(row.spec.better for row in rows):
+        signs += f", {MARKS['differs']} differs where neither direction is known to be better"
+    family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
+    lines = [
+        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}, and a 95 % interval of "
+        "the difference without 0; paired permutation of each question's mean over seeds, exact for shares (with one "
+        "seed McNemar's test); a mark of one seed says nothing of other seeds, which the interval of several covers"
+    ]
+    left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
+    if sum(left_out):
+        lines.append(
+            f"{sum(left_out):.0f} scores (one item in one metric and language) are left out of these comparisons: the "
+            "other side, or one of the seeds, was not asked"
+        )
+    lines += [line for block in blocks if (line := _unmarkable(block))]
+    return lines
+
+
+def _unmarkable(block: Block) -> str | None:
+    """Say where no mark for better is possible at this number of questions and tests, and how many would do."""
+    tested = [cell.compared for row in block.rows for cell in row.cells.values() if "p" in cell.compared]
+    sizes = [(int(compared["room"]), int(compared["questions"])) for compared in tested if "room" in compared]
+    needed = statistics.needed_changes(len(tested), SIGNIFICANT)
+    if not (short := [(room, questions) for room, questions in sizes if room < needed]):
+        return None
+    rooms, ns = zip(*short, strict=True)
+    enough = max((statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
+    would_do = f"; n = {enough} would do" if enough else ""
+    if enough and 0 in rooms:
+        would_do += ", but for what is at its best"
+    return (
+        f"no mark for better is possible with n = {_range(ns)} and {len(tested)} tests in {len(short)} of them: "
+        f"{needed} questions must get better and none worse, and {_range(rooms)} can{would_do}"
+    )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _margins(rows: Sequence[Row]) -> list[str]:
+    cells = [(row.metric, cell.compared) for row in rows for cell in row.cells.values()]
+    margins = {metric: compared["margin"] for metric, compared in cells if "retention" in compared}
+    if not margins:
+        return []
+    named = ", ".join(f"{metric} {margin:g}" for metric, margin in margins.items())
+    return [
+        f"{RETENTION['kept']} kept, {RETENTION['not shown']} not shown to be kept in the central language: test of "
+        f"non-inferiority to base, one-sided at 2.5 %, each by itself; margins: {named}"
+    ]
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        sizes.setdefault(row.benchmark, set()).update(cell.n for key, cell in row.cells.items() if key != TARGETS)
+    spans = {name: sorted({min(of), max(of)}) for name, of in sizes.items() if of}
+    return ", ".join(f"{name} n = {'–'.join(map(str, span))}" for name, span in spans.items())
+
+
+def brief_legend(blocks: Sequence[Block]) -> list[str]:
+    """The same in a few words: the marks that occur, who is told the language, n of each benchmark."""
+    rows = [row for block in blocks for row in block.rows]
+    lines = [signs] if (signs := _signs(rows)) else []
+    lines += signs_notes(rows)
+    return [*lines, f"± half of the 95 % interval; {_sizes(rows)}"]
+
+
+def _signs(rows: Sequence[Row]) -> str:
+    """The marks that stand in the rows, in a few words."""
+    said = {word: f"{word} than base" for word in ("better", "worse")}
+    said |= {"differs": "differs from base", "not shown": "not shown to be kept"}
+    marked = [row.cells[key].compared for row in rows for key in row.cells]
+    return ", ".join(
+        f"{sign} {said.get(word, word)}"
+        for column, signs in (("mark", MARKS), ("retention", RETENTION))
+        for word, sign in signs.items()
+        if any(compared.get(column) == word for compared in marked)
+    )
