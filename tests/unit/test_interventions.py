@@ -18,7 +18,7 @@ from lensflow.benchmarks.base import Folders
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.cli import main
 from lensflow.errors import LensflowError
-from lensflow.methods.base import HiddenStates, Run
+from lensflow.methods.base import Run, StateFiles
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
 from lensflow.methods.registry import AnyMethod
@@ -178,7 +178,7 @@ def build(stages, tmp_path):
             tiny.backbone(files.checkpoint, manifest)
         output = tmp_path / "tiny" / "trio" / name / "seed0" / "delta.safetensors"
         this = parse(AnyMethod, method)
-        hidden = HiddenStates(Extraction(), files.subspaces["post_norm"], files.states) if this.needs_states else None
+        hidden = StateFiles(Extraction(), files.subspaces["post_norm"], files.states) if this.needs_states else None
         setting = files.setting("post_norm")
         train.train_measured(Run(this, setting, 0, PROMPT, manifest, files.texts, output, hidden))
         return output.parent
