@@ -321,11 +321,13 @@ def test_every_problem_has_a_line(results, capsys):
             "results/tables: stale, made from results/config.json as it was before",
             f"results/data/mine/sw.jsonl{RECORD}: a damaged record; run its stage again",
             f"{run}/delta.safetensors: stale, made from results/data/mine/zh.jsonl as it was before",
+            f"{run}/answers.json: stale, made from results/data/mine/zh.jsonl as it was before",
             f"{run}/scores.json: stale, made from results/data/mine/zh.jsonl as it was before",
+            f"{base}/answers.json: stale, made from results/data/mine/zh.jsonl as it was before",
             f"{base}/scores.json: stale, made from results/data/mine/zh.jsonl as it was before",
         ]
     )
-    assert last == "error: results: 11 of its files are not as their records say"
+    assert last == "error: results: 13 of its files are not as their records say"
 
 
 @pytest.mark.parametrize(

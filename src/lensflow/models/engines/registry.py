@@ -51,12 +51,19 @@ def check(name: str) -> None:
         LensflowError: it does not or is not.
     """
     if "." in name:
-        if importlib.util.find_spec(name) is None:
+        if not _is_there(name):
             raise LensflowError(f"evaluation.engine: no module {name}; install it or add its folder to PYTHONPATH")
     elif name not in builtin():
         raise LensflowError(f"evaluation.engine: no '{name}'; {did_you_mean(name, ['auto', *builtin()])}")
     elif name == FAST and importlib.util.find_spec(FAST) is None:
         raise LensflowError(f"evaluation.engine: {name} is not installed; run make setup or use {PLAIN}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def generator(engine: str) -> str:
