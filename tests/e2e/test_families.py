@@ -45,6 +45,7 @@ def test_a_family_from_shards_to_scores(checkpoint, tmp_path, monkeypatch, famil
         assert len(cells_of) == 4
         assert all(score["n"] == COUNTS["test"] for cell in cells_of.values() for score in cell["scores"][:1])
         scores.append(cells_of)
-    nll = [cells_of["likelihood", "zh"]["scores"][0]["value"] for cells_of in scores]
+    values = [{one["metric"]: one["value"] for one in cells["likelihood", "zh"]["scores"]} for cells in scores]
+    nll = [value["nll"] for value in values]
     assert abs(nll[0] - nll[1]) > 1e-4  # it is another model
     assert len(read_jsonl(chain.results / RUN / "samples" / "generation.zh.jsonl")) == COUNTS["test"]
