@@ -312,7 +312,7 @@ def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stage
 
     costs = [*runs(results), results / "tiny/trio/lens.0.3.1/seed0/cost.json"]
     found = drawn(results, stages, monkeypatch, tmp_path, costs=costs)
-    ticks = " ".join(label.get_text() for label in found["fidelity"].axes[0].get_yticklabels())
+    ticks = " ".join(label.get_text() for label in found["outcomes"].axes[0].get_yticklabels())
     assert labels(ticks) == expected
     methods = {name.split()[0] for name in expected}
     assert labels(" ".join(found["front"].axes[0].get_legend_handles_labels()[1])) == methods
