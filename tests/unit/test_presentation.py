@@ -297,8 +297,7 @@ def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stage
     def labels(text):
         return {name for name in ("lens", "strong", "sft", "sft (2 seeds)") if f"{name} ‡ not applied" in text}
 
-    files = results / "comparisons.csv", results / "versus.csv"
-    make_table.write_tables(CONFIG, *files, runs(results), tmp_path / "tables")
+    make_table.write_tables(CONFIG, table_files(results, runs(results)), tmp_path / "tables")
     for name in ("main", "summary", "cost"):
         assert labels((tmp_path / f"tables/{name}.md").read_text()) == expected
     assert labels((tmp_path / "tables/ablation.md").read_text()) == expected - {"sft (2 seeds)"}
@@ -309,11 +308,11 @@ def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stage
         assert (r"strong $\ddagger$ not applied" in path.read_text()) == bool(expected)
     frame = pd.read_csv(tmp_path / "tables/main.csv")
     assert set(frame[frame.not_applied].method) == {name.split()[0] for name in expected}
-    assert labels(make_table.terminal_table(CONFIG, files[0])) == expected
+    assert labels(make_table.terminal_table(CONFIG, results / "comparisons.csv")) == expected
 
     costs = [*runs(results), results / "tiny/trio/lens.0.3.1/seed0/cost.json"]
     found = drawn(results, stages, monkeypatch, tmp_path, costs=costs)
-    ticks = " ".join(label.get_text() for label in found["fidelity"].axes[0].get_yticklabels())
+    ticks = " ".join(label.get_text() for label in found["outcomes"].axes[0].get_yticklabels())
     assert labels(ticks) == expected
     methods = {name.split()[0] for name in expected}
     assert labels(" ".join(found["front"].axes[0].get_legend_handles_labels()[1])) == methods

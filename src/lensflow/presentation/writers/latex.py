@@ -27,6 +27,7 @@ _ESCAPED = str.maketrans(
         "≤": r"$\leq$",
         "✓": r"$\surd$",
         "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
     }
 )
 Piece = tuple[Panel, tuple[Line, ...]]  # a group of a panel, which stays on one page
