@@ -87,7 +87,7 @@ def test_a_section_cannot_be_changed():
         # One line each, of which the useful one comes first.
         ({"lr": "1e-5", "lamda": 1.0}, "unknown key 'lamda'; did you mean 'lambda'? (known: "),
         ({"lambda": {"zh": -1.0}}, "lambda.zh: must be greater than or equal to 0, not -1.0"),
-        ({"lambda": {"Zh": 1.0}}, "lambda.Zh: must be an ISO 639 code, such as 'sw' for Swahili, not 'Zh'"),
+        ({"lambda": {"Zh": 1.0}}, "lambda.Zh: must be a BCP 47 tag, such as 'sw', 'zh-Hant' or 'pt-BR', not 'Zh'"),
         ({"lambda": "strong"}, "lambda: must be a number, 'strong' is text"),
         ({"lr": "1e-5"}, "lr: must be a number, '1e-5' is text (YAML reads 1e-5 as text; write 1.0e-5"),
         ({"lr": "one"}, "lr: must be a number, 'one' is text"),

@@ -158,7 +158,7 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tm
 CATALOG = {
     name: entry
     for name, entry in read([], Path(__file__).parents[2]).benchmarks.items()
-    if isinstance(entry, FromDataset) and not entry.dataset.path.startswith("embedded/")
+    if isinstance(entry, FromDataset) and not entry.dataset.path.startswith("embedded/") and not entry.dataset.file
 }
 COPA = {"premise", "choice1", "choice2", "question", "label", "idx"}
 CHOICES = {f"mc_answer{number}" for number in range(1, 5)}
@@ -178,7 +178,6 @@ ON_THE_HUB = {
         CHOICES | {"link", "question_number", "flores_passage", "question", "correct_answer_num", "dialect", "ds"},
     ),
     "juletxara/mgsm": ("test", {"question", "answer", "answer_number", "equation_solution"}),
-    "language-confusion": ("test", {"prompt"}),
     "lmsys/mt_bench": ("test", {"question_id", "category", "turns", "reference"}),
 }
 # What a benchmark's name begins with -> its data set; English XCOPA is COPA.
@@ -189,7 +188,6 @@ DATA_SETS = {
     "m-mmlu": "alexandrainst/m_mmlu",
     "belebele": "facebook/belebele",
     "mgsm": "juletxara/mgsm",
-    "lcb": "language-confusion",
     "mt-bench": "lmsys/mt_bench",
 }
 # Where the hub's name of a configuration is not the language's code.
@@ -199,8 +197,6 @@ NAMED = {
     "belebele zh": "zho_Hans",
     "belebele sw": "swh_Latn",
     "belebele de": "deu_Latn",
-    "lcb-native ko": "monolingual-native-ko",
-    "lcb-aya zh": "monolingual-aya-zh",
 }
 
 
@@ -226,7 +222,7 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
         assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
         named = NAMED.get(f"{name} {language}") or NAMED.get(f"{prefix} {language}")
         assert config == (named or config)
-        if prefix not in ("belebele", "lcb"):
+        if prefix != "belebele":
             assert config == (named or language)
         assert len(read_items(tmp_path / f"{language}.jsonl")) == 3
         asked.clear()

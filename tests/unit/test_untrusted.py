@@ -210,7 +210,7 @@ def test_a_name_is_a_plain_file_name(name, kind):
 
 @pytest.mark.parametrize("name", [name for name in EVIL_NAMES if name != "ü"] + ["ü", "zh/x", "zh\n", "z", "zhzh"])
 def test_a_language_is_a_code(name):
-    with pytest.raises(LensflowError, match="must be an ISO 639 code"):
+    with pytest.raises(LensflowError, match="must be a BCP 47 tag"):
         parse(setting.Setting, {"central": "en", "languages": ["en", name]})
 
 

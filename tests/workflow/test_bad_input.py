@@ -82,7 +82,7 @@ def put(config: dict, path: str, value: object) -> None:
         ("versus", "lens-c", "versus: no run has the method 'lens-c'; did you mean 'lens-"),
         ("runs/0/benchmarks", ["cdlr"], "runs[0].benchmarks: no 'cdlr'; did you mean 'cldr'?"),
         ("settings/en-zh/probing", "embeded", "settings.en-zh.probing: no corpus 'embeded'; did you mean 'embedded'?"),
-        ("settings/en-zh/languages/1", "Chinese", "settings.en-zh.languages[1]: must be an ISO 639 code"),
+        ("settings/en-zh/languages/1", "Chinese", "settings.en-zh.languages[1]: must be a BCP 47 tag"),
         ("evaluation", {"engine": "vlm"}, "evaluation.engine: must be 'auto', 'vllm' or 'hf', not 'vlm'"),
         # out of range or of the wrong type
         ("methods/lens-a/lr", "1e-5", "methods.lens-a.lr: must be a number, '1e-5' is text (YAML reads 1e-5 as text"),

@@ -12,7 +12,10 @@ from lensflow.schema.dataset import Dataset
 # Keys of a task file that say where items come from, which here `dataset` says.
 _OF_THE_DATA = ("custom_dataset", "test_split", "validation_split", "training_split", "fewshot_split")
 # Metrics of a whole corpus for which a single item has no score. chrF, BLEU and TER are computed sentence by sentence.
-_OF_THE_CORPUS = ("f1", "mcc", "word_perplexity", "byte_perplexity", "bits_per_byte", "bypass", "likelihood")
+_OF_THE_CORPUS = (
+    *("f1", "mcc", "brier_score", "acc_all", "likelihood", "bypass"),
+    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"),
+)
 _OF_WORDS = ("bleu", "ter", "chrf++")  # their words stand between spaces
 _UNSPACED = frozenset({"Hani", "Hira", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 
@@ -33,7 +36,7 @@ def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Ma
     """
     config = read_task(path) | dict(overrides)
     _check_overrides(overrides)
-    _check_examples(config, source)
+    _check_examples(config, overrides.get("num_fewshot") or 0, source)
     for name, wanted in metrics.items():
         _check_metric(config, name, wanted.partition(",")[0], language)
 
@@ -49,8 +52,8 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
         )
 
 
-def _check_examples(config: Mapping[str, Any], source: Dataset) -> None:
-    wanted, examples = config.get("num_fewshot") or 0, config.get("fewshot_config")
+def _check_examples(config: Mapping[str, Any], wanted: Any, source: Dataset) -> None:
+    examples = config.get("fewshot_config")
     if not isinstance(wanted, int) or wanted < 0:
         raise LensflowError(f"overrides.num_fewshot: must be a whole number from 0, not {wanted!r}")
     samples = examples.get("samples") if isinstance(examples, Mapping) else None
