@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from lensflow.artifacts.texts import SPLITS
 from lensflow.mathematics.statistics import proportion_interval
 from lensflow.measures.confusion import line_passes
 from lensflow.measures.fidelity import detector_ceiling
@@ -110,12 +111,12 @@ def calibration_page(models: dict[str, list[Row]]) -> str:
         drawn = random.Random(0).sample(rows, SAMPLE)
         found = Counter(outcome(row["completion"], row["language"]) for row in drawn)
         shares.append(f"| {name} | " + " | ".join(f"{100 * found[one] / SAMPLE:.1f}" for one in Outcome) + " |")
-    human = _human()
-    loops.append(_count("human references", [text for texts in human.values() for text in texts]))
-    doubled = [f"{text} {text}" for texts in human.values() for text in texts]
-    loops.append(_count("human references, each said twice", doubled))
+    references = _references()
+    loops.append(_count("embedded references", [text for texts in references.values() for text in texts]))
+    doubled = [f"{text} {text}" for texts in references.values() for text in texts]
+    loops.append(_count("embedded references, each said twice", doubled))
     ceilings = ["| language | detector ceiling | n |", "|---|---:|---:|"]
-    for language, texts in human.items():
+    for language, texts in references.items():
         ceilings.append(f"| {language} | {detector_ceiling(texts, language):.3f} | {len(texts)} |")
     return "\n".join(
         [
@@ -125,8 +126,8 @@ def calibration_page(models: dict[str, list[Row]]) -> str:
             "Language Confusion Benchmark and from the reference answers of the embedded corpus.",
             "",
             "## Loops",
-            "At most 0.5 % of the answers of gpt-4-turbo and command-r-plus may be loops, and at most 1 % of the human",
-            "references. Base models do loop: command-r-plus-base is the positive control, with references said twice.",
+            "At most 0.5 % of the answers of gpt-4-turbo and command-r-plus may be loops, and at most 1 % of the",
+            "embedded references. Base models do loop: command-r-plus-base is the positive control, with references said twice.",
             "",
             *loops,
             "",
@@ -151,12 +152,14 @@ def _count(name: str, texts: Sequence[str]) -> str:
     return f"| {name} | {loops} | {n} | {100 * loops / n:.2f} [{low:.2f}, {high:.2f}] |"
 
 
-def _human() -> dict[str, list[str]]:
-    text = (files("lensflow.data") / "corpus" / "train.jsonl").read_text(encoding="utf-8")
+def _references() -> dict[str, list[str]]:
+    """The answers of the embedded corpus, which a language model wrote and checked; language -> texts."""
     answers: dict[str, list[str]] = defaultdict(list)
-    for line in text.splitlines():
-        for language, answer in json.loads(line)["answer"].items():
-            answers[language].append(answer)
+    for split in SPLITS:
+        text = (files("lensflow.data") / "corpus" / f"{split}.jsonl").read_text(encoding="utf-8")
+        for line in text.splitlines():
+            for language, answer in json.loads(line)["answer"].items():
+                answers[language].append(answer)
     return answers
 
 

@@ -73,6 +73,29 @@ def test_a_loop_is_found_where_only_the_end_loops(references, language):
         assert not is_loop(f"{first} {second}")
 
 
+# Said by SmolLM2-135M-Instruct after training.
+STUCK = {
+    "one mark, for most of the answer": "笛子是一种意想要发出声音的语言" + "；" * 50,
+    "the prompt, then marks": "猫头鹰夜里一般吃什么" + "？" * 51,
+    "two lines take turns": "在市场买鱼时，怎样判断鱼是不是真的新鲜？\n\n这是一个糖糖的语法解释，这是一个语法问题的解法。语法解释是：\n\n"
+    + '"在市场买鱼时，怎样判断鱼是不是真的新鲜？"\n\n这是一个语法问题的解法。语法解释是：\n\n' * 2
+    + '"在市场买鱼时，怎样判断鱼是不是真的',
+}
+
+
+@pytest.mark.parametrize("answer", STUCK.values(), ids=STUCK)
+def test_loops_of_a_real_model(answer):
+    assert is_loop(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["好！！！", "Yes" + "!" * 11, "Name: " + "_" * 30 + "\nI agree to what is written above, and sign."],
+)
+def test_some_marks_in_a_row_are_no_loop(answer):
+    assert not is_loop(answer)
+
+
 def test_once_says_a_loop_once():
     assert once("no " * 30) == "no "
     assert once("The sun is a star.") == "The sun is a star."

@@ -2,7 +2,7 @@
 
 A loop is found in the characters, so that it needs neither spaces nor words. The text is normalised first: NFC, case
 folding, one space for white space, no markers of list items, no runs of one punctuation mark. How many published
-completions and human references this flags is written down by `performance/outcomes.py`.
+completions and embedded references this flags is written down by `performance/outcomes.py`.
 """
 
 import unicodedata
@@ -22,6 +22,7 @@ CANDIDATES = 8  # periods that are tried: the most frequent distances between eq
 SAID = ((16, 4, 0.25), (36, 2, 0.5))
 LONG = 30  # width of a unit that says a sentence
 CUT = 1.75  # times that a long unit is said at least
+RUN = 12  # marks of one kind in a row that count as said over and over
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
 
 # Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line;
@@ -32,6 +33,7 @@ _LETTER = r"\(?(?:\p{L}|[ivx]{1,5})[.)）]"
 _LINE_MARKER = regex.compile(rf"^[ \t]*(?:(?:{_BULLET}|{_NUMBER}|{_LETTER})[ \t]*)+", regex.M)
 _INLINE_MARKER = regex.compile(rf"(?<=[.!?。！？।][ \t]*){_NUMBER}(?!\p{{Nd}})[ \t]*")
 _SAME_MARKS = regex.compile(r"([^\p{L}\p{M}\p{N}\s])(?:\s*\1)+")
+_MARKS = regex.compile(rf"{_SAME_MARKS.pattern[:-1]}{{{RUN - 1},}}")
 _DIGITS = regex.compile(r"\p{Nd}+")
 _PLACEHOLDER = "\0"  # of a number
 _WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
@@ -55,6 +57,8 @@ class Repetition:
 
 def is_loop(answer: str) -> bool:
     """Whether the answer repeats itself, from its start or only at its end."""
+    if 2 * sum(len(run[0]) for run in _MARKS.finditer(answer)) >= len(answer) > 0:
+        return True
     text = normalised(answer)
     if _is_stuck(text, repetitions(text)):
         return True
@@ -131,7 +135,8 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
         return True
     if upto[-1] - upto[found.end] <= 2:  # at the end
         # A song says its last line or stanza twice, prose does not.
-        twice = unit >= LONG and "\n" not in text[found.start : found.start + found.period].strip()
+        of_lines = "\n" in text[found.start : found.start + found.period].strip()
+        twice = unit >= LONG and (share >= 0.6 or not of_lines)
         phrase = times >= 3 and unit >= 12 and share >= 0.3
         return twice or phrase or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
