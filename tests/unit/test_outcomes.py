@@ -77,7 +77,8 @@ def test_a_loop_is_found_where_only_the_end_loops(references, language):
 STUCK = {
     "one mark, for most of the answer": "笛子是一种意想要发出声音的语言" + "；" * 50,
     "the prompt, then marks": "猫头鹰夜里一般吃什么" + "？" * 51,
-    "two lines take turns": "在市场买鱼时，怎样判断鱼是不是真的新鲜？\n\n这是一个糖糖的语法解释，这是一个语法问题的解法。语法解释是：\n\n"
+    "two lines take turns": "在市场买鱼时，怎样判断鱼是不是真的新鲜？\n\n"
+    + "这是一个糖糖的语法解释，这是一个语法问题的解法。语法解释是：\n\n"
     + '"在市场买鱼时，怎样判断鱼是不是真的新鲜？"\n\n这是一个语法问题的解法。语法解释是：\n\n' * 2
     + '"在市场买鱼时，怎样判断鱼是不是真的',
 }
