@@ -10,13 +10,18 @@ from lensflow.measures.catalogue import COLUMNS, COMPARED
 from lensflow.presentation import figures
 from lensflow.presentation.blocks import Cell, main_table
 
+SHARES = {
+    "base": {"usable": 0.4, "undetermined": 0.0, "copies": 0.1, "loops": 0.3, "wrong_language": 0.2, "empty": 0.0},
+    "lens": {"usable": 0.8, "undetermined": 0.1, "copies": 0.0, "loops": 0.1, "wrong_language": 0.0, "empty": 0.0},
+}
+
 
 @pytest.fixture
 def block():
     rows = [
         ("tiny", "trio", method, "0", "generation", metric, language, 40, value, value - 0.1, value + 0.05)
-        for method, value in (("base", 0.4), ("lens", 0.8))
-        for metric in ("fidelity", "repetition")
+        for method, shares in SHARES.items()
+        for metric, value in shares.items()
         for language in ("en", "zh", "sw", "targets")
         if (method, language) not in (("lens", "sw"), ("lens", "targets"))
     ]
@@ -33,12 +38,12 @@ def history(factor):
     return [*rows, rows[-1] | {"split": "dev"}]
 
 
-@pytest.mark.parametrize("name", ["fidelity", "curves", "front"])
+@pytest.mark.parametrize("name", ["outcomes", "curves", "front"])
 def test_files_are_the_same_each_time(name, block, front, tmp_path):
     digests = []
     for run in ("a", "b"):
         drawn = {
-            "fidelity": lambda: figures.fidelity(block),
+            "outcomes": lambda: figures.outcomes(block),
             "curves": lambda: figures.training_curves({"lens": [history(1.0)], "strong": [history(2.0)]}),
             "front": lambda: front,
         }[name]()
@@ -49,34 +54,44 @@ def test_files_are_the_same_each_time(name, block, front, tmp_path):
     assert digests[0] == digests[1]
 
 
-def points_of(ax):
-    """Line number -> value and the ends of its interval."""
+def bars_of(ax):
+    """Line number -> the shares that are stacked on it, from the left, without empty ones."""
     found = {}
-    for container in ax.containers:
-        (value,), (place,) = container.lines[0].get_data()
-        (segment,) = container.lines[2][0].get_segments()
-        found[int(place)] = (float(value), *map(float, segment[:, 0]))
-    return found
+    for bar in ax.patches:
+        found.setdefault(round(bar.get_y() + bar.get_height() / 2), []).append((bar.get_x(), bar.get_width()))
+    return {place: [(left, width) for left, width in bars if width] for place, bars in found.items()}
 
 
-def test_fidelity_has_the_values_and_intervals_of_the_block(block):
-    panels = figures.fidelity(block).axes
-    assert [ax.get_ylabel() for ax in panels] == ["fidelity ↑", "", "", "", "repetition ↓", "", "", ""]
-    assert [ax.get_title() for ax in panels[:4]] == ["en\n(central)", "zh", "sw", "targets"]
+def test_outcomes_are_stacked_from_usable_on_and_add_up_to_one(block):
+    panels = figures.outcomes(block).axes
+    assert [ax.get_title() for ax in panels] == ["en\n(central)", "zh", "sw", "targets"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["base", "lens"]
-    base, lens = pytest.approx((0.4, 0.3, 0.45)), pytest.approx((0.8, 0.7, 0.85))
-    for ax, expected in zip(panels[:4], [{0: base, 1: lens}] * 2 + [{0: base}] * 2, strict=True):
-        assert points_of(ax) == expected  # no sw of lens, hence no mean over the targets
+    base = [pytest.approx(bar) for bar in ((0, 0.4), (0.4, 0.1), (0.5, 0.3), (0.8, 0.2))]
+    lens = [pytest.approx(bar) for bar in ((0, 0.8), (0.8, 0.1), (0.9, 0.1))]
+    for ax, expected in zip(panels, [{0: base, 1: lens}] * 2 + [{0: base}] * 2, strict=True):
+        assert bars_of(ax) == expected  # no sw of lens, hence no mean over the targets
         (line,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
         assert list(line.get_xdata()) == [0.4, 0.4]
+        (segment,) = _interval(ax, 0)
+        assert list(segment[:, 0]) == pytest.approx([0.3, 0.45])
     assert panels[0].get_ylim() == (1.5, -0.5)  # base on top
 
 
-def test_fidelity_sets_apart_what_is_no_target(block):
-    cells = {key: next(iter(block.rows[0].cells.values())) for key in ("en", "zh", "sw", "targets", "fr", "de")}
-    rows = (dataclasses.replace(block.rows[0], cells=cells),)
+def _interval(ax, place):
+    """The interval of a line's usable share."""
+    bars = [container for container in ax.containers if hasattr(container, "has_xerr")]
+    return bars[place].lines[2][0].get_segments()
+
+
+def test_outcomes_set_apart_what_is_no_target(block):
+    keys = ("en", "zh", "sw", "targets", "fr", "de")
+    rows = tuple(
+        dataclasses.replace(row, cells=dict.fromkeys(keys, next(iter(row.cells.values()))))
+        for row in block.rows
+        if row.method == "base"
+    )
     # es is in another benchmark alone.
-    panels = figures.fidelity(dataclasses.replace(block, others=("fr", "de", "es"), rows=rows)).axes
+    panels = figures.outcomes(dataclasses.replace(block, others=("fr", "de", "es"), rows=rows)).axes
     white = {ax.get_title() for ax in panels if ax.get_facecolor()[:3] == (1, 1, 1)}
     assert white == {"zh", "sw"}
     assert [ax.get_title() for ax in panels] == ["en\n(central)", "zh", "sw", "targets", "fr\n(other)", "de\n(other)"]
@@ -194,14 +209,16 @@ def test_curves_of_the_front_are_joined_in_their_order_and_count_for_it():
     assert len(ax.containers) == 3 and len(colours) == 2
 
 
-def test_fidelity_in_many_languages_is_no_wider_than_the_report(block):
-    cells = dict.fromkeys([f"l{i}" for i in range(40)], next(iter(block.rows[0].cells.values())))
-    rows = (dataclasses.replace(block.rows[0], cells=cells),)
-    wide = dataclasses.replace(block, others=tuple(cells), rows=rows)
-    assert figures.fidelity(wide).get_figwidth() == figures.WIDEST
+def test_outcomes_in_many_languages_are_no_wider_than_the_report(block):
+    languages = [f"l{i}" for i in range(40)]
+    rows = tuple(
+        dataclasses.replace(row, cells=dict.fromkeys(languages, next(iter(row.cells.values())))) for row in block.rows
+    )
+    wide = dataclasses.replace(block, others=tuple(languages), rows=rows)
+    assert figures.outcomes(wide).get_figwidth() == figures.WIDEST
 
 
 def test_mistakes_are_named(block):
-    rows = tuple(row for row in block.rows if row.metric != "fidelity")
-    with pytest.raises(LensflowError, match="no fidelity scores"):
-        figures.fidelity(dataclasses.replace(block, rows=rows))
+    rows = tuple(row for row in block.rows if row.metric != "usable")
+    with pytest.raises(LensflowError, match="no outcomes to draw"):
+        figures.outcomes(dataclasses.replace(block, rows=rows))

@@ -38,10 +38,10 @@ SCORES = {"base": (0.5, 3.0), "lens": (0.8, 3.1), "strong": (0.9, 3.4), "sft": (
 def write_scores(results):
     """scores.csv, comparisons.csv, and versus.csv against lens; sft has two seeds."""
     cells, scores = [], []
-    for method, (fidelity, nll) in SCORES.items():
+    for method, (usable, nll) in SCORES.items():
         seeds = (0, 1) if method == "sft" else (0,)
         for language in ("en", "zh", "sw", "targets"):
-            for benchmark, metric, value in (("generation", "fidelity", fidelity), ("likelihood", "nll", nll)):
+            for benchmark, metric, value in (("generation", "usable", usable), ("likelihood", "nll", nll)):
                 place = {"backbone": "tiny", "setting": "trio", "method": method, "benchmark": benchmark}
                 score = {
                     "metric": metric,
@@ -65,11 +65,11 @@ def write_scores(results):
     direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
     direct.assign(**{catalogue.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
-    for at, epochs, fidelity, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
+    for at, epochs, usable, nll in ((0.3, 1, 0.7, 3.1), (0.3, 5, 0.75, 3.3), (1.0, 1, 0.8, 3.2)):
         by = f"epochs {epochs}"
         point = {"sweep": "lambda", "at": at, "by": by, "of_setting": "trio"}
         of_method = frame[frame.method.isin(["base", "lens"])].replace({"method": {"lens": f"lens.{at}.{epochs}"}})
-        of_method.loc[of_method.method != "base", "value"] = np.where(of_method.metric == "nll", nll, fidelity)[
+        of_method.loc[of_method.method != "base", "value"] = np.where(of_method.metric == "nll", nll, usable)[
             of_method.method != "base"
         ]
         # One point has two seeds, whose scores are those of the method itself.
@@ -102,7 +102,14 @@ def results(tmp_path):
     save_file({}, trained / "sft/seed1/dev_states.safetensors")
     (trained / "sft/seed0/history.jsonl").touch()
     for run, answer in (("none/base/seed0", "<b>base</b>"), ("trio/lens/seed0", "lens")):
-        sample = {"id": "1", "prompt": "habari?", "answer": answer, "identified": "sw", "faithful": True}
+        sample = {
+            "id": "1",
+            "prompt": "habari?",
+            "answer": answer,
+            "identified": "sw",
+            "outcome": "usable",
+            "usable": True,
+        }
         write_jsonl(folder / "tiny" / run / "samples/generation.sw.jsonl", [sample])
     write_scores(folder)
     return folder
@@ -148,11 +155,11 @@ def test_every_figure_is_drawn_and_trainings_without_states_are_left_out(results
 def test_figures_without_hidden_states(results, stages, tmp_path):
     bare = inputs(results, stages, subspaces=None, states={})
     make_figures.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
-    assert names(tmp_path / "a") == {"fidelity", "front", "training", "sweep.lambda"}
+    assert names(tmp_path / "a") == {"outcomes", "front", "training", "sweep.lambda"}
     untrained = inputs(results, stages, subspaces=None, states={}, histories=[])
     pd.DataFrame(columns=[*SWEPT, *catalogue.COLUMNS, *catalogue.COMPARED]).to_csv(results / "sweeps.csv", index=False)
     make_figures.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
-    assert names(tmp_path / "b") == {"fidelity", "front"}
+    assert names(tmp_path / "b") == {"outcomes", "front"}
 
 
 def drawn(results, stages, monkeypatch, tmp_path, config=CONFIG, **changed):
@@ -210,7 +217,7 @@ def test_a_sweep_has_a_curve_for_each_value_of_its_second_key(results, stages, m
 
 def test_front_needs_base_and_both_scores(results, stages, monkeypatch, tmp_path):
     frame = pd.read_csv(results / "comparisons.csv")
-    for kept in (frame[frame.method != "base"], frame[frame.metric == "fidelity"], frame[frame.metric == "nll"]):
+    for kept in (frame[frame.method != "base"], frame[frame.metric == "usable"], frame[frame.metric == "nll"]):
         kept.to_csv(results / "comparisons.csv", index=False)
         assert not {"front", "sweep.lambda"} & set(drawn(results, stages, monkeypatch, tmp_path))
 

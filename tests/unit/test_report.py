@@ -30,8 +30,8 @@ class Parsed(HTMLParser):
         return [found for name, found in self.elements if name == tag and attrs.items() <= found.items()]
 
 
-def answer(text, identified, faithful, **flags):
-    return {"answer": text, "identified": identified, "faithful": faithful, **flags}
+def answer(text, identified, outcome, **flags):
+    return {"answer": text, "identified": identified, "outcome": outcome, "usable": outcome == "usable", **flags}
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def content(tmp_path):
         {
             "prompt": "ما هي عاصمة كينيا؟",
             "answers": {
-                "base": answer(EVIL, "en", False, repetitive=True),
-                "lens": answer("نيروبي", "ar", True, repetitive=False),
-                "odd": answer("???", "unknown", False),
+                "base": answer(EVIL, "en", "wrong_language", cut=True),
+                "lens": answer("نيروبي", "ar", "usable", cut=False),
+                "odd": answer("???", "unknown", "undetermined"),
             },
         }
     ]
@@ -99,7 +99,7 @@ def test_languages_directions_and_marks(page):
     assert page.find("p", **{"class": "prompt"})[0] == {"class": "prompt", "lang": "ar", "dir": "auto"}
     assert len(page.find("div", **{"class": "answer wrong"})) == 6
     text = "".join(page.texts)
-    assert text.count("✗ wrong language: en") == text.count("repeats itself") == 3
+    assert text.count("✗ wrong language, en") == text.count("cut off") == 3
 
 
 def test_tables_and_figures_are_inside(page, content):

@@ -54,14 +54,14 @@ def rows():
         more = {} if change is None else compared(change, p=0.01, p_holm=0.02, mark="better")
         for language, less in (("en", 0.1), ("zh", 0.2), ("sw", 0.15), ("targets", 0)):
             for benchmark, metric in (
-                ("generation", "fidelity"),
+                ("generation", "usable"),
                 ("cldr", "accuracy"),
                 ("xcopa", "accuracy"),
                 ("mine", "f1"),
             ):
                 found.append(row(method, benchmark, metric, language, value - less, **more))
         found.append(row(method, "likelihood", "nll", "en", 4 - value, **more))
-        found.append(row(method, "generation", "copying", "targets", value, **more))
+        found.append(row(method, "generation", "cut", "targets", value, **more))
     return found
 
 
@@ -111,9 +111,9 @@ def test_summary_has_the_three_panels_of_the_paper(rows):
     understanding, generation, central = found.values()
     assert list(understanding) == ["base", "sft", "lens", "lens-push"]
     assert understanding["sft"] == {"accuracy ↑": "0.50 +", "accuracy (xcopa) ↑": "0.50 +", "f1 (mine)": "0.500 +"}
-    assert generation["lens"] == {"fidelity ↑": "0.90 +"}  # how often prompts are copied stands in the main table
+    assert generation["lens"] == {"usable ↑": "0.90 +"}  # how often prompts are copied stands in the main table
     assert central["base"] == {
-        "fidelity ↑": "0.20",
+        "usable ↑": "0.20",
         "accuracy ↑": "0.20",
         "accuracy (xcopa) ↑": "0.20",
         "nll ↓": "3.700",
@@ -125,7 +125,7 @@ def test_summary_of_one_target_names_it(rows):
     rows = [row for row in rows if row["language"] in ("en", "zh")]
     found = panels(summary(block(rows, PAIR)))
     assert list(found) == ["Understanding (zh)", "Generation (zh)", "Central language (en)"]
-    assert found["Generation (zh)"]["sft"] == {"fidelity ↑": "0.30 +"}
+    assert found["Generation (zh)"]["sft"] == {"usable ↑": "0.30 +"}
 
 
 def test_what_was_not_measured_has_no_column_or_a_dash(rows):
@@ -151,9 +151,7 @@ def test_best_and_second_best_are_those_of_the_main_table(rows):
 
 def test_legend_of_the_summary_explains_what_it_shows(rows):
     notes = summary(block(rows)).notes
-    assert any(note.startswith("accuracy: ") for note in notes) and not any(
-        note.startswith("copying") for note in notes
-    )
+    assert any(note.startswith("accuracy: ") for note in notes) and not any(note.startswith("cut:") for note in notes)
     # The family of the tests is that of the whole block, shown or not.
     count = sum(row["p"] is not None for row in rows)
     assert any(f"Holm's correction over all {count} tests" in note for note in notes)
@@ -163,8 +161,8 @@ def test_ablation_says_what_differs_and_by_how_much_from_base(rows):
     found = panels(ablation(block(rows), METHODS))
     assert found["Settings that differ"] == {"lens": {"weights.pull": "1.0"}, "lens-push": {"weights.pull": "0.0"}}
     assert found["Generation (targets)"] == {
-        "lens": {"fidelity ↑": "+0.60 +"},
-        "lens-push": {"fidelity ↑": "+0.10 +"},
+        "lens": {"usable ↑": "+0.60 +"},
+        "lens-push": {"usable ↑": "+0.10 +"},
     }
     panel = ablation(block(rows), METHODS).panels[2]
     assert by_method(panel)["lens"][0].note == "[0.55, 0.65]" and by_method(panel)["lens"][0].low == pytest.approx(0.55)
@@ -178,7 +176,7 @@ def test_ablation_of_one_variant_or_none(rows):
 
 def test_a_method_with_several_seeds_is_one_row(rows):
     for one in rows:
-        if one["method"] == "lens" and one["metric"] == "fidelity":
+        if one["method"] == "lens" and one["metric"] == "usable":
             one["seeds"] = "0 1 2"
     for sheet in (summary(block(rows)), ablation(block(rows), METHODS)):
         for panel in sheet.panels:
@@ -243,7 +241,7 @@ def test_markdown(sheet):
     assert lines[0] == "### Methods side by side: tiny, setting trio (central language en)"
     start = lines.index("**Generation (targets)**")
     assert lines[start + 2 : start + 5] == [
-        "| method | fidelity ↑ |",
+        "| method | usable ↑ |",
         "| --- | ---: |",
         "| base | 0.30 [0.29, 0.32] |",
     ]
@@ -267,16 +265,16 @@ def test_text_for_the_terminal_has_the_panels_under_their_titles(sheet):
     start = lines.index("Generation (targets)")
     assert lines[0] == sheet.caption and lines[-1] == "one note"
     assert [line.split() for line in lines[start + 1 : start + 3]] == [
-        ["method", "fidelity", "↑"],
+        ["method", "usable", "↑"],
         ["base", "0.30±0.02"],  # of [0.29, 0.32]
     ]
-    assert lines[start + 1].index("fidelity") == lines[start + 2].index("0.30")
+    assert lines[start + 1].index("usable") == lines[start + 2].index("0.30")
 
 
 def test_csv(sheet):
     records = list(csv.DictReader(io.StringIO(to_csv(Document((sheet,))))))
     assert list(records[0]) == list(csv_writer.COLUMNS)
-    (mine,) = (r for r in records if r["method"] == "a_b%&" and r["column"] == "fidelity ↑" and "Gen" in r["panel"])
+    (mine,) = (r for r in records if r["method"] == "a_b%&" and r["column"] == "usable ↑" and "Gen" in r["panel"])
     assert [mine[key] for key in ("value", "low", "high", "rank")] == ["0.9", "0.89", "0.92", "1"]
     assert not any(field.startswith(("=", "+", "@")) for record in records for field in record.values())
     assert to_csv(Document(())).splitlines() == [",".join(csv_writer.COLUMNS)]

@@ -105,7 +105,7 @@ def outcomes(block: Block) -> Figure:
     if benchmark is None:
         raise LensflowError(f"{block.caption}: no outcomes to draw; evaluate a benchmark of kind generation")
     mine = {(row.metric, row.method): row for row in block.rows if row.benchmark == benchmark}
-    methods = list(dict.fromkeys(row.method for row in block.rows if (("usable", row.method)) in mine))
+    methods = list(dict.fromkeys(row.method for row in block.rows if ("usable", row.method) in mine))
     keys = [key for key in block.columns if any(key in mine["usable", method].cells for method in methods)]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(min(2.3 + 1.15 * len(keys), WIDEST), 1.4 + 0.3 * len(methods))
@@ -113,7 +113,8 @@ def outcomes(block: Block) -> Figure:
         for ax, key in zip(axes, keys, strict=True):
             ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
             for place, method in enumerate(methods):
-                _stack(ax, place, {metric: mine[metric, method].cells.get(key) for metric in OUTCOMES})
+                rows = {metric: mine[metric, method] for metric in OUTCOMES if (metric, method) in mine}
+                _stack(ax, place, {metric: row.cells.get(key) for metric, row in rows.items()})
             if BASE in methods and (cell := mine["usable", BASE].cells.get(key)) is not None:
                 ax.axvline(cell.value, color="#222222", linewidth=0.9, linestyle=":")
             ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
