@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lensflow.methods.base import Lora
@@ -29,6 +30,29 @@ def test_the_readmes_table_was_printed_by_the_demo():
     lines = [line for line in table.splitlines() if line]
     assert len(lines) > 10
     assert [line for line in lines if line not in printed] == []
+
+
+CLAIM = re.compile(r"([+−]\d\.\d{3}) \[([+−]\d\.\d{3}), ([+−]\d\.\d{3})\]( [+−])?")
+
+
+def test_the_readmes_claims_are_cells_of_the_demo():
+    """Each difference, interval and mark, in the order of the columns; the share of loops that the text names."""
+    main = pd.read_csv(ROOT / "docs/demo/main.csv")
+    main = main[(main.backbone == "gemma-3-270m") & (main.setting == "multilingual") & (main.language == "targets")]
+    cells = main.set_index(["method", "metric"])
+    text = (ROOT / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| lens-")]
+    assert len(rows) == 2
+    for row in rows:
+        method, claims = row.split("|")[1].strip(), CLAIM.findall(row)
+        assert len(claims) == 3
+        for claim, metric in zip(claims, ("usable", "wrong_language", "loops"), strict=True):
+            cell = cells.loc[method, metric]
+            shown = [cell.difference, cell.difference_low, cell.difference_high]
+            mark = {"better": " +", "worse": " −"}.get(cell["mark"], "")
+            assert claim == (*(f"{value:+.3f}".replace("-", "−") for value in shown), mark)
+            assert cell.n == 600
+    assert f"loops in {cells.loc['base', 'loops'].value:.3f} of these answers" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
