@@ -137,7 +137,7 @@ class Chain:
         """Return every combination of names that a path of this run can have."""
         checkpoints = self.plan.trained() if trained_only else self.plan.checkpoints
         return [
-            {key: str(value) for key, value in vars(checkpoint).items()}
+            {key: str(value) for key, value in checkpoint._asdict().items()}
             | {"corpus": "mine", "part": "0", "language": language}
             for checkpoint in checkpoints
             for language in LANGUAGES

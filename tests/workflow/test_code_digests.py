@@ -51,7 +51,7 @@ def imported(module: str) -> set[str]:
 def reached(modules: Iterable[str]) -> set[str]:
     """Return modules and all that they import, directly or not."""
     found: set[str] = set()
-    pending = list(modules)
+    pending = [".".join(name.split(".")[:end]) for name in modules for end in range(1, name.count(".") + 2)]
     while pending:
         if (module := pending.pop()) not in found:
             found.add(module)

@@ -93,10 +93,18 @@ class Workspace:
 def write_checkpoint(folder: Path) -> None:
     """Write what looks like a checkpoint to all checks that read no weights."""
     folder.mkdir()
-    (folder / "config.json").write_text('{"num_hidden_layers": 4, "hidden_size": 2, "model_type": "tiny"}')
+    sizes = {"hidden_size": 2, "intermediate_size": 2, "vocab_size": 4, "tie_word_embeddings": True}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4} | sizes | heads
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text("{}")
-    save_file({"weight": np.zeros((4, 2), np.float32)}, folder / "model.safetensors")
+    parts = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
+    layers = [f"model.layers.{layer}." for layer in range(4)]
+    tensors = {f"{layer}{part}.weight": np.zeros((2, 2), np.float32) for layer in layers for part in parts}
+    norms = [f"{layer}{name}" for layer in layers for name in ("input_layernorm", "post_attention_layernorm")]
+    tensors |= {f"{name}.weight": np.zeros(2, np.float32) for name in (*norms, "model.norm")}
+    save_file(tensors | {"model.embed_tokens.weight": np.zeros((4, 2), np.float32)}, folder / "model.safetensors")
 
 
 def demo_config() -> dict:
