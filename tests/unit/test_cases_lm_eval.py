@@ -201,8 +201,8 @@ def test_an_empty_context_is_the_beginning_of_sequence(project, asked):
     assert [row["prompt"] for row in rows] == [""] * 3
 
 
-def test_without_bos_it_is_the_end_of_sequence(asked):
-    del asked.tokenizer._special["bos_token"]
+def test_without_bos_it_is_the_end_of_sequence(asked, monkeypatch):
+    monkeypatch.setattr("lensflow.models.tokenizer.special_tokens", lambda _: {"eos_token": "<eos>"})
     assert model.asking(asked, chat=False).prefix_token_id == asked.tokenizer.eos == 2
 
 

@@ -88,11 +88,11 @@ def test_items_are_matched_by_id_and_those_of_one_side_left_out_and_counted():
     rng = np.random.default_rng(0)
     ids = [f"q{i}" for i in range(40)]
     first, second = bits(rng, 40, 0.3), bits(rng, 40, 0.8)
-    base = content(cell("zh", score("word_pass_rate", [None, None, *first[2:]]), ids=ids))
+    base = content(cell("zh", score("line_pass_rate", [None, None, *first[2:]]), ids=ids))
     order = rng.permutation(40)[:37]
     mine = [second[i] if i % 7 else None for i in order]
-    lens = content(cell("zh", score("word_pass_rate", mine), ids=[ids[i] for i in order]))
-    row = table(base, {"lens": lens}, [("b", "one")])["lens", "word_pass_rate", "zh"]
+    lens = content(cell("zh", score("line_pass_rate", mine), ids=[ids[i] for i in order]))
+    row = table(base, {"lens": lens}, [("b", "one")])["lens", "line_pass_rate", "zh"]
     counts = {i for i in order if i % 7}, set(range(2, 40))
     both = counts[1] & set(order)  # what base was asked and counts, of what the method was asked
     assert row["paired"] == len(counts[0] | both) and row["left_out"] == len(counts[1] - set(order)) > 0
@@ -103,9 +103,9 @@ def test_items_are_matched_by_id_and_those_of_one_side_left_out_and_counted():
 
 def test_items_that_count_on_one_side_alone_are_part_of_the_comparison():
     """The method lets only its good answers count. On common items it is base's equal; of what counts it is better."""
-    base = content(cell("zh", score("word_pass_rate", [1] * 40 + [0] * 40)))
-    lens = content(cell("zh", score("word_pass_rate", [1] * 40 + [0] * 5 + [None] * 35)))
-    row = table(base, {"lens": lens}, [("b", "one")])["lens", "word_pass_rate", "zh"]
+    base = content(cell("zh", score("line_pass_rate", [1] * 40 + [0] * 40)))
+    lens = content(cell("zh", score("line_pass_rate", [1] * 40 + [0] * 5 + [None] * 35)))
+    row = table(base, {"lens": lens}, [("b", "one")])["lens", "line_pass_rate", "zh"]
     assert (row["paired"], row["left_out"]) == (80, 0)
     assert row["difference"] == pytest.approx(40 / 45 - 1 / 2) and row["difference_low"] > 0
     assert row["mark"] == "better"
@@ -132,7 +132,7 @@ def test_ratios_are_compared_by_swapping_items():
     [
         ("fidelity", 0.4, "better"),
         ("fidelity", -0.4, "worse"),
-        ("repetition", 0.4, "worse"),
+        ("loops", 0.4, "worse"),
         ("unparsed", -0.4, "better"),
         ("bleu", 0.4, "differs"),
         ("bleu", -0.4, "differs"),
