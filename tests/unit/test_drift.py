@@ -67,7 +67,7 @@ def delta(session, tmp_path) -> Path:
 def kl(session: Session, delta: Path | None, intervention: Intervention | None = None) -> dict[str, Any]:
     benchmark = Drift(kind="drift")
     rows = benchmark.ask(Speaker(session, delta, intervention or Intervention(), "en"), ITEMS, {}, "en", ())
-    scores, _ = measure(benchmark.samples(rows, ITEMS, "en", ()), benchmark, "en")
+    _, scores = measure(benchmark.samples(rows, ITEMS, "en", ()), benchmark, "en")
     (found,) = (score for score in scores if score["metric"] == "kl")
     assert found["n"] == len(ITEMS)
     return found

@@ -104,7 +104,7 @@ def scores(benchmark: Any, model: Any, folders: Folders, language: str) -> dict[
     items = benchmark.items(folders, "b", language)
     rows = benchmark.ask(model, items, {}, language, ())
     samples = benchmark.samples(rows, items, language, ())
-    return {found["metric"]: found for found in measure(samples, benchmark, language)}
+    return {found["metric"]: found for found in measure(samples, benchmark, language)[1]}
 
 
 @pytest.mark.parametrize("name", MATRIX)

@@ -40,7 +40,7 @@ def test_it_is_written_and_reported(listed, checkpoint, tmp_path, monkeypatch):
     tables = chain.results / "tables"
     scores = len(pd.read_csv(tables / "main.csv").query("method == 'lens'"))
     assert scores > 0
-    assert f"| lens | {scores} |" in (tables / "counts.md").read_text(encoding="utf-8")
+    assert f"| lens ‡ not applied | {scores} |" in (tables / "counts.md").read_text(encoding="utf-8")
     assert f"lens & {scores} \\\\" in (tables / "counts.tex").read_text(encoding="utf-8")
     assert f"tiny,en-zh,Scores,lens,count,{scores},,,\n" in (tables / "counts.csv").read_text(encoding="utf-8")
     page = (chain.results / "report.html").read_text(encoding="utf-8")
