@@ -301,7 +301,7 @@ READ = {
     "json": ("from lensflow.storage.verified import read_json", "read_json(path)"),
     "items": (
         "from lensflow.artifacts.hub import load_split",
-        "list(load_split('a/b', None, 'train', path.parent, None, 'here'))",
+        "list(load_split('a/b', None, 'train', path.parent, None, 'here')[0])",
     ),
 }
 SAID = """
@@ -764,4 +764,4 @@ def test_items_of_a_local_data_set_are_checked_first(tmp_path):
     with pytest.raises(
         LensflowError, match=r"^here: .*a\.csv, line 1: more than 16777216 bytes; shorten or remove it$"
     ):
-        list(hub.load_split("a/b", None, "train", tmp_path, None, "here"))
+        list(hub.load_split("a/b", None, "train", tmp_path, None, "here")[0])
