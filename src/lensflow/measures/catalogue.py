@@ -1,14 +1,12 @@
 """The metrics and the columns of their tables."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from lensflow.languages import LATIN, identify, scripts
-from lensflow.mathematics.statistics import proportion_interval
+from lensflow.languages import LATIN, scripts
 from lensflow.measures import confusion
-from lensflow.measures.fidelity import is_faithful
-from lensflow.measures.outcomes import Outcome, judge
+from lensflow.measures.outcomes import Outcome
 
 TARGETS = "targets"  # the column of the mean over the target languages
 
@@ -49,29 +47,6 @@ class Metric:
     def is_defined(self, samples: Sequence[Sample], language: str) -> bool:
         """Return whether samples in a language have what the metric needs."""
         return bool(samples) and all(need in samples[0] for need in self.needs) and self.applies(language)
-
-
-CEILING = 0.9  # of the detector: where it reads fewer human texts as their language, answers are not judged
-
-
-def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
-    """Return what is read off answers to prompts in one language: an outcome each, and what that was decided by.
-
-    Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
-    Prompts are human texts in the language: how many of them the detector reads as such is its ceiling. Where that is
-    shown to be below `CEILING`, only the ceiling is returned.
-    """
-    read = [is_faithful(sample["prompt"], language) is True for sample in samples]
-    if proportion_interval(sum(read), len(read))[1] < CEILING:
-        return [{"prompt_faithful": faithful} for faithful in read]
-    return [
-        {
-            "prompt_faithful": faithful,
-            "identified": identify(sample["answer"]),
-            **asdict(judge(sample["answer"], language, sample["prompt"])),
-        }
-        for sample, faithful in zip(samples, read, strict=True)
-    ]
 
 
 def _share_of(outcome: Outcome) -> Callable[[Sample, str], bool]:

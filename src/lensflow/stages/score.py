@@ -9,7 +9,8 @@ from lensflow.artifacts import layout
 from lensflow.benchmarks.base import Benchmark, Folders, Items, Row
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import METRICS, Value, describe
+from lensflow.measures.catalogue import METRICS, Value
+from lensflow.measures.samples import describe
 from lensflow.measures.score import score
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Scoring

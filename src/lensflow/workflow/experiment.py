@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from lensflow.artifacts.layout import RESERVED
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
+from lensflow.measures.catalogue import METRICS
 from lensflow.methods.registry import AnyMethod
 from lensflow.schema.backbone import Backbone
 from lensflow.schema.corpus import Corpus
@@ -120,6 +121,10 @@ class Config(Strict):
                     raise ValueError(f"sweeps.{name}.method: no '{method}'; {did_you_mean(method, self.methods)}")
         if self.versus is not None and self.versus not in (used := {name for run in self.runs for name in run.methods}):
             raise ValueError(f"versus: no run has the method '{self.versus}'; {did_you_mean(self.versus, used)}")
+        metrics = {*METRICS, *(name for benchmark in self.benchmarks.values() for name in benchmark.own_metrics())}
+        for name in self.retention_margins:
+            if name not in metrics:
+                raise ValueError(f"retention_margins: no metric '{name}'; {did_you_mean(name, metrics)}")
         return self
 
     def _check_setting(self, name: str) -> None:

@@ -1,0 +1,33 @@
+"""What is read off the answers in one language before any metric is computed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lensflow.languages import identify
+from lensflow.mathematics.statistics import proportion_interval
+from lensflow.measures.catalogue import Sample
+from lensflow.measures.fidelity import is_faithful
+from lensflow.measures.outcomes import judge
+
+CEILING = 0.9  # of the detector: where it reads fewer human texts as their language, answers are not judged
+
+
+def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
+    """Return what is read off answers to prompts in one language: an outcome each, and what that was decided by.
+
+    Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
+    Prompts are human texts in the language: how many of them the detector reads as such is its ceiling. Where that is
+    shown to be below `CEILING`, only the ceiling is returned.
+    """
+    read = [is_faithful(sample["prompt"], language) is True for sample in samples]
+    if proportion_interval(sum(read), len(read))[1] < CEILING:
+        return [{"prompt_faithful": faithful} for faithful in read]
+    return [
+        {
+            "prompt_faithful": faithful,
+            "identified": identify(sample["answer"]),
+            **asdict(judge(sample["answer"], language, sample["prompt"])),
+        }
+        for sample, faithful in zip(samples, read, strict=True)
+    ]
