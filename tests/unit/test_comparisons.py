@@ -357,7 +357,7 @@ def test_a_block_without_any_difference_has_a_mark_in_at_most_five_of_a_hundred(
 
 @pytest.fixture
 def results(tmp_path):
-    """Base and two seeds of a method, as evaluate writes them."""
+    """Base and two seeds of a method, as stage `score` writes them."""
     rng = np.random.default_rng(0)
     paths = []
     for setting, method, seed, share in (("none", "base", 0, 0.3), ("duo", "lens", 0, 0.9), ("duo", "lens", 1, 0.9)):

@@ -1,4 +1,4 @@
-"""Checkpoints from a backbone and a delta (stage `export_checkpoint`, and `lensflow export` for users)."""
+"""Checkpoints from a backbone and a delta (`lensflow export`)."""
 
 import shutil
 import tempfile

@@ -1,6 +1,6 @@
 """What a method does while the model runs, rather than to its weights.
 
-`train` of such a method writes it beside its empty delta, stage `evaluate` applies it, `lensflow export` hands it on.
+`train` writes it beside the empty delta of such a method, stage `answer` applies it, and `lensflow export` copies it.
 """
 
 import hashlib

@@ -58,7 +58,7 @@ class _Scores(Strict):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read and check what `evaluate` or `judge` wrote.
+    """Read and check what stage `score` or `judge` wrote.
 
     Raises:
         LensflowError: the file is missing or not of their making; names the key.

@@ -215,7 +215,7 @@ def _sample(grid: Grid, kept: Bools | None = None) -> Sample:
 
 
 def _estimate(grid: Grid) -> dict[str, Any]:
-    """n, value and interval; of a single cell they are those of its score."""
+    """n, value and interval; a single cell keeps its score's own."""
     if len(grid) == len(grid[0]) == 1:
         return {key: grid[0][0].score[key] for key in ("n", "value", "low", "high")}
     sample = _sample(grid)
@@ -274,9 +274,9 @@ def _room(base: Sample, kept: Bools, better: str) -> int:
 def _judge(tests: Sequence[Test]) -> None:
     """Add to the rows of a block's tests which test it was, its p, Holm's adjusted p, and the mark.
 
-    One rule holds for all methods, of one seed or of several. A mark needs an adjusted p of the checkpoints at hand
-    (`statistics.permutation_test`), and a 95 % interval of the difference without 0. That interval covers other seeds
-    where there are several; a mark of a single seed says nothing of other seeds.
+    One rule holds for all methods, with one seed or with several. A mark needs a significant adjusted p
+    (`statistics.exact_p`, or `statistics.paired_permutation`) and a 95 % interval of the difference that excludes 0.
+    With several seeds the interval covers other seeds. A mark of one seed says nothing about other seeds.
     """
     if not tests:
         return

@@ -1,7 +1,7 @@
 """Line-level and word-level pass rates of the Language Confusion Benchmark, as its authors compute them.
 
 Marchisio et al. (2024), arXiv 2406.20052. The means of `line_passes` and `words_pass` over the answers that count are
-their LPR and WPR, which published numbers can be compared with; `metrics.is_faithful` judges the answer as a whole,
+their LPR and WPR, which published numbers can be compared with; `fidelity.is_faithful` judges the answer as a whole,
 with a detector that reads Swahili better. Unlike theirs, the fastText model is the compressed lid.176.ftz, which comes
 inside a package, the Japanese dictionary is unidic-lite, and the list of English words another edition of the same one.
 """

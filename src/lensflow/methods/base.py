@@ -22,7 +22,7 @@ class Method(Strict):
     """What is done to a backbone.
 
     A kind is a module of `lensflow.methods`, or one of the user's own by its path. It has a subclass of this class,
-    called `Config`, whose keys are the method's, and a function `train`, which gets a `lensflow.methods.Run`.
+    called `Config`, whose keys are the method's, and a function `train`, which gets a `lensflow.methods.base.Run`.
     """
 
     kind: str
@@ -128,9 +128,9 @@ class Run(Generic[M]):
         prompt: the backbone's prompt format.
         backbone: manifest of its checkpoint, whose files lie beside it.
         texts: for each language, what `pair_data` wrote of the training corpus.
-        output: `delta.safetensors`, the tensors that differ from the backbone's (`lensflow.deltas.write`). A method may
-            write `history.jsonl`, `dev_states.safetensors` and `intervention.safetensors` (`lensflow.interventions`)
-            beside it; where it does not, they are left empty.
+        output: `delta.safetensors`, the tensors that differ from the backbone's (`lensflow.artifacts.deltas.write`). A
+            method may write `history.jsonl`, `dev_states.safetensors` and `intervention.safetensors`
+            (`lensflow.artifacts.interventions`) beside it; if it does not, these files are empty.
         hidden: only for methods that say `needs_states`.
         gpus: that the stage was given; 0 for none.
     """
@@ -153,10 +153,10 @@ class Trained:
     Attributes:
         tokens: real tokens that were trained on, each as often as it was.
         parameters: numbers that were free to change.
-        earlier_seconds: time that killed processes spent on what the last one went on from.
-        residual: what is left of the way to the push target, ‖P_s(h_t) − P_s(h⁰_t) − λδ‖ / ‖λδ‖: 1 if untouched, 0 if
-            fully displaced. The mean over targets and dev texts (train texts where there are no dev texts); None for
-            methods that do not push.
+        earlier_seconds: seconds spent by earlier, interrupted runs of this training.
+        residual: share of the way to the push target that is left, ‖P_s(h_t) − P_s(h⁰_t) − λδ‖ / ‖λδ‖: 1 if untouched,
+            0 if fully displaced. It is the mean over targets and dev texts, or train texts if there are no dev texts;
+            None for methods that do not push.
         terms: of the loss by name, before and after training, over the same texts; empty for methods without terms.
         left_out: examples that were too long to learn anything from.
     """
@@ -173,7 +173,7 @@ def check_space(kind: str, settings: Mapping[str, Setting]) -> None:
     """Check that a method which changes states after the final norm is given directions or subspaces of these.
 
     Raises:
-        ValueError: see `lensflow.config.Method.check`.
+        ValueError: see `lensflow.methods.base.Method.check`.
     """
     for name, setting in settings.items():
         if setting.space != "post_norm":

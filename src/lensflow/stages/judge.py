@@ -1,8 +1,8 @@
 """Verdicts of a judge on answers to two-turn questions (stage `judge`): MT-Bench's single-answer grading.
 
-The protocol is that of Zheng et al. (2023), arXiv 2306.05685: every turn of every question gets a verdict of its own,
-which ends in a rating from 1 to 10. A verdict is kept under the digest of the request that it answers as soon as it has
-come, so that a stage that was killed, or that the endpoint let down, asks only for what is missing.
+The protocol follows Zheng et al. (2023), arXiv 2306.05685: every turn of every question gets its own verdict, which
+ends in a rating from 1 to 10. A verdict is saved as soon as it arrives, under the digest of its request. If the stage
+is killed or the endpoint fails, the next run asks only for the missing verdicts.
 """
 
 import os
@@ -128,7 +128,7 @@ def rating(verdict: str) -> float | None:
 
 
 def read_answers(name: str, judge: Judge, language: str, path: Path) -> Answers:
-    """Read the samples of stage `evaluate`.
+    """Read the samples of stage `score`.
 
     Raises:
         LensflowError: the file is missing, or a question has not one or two turns of text, an answer to each, and a

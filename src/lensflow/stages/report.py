@@ -29,7 +29,7 @@ class ReportFiles:
         tables: what the tables are made from.
         scores: scores.csv.
         figures: what `write_figures` wrote, {backbone}.{setting} each.
-        timings: tables that the scripts in benchmarks/ wrote as Markdown.
+        timings: tables that the scripts in performance/ wrote as Markdown.
         results: the folder with every checkpoint's samples.
     """
 

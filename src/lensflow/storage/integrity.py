@@ -62,7 +62,7 @@ class Code(TypedDict):
 
 @with_config(ConfigDict(strict=True))
 class Record(TypedDict):
-    """What a stage leaves beside its output; `lensflow.records.recording` says what it is made of."""
+    """What a stage leaves beside its output; see `lensflow.provenance.records.recording`."""
 
     stage: str
     output: Annotated[str, AfterValidator(_plain)]
