@@ -1,10 +1,11 @@
-"""How often the 95 % intervals hold the truth, on simulated answers: writes docs/measures/coverage.md.
+"""Coverage of the 95 % intervals on simulated answers: writes docs/measures/coverage.md.
 
     python performance/coverage.py --runs 1000 --output docs/measures/coverage.md
 
-The simulated questions are of different difficulty (normal, on the logit scale for shares). They are as hard in all
-languages, or half of their variance is the language's own, or all of it. Seeds answer most questions alike, and differ
-in the mean by what `of_seed` says. The truth is the mean over all questions, and over all seeds if there are several.
+The simulated questions differ in difficulty (normally distributed, on the logit scale for shares). A design says how
+much of the variance of difficulty is common to all languages: all, half or none. Seeds answer most questions alike;
+`of_seed` is the standard deviation of their means. The truth is the mean over all questions, and with several seeds
+over all seeds.
 """
 
 import argparse

@@ -12,31 +12,31 @@ from lensflow.storage.verified import read_jsonl
 
 
 def write_origin(output: Path, **origin: str | bool | int | None) -> None:
-    """Write where the rows of `output`, `{language}.jsonl`, came from: `{language}.source.json` beside it."""
+    """Write the origin of the rows in `output` (`{language}.jsonl`) to `{language}.source.json` beside it."""
     write_json(output.with_suffix(".source.json"), origin)
 
 
 def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
-    """Read what `fetch` wrote of one split: id -> item, in order."""
+    """Return the items of one split that stage `fetch_items` wrote: id -> item, in the file's order."""
     return {row["id"]: row["item"] for row in read_jsonl(path) if row["split"] == split}
 
 
 def folded(text: str) -> str:
-    """Return a text as duplicates are compared: composed (NFC), without case, one space for white space."""
+    """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces."""
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
 def identity(item: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return what two items share in these columns if they are the same, whatever their case and white space."""
+    """Return a key of an item's columns; two items have the same key if they differ only in case and white space."""
     values = [item.get(column.partition(".")[0]) for column in columns]
     return json.dumps([folded(value) if isinstance(value, str) else value for value in values], default=str)
 
 
 def value_at(item: Mapping[str, Any], column: str, where: str) -> Any:
-    """Return what stands in a column, or, by a path such as `translation.en` or `turns.0.text`, inside of one.
+    """Return the value of a column, or of a path into a column, such as `translation.en` or `turns.0.text`.
 
     Raises:
-        LensflowError: there is no such column or nothing at this place.
+        LensflowError: the item lacks the column, or the path leads nowhere.
     """
     if column in item:
         return item[column]
@@ -55,10 +55,10 @@ def value_at(item: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
-    """Return the text that stands in a column or by a path inside of one; empty for null.
+    """Return the text in a column, or at a path into a column; null gives an empty text.
 
     Raises:
-        LensflowError: there is no such column, or it holds a list or a dictionary.
+        LensflowError: the item lacks the column, or its value is a list or a dictionary.
     """
     value = value_at(item, column, where)
     if isinstance(value, Mapping | list | tuple):

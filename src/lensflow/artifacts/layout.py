@@ -1,6 +1,6 @@
-"""Where everything lies below the results folder; the only place that builds or parses such a path.
+"""Paths below the results folder; no other module builds or parses such a path.
 
-A path holds identifiers only. Every value that changes a result stands in its stage's configuration.
+A path contains identifiers only. Every value that changes a result is in the configuration of its stage.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from lensflow.errors import LensflowError
 
-BASE = "base"  # the untouched backbone's method …
-NO_SETTING = "none"  # … and the setting that it is evaluated under, once for all languages
+BASE = "base"  # method of the untouched backbone
+NO_SETTING = "none"  # setting of the untouched backbone, which is evaluated once for all languages
 ANSWERS = "answers.json"
 SCORES = "scores.json"
 JUDGED = "judged.json"
@@ -19,7 +19,7 @@ DELTA = "delta.safetensors"
 INTERVENTION = "intervention.safetensors"
 SAMPLES = "samples"
 _FILE = re.compile(r"(?:.*/)?([^/]+)/([^/]+)/([^/]+)/seed(\d+)/[^/]+")
-# Folders of the results that stand where those of backbones and of settings do.
+# Folders of the workflow beside the folders of backbones and of settings, which must have other names.
 RESERVED = {
     "backbones": {"benchmarks", "cells", "data", "figures", "tables", "timings", "verdicts"},
     "settings": {"backbone", "hidden_states", NO_SETTING},
@@ -27,7 +27,7 @@ RESERVED = {
 
 
 class Place(NamedTuple):
-    """A checkpoint: a backbone as a method left it."""
+    """A checkpoint: a backbone after a method, in one setting and with one seed."""
 
     backbone: str
     setting: str
@@ -45,7 +45,7 @@ class Place(NamedTuple):
         return self.method == BASE
 
     def samples(self, benchmark: str, language: str) -> str:
-        """The samples of one cell, below the results folder."""
+        """The file with the samples of one cell, below the results folder."""
         return f"{self.folder}/{SAMPLES}/{benchmark}.{language}.jsonl"
 
 
@@ -53,7 +53,7 @@ def place_of(path: Path) -> Place:
     """Return the checkpoint that a file belongs to.
 
     Args:
-        path: a file right in a checkpoint's folder, `.../{backbone}/{setting}/{method}/seed{seed}/{name}`.
+        path: a file directly in a checkpoint's folder, `.../{backbone}/{setting}/{method}/seed{seed}/{name}`.
 
     Raises:
         LensflowError: the path has another form.
@@ -65,15 +65,15 @@ def place_of(path: Path) -> Place:
 
 
 def folder_of(run: Path) -> str:
-    """Return the folder of a checkpoint as it is named from the results folder."""
+    """Return the path of a checkpoint's folder, relative to the results folder."""
     return "/".join(run.absolute().parts[-4:])
 
 
 def entry(cache: Path, key: str) -> Path:
-    """Return the file of an entry of a cache."""
+    """Return the file in which a cache stores an entry."""
     return cache / key[:2] / f"{key}.json"
 
 
 def by_language(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return the language of each file `.../{language}.suffix` -> the file."""
+    """Map each language to its file `.../{language}.suffix`."""
     return {path.stem: path for path in paths}

@@ -1,4 +1,4 @@
-"""Rows of a file as its authors published it: CSV, JSON, JSON lines or Parquet, perhaps inside of a zip archive."""
+"""Rows of data files that others published: CSV, TSV, JSON, JSON lines or Parquet, also inside a zip archive."""
 
 import csv
 import io
@@ -15,27 +15,27 @@ _ZIP = ".zip"
 
 
 def is_table(name: str) -> bool:
-    """Whether a name is that of a file with rows, or of an archive of such files."""
+    """Whether a file of this name has rows, or is an archive of such files."""
     return Path(name).suffix in (*_READERS, _ZIP)
 
 
 def of_archive(name: str) -> tuple[str, str | None]:
-    """Split `a/b.zip/c/d.csv` into the archive and the file inside of it; None if there is none."""
+    """Split `a/b.zip/c/d.csv` into the archive and the file inside it; without an archive, return the name and None."""
     archive, found, member = name.partition(f"{_ZIP}/")
     return (f"{archive}{_ZIP}", member) if found else (name, None)
 
 
 def read_rows(path: Path, member: str | None, field: str | None, where: str) -> Iterator[Row]:
-    """Read the rows of a file one after the other.
+    """Yield the rows of a file, one dictionary per row.
 
     Args:
         path: the file, or a zip archive.
-        member: of the archive; None if it holds one table only.
-        field: key of a JSON file's mapping that holds the rows; None if the file is a list.
-        where: what a message begins with.
+        member: name of the file in the archive; None if the archive has only one table.
+        field: key of a JSON file whose value is the list of rows; None if the file itself is the list.
+        where: how an error message begins.
 
     Raises:
-        LensflowError: the file is missing, damaged, of another kind, or its rows have another form.
+        LensflowError: the file is missing, damaged or of an unknown kind, or a row is not a mapping.
     """
     try:
         if path.suffix == _ZIP:

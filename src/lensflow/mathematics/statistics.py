@@ -1,4 +1,4 @@
-"""Intervals and paired tests over evaluation items; all intervals are at the 95 % level, all tests two-sided."""
+"""Intervals and paired tests over evaluation items. All intervals are at the 95 % level; all tests are two-sided."""
 
 import math
 from collections.abc import Sequence
@@ -15,33 +15,33 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test: Holm's correction of a whole table needs p-values well below 1e-4
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
-HALF = 0.5  # of an item: smooths what would jump between nothing and one thing that differs
-# Correlation that the half items have between languages and seeds. Coverage of means over six languages (docs/measures/
-# coverage.md) is too high with 1, and too low with 0 where questions are equally hard in all languages.
+HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
+# Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
+# the coverage is too high with 1. With 0 it is too low if questions are equally hard in all languages.
 ALIKE = 1 / 3
 Floats = NDArray[np.float64]
 
 
 def proportion_interval(k: float, n: float) -> tuple[float, float]:
-    """Wilson score interval of k successes in n > 0 trials (1927), which stays in [0, 1] and serves k = 0 and n too."""
+    """Wilson score interval (1927) of k successes in n > 0 trials; it stays in [0, 1] and serves k = 0 and k = n."""
     low, high = proportion_confint(k, n, alpha=1 - CONFIDENCE, method="wilson")
-    # Not 7e-18, and not 1 but for a rounding.
+    # Exactly 0 and 1, without rounding errors such as 7e-18.
     return 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
 
 
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """BCa bootstrap interval (Efron 1987) of sum(numerators) / sum(denominators), such as nats a token; (n,) items.
+    """BCa bootstrap interval (Efron 1987) of sum(numerators) / sum(denominators), such as nats per token; (n,) items.
 
-    Items are drawn whole, each numerator with its denominator. The percentiles are moved outwards as far as a t
-    interval is wider than a normal one with the variance of the n items (Hesterberg, The American Statistician 69,
-    2015): without that, 24 items are covered about 92 %. One point if the ratio is the same in all items.
+    Items are drawn whole, each numerator with its denominator. The percentiles are widened by the ratio of a t interval
+    to a normal interval for n items (Hesterberg, The American Statistician 69, 2015). Without this, the coverage with
+    24 items is about 92 %. The interval is a point if all items have the same ratio.
     """
     numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     point = float(numerators.sum() / denominators.sum())
     if np.allclose(numerators, point * denominators, rtol=1e-12, atol=0):
         return point, point
     n = len(numerators)
-    # Of two items it would be 1, where BCa is not defined; so they have the range of the resamples.
+    # With two items the level would be 1, for which BCa is not defined: they get the range of the resamples.
     confidence = min(2 * float(norm.cdf(math.sqrt(n / (n - 1)) * _quantile(n - 1.0))) - 1, 1 - 1e-12)
     interval = bootstrap(
         (numerators, denominators),
@@ -60,12 +60,13 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0
 class Sample:
     """The items behind a score, or behind the mean of the scores of L languages.
 
-    Each language's score is a ratio of sums over all seeds and items, of ones for a mean or a share, of tokens for nats
-    a token. Items at one place are one question, in L languages and answered by S seeds, and so not independent.
+    Each language's score is a ratio of sums over all S seeds and n items. The denominators are ones for a mean or a
+    share, and numbers of tokens for nats per token. Index i is the same question in all languages and seeds, so these
+    items are not independent.
 
     Attributes:
         numerators: (L, S, n).
-        denominators: (L, S, n); where the score is not defined for an item, 0 in both.
+        denominators: (L, S, n). Both are 0 for an item without a score.
     """
 
     numerators: Floats
@@ -98,38 +99,38 @@ class Sample:
 
     @property
     def weights(self) -> Floats:
-        """How much each question has to say, (n,); adds up to 1."""
+        """Weight of each question, (n,); the weights add up to 1."""
         of_item = self.denominators.mean(1)
         return np.asarray((of_item / of_item.sum(1, keepdims=True)).mean(0))
 
     @property
     def counts(self) -> Floats:
-        """What each language's score is divided by, the mean over seeds, (L,); of a share its number of items."""
+        """Denominator of each language's score, mean over seeds, (L,); for a share it is the number of items."""
         return np.asarray(self.denominators.sum(2).mean(1))
 
     @property
     def of_languages(self) -> Floats:
-        """What each answer adds to the error of its language's score, to first order, (L, S, n).
+        """First-order contribution of each answer to the error of its language's score, (L, S, n).
 
-        (num - score * den) / sum(den), which sums over n and averages over S to 0.
+        It is (num - score * den) / sum(den). Summed over n and averaged over S it is 0.
         """
         error = self.numerators - self.scores[:, None, None] * self.denominators
         return np.asarray(error / self.counts[:, None, None])
 
     @property
     def deviations(self) -> Floats:
-        """What each seed's answer to each question adds to the error of the value, to first order, (S, n)."""
+        """First-order contribution of each seed's answer to each question to the error of the value, (S, n)."""
         return np.asarray(self.of_languages.mean(0))
 
 
 @dataclass(frozen=True)
 class Components:
-    """What the variance of a score is made of: seeds and items are crossed random effects.
+    """The components of a score's variance: seeds and items are crossed random effects.
 
     Attributes:
-        items: variance of the items' means over the seeds, which contains the seeds' interaction with them.
-        between: variance of the seeds' means, which contains the same interaction; 0 of a single seed.
-        mixed: variance of that interaction.
+        items: variance of the items' means over the seeds; it includes the interaction of seeds and items.
+        between: variance of the seeds' means; it includes the same interaction, and is 0 for a single seed.
+        mixed: variance of the interaction.
         seeds: S.
         n: number of items.
         freedom: degrees of freedom of `items`.
@@ -144,16 +145,16 @@ class Components:
 
     @property
     def of_seeds(self) -> float:
-        """Variance that other seeds would add to that of the items; never negative."""
+        """Variance that other seeds add to the variance of the items; never negative."""
         return max(0.0, self.between - self.mixed)
 
     def spread(self, items: float, quantile: float) -> float:
-        """Variance of the items and of other seeds, as large as makes `quantile` fit both.
+        """Variance of the items and of other seeds together, scaled so that `quantile` is right for their sum.
 
-        The quantile of their sum is the mean of both quantiles, weighted by the variances (Cochran and Cox,
-        Experimental Designs, 1957, section 4.14), which moves without a jump from a score whose seeds agree to one
-        whose seeds do not. With Satterthwaite's degrees of freedom instead, three seeds are covered 92 % where they
-        differ as much as the items' means do.
+        The right quantile of the sum is the mean of both t quantiles, weighted by the variances (Cochran and Cox,
+        Experimental Designs, 1957, section 4.14). It changes without a jump between seeds that agree and seeds that
+        differ. With Satterthwaite's degrees of freedom instead, the coverage with three seeds is 92 % if the seeds
+        vary as much as the items' means.
 
         Args:
             items: variance of the items, perhaps smoothed.
@@ -169,12 +170,12 @@ class Components:
 def components(deviations: Floats, weights: Floats) -> Components:
     """Split the variance of a score between items and seeds.
 
-    The items count as a normal sample with their kurtosis: a hundred answers of which three are wrong tell the variance
-    as badly as six normal ones.
+    The degrees of freedom account for kurtosis: a hundred answers with three wrong ones estimate the variance as poorly
+    as six normal observations.
 
     Args:
         deviations: (S, n), `Sample.deviations` or the difference of two such.
-        weights: (n,), `Sample.weights`; two items at least that weigh something.
+        weights: (n,), `Sample.weights`; at least two of them are positive.
     """
     seeds, n = len(deviations), int((weights > 0).sum())
     of_seed, of_item = deviations.sum(1), deviations.mean(0)
@@ -190,10 +191,11 @@ def components(deviations: Floats, weights: Floats) -> Components:
 
 
 def half_width(deviations: Floats, weights: Floats) -> float:
-    """Half the width of an interval over items, and over seeds where there are several; nan for a single item.
+    """Half the width of an interval over items, and over seeds if there are several; nan for a single item.
 
-    With a single seed it says nothing of other seeds. Resampling seeds and items instead (the hierarchical bootstrap)
-    covers between 83 and 99 % with three seeds, whose extremes alone hold the true mean 75 times in 100.
+    With a single seed the interval does not cover other seeds. A hierarchical bootstrap of seeds and items has a
+    coverage between 83 and 99 % with three seeds, because the range of three seeds contains the true mean in only 75 %
+    of all cases.
 
     Args:
         deviations: (S, n), `Sample.deviations` or the difference of two such.
@@ -207,10 +209,10 @@ def half_width(deviations: Floats, weights: Floats) -> float:
 
 
 def interval(sample: Sample) -> tuple[float, float]:
-    """Interval of a sample's value over items, and over seeds where there are several (`half_width`).
+    """Interval of a sample's value over items, and over seeds if there are several (`half_width`).
 
-    Student's t; for shares Wilson's interval with the number of items that has the same variance (Korn and Graubard,
-    1998), smoothed (`_items`). Of one language and one seed it is Wilson's interval.
+    Numbers have Student's t. Shares have Wilson's interval with the effective number of items, which gives the same
+    variance (Korn and Graubard, 1998), smoothed (`_items`). For one language and one seed it is Wilson's interval.
     """
     if not sample.is_share:
         return _around(sample.value, half_width(sample.deviations, sample.weights))
@@ -222,16 +224,17 @@ def interval(sample: Sample) -> tuple[float, float]:
 
 
 def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
-    """Interval of other - base over the same items, and over seeds where there are several (`half_width`).
+    """Interval of other - base over the same items, and over seeds if there are several (`half_width`).
 
-    Where both have several seeds these are the same ones; else one of them has a single one. An item may count on one
-    side alone, where the score is a share or a ratio of what counts: then the difference is that of two ratios, and its
-    variance that of their linearisation with the covariance of items that count on both sides (Cochran, Sampling
-    Techniques, 1977, section 6.19). So what a method does to which items count is part of the comparison.
+    If both sides have several seeds, the seeds are the same; else one side has a single seed. An item may count on one
+    side only, if the metric is not defined for all items. Then the difference is a difference of two ratios. Its
+    variance comes from their linearisation, with the covariance of the items that count on both sides (Cochran,
+    Sampling Techniques, 1977, section 6.19). A method's effect on which items count is thus part of the comparison.
 
-    Student's t; for shares Tango's interval (`paired_shares_interval`) with the number of items that has the same
-    variance, smoothed (`_items`). Where items count on one side alone, the shares gained and lost are those that give
-    the difference its variance. Of one language, one seed and the same items it is Tango's interval.
+    Numbers have Student's t. Shares have Tango's interval (`paired_shares_interval`) with the effective number of
+    items, which gives the same variance, smoothed (`_items`). If items count on one side only, the shares gained and
+    lost are chosen to give the difference its variance. For one language, one seed and the same items it is Tango's
+    interval.
     """
     difference = other.value - base.value
     deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
@@ -251,21 +254,22 @@ def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
 def _items(
     deviations: Floats, weights: Floats, sizes: Floats, more: float, simple: Floats, half_items: Floats, whole: float
 ) -> float:
-    """The number of items of one language and seed, drawn at random, that tell as much of a share as these do.
+    """Effective number of items: how many random items of one language and seed give the same variance of a share.
 
-    Without smoothing it would jump: answers of which none differs have no variance at all. So each language is given
-    half items more, a right one and a wrong one, or for a difference one that is as much gained as lost. Their answers
-    are correlated by `ALIKE` between languages and seeds. The design effect is bounded: languages and seeds tell no
-    more than independent ones, and no less than one of them (other seeds' variance comes on top).
+    Without smoothing it would jump, because answers that are all alike have no variance. Each language therefore gets
+    half items more: a right one and a wrong one, or for a difference one that is gained and lost in equal parts. Their
+    answers have the correlation `ALIKE` between languages and seeds. The design effect is bounded: all languages and
+    seeds together give no more information than independent ones, and no less than one of them. The variance of other
+    seeds is added to that.
 
     Args:
         deviations: (S, n), `components`.
         weights: (n,).
         sizes: number of items in each language, (L,).
-        more: how many items the half items are.
+        more: number of items that the half items add.
         simple: smoothed variance of a single answer in each language, (L,).
         half_items: sum of squares that the half items add in each language, (L,).
-        whole: smoothed variance of a single answer, all languages taken together.
+        whole: smoothed variance of a single answer over all languages together.
     """
     n = int((weights > 0).sum())
     if n < 2:
@@ -280,7 +284,7 @@ def _items(
 
 
 def _bounds(variances: Floats, answers: int) -> tuple[float, float]:
-    """Variance of the mean over languages of (L,) variances: all answers to a question independent, or all alike."""
+    """Variance of a mean over languages, for (L,) variances: if answers to a question are independent, and if equal."""
     return float(variances.mean()) / answers, float(np.sqrt(variances).mean() ** 2)
 
 
@@ -295,8 +299,9 @@ def _around(value: float, half: float) -> tuple[float, float]:
 def paired_shares_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
     """Score interval of a difference of two shares of the same n items (Tango, Statistics in Medicine 17, 1998).
 
-    The difference is (gained - lost) / n: items right with the second only, and with the first only. Its lower limit
-    above -margin is Tango's test of non-inferiority, whose size stays below 2.5 % where that of a t test reaches 12 %.
+    The difference is (gained - lost) / n. `gained` items are right with the second only, `lost` items with the first
+    only. A lower limit above -margin is Tango's test of non-inferiority. Its size stays below 2.5 %; the size of a
+    t test can reach 12 %.
     """
     difference = (gained - lost) / n
 
@@ -312,34 +317,34 @@ def paired_shares_interval(lost: float, gained: float, n: float) -> tuple[float,
 
 
 def is_kept(low: float, high: float, margin: float, better: str) -> bool:
-    """Whether a metric did not get worse by the margin or more: a test of non-inferiority of size 2.5 %, one-sided.
+    """Whether a metric got worse by less than the margin: a one-sided test of non-inferiority of size 2.5 %.
 
     Args:
         low: of the interval of the difference to base.
         high: of the same.
         margin: > 0.
-        better: "↑" or "↓"; "" if neither is known to be better: then it must not change by the margin either way.
+        better: "↑" or "↓"; "" if neither direction is better: then the change must be below the margin both ways.
     """
     return (better == "↓" or low > -margin) and (better == "↑" or high < margin)
 
 
 def exact_p(base: Sample, other: Sample) -> float | None:
-    """Two-sided exact p of whether the checkpoints at hand answer such questions otherwise than base; None if unknown.
+    """Two-sided exact p of the difference between these checkpoints and base; None if it needs random swaps.
 
-    There is one rule for all methods: a question's results, the mean over seeds and languages, change places with
-    base's (Fisher's randomisation test). For shares of the same items p is exact; of one seed and language this is the
-    exact McNemar test. Else it takes random swaps (`paired_permutation` of `null_deviations`).
+    One rule holds for all methods: a question's result, the mean over seeds and languages, swaps places with base's
+    (Fisher's randomisation test). For shares of the same items p is exact; with one seed and language this is the exact
+    McNemar test. In all other cases use random swaps (`paired_permutation` of `null_deviations`).
 
-    The seeds are held fixed, as they must be where there is one: p says nothing of other seeds. The test is exact if a
-    question's two results could have changed places. With base's one seed against the mean of several it is so in large
-    samples only; tests simulate its level with 24 questions.
+    The seeds are fixed, so p says nothing about other seeds. The test is exact if a question's two results are
+    exchangeable. If base has one seed and the method several, this holds in large samples only; tests simulate the
+    level with 24 questions.
     """
     steps = _steps(base, other)
     return None if steps is None else exact_permutation(steps)
 
 
 def _steps(base: Sample, other: Sample) -> NDArray[np.int64] | None:
-    """Each question's difference, (n,), in units of which all are multiples; None if there are none."""
+    """Each question's difference as a whole number of common units, (n,); None if there is no common unit."""
     if not (base.is_share and other.is_share):
         return None
     counted = base.denominators[:, :1]
@@ -351,9 +356,9 @@ def _steps(base: Sample, other: Sample) -> NDArray[np.int64] | None:
 
 
 def exact_permutation(steps: NDArray[np.int64]) -> float:
-    """Exact p of the sum of (n,) whole numbers, had each of them either sign: the share of the 2^n sums as far from 0.
+    """Exact p of the sum of (n,) whole numbers under random signs: the share of the 2^n sums that are as far from 0.
 
-    For steps of -1, 0 and 1 it is the exact McNemar test. The distribution of the sum is built up a step at a time.
+    For steps of -1, 0 and 1 it is the exact McNemar test. The distribution of the sum is built one step at a time.
     """
     sizes = np.abs(steps[steps != 0])
     sizes = sizes // (np.gcd.reduce(sizes) if len(sizes) else 1)
@@ -367,10 +372,10 @@ def exact_permutation(steps: NDArray[np.int64]) -> float:
 
 
 def null_deviations(base: Sample, other: Sample) -> tuple[Floats, Floats]:
-    """The (n,) deviations of base and of other (its seeds' mean) from what they score together, over the languages.
+    """The (n,) deviations of base and of other (mean over its seeds) from their pooled score, over the languages.
 
-    What they score together stays the same when a question's results are swapped, so that `paired_permutation` of these
-    is exact for ratios, too. They add up to other - base where the denominators are equal.
+    The pooled score stays the same if a question's results are swapped, so `paired_permutation` of the deviations is
+    exact for ratios, too. If the denominators are equal, their difference adds up to other - base.
     """
     above = np.stack([base.numerators.mean(1), other.numerators.mean(1)])
     below = np.stack([base.denominators.mean(1), other.denominators.mean(1)])
@@ -383,8 +388,8 @@ def null_deviations(base: Sample, other: Sample) -> tuple[Floats, Floats]:
 def paired_permutation(base: ArrayLike, other: ArrayLike, seed: int = 0) -> Floats:
     """Permutation test of the difference of two sums over the same items, swapping within items.
 
-    Exact where all 2^n swaps are no more than `SWAPS`, else by that many random ones. (scipy's permutation_test draws
-    the swaps for each test anew and takes some hundred times as long for the tests of a table.)
+    It is exact if there are at most `SWAPS` swaps (2^n), else it uses `SWAPS` random ones. All tests share the same
+    swaps; scipy's permutation_test would draw them anew for each test.
 
     Args:
         base: (n,), or (n, T) for T tests on the same swaps.
@@ -422,7 +427,7 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 def needed_changes(tests: int, alpha: float = 0.05) -> int:
     """How many questions must change, all for the better, so that the smallest p of a family can be significant.
 
-    With k changed questions that all point one way, the exact test has p = 2^(1 - k). Holm's smallest threshold is
+    With k changed questions that all go the same way, the exact test has p = 2^(1 - k). Holm's smallest threshold is
     alpha / tests.
     """
     return math.ceil(1 + math.log2(tests / alpha) - 1e-9)
@@ -435,14 +440,14 @@ def smallest_markable(n: int, tests: int, alpha: float = 0.05, room: float = 1.0
         n: number of questions.
         tests: number of tests that Holm's correction is over.
         alpha: family-wise level.
-        room: share of the questions that can change at all: for the better, those that base has wrong.
+        room: share of the questions that can change; for a change to the better, the questions that base has wrong.
     """
     needed = needed_changes(tests, alpha)
     return needed / n if needed <= n * room + 1e-9 else math.nan
 
 
 def needed_n(tests: int, alpha: float = 0.05, room: float = 1.0) -> int:
-    """How many questions can mark a difference, if all that can change do (`smallest_markable`); room > 0."""
+    """How many questions are enough for a mark if all that can change do change (`smallest_markable`); room > 0."""
     return math.ceil(needed_changes(tests, alpha) / room - 1e-9)
 
 

@@ -24,12 +24,12 @@ class Metric:
         better: which direction is better, "↑", "↓" or "" where neither is.
         decimals: in tables.
         definition: one sentence, for every legend.
-        measure: gives a sample's value in a language, None where the metric is not defined for the sample; None for a
-            metric whose values a benchmark or a judge gives.
+        measure: gives a sample's value in a language, or None if the metric is not defined for the sample. It is None
+            itself if a benchmark or a judge gives the values.
         needs: what a sample must have.
         applies: whether the metric is defined in a language.
         tested: whether methods are compared on it.
-        of_items: whether it says something of the items and nothing of a method; tables have it once.
+        of_items: whether it describes the items and not a method; tables show it once.
         weight: what the sum of a cell's values is divided by, such as tokens; None for the number of samples.
     """
 
@@ -58,7 +58,8 @@ def _is_detectable_beyond_latin(language: str) -> bool:
 
 
 JUDGED = ("outcome",)
-# In the order of the table. To add a metric, add an entry: finished answers are scored with it in seconds.
+# In the order of the table. To add a metric, add an entry: stage `score` computes it from stored answers, without a
+# model.
 METRICS: Mapping[str, Metric] = {
     "usable": Metric(
         "generation",
@@ -226,8 +227,8 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 UNKNOWN_METRIC = Metric("", "", 3, "")
-# The columns of comparisons.csv: a cell of the table, and what came of comparing it with base. Of versus.csv,
-# too: there `base` is the value of the method that stands in AGAINST, a column before them.
+# The columns of comparisons.csv: a cell of the table, and its comparison with base. versus.csv has the same columns and
+# AGAINST before them, which names a method; its `base` is the value of that method.
 COLUMNS = ("backbone", "setting", "method", "seeds", "benchmark", "metric", "language", "n", "value", "low", "high")
 COMPARED = (
     "base",

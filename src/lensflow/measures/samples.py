@@ -10,15 +10,15 @@ from lensflow.measures.catalogue import Sample
 from lensflow.measures.fidelity import is_faithful
 from lensflow.measures.outcomes import judge
 
-CEILING = 0.9  # of the detector: where it reads fewer human texts as their language, answers are not judged
+CEILING = 0.9  # of the detector: if it accepts a smaller share of the prompts, answers are not judged
 
 
 def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
-    """Return what is read off answers to prompts in one language: an outcome each, and what that was decided by.
+    """Judge the answers to prompts in one language: return the outcome of each, and what it was decided by.
 
     Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
-    Prompts are human texts in the language: how many of them the detector reads as such is its ceiling. Where that is
-    shown to be below `CEILING`, only the ceiling is returned.
+    The prompts are known to be in the language, so the share of them that the detector accepts is its ceiling. If the
+    ceiling is shown to be below `CEILING`, only `prompt_faithful` is returned.
     """
     read = [is_faithful(sample["prompt"], language) is True for sample in samples]
     if proportion_interval(sum(read), len(read))[1] < CEILING:
