@@ -165,7 +165,7 @@ def test_markdown(blocks):
     assert r"| =cmd\|x |" in body[4] and r"| a\_b%\& |" in body[3]
     assert body[-1] == r"| nll ↓ | =cmd\|x | – | – | – | – |"
     assert body[-3].startswith("| nll ↓ | base | 3.083 [3.083, 3.084] n=40 | –")
-    assert "- n: items a language; generation n = 40, likelihood n = 40" in lines
+    assert "- n: items per language; generation n = 40, likelihood n = 40" in lines
     assert not any(line.startswith("- accuracy") for line in lines)  # the legend explains what is shown
 
 

@@ -9,31 +9,31 @@ from lensflow.presentation.blocks import LEFT, MARKS, NOT_APPLIED, RETENTION, TO
 from lensflow.presentation.sheets import MISSING
 
 NOT_APPLIED_NOTE = (
-    f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (of several seeds, in "
-    "one at least); such scores do not show what the method does"
+    f"{NOT_APPLIED}: after training, more than {LEFT:g} of the way to the push target is left (with several seeds: for "
+    "at least one of them); such scores do not show what the method does"
 )
 TOLD_NOTE = f"{TOLD} is told the prompt's language at test time: not like-for-like, and so neither best nor second best"
 INTERVAL_NOTE = (
-    "95 % intervals: Wilson for shares, bootstrap over items else; of several seeds and of means over languages "
-    "Student's t over seeds and items, for shares Wilson with the number of items that has the same variance, smoothed "
-    "by half an item; an interval of one seed does not cover other seeds"
+    "95 % intervals over items: Wilson for shares, bootstrap for other metrics; for several seeds and for means over "
+    "languages, shares have Wilson with the effective number of items, smoothed by half an item, and other metrics "
+    "have Student's t over seeds and items; with one seed the interval does not cover other seeds"
 )
 BEST_NOTE = (
-    "best in bold, second best underlined, of all methods: only where its 95 % interval overlaps that of none that is "
-    "worse (against base: where that of the difference on the same items excludes 0); conservative, since scores whose "
-    "intervals overlap can differ all the same"
+    "the best of all methods is bold and the second best is underlined, but only if its 95 % interval does not overlap "
+    "the interval of any worse method (against base: only if the interval of the difference on the same items excludes "
+    "0); this is conservative, because scores with overlapping intervals can still differ"
 )
 ARROWS_NOTE = f"↑ higher is better, ↓ lower is better; {MISSING} not measured"
 TARGETS_NOTE = (
-    "targets: unweighted mean over the target languages that the metric is defined for, n added up; for its interval "
-    "and its test a question in all of its languages is one item"
+    "targets: unweighted mean over the target languages for which the metric is defined; n is the sum over these "
+    "languages; the interval and the test count a question in all of its languages as one item"
 )
 
 
 def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -> list[str]:
-    """The lines below a table: n of each benchmark, intervals, marks, mean over targets, definitions of the metrics."""
+    """The lines below a table: n of each benchmark, intervals, mean over targets, marks, definitions of the metrics."""
     rows = [row for block in blocks for row in block.rows]
-    lines = [f"n: items a language; {_sizes(rows)}", INTERVAL_NOTE]
+    lines = [f"n: items per language; {_sizes(rows)}", INTERVAL_NOTE]
     if any(TARGETS in block.columns for block in blocks):
         lines.append(TARGETS_NOTE)
     lines += marks_note(blocks)
@@ -49,20 +49,20 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
 
 
 def signs_notes(rows: Iterable[Row]) -> list[str]:
-    """What the signs behind the methods mean, as far as there are any."""
+    """The meaning of the signs behind the methods, for the signs that occur."""
     signs = "".join(row.signs for row in rows)
     return [note for sign, note in ((TOLD, TOLD_NOTE), (NOT_APPLIED, NOT_APPLIED_NOTE)) if sign in signs]
 
 
 def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
-    """How the marks came about: nothing where nothing was tested."""
+    """How the marks were made; no line if nothing was tested."""
     rows = [row for block in blocks for row in block.rows]
     lines = _tests(blocks, reference) + _margins(rows)
     differences = ("difference", "difference_low", "difference_high")
     if any([cell.compared.get(key) for key in differences] == [0, 0, 0] for row in rows for cell in row.cells.values()):
         lines.append(
-            f"a difference of 0 to {reference} with an interval of [0, 0] is one by construction: the method does "
-            "nothing there, as an instruction to the likelihood of the prompt alone"
+            f"a difference of 0 to {reference} with an interval of [0, 0] is 0 by construction: the method changes "
+            "nothing there, as an instruction changes nothing in the likelihood of the prompt alone"
         )
     return lines
 
@@ -78,8 +78,9 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
     lines = [
         f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}, and a 95 % interval of "
-        "the difference without 0; paired permutation of each question's mean over seeds, exact for shares (with one "
-        "seed McNemar's test); a mark of one seed says nothing of other seeds, which the interval of several covers"
+        "the difference without 0; the test is a paired permutation of each question's mean over seeds, exact for "
+        "shares of the same items (McNemar's test with one seed and language); with one seed a mark says nothing about "
+        "other seeds"
     ]
     left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
     if sum(left_out):
@@ -92,7 +93,7 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
 
 
 def _unmarkable(block: Block) -> str | None:
-    """Say where no mark for better is possible at this number of questions and tests, and how many would do."""
+    """Say where no mark for better is possible with these questions and tests, and how many questions are enough."""
     tested = [cell.compared for row in block.rows for cell in row.cells.values() if "p" in cell.compared]
     sizes = [(int(compared["room"]), int(compared["questions"])) for compared in tested if "room" in compared]
     needed = statistics.needed_changes(len(tested), SIGNIFICANT)
@@ -135,7 +136,7 @@ def _sizes(rows: Sequence[Row]) -> str:
 
 
 def brief_legend(blocks: Sequence[Block]) -> list[str]:
-    """The same in a few words: the marks that occur, who is told the language, n of each benchmark."""
+    """The legend in a few words: the marks and signs that occur, n of each benchmark."""
     rows = [row for block in blocks for row in block.rows]
     lines = [signs] if (signs := _signs(rows)) else []
     lines += signs_notes(rows)
@@ -143,7 +144,7 @@ def brief_legend(blocks: Sequence[Block]) -> list[str]:
 
 
 def _signs(rows: Sequence[Row]) -> str:
-    """The marks that stand in the rows, in a few words."""
+    """The meaning of the marks in the rows, in a few words."""
     said = {word: f"{word} than base" for word in ("better", "worse")}
     said |= {"differs": "differs from base", "not shown": "not shown to be kept"}
     marked = [row.cells[key].compared for row in rows for key in row.cells]
