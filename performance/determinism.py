@@ -1,6 +1,6 @@
 """By how much results differ with threads, batches and engines: python performance/determinism.py MANIFEST [TEXTS]
 
-MANIFEST is that of a prepared backbone, such as results/smollm2-135m-instruct/backbone/manifest.json; it is prompted by
+MANIFEST belongs to a prepared backbone, such as results/smollm2-135m-instruct/backbone/manifest.json; it is prompted by
 its chat template if it has one. Prints one line a comparison: how many numbers are the same bits, and the largest
 difference, relative to the root mean square for tensors, and in nats for log-likelihoods. What is in
 docs/determinism.md was measured with it.

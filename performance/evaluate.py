@@ -5,7 +5,7 @@
 Run it from the repository root on a quiet machine (about half an hour on two cores). It needs local copies of XCOPA,
 XWinograd and the Language Confusion Benchmark. Both sides run the same task files on the same documents in float32:
 XCOPA zh and sw, XWinograd jp and en, and one greedy answer to each of 600 prompts. Every process is timed from its
-start to its end; our time is that of `answer` and `score` together, with an empty cache of cells. The plain side is
+start to its end; our time is the sum of `answer` and `score`, with an empty cache of cells. The plain side is
 what a user would type, in batches of 16. The accuracies must be the same, and so should the answers (counted).
 """
 

@@ -1,4 +1,4 @@
-"""Whatever happens to a run, its tables are those of an undisturbed one, or one line says what to do.
+"""Whatever happens to a run, its tables equal the tables of an undisturbed run, or one line says what to do.
 
 The cases stand in `cases.py`. What happened is written to docs/faults.md when all of them ran.
 """
@@ -111,7 +111,7 @@ def line(run: Run) -> str:
 
 @pytest.mark.slow
 def test_forked_stages_do_what_the_commands_do(finished: Project, tmp_path: Path) -> None:
-    """The numbers that all others are compared with are those of the real command line."""
+    """The reference numbers come from the real command line."""
     project = Project.new(tmp_path / "project", finished.server, finished.config)
     command = [sys.executable, "-m", "snakemake", "--configfile", project.write_config(), "--cores", "2", TABLES]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}

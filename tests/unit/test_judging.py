@@ -155,7 +155,7 @@ def good(number: int, _: dict[str, Any]) -> Reply:
 
 
 def test_the_prompts_are_the_authors():
-    """The digest is that of the four entries "single..." of their judge_prompts.jsonl."""
+    """The digest covers the four entries "single..." of their judge_prompts.jsonl."""
     expected = "e1b7f8990803d52f0edacf5de7a36e536c479ea834127387f470fbafb7e16b1a"
     assert digest(judge_module.prompts()) == expected
 

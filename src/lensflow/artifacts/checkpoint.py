@@ -148,7 +148,7 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint that stages read: those of `SMALL_FILES` that are there, and its weights."""
+    """Return the files of a checkpoint that stages read: the `SMALL_FILES` that it has, and its weights."""
     small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
     return sorted({*small, *weight_paths(folder)})
 

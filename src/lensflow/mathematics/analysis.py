@@ -66,7 +66,7 @@ def _shares(total: Any, languages: Any, texts: Any, grand: Any, count: int, n: i
 
 
 def retrieval_hits(states: Floats, central: int) -> NDArray[np.bool_]:
-    """Whether the central language's nearest state, by cosine, is that of the same text (cross-lingual retrieval).
+    """Whether the central language's nearest state, by cosine, belongs to the same text (cross-lingual retrieval).
 
     Args:
         states: (K, N, d).

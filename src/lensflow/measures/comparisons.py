@@ -206,7 +206,7 @@ def _grid(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[st
 
 
 def _sample(grid: Grid, kept: Bools | None = None) -> Sample:
-    """The items of L × S cells, or those of them that are kept, (L, N)."""
+    """The items of L × S cells; with `kept`, (L, N), only the kept items."""
     numerators = np.array([[answers.numerators for answers in of_language] for of_language in grid])
     denominators = np.array([[answers.denominators for answers in of_language] for of_language in grid])
     if kept is not None:

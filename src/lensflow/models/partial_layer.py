@@ -35,7 +35,7 @@ def only_rows(decoder: "PreTrainedModel", rows: Tensor) -> Iterator[None]:
     """Let the top layer compute only some tokens of one packed sequence, from all tokens' keys and values.
 
     The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the chosen ones.
-    States and gradients are those of a full pass, at a fraction of the layer's cost where few are chosen.
+    States and gradients equal a full pass. If few tokens are chosen, they take a fraction of the layer's cost.
 
     Args:
         decoder: its output in this context is (1, M, d), not (1, S, d).

@@ -95,7 +95,7 @@ class StreamedDecoder:
         """Hold one layer, which `run` can run in this context.
 
         Raises:
-            LensflowError: the checkpoint's tensors are not those of the layer.
+            LensflowError: the checkpoint's tensors do not fit the layer.
         """
         layer = self._layers[index]
         weights = {

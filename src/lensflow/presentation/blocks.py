@@ -30,7 +30,7 @@ RETENTION = {"kept": "✓", "not shown": "?"}
 class Cell:
     """One score with its 95 % interval [low, high] (nan where there is none) over n items.
 
-    `compared` maps those of `COMPARED` that are known to their values; it is empty for base.
+    `compared` maps the known columns of `COMPARED` to their values; it is empty for base.
     """
 
     value: float

@@ -144,7 +144,7 @@ def _stack(ax: Axes, place: int, cells: Mapping[str, Cell | None]) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A method on the plane of `trade_off`: its two scores, and those of each seed alone if they are several."""
+    """A method on the plane of `trade_off`: its two scores, and with several seeds the scores of each seed."""
 
     method: str
     cost: Cell

@@ -1,6 +1,6 @@
 """The figures of hidden states: what they say about languages layer by layer, and where training moves them.
 
-Drawn like those of `figures`; what is drawn is computed in `analysis`.
+They look like the figures of `lensflow.presentation.figures`; `lensflow.mathematics.analysis` computes their values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +103,7 @@ def direction_cosines(between: Floats, to_top: Floats, languages: Sequence[str],
 
     Args:
         between: (K-1, K-1) cosines at the top layer; with a single target it is left out.
-        to_top: (L, K-1) cosine of each layer's direction with that of the top layer.
+        to_top: (L, K-1) cosine of each layer's direction with the top layer's direction.
         languages: the K-1 targets.
         after_norm: whether the top layer's states are those after the final norm.
     """

@@ -32,7 +32,7 @@ COLUMNS = (
     "weights",
     "cell",
 )
-# Columns of sweeps.csv before those of comparisons.csv, whose "value" is the score's -> what they are of a point.
+# Columns of sweeps.csv before the columns of comparisons.csv (where "value" is the score) -> attribute of a point.
 SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"}
 
 
@@ -58,7 +58,7 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
         shared = {key: content[key] for key in ("engine", "dtype", "weights")}
         for cell in content["cells"]:
             where = {key: cell[key] for key in ("benchmark", "language", "cell")}
-            # A score has weights of its own, those of its items.
+            # A score has its own weights: the weights of its items.
             rows += [score | place._asdict() | shared | where for score in cell["scores"]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     write_text(output, _csv(frame))

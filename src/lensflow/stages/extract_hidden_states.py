@@ -102,7 +102,7 @@ def extract(decoder: "PreTrainedModel", texts: Sequences, extraction: Extraction
 def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
     """Run texts through a frozen decoder, all of them through one layer before the next one is read.
 
-    The result is that of `extract`, bit by bit; in memory are one layer, the states of all tokens and the result.
+    The result has the same bits as `extract`. Memory holds one layer, the states of all tokens and the result.
 
     Args:
         decoder: made for these texts.

@@ -230,7 +230,7 @@ class LensTrainer:
         return [[(index, language)] for language in self.setting.targets for index in indices]
 
     def tokens_per_epoch(self) -> int:
-        """Count the tokens that one epoch runs: those of a unit's central text and of its target texts."""
+        """Count the tokens of one epoch: for each unit, the tokens of its central text and of its target texts."""
         central = self.caches[self.setting.central]
         return sum(
             central.length(unit[0][0]) + sum(self.caches[language].length(index) for index, language in unit)
