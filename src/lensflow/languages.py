@@ -85,15 +85,6 @@ def english_name(language: str) -> str:
     return _NAMES.get(language.replace("-", "_")) or _NAMES[base_code(language)]
 
 
-def is_rtl(language: str) -> bool:
-    """Whether the language is written from right to left.
-
-    Raises:
-        LensflowError: CLDR does not know the language.
-    """
-    return any(scripts_database.script_horizontal_direction(name, "LTR") == "RTL" for name in scripts(language))
-
-
 def script_of(char: str) -> str:
     """The Unicode script of one character; `Zyyy` (common), `Zinh` (inherited) or `Zzzz` (unassigned)."""
     return str(scripts_database.script(char))

@@ -37,5 +37,5 @@ def samples(
     answerer.answer(asked, asker)
     rows = read_entry(entry(cache, asked.key))["answers"]
     found = cell.benchmark.samples(rows, answerer.items(cell), cell.language, folders.tasks)
-    scores = score.measure(found, cell.benchmark, cell.language)
+    _, scores = score.measure(found, cell.benchmark, cell.language)
     return found, {one["metric"]: one["value"] for one in scores}

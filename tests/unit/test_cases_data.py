@@ -70,7 +70,9 @@ def test_a_file_inside_of_an_archive(tmp_path, name):
         archive.writestr("README.md", "about")
     assert list(read_rows(tmp_path / "all.zip", f"sets/{name}", None, "here")) == ROWS
     assert list(read_rows(tmp_path / "all.zip", None, None, "here")) == ROWS  # it is the only table
-    with pytest.raises(LensflowError, match=rf"^here: no file other\.csv in .*all\.zip; it has sets/{name}; set file$"):
+    with pytest.raises(
+        LensflowError, match=rf"^here: .*all\.zip: no file other\.csv in it; it has sets/{name}; set file$"
+    ):
         list(read_rows(tmp_path / "all.zip", "other.csv", None, "here"))
 
 
@@ -89,11 +91,11 @@ def test_rows_below_a_field(tmp_path):
         ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),
-        ("t.jsonl", '{"a": \n', r"t\.jsonl: cannot be read \(.*\); mend the file$"),
+        ("t.jsonl", '{"a": \n', r"t\.jsonl, line 1: not valid JSON \(.*\); mend the line$"),
         ("t.json", "{}", r"t\.json: is no list of rows; set field to the key that holds the rows$"),
         ("t.parquet", "PAR", r"t\.parquet: cannot be read \(.*\); mend the file$"),
         ("t.zip", "PK", r"t\.zip: cannot be read \(.*\); mend the file$"),
-        ("t.xlsx", "PK", r"t\.xlsx is none of \.csv, \.tsv, .*; convert it$"),
+        ("t.xlsx", "PK", r"t\.xlsx: is none of \.csv, \.tsv, .*; convert it$"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path, name, content, message):

@@ -137,7 +137,7 @@ def test_a_loss_of_another_kind_has_axes_of_its_own():
         ax.get_title(loc="left"): [line.get_ydata().tolist() for line in ax.get_lines() if len(line.get_ydata())]
         for ax in figures.training_curves({"lens": [history(1.0)], "sft": [tuned]}).axes
     }
-    assert panels["loss (cross-entropy, nats a token)"] == [[4.0, 2.0]]
+    assert panels["loss (cross-entropy, nats per token)"] == [[4.0, 2.0]]
     assert len(panels["loss (weighted sum)"]) == 2  # batches and dev texts of lens alone
 
 

@@ -15,7 +15,6 @@ from lensflow.languages import (
     english_name,
     identify,
     is_identifiable,
-    is_rtl,
     script,
     script_masks,
     script_of,
@@ -37,27 +36,26 @@ def corpus() -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("language", "system", "letters", "rtl", "name"),
+    ("language", "system", "letters", "name"),
     [
-        ("en", "Latn", {"Latn"}, False, "English"),
-        ("zh", "Hans", {"Hani"}, False, "Chinese"),
-        ("zh-Hant", "Hant", {"Hani"}, False, "Traditional Chinese"),
-        ("zh-TW", "Hant", {"Hani"}, False, "Chinese"),
-        ("ja", "Jpan", {"Hani", "Hira", "Kana"}, False, "Japanese"),
-        ("ko", "Kore", {"Hang"}, False, "Korean"),
-        ("ar", "Arab", {"Arab"}, True, "Arabic"),
-        ("he", "Hebr", {"Hebr"}, True, "Hebrew"),
-        ("bn", "Beng", {"Beng"}, False, "Bangla"),
-        ("sw", "Latn", {"Latn"}, False, "Swahili"),
-        ("sr", "Cyrl", {"Cyrl"}, False, "Serbian"),
-        ("sr-Latn", "Latn", {"Latn"}, False, "Serbian"),
+        ("en", "Latn", {"Latn"}, "English"),
+        ("zh", "Hans", {"Hani"}, "Chinese"),
+        ("zh-Hant", "Hant", {"Hani"}, "Traditional Chinese"),
+        ("zh-TW", "Hant", {"Hani"}, "Chinese"),
+        ("ja", "Jpan", {"Hani", "Hira", "Kana"}, "Japanese"),
+        ("ko", "Kore", {"Hang"}, "Korean"),
+        ("ar", "Arab", {"Arab"}, "Arabic"),
+        ("he", "Hebr", {"Hebr"}, "Hebrew"),
+        ("bn", "Beng", {"Beng"}, "Bangla"),
+        ("sw", "Latn", {"Latn"}, "Swahili"),
+        ("sr", "Cyrl", {"Cyrl"}, "Serbian"),
+        ("sr-Latn", "Latn", {"Latn"}, "Serbian"),
     ],
 )
-def test_properties_of_a_language(language, system, letters, rtl, name):
-    assert (script(language), scripts(language), is_rtl(language), english_name(language)) == (
+def test_properties_of_a_language(language, system, letters, name):
+    assert (script(language), scripts(language), english_name(language)) == (
         system,
         letters,
-        rtl,
         name,
     )
 
@@ -74,7 +72,7 @@ def test_properties_of_a_language(language, system, letters, rtl, name):
         ("klingonese dialect", "ISO 639"),
     ],
 )
-@pytest.mark.parametrize("function", [base_code, script, scripts, english_name, is_rtl, is_identifiable])
+@pytest.mark.parametrize("function", [base_code, script, scripts, english_name, is_identifiable])
 def test_an_unknown_language_names_itself_and_a_remedy(function, wrong, hint):
     with pytest.raises(LensflowError) as error:
         function(wrong)

@@ -69,14 +69,15 @@ def test_rows_without_an_id_have_their_number(tmp_path, capsys):
     [
         ("a.jsonl", b"", "a.jsonl: no rows"),
         ("a.csv", b"id,answer\n", "a.csv: no rows"),
-        ("a.jsonl", b'{"id": 1}\n', "line 1: no column 'answer'; it has id"),
-        ("a.jsonl", b'{"answer": "x"}\n\n{"answer": 3}\n', "line 3: column 'answer' holds int"),
+        ("a.jsonl", b'{"id": 1}\n', "row 1: no column 'answer'; it has id"),
+        ("a.jsonl", b'{"answer": "x"}\n\n{"answer": 3}\n', "row 2: column 'answer' holds int"),
         ("a.jsonl", b"{\n", "line 1: not valid JSON"),
-        ("a.jsonl", b"[1]\n", "line 1: not a JSON object"),
+        ("a.jsonl", b"[1]\n", "line 1: must be a mapping of columns"),
         ("a.jsonl", b'{"answer": "\xff"}\n', "a.jsonl: not UTF-8"),
-        ("a.csv", b"answer\na,b\n", "row 1: more cells"),
-        ("a.csv.gz", b"answer\n", "not a whole gzip file"),
-        ("a.txt", b"x", "neither .jsonl nor .csv"),
+        ("a.csv", b"answer\na,b\n", "line 2: not as many cells as columns"),
+        ("a.csv", b"id,answer\n1,a\n2\n", "line 3: not as many cells as columns"),
+        ("a.csv.gz", b"answer\n", "cannot be read \\(Not a gzipped file"),
+        ("a.txt", b"x", "is none of .csv"),
     ],
 )
 def test_a_mistake_says_where_it_is(tmp_path, name, content, message):
@@ -90,6 +91,6 @@ def test_a_mistake_says_where_it_is(tmp_path, name, content, message):
 def test_an_unknown_language_and_a_missing_file(tmp_path, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0] | {"language": "jp"}])
     assert main(["measure", str(path), "--language-column", "language"]) == 2
-    assert "line 1: language 'jp': unknown code; did you mean 'ja' (Japanese)?" in capsys.readouterr().err
+    assert "row 1: language 'jp': unknown code; did you mean 'ja' (Japanese)?" in capsys.readouterr().err
     assert main(["measure", str(tmp_path / "b.csv"), "--language", "sw"]) == 2
     assert "b.csv: no such file" in capsys.readouterr().err

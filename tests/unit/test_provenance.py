@@ -31,8 +31,8 @@ def stage(
     name: str, output: str, *inputs: str, files: dict[str, str], config: dict | None = None, lines: dict | None = None
 ) -> None:
     """Do what a stage does: read, write, leave a record, maybe with the lines that it used."""
-    given = {"output": Path(output), "config": json.dumps(config or {}), "inputs": [Path(path) for path in inputs]}
-    with recording(name, lambda config: "digest", given):
+    given = {"output": Path(output), "inputs": [Path(path) for path in inputs]}
+    with recording(name, "digest", config or {}, given):
         for path, numbers in (lines or {}).items():
             used(Path(path), numbers)
         for path, text in files.items():

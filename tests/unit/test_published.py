@@ -50,12 +50,10 @@ def ran(results: Path, config: Path) -> Path:
             code = plan.training_code(checkpoint.method)
             stages.append(("train", code, "delta.safetensors", plan.train(checkpoint)))
         for stage, code, name, stage_config in stages:
-            with recording(
-                stage, lambda _, code=code: code, {"output": run / name, "config": json.dumps(stage_config)}
-            ):
+            with recording(stage, code, stage_config, {"output": run / name}):
                 write_text(run / name, json.dumps({"cells": [{"made_with": versions(), "made_on": machine()}]}))
-    given = {"output": results / "scores.csv", "config": json.dumps(plan.collect_scores())}
-    with recording("collect_scores", lambda _: code_digest("lensflow.stages.collect_scores"), given):
+    code = code_digest("lensflow.stages.collect_scores")
+    with recording("collect_scores", code, plan.collect_scores(), {"output": results / "scores.csv"}):
         write_text(results / "scores.csv", "")
     return results
 
@@ -301,8 +299,7 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     results = ran(write(tmp_path / "results"), SMALLEST)
     path = next(results.rglob("scores.json"))
     record = read_json(path.with_name("scores.json.record.json"))
-    given = {"output": path, "config": json.dumps(record["config"])}
-    with recording("score", lambda _: record["code"]["digest"], given):
+    with recording("score", record["code"]["digest"], record["config"], {"output": path}):
         write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
     assert main.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
     assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err

@@ -1,22 +1,23 @@
 """Rows of data files that others published: CSV, TSV, JSON, JSON lines or Parquet, also inside a zip archive."""
 
 import csv
+import gzip
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from lensflow.errors import LensflowError
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
 
 Row = dict[str, Any]
-_ZIP = ".zip"
+_ZIP, _PACKED = ".zip", ".gz"
 
 
 def is_table(name: str) -> bool:
     """Whether a file of this name has rows, or is an archive of such files."""
-    return Path(name).suffix in (*_READERS, _ZIP)
+    return Path(name.removesuffix(_PACKED)).suffix in (*_READERS, _ZIP)
 
 
 def of_archive(name: str) -> tuple[str, str | None]:
@@ -25,33 +26,34 @@ def of_archive(name: str) -> tuple[str, str | None]:
     return (f"{archive}{_ZIP}", member) if found else (name, None)
 
 
-def read_rows(path: Path, member: str | None, field: str | None, where: str) -> Iterator[Row]:
+def read_rows(path: Path, member: str | None = None, field: str | None = None, where: str = "") -> Iterator[Row]:
     """Yield the rows of a file, one dictionary per row.
 
     Args:
         path: the file, or a zip archive.
         member: name of the file in the archive; None if the archive has only one table.
         field: key of a JSON file whose value is the list of rows; None if the file itself is the list.
-        where: how an error message begins.
+        where: how an error message begins, before the path.
 
     Raises:
         LensflowError: the file is missing, damaged or of an unknown kind, or a row is not a mapping.
     """
+    here = f"{where}: {path}" if where else str(path)
     try:
         if path.suffix == _ZIP:
             with zipfile.ZipFile(path) as archive:
-                name = _member(archive, member, where)
+                name = _member(archive, member, here)
                 with archive.open(name) as file:
-                    yield from _reader(name, where)(file, field, f"{where}: {path}/{name}")
+                    yield from _reader(name, here)(file, field, f"{here}/{name}")
         else:
-            with path.open("rb") as file:
-                yield from _reader(path.name, where)(file, field, f"{where}: {path}")
+            with cast("IO[bytes]", gzip.open(path) if path.suffix == _PACKED else path.open("rb")) as file:
+                yield from _reader(path.name.removesuffix(_PACKED), here)(file, field, here)
     except FileNotFoundError:
-        raise LensflowError(f"{where}: {path}: no such file") from None
+        raise LensflowError(f"{here}: no such file; check the path") from None
     except UnicodeDecodeError:
-        raise LensflowError(f"{where}: {path}: not UTF-8 text; convert it") from None
-    except (OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
-        raise LensflowError(f"{where}: {path}: cannot be read ({error}); mend the file") from None
+        raise LensflowError(f"{here}: not UTF-8 text; convert it") from None
+    except (EOFError, OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
+        raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
 
 
 def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
@@ -60,14 +62,14 @@ def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
         return tables[0]
     if wanted not in archive.namelist():
         shown = ", ".join(tables[:20])
-        raise LensflowError(f"{where}: no file {wanted or 'is named'} in {archive.filename}; it has {shown}; set file")
+        raise LensflowError(f"{where}: no file {wanted or 'is named'} in it; it has {shown}; set file")
     return str(wanted)
 
 
 def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Iterator[Row]]:
     reader = _READERS.get(Path(name).suffix)
     if reader is None:
-        raise LensflowError(f"{where}: {name} is none of {', '.join(_READERS)}, {_ZIP}; convert it")
+        raise LensflowError(f"{where}: is none of {', '.join(_READERS)} (also {_PACKED}), {_ZIP}; convert it")
     return reader
 
 
@@ -111,7 +113,12 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
         if len(line) > LONGEST_LINE:
             raise LensflowError(f"{here}: more than {LONGEST_LINE} bytes; shorten or remove it")
         if line.strip():
-            yield _checked(parse_json(line.decode("utf-8-sig")), here)
+            text = line.decode("utf-8-sig")
+            try:
+                row = parse_json(text)
+            except ValueError as error:
+                raise LensflowError(f"{here}: not valid JSON ({error}); mend the line") from None
+            yield _checked(row, here)
 
 
 def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """How far a method moves the model from base before any answer changes."""
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,8 @@ class Drift(FromAnswers):
         encode = asker.tokenizer.encode_answered
         plain = [encode(item["prompt"], item["own"]) for item in items.values()]
         own = [encode(asker.instruct(item["prompt"]), item["own"]) for item in items.values()]
-        for id_, (_, one), (_, other) in zip(items, plain, own, strict=True):
-            if sum(one) != sum(other):
+        for id_, one, other in zip(items, plain, own, strict=True):
+            if list(compress(*one)) != list(compress(*other)):
                 raise LensflowError(
                     f"item '{id_}': its answer has other tokens after the instruction; use another prompt"
                 )

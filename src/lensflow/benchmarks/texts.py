@@ -16,7 +16,7 @@ class Texts(FromCorpus):
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Score every text; return rows of `logprob`, nats per text."""
         tokenizer = asker.tokenizer
-        start = tokenizer.ids_of("", add_special_tokens=True)[:1] or [tokenizer.eos]  # as lm-eval begins a text
+        start = [tokenizer.prefix]
         texts = [
             tokenizer.ids_of(tokenizer.literal(item["prompt"]), add_special_tokens=False) for item in items.values()
         ]

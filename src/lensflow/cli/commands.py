@@ -29,13 +29,18 @@ def summary_of(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
 
+def is_inline(value: str) -> bool:
+    """Return whether a `--config` is JSON itself, not the name of a file."""
+    return value.lstrip().startswith("{")
+
+
 def read_config(value: str) -> Any:
     """Return what a `--config` holds.
 
     Raises:
         LensflowError: it is neither JSON nor a JSON file.
     """
-    if value.lstrip().startswith("{"):
+    if is_inline(value):
         try:
             return parse_json(value)
         except ValueError as error:

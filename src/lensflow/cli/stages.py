@@ -4,9 +4,10 @@ import argparse
 import ast
 import functools
 import importlib
+from pathlib import Path
 from typing import Any
 
-from lensflow.cli.commands import STAGE_CONFIG, Subparsers, add_command, read_config
+from lensflow.cli.commands import STAGE_CONFIG, Subparsers, add_command, is_inline, read_config
 from lensflow.provenance.code import FOLDER, code_digest
 from lensflow.schema.parsing import parse
 from lensflow.workflow.stages import STAGES, Stage
@@ -26,7 +27,8 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
     """Run a stage and leave a record of it beside its output; a stage of several outputs leaves its own records."""
     from lensflow.provenance.records import recording
 
-    config = parse(stage.config, read_config(args.config), "--config")
+    content = read_config(args.config)
+    config = parse(stage.config, content, "--config")
     given = {argument.name: getattr(args, argument.name) for argument in stage.arguments}
 
     def compute() -> None:
@@ -35,7 +37,8 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
     if "output" not in given:
         compute()
         return
-    with recording(stage.name, functools.partial(_code, stage), given | {"config": args.config}):
+    file = {} if is_inline(args.config) else {"config": Path(args.config)}
+    with recording(stage.name, _code(stage, content), content, given | file):
         compute()
 
 
@@ -46,10 +49,9 @@ def _code(stage: Stage, config: Any) -> str:
 
         return method_digest(config["method"]["kind"])
     if stage.name == "score":
-        from lensflow.benchmarks.registry import BENCHMARKS
+        from lensflow.benchmarks.registry import modules_of
 
-        kinds = {BENCHMARKS.path_of(cell["benchmark"]["kind"]) for cell in config["cells"]}
-        return code_digest(stage.module, *sorted(kinds))
+        return code_digest(stage.module, *modules_of(cell["benchmark"]["kind"] for cell in config["cells"]))
     return code_digest(stage.module)
 
 

@@ -433,21 +433,14 @@ def needed_changes(tests: int, alpha: float = 0.05) -> int:
     return math.ceil(1 + math.log2(tests / alpha) - 1e-9)
 
 
-def smallest_markable(n: int, tests: int, alpha: float = 0.05, room: float = 1.0) -> float:
-    """The smallest difference of shares that n questions can mark in a family of tests; nan if they can mark none.
+def needed_n(tests: int, alpha: float = 0.05, room: float = 1.0) -> int:
+    """How many questions are enough for a mark if all that can change do change for the better.
 
     Args:
-        n: number of questions.
         tests: number of tests that Holm's correction is over.
         alpha: family-wise level.
-        room: share of the questions that can change; for a change to the better, the questions that base has wrong.
+        room: share of the questions that can change, > 0: those that base has wrong.
     """
-    needed = needed_changes(tests, alpha)
-    return needed / n if needed <= n * room + 1e-9 else math.nan
-
-
-def needed_n(tests: int, alpha: float = 0.05, room: float = 1.0) -> int:
-    """How many questions are enough for a mark if all that can change do change (`smallest_markable`); room > 0."""
     return math.ceil(needed_changes(tests, alpha) / room - 1e-9)
 
 
@@ -460,28 +453,3 @@ def is_equivalent(low: float, high: float, margin: float) -> bool:
         margin: > 0.
     """
     return -margin < low and high < margin
-
-
-def paired_sd(discordance: float, languages: int = 1, correlation: float = 0.0) -> float:
-    """Standard deviation of a question's difference of shares, the mean over languages, where there is no difference.
-
-    Args:
-        discordance: share of the answers that differ, from 0 to 1.
-        languages: L.
-        correlation: of a question's differences between languages, from 0 to 1.
-    """
-    return math.sqrt(discordance * (1 + (languages - 1) * correlation) / languages)
-
-
-def smallest_detectable_difference(n: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest paired difference that a two-sided test of n questions finds with this power.
-
-    The quantiles are Student's, with n - 1 degrees of freedom (Cohen, Statistical Power Analysis, 1988).
-
-    Args:
-        n: number of questions, at least 2.
-        sd: standard deviation of a question's difference (`paired_sd`).
-        alpha: level of the test; in a family of tests alpha / tests, for Holm's first step.
-        power: from alpha to 1.
-    """
-    return float((t.ppf(1 - alpha / 2, n - 1) + t.ppf(power, n - 1)) * sd / math.sqrt(n))

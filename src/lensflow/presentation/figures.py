@@ -38,7 +38,7 @@ OTHER_LOSS = "cross-entropy"
 TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
 
 
-TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats a token)"}
+TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats per token)"}
 
 
 WIDEST = 12.0  # inches that the report has room for

@@ -43,7 +43,7 @@ def points_of(block: Block, scores: pd.DataFrame) -> list[figures.Point]:
 
 def axes_of(block: Block) -> tuple[str, str]:
     """Return what the two axes are."""
-    likelihood = f"negative log-likelihood in {block.central}, nats a token"
+    likelihood = f"negative log-likelihood in {block.central}, nats per token"
     several = len(block.targets) > 1
     return likelihood, f"{GAIN}, mean over {catalogue.TARGETS}" if several else f"{GAIN} in {block.targets[0]}"
 

@@ -4,9 +4,8 @@ A run of a stage leaves one beside its output, `{output}.record.json`. Its paths
 results folder can be moved or handed on, and name nothing of the machine outside of it.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +19,14 @@ from lensflow.storage.journal import Journal, journal, spans
 
 
 @contextmanager
-def recording(stage: str, code: Callable[[Any], str], arguments: Mapping[str, Any]) -> Iterator[None]:
+def recording(stage: str, code: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[None]:
     """Check what a stage is given, and leave a record of it when it has succeeded.
 
     Args:
         stage: its name.
-        code: gives the digest of the code behind the stage, from its configuration.
-        arguments: of the command line: paths, `output`, and maybe `config`.
+        code: digest of the code behind the stage.
+        config: its configuration.
+        arguments: of the command line: paths, among them `output`.
 
     Raises:
         LensflowError: a file that it is given is not what another stage wrote.
@@ -41,8 +41,6 @@ def recording(stage: str, code: Callable[[Any], str], arguments: Mapping[str, An
     output: Path = arguments["output"].absolute()
     # What Snakemake knows of a checkpoint, and of tables and figures, is their folder.
     made = output.parent if output.name == MANIFEST else output
-    text = str(arguments.get("config") or "")
-    config = json.loads(text) if text.lstrip().startswith("{") else {}
     inputs, sources = _read(kept, made)
     write_json(
         made.with_name(f"{made.name}{RECORD}"),
@@ -55,7 +53,7 @@ def recording(stage: str, code: Callable[[Any], str], arguments: Mapping[str, An
             "lines": _used(kept, made, inputs),
             "sources": sources,
             "outputs": _written(kept, made),
-            "code": {"commit": commit(), "digest": code(config)},
+            "code": {"commit": commit(), "digest": code},
             "versions": versions(),
             "machine": machine(),
             "started": started.isoformat(timespec="seconds"),

@@ -163,7 +163,7 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
                     folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
                     read = list(dict.fromkeys([language, benchmark.get("central", language)]))
                 cell = cells[name, language]
-                ids = cell.get("asked") or cell["ids"]
+                ids = frozenset(cell.get("asked") or cell["ids"])
                 for of_language in read:
                     found.setdefault(results / folder / f"{of_language}.jsonl", []).append((split, ids))
     return found

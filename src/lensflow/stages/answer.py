@@ -25,7 +25,7 @@ from lensflow.artifacts.checkpoint import verify
 from lensflow.artifacts.interventions import Intervention
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.benchmarks.base import Benchmark, Counted, Folders, Items, Row
-from lensflow.benchmarks.registry import BENCHMARKS, AnyBenchmark
+from lensflow.benchmarks.registry import BENCHMARKS, AnyBenchmark, modules_of
 from lensflow.errors import LensflowError
 from lensflow.languages import LATIN, script_masks, scripts
 from lensflow.models.engines import registry
@@ -41,7 +41,7 @@ from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Answering
 from lensflow.storage.atomic import write_json
 from lensflow.storage.cache import read_entry, write_entry
-from lensflow.storage.digests import canonical_json, current_digest, digest
+from lensflow.storage.digests import current_digest, digest
 from lensflow.storage.environment import machine, versions
 from lensflow.storage.integrity import checked
 
@@ -248,6 +248,7 @@ class Answerer:
     def __init__(self, session: Session, folders: Folders, cache: Path) -> None:
         self.session, self.folders, self.cache = session, folders, cache
         self._items: dict[tuple[str, str, str], Items] = {}
+        self._requests: dict[tuple[str, str, str], tuple[str, list[str]]] = {}
 
     def items(self, cell: Cell, split: str = "items") -> Items:
         """Return a cell's items, of which the configuration may want the first ones only; read once."""
@@ -260,17 +261,22 @@ class Answerer:
 
     def asked(self, cell: Cell, speaker: Speaker) -> Asked:
         """Work out what a cell asks a checkpoint, and with that its key; no engine starts."""
-        listener = Listener(speaker)
-        self._ask(cell, listener)
-        evaluation = self.session.evaluation
-        code = code_digest(__name__, BENCHMARKS.path_of(cell.benchmark.kind), *map(registry.path_of, listener.engines))
+        place = (cell.name, cell.language, speaker.instruct("\0"))  # checkpoints differ in their instructions alone
+        if place not in self._requests:
+            listener = Listener(speaker)
+            self._ask(cell, listener)
+            self._requests[place] = digest(listener.requests), sorted(listener.engines)
+        requests, used = self._requests[place]
+        evaluation, files = self.session.evaluation, self.session.manifest["files"]
+        code = code_digest(__name__, BENCHMARKS.path_of(cell.benchmark.kind), *map(registry.path_of, used))
         identity: dict[str, Any] = {
             "code": code,
             "weights": weights_of(self.session.manifest, speaker.delta),
-            "requests": digest(listener.requests),
+            "requests": requests,
             "ends": self.session.ends,
-            "tokenizer": self.session.manifest["files"]["tokenizer.json"]["sha256"],
-            "engines": sorted(listener.engines),
+            "config": files["config.json"]["sha256"],  # positions, windows and caps change answers, too
+            "tokenizer": files["tokenizer.json"]["sha256"],
+            "engines": used,
             "dtype": evaluation.dtype,
             "attention": evaluation.attention,
             "lm_eval": version("lm_eval") if cell.benchmark.kind == "lm_eval" else None,
@@ -279,13 +285,16 @@ class Answerer:
             identity["intervention"] = edit
         return Asked(cell, tuple(self.items(cell)), identity)
 
-    def answer(self, asked: Asked, speaker: Speaker) -> None:
-        """Answer a cell unless the cache has it."""
+    def answer(self, asked: Asked, speaker: Speaker) -> dict[str, Any]:
+        """Return the cache's entry of a cell; where there is none the cell is answered."""
         path = layout.entry(self.cache, asked.key)
-        if read_entry(path) is None:
+        entry: dict[str, Any] | None = read_entry(path)
+        if entry is None:
             rows = self._ask(asked.cell, speaker)
             made = {"identity": asked.identity, "made_with": versions(), "made_on": machine()}
-            write_entry(path, made | {"answers": rows})
+            entry = made | {"answers": rows}
+            write_entry(path, entry)
+        return entry
 
     def _ask(self, cell: Cell, asker: Any) -> list[Row]:
         items, fewshot = self.items(cell), self.items(cell, "fewshot")
@@ -362,14 +371,11 @@ def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell],
         ),
         *(answerer.folders.items / c.name / f"{c.language}.jsonl" for c in cells if not c.benchmark.corpora),
     ]
-    given = {
-        "config": canonical_json(config.of(layout.folder_of(folder))),
-        "backbone": backbone,
-        "texts": list(dict.fromkeys(texts)),
-    }
-    given |= {"output": output} | ({} if is_base else {"delta": delta, "intervention": applied})
-    kinds = [BENCHMARKS.path_of(cell.benchmark.kind) for cell in cells]
-    with recording("answer", lambda _: code_digest(__name__, *dict.fromkeys(kinds)), given):
+    own = config.of(layout.folder_of(folder))
+    given = {"backbone": backbone, "texts": list(dict.fromkeys(texts)), "output": output}
+    given |= {} if is_base else {"delta": delta, "intervention": applied}
+    modules = modules_of((cell.benchmark.kind for cell in cells), config.evaluation.engine)
+    with recording("answer", code_digest(__name__, *modules), own, given):
         intervention = Intervention() if is_base else interventions.load(applied)
         if intervention.width not in (None, session.manifest["hidden_size"]):
             raise LensflowError(
@@ -382,8 +388,7 @@ def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell],
         with tqdm(asked, desc="cells", unit="cell") as progress:
             for one in progress:
                 progress.set_postfix_str(one.cell.place)
-                answerer.answer(one, speakers[one.cell.language])
-                entry = read_entry(layout.entry(answerer.cache, one.key))
+                entry = answerer.answer(one, speakers[one.cell.language])
                 row = {"benchmark": one.cell.name, "language": one.cell.language, "cell": one.key}
                 rows.append(row | {"ids": list(one.items)} | {key: entry[key] for key in ("made_with", "made_on")})
         content = {"weights": weights_of(session.manifest, delta), "cells": rows}

@@ -17,7 +17,7 @@ from lensflow.artifacts import texts as texts_module
 from lensflow.artifacts.checkpoint import small_files_digest
 from lensflow.artifacts.layout import BASE, NO_SETTING, Place
 from lensflow.benchmarks.base import FromDataset, Splits
-from lensflow.benchmarks.registry import BENCHMARKS
+from lensflow.benchmarks.registry import modules_of
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
 from lensflow.methods.base import FineTuning
@@ -118,8 +118,10 @@ class Plan:
                 for corpus in (setting.probing, setting.training):
                     used.setdefault(corpus, {}).update(dict.fromkeys(setting.languages))
                 for name, named in run.benchmarks.items():
-                    for corpus in self.config.benchmarks[name].corpora:
-                        used.setdefault(corpus, {}).update(dict.fromkeys(named or setting.languages))
+                    benchmark = self.config.benchmarks[name]
+                    read = [code for language in named or setting.languages for code in benchmark.reads(language)]
+                    for corpus in benchmark.corpora:
+                        used.setdefault(corpus, {}).update(dict.fromkeys(read))
         return used
 
     def _read(self, name: str) -> tuple[Splits, dict[str, str]]:
@@ -381,9 +383,8 @@ class Plan:
     def answering_code(self, part: Part) -> str:
         """Return the digest of the code that answers: the stage, the kinds of benchmarks and the engines."""
         names = {name for checkpoint in part.checkpoints for name in self.checkpoints[checkpoint]}
-        kinds = {BENCHMARKS.path_of(self.config.benchmarks[name].kind) for name in names}
-        used = {role(self.config.evaluation.engine) for role in (engines.generator, engines.scorer, engines.reader)}
-        return code_digest(ANSWER, *sorted(kinds), *sorted(map(engines.path_of, used)))
+        kinds = (self.config.benchmarks[name].kind for name in names)
+        return code_digest(ANSWER, *modules_of(kinds, self.config.evaluation.engine))
 
     def score(self, checkpoint: Place) -> dict[str, Any]:
         """Return the configuration of stage `score`."""
@@ -391,8 +392,8 @@ class Plan:
 
     def scoring_code(self, checkpoint: Place) -> str:
         """Return the digest of the code that scores."""
-        kinds = {BENCHMARKS.path_of(self.config.benchmarks[name].kind) for name in self.checkpoints[checkpoint]}
-        return code_digest(SCORE, *sorted(kinds))
+        kinds = (self.config.benchmarks[name].kind for name in self.checkpoints[checkpoint])
+        return code_digest(SCORE, *modules_of(kinds))
 
     def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
         """Return a benchmark with what it has of these languages, and the digests of the task files behind it.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lensflow.benchmarks.registry import BENCHMARKS
+from lensflow.benchmarks.registry import modules_of
 from lensflow.errors import LensflowError
 from lensflow.methods.registry import method_modules
 from lensflow.presentation import table_list
@@ -212,9 +212,9 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
     code["train"] = sorted(
         {name for c in plan.trained() for name in method_modules(plan.config.methods[c.method].kind)}
     )
-    kinds = [BENCHMARKS.path_of(benchmark.kind) for benchmark in plan.config.benchmarks.values()]
-    for stage in ("answer", "score"):
-        code[stage] = closure(STAGES[stage].module, *kinds)
+    kinds = [plan.config.benchmarks[name].kind for name in plan.benchmarks]
+    for stage, engine in (("answer", plan.config.evaluation.engine), ("score", None)):
+        code[stage] = closure(STAGES[stage].module, *modules_of(kinds, engine))
     return {
         "commit": environment.commit(),
         "config": config,

@@ -63,6 +63,8 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
     if config.get("process_results") is not None:
         return  # its names are those of what the task's own function gives
     for entry in config.get("metric_list") or []:
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"metric_list: {entry!r} is no mapping")
         name = entry.get("metric")
         if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
             raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
@@ -138,7 +140,7 @@ def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
     if config.get("process_results") is not None or not isinstance(listed, list):
         return listed
     names = {wanted.partition(",")[0] for wanted in metrics.values()}
-    return [entry for entry in listed if entry.get("metric") in names] or listed
+    return [one for one in listed if isinstance(one, Mapping) and str(one.get("metric")) in names] or listed
 
 
 class LoadedTask:
