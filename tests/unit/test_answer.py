@@ -24,6 +24,7 @@ from lensflow.stages.answer import Answerer, Session
 from lensflow.storage.atomic import write_json, write_jsonl
 from lensflow.storage.cache import read_entry
 from lensflow.storage.digests import file_digest
+from lensflow.storage.integrity import RECORD
 from lensflow.storage.verified import read_json, read_jsonl
 from tests import tiny
 
@@ -222,11 +223,11 @@ def test_a_new_method_answers_only_its_own_cells(here):
 def test_a_killed_job_keeps_its_finished_cells(here, monkeypatch, capsys):
     answer, done = Answerer.answer, []
 
-    def killed(self: Answerer, asked: Any, speaker: Any) -> None:
+    def killed(self: Answerer, asked: Any, speaker: Any) -> Any:
         if len(done) == 3:
             raise KeyboardInterrupt
-        answer(self, asked, speaker)
         done.append(asked.key)
+        return answer(self, asked, speaker)
 
     here.checkpoint("one")
     with monkeypatch.context() as patch:
@@ -264,21 +265,35 @@ def test_another_template_on_the_same_weights(here):
     assert here.keys(layout.BASE) == first
 
 
+def change(here, name: str, **keys: object) -> None:
+    """Change keys of a JSON file of the backbone, and its checksum in the manifest."""
+    path = here.backbone.with_name(name)
+    write_json(path, json.loads(path.read_text()) | keys)
+    content = json.loads(here.backbone.read_text())
+    content["files"][name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+    write_json(here.backbone, content)
+
+
 def test_another_token_that_ends_answers(here):
     here.answer(layout.BASE)
     first = here.keys(layout.BASE)
     entry = here.entry(first["generation", "en"])
     assert entry["identity"]["ends"] == [2]
-    config = here.backbone.with_name("generation_config.json")
-    changed = json.loads(config.read_text()) | {"eos_token_id": [2, 7]}
-    write_json(config, changed)
-    content = json.loads(here.backbone.read_text())
-    content["files"][config.name] = {"size": config.stat().st_size, "sha256": file_digest(config)}
-    write_json(here.backbone, content)
+    change(here, "generation_config.json", eos_token_id=[2, 7])
     assert here.answer(layout.BASE) == 0
     second = here.keys(layout.BASE)
     assert here.entry(second["generation", "en"])["identity"]["ends"] == [2, 7]
     assert not set(first.values()) & set(second.values())
+
+
+def test_the_same_weights_in_another_architecture(here):
+    """The base of the positions changes every answer, and is in no weight."""
+    here.answer(layout.BASE)
+    first = here.keys(layout.BASE)
+    config = json.loads(here.backbone.with_name("config.json").read_text())
+    change(here, "config.json", rope_parameters=config["rope_parameters"] | {"rope_theta": 5.0})
+    assert here.answer(layout.BASE) == 0
+    assert not set(first.values()) & set(here.keys(layout.BASE).values())
 
 
 def test_examples_are_the_same_for_every_checkpoint_and_run(here):
@@ -319,6 +334,21 @@ def test_scores_need_no_torch(here):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "0 []\n", done.stderr
     assert {cell["benchmark"] for cell in read_json(run / layout.SCORES)["cells"]} == set(benchmarks)
+
+
+def test_a_configuration_in_a_file_is_an_input(here):
+    assert here.answer(layout.BASE) == 0
+    run, config = here.run(layout.BASE), here.folder / "score.json"
+    assert here.score(layout.BASE) == 0
+    inline = (run / layout.SCORES).read_bytes()
+    write_json(config, {"cells": here.cells(None)})
+    given = ("--answers", str(run / layout.ANSWERS), "--output", str(run / layout.SCORES))
+    folders = ("--corpora", str(here.folder / "data"), "--items", str(here.folder / "benchmarks"))
+    folders += ("--cache", str(here.folder / "cells"), "--tasks", str(here.folder))
+    assert main.main(["score", "--config", str(config), *folders, *given]) == 0
+    assert (run / layout.SCORES).read_bytes() == inline
+    record = read_json(run / f"{layout.SCORES}{RECORD}")
+    assert {"name": config.name, "sha256": file_digest(config)} in record["sources"]
 
 
 def test_a_new_metric_is_scored_from_finished_answers(here, monkeypatch, started):

@@ -28,3 +28,15 @@ def test_methods_are_shown_in_the_order_of_the_runs():
     shown = Plan(read([ROOT / "config/study.yaml"], ROOT), ROOT, ROOT).presentation()
     assert shown["order"][:3] == ["base", "lens-gentle", "lens-no-pull"] and shown["order"][-1] == "prompt-native"
     assert set(shown["order"]) == set(shown["methods"])
+
+
+def test_texts_that_a_benchmark_reads_beside_its_own_language(tmp_path):
+    """References are compared with those in the central language, which no setting may have."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "benchmarks: {said: {kind: references, corpus: bactrian-x, split: test, central: en}}\n"
+        "runs: [{backbones: [smollm2-135m-instruct], settings: [bactrian-en-zh], methods: [base],"
+        " benchmarks: [{said: [zh]}]}]\n"
+    )
+    plan = Plan(read([path], ROOT), ROOT, ROOT)
+    assert list(plan.used_corpora["bactrian-x"]) == ["en", "zh"]

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import io
+import math
 import re
 from itertools import pairwise
 from types import SimpleNamespace
@@ -364,6 +365,16 @@ def test_marks_in_html(marked):
     differs = "difference +0.100 [0.020, 0.180], adjusted p 0.012, not shown to be kept within 0.2"
     assert f'<span class="differs" title="{differs}">≠?</span>' in page
     assert page.count("<span") == 3
+
+
+def test_a_comparison_of_one_item_has_no_interval():
+    alone = {"difference": 0.25, "p": 1.0, "p_holm": 1.0, "margin": 0.05, "retention": "not shown"}
+    rows = [row("base", "fidelity", "en", 0.0), row("lens", "fidelity", "en", 0.25, **alone)]
+    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    blocks = main_table(pd.DataFrame(rows), setting, [])
+    assert "difference +0.25, adjusted p 1, not shown to be kept within 0.05" in to_html(document(blocks))
+    low, difference, high = blocks[0].rows[-1].cells["en"].difference
+    assert difference == 0.25 and math.isnan(low) and math.isnan(high)
 
 
 def test_marks_in_the_terminal(marked):

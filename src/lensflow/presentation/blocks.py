@@ -44,6 +44,12 @@ class Cell:
         """How the cell stands to base, in the legend's signs."""
         return MARKS.get(self.compared.get("mark", ""), "") + RETENTION.get(self.compared.get("retention", ""), "")
 
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """The difference and its interval: low, middle, high; nan where there is none, as one item has no interval."""
+        low, middle, high = (self.compared.get(f"difference{end}", math.nan) for end in ("_low", "", "_high"))
+        return float(low), float(middle), float(high)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -156,8 +162,8 @@ def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int
     def beats(first: str, second: str) -> bool:
         one, other = cells[first], cells[second]
         if BASE in (first, second):
-            compared = (one if second == BASE else other).compared
-            limits = [sign * float(compared.get(f"difference_{end}", math.nan)) for end in ("low", "high")]
+            low, _, high = (one if second == BASE else other).difference
+            limits = [sign * low, sign * high]
             return min(limits) > 0 if second == BASE else max(limits) < 0
         return one.low > other.high if sign > 0 else one.high < other.low
 

@@ -111,7 +111,7 @@ def _difference(row: Row, key: str) -> Entry:
     if cell is None or "difference" not in cell.compared:
         return NOTHING
     decimals = row.spec.decimals
-    value, low, high = (float(cell.compared[f"difference{end}"]) for end in ("", "_low", "_high"))
+    low, value, high = cell.difference
     return Entry(f"{value:+z.{decimals}f}", value, low, high, cell.marks, note=bounds(low, high, decimals))
 
 

@@ -219,7 +219,7 @@ def _paired(cell: Cell) -> list[list[float]] | None:
     """How far the interval of a cell's difference to base reaches below and above the difference."""
     if "difference" not in cell.compared:
         return None
-    low, middle, high = (cell.compared[key] for key in ("difference_low", "difference", "difference_high"))
+    low, middle, high = cell.difference
     return [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
 
 

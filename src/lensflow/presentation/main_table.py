@@ -59,10 +59,8 @@ def _explained(cell: Cell, decimals: int) -> str:
         return ""
     compared = cell.compared
     words = [f"{compared['mark']} than base"] if compared.get("mark") in ("better", "worse") else []
-    interval = ""
-    if "difference_low" in compared:  # one item alone has none
-        interval = f" {bounds(compared['difference_low'], compared['difference_high'], decimals)}"
-    words.append(f"difference {compared['difference']:+z.{decimals}f}{interval}")
+    low, difference, high = cell.difference
+    words.append(f"difference {difference:+z.{decimals}f} {bounds(low, high, decimals)}".rstrip())
     words += [f"adjusted p {compared['p_holm']:.2g}"] if "p_holm" in compared else []
     if "retention" in compared:
         verdict = {"not shown": "not shown to be kept"}.get(compared["retention"], compared["retention"])
