@@ -28,7 +28,7 @@ study: .venv/.installed  ## what docs/study shows: below two hours on two cores,
 	  cp $(STUDIED).$$setting/$$figure.svg docs/study/$$figure.$$setting.svg; done; done
 
 test: .venv/.installed  ## unit, workflow and end-to-end tests
-	@pytest
+	@OMP_NUM_THREADS=1 pytest -n $(CORES) --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/.installed  ## what takes minutes: every fault, a real cluster, LaTeX, the report in a browser
 	@pytest -m slow
