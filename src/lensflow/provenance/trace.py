@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lensflow.artifacts.layout import ANSWERS
+from lensflow.artifacts.layout import ANSWERS, BASE, JUDGED, NO_SETTING, SCORES
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
@@ -200,7 +200,7 @@ class _Walk:
         if not single:
             self.file(depth, scores)
         for seed in seeds:
-            setting = "none" if cell["method"] == "base" else cell["setting"]
+            setting = NO_SETTING if cell["method"] == BASE else cell["setting"]
             wanted = {key: cell[key] for key in ("backbone", "method", "benchmark", "metric")}
             wanted |= {"setting": setting, "seed": seed}
             in_language = _matching(frame, wanted | {"language": cell["language"]})
@@ -208,22 +208,22 @@ class _Walk:
                 (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
             ]
             run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
-            cells = _cells(run / "scores.json")
+            cells = _cells(run / SCORES)
             asked = [(row["benchmark"], row["language"]) for _, row in rows]
             for place, (number, row) in zip(asked, rows, strict=True):
                 interval = f"[{row['low']}, {row['high']}], n {row['n']}"
                 self.say(depth + 1, f"{self.name(scores)}, row {number}: {row['language']} {row['value']} {interval}")
                 answers = f"{'.'.join(place)}.jsonl"
-                others = _made_with_others(run / "scores.json", cells.get(place, {}))
+                others = _made_with_others(run / SCORES, cells.get(place, {}))
                 note = f"cell {row['cell'][:12]}{others}"
                 self.file(depth + 2, run / "samples" / answers, note, inputs=False)
                 if (run / "verdicts" / answers).is_file() and cell["metric"] in ("rating", "unparsed"):
                     self.file(depth + 2, run / "verdicts" / answers, inputs=False)
-            self.checkpoint(depth + 2, run / "scores.json", {place: cells[place] for place in asked if place in cells})
+            self.checkpoint(depth + 2, run / SCORES, {place: cells[place] for place in asked if place in cells})
 
     def checkpoint(self, depth: int, scores: Path, cells: Cells) -> None:
         """Show what some cells of a checkpoint were made of, and who rated their answers."""
-        judged = scores.with_name("judged.json")
+        judged = scores.with_name(JUDGED)
         if judged.is_file():
             config = _known(judged)[1]["config"]
             judges = {
