@@ -61,8 +61,6 @@ onstart:
 
 
 onerror:
-    print(
-        "A stage did not finish: its log, above, ends with why, or without a word if it was killed (for want of memory?)."
-        " Run again to go on; what is finished is kept.",
-        file=sys.stderr,
-    )
+    for line in [line for file in log for line in failures(Path(file), Path.cwd())]:
+        print(line, file=sys.stderr)
+    print("Run the same command again to go on; what is finished is kept.", file=sys.stderr)

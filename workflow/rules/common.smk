@@ -16,6 +16,7 @@ from lensflow.provenance.code import code_digest
 from lensflow.schema.types import LANGUAGE_PATTERN
 from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
+from lensflow.workflow.failures import failures
 from lensflow.workflow.plan import Plan, as_parameter, pattern
 from lensflow.workflow.stages import STAGES
 
