@@ -155,7 +155,7 @@ def resident_memory(shape: Shape, batch_tokens: int, size: int) -> int:
 
 
 def stream_memory(shape: Shape, texts: int, tokens: int, batch_tokens: int, size: int) -> int:
-    """Bytes to extract with one layer in memory: the layer, the states of all tokens (twice while written), a batch."""
+    """Bytes to extract with one layer in memory: the layer, a batch, and a language's states (twice while written)."""
     states = size * shape.width * tokens + states_bytes(shape, texts, tokens, size)
     return size * shape.layer + 2 * states + extraction_activations(shape, batch_tokens, size, 1)
 
@@ -314,16 +314,16 @@ def jobs(config: Config, backbone: str) -> list[Job]:
     trained_on = {setting.training for setting in settings.values()}
     for corpus, codes in languages.items():
         texts = texts_of(config, corpus)
-        flops = forward_flops(shape, [texts.tokens] * texts.count)
-        written = states_bytes(shape, texts.count, texts.total if corpus in trained_on else 0, SIZE)
+        flops = len(codes) * forward_flops(shape, [texts.tokens] * texts.count)
+        written = len(codes) * states_bytes(shape, texts.count, texts.total if corpus in trained_on else 0, SIZE)
         whole = resident_memory(shape, min(extraction.batch_tokens, texts.total), SIZE)
         batch = min(STREAMED_BATCH, texts.total)
         layerwise = stream_memory(shape, texts.count, texts.total, batch, SIZE)
         on_gpu = stream_gpu_memory(shape, batch, SIZE) + CUDA
         stage, layers = f"extract_hidden_states, {corpus}", SIZE * shape.layers * shape.layer
-        found.append(Job(stage, len(codes), flops, weights, written, weights + PROCESS, whole + CUDA))
+        found.append(Job(stage, 1, flops, weights, written, weights + PROCESS, whole + CUDA))
         memory, stage = layerwise + PROCESS, f"{stage}, `memory: stream`"
-        found.append(Job(stage, len(codes), flops, layers, written, memory, on_gpu, streamed=True))
+        found.append(Job(stage, 1, flops, layers, written, memory, on_gpu, streamed=True))
     for name, setting in settings.items():
         probing, texts, count = (
             texts_of(config, setting.probing),
@@ -502,7 +502,7 @@ L layers of width d, a layer's matrices with m parameters; N texts of T tokens; 
 | FLOPs of a training step, the top layer | the same for the M tokens that the loss needs; keys and values of all |
 | hidden states of a language | b d (N (L + 1) + N T) + 8 N bytes; without N T where nothing trains on the corpus |
 | memory of extraction, `resident` | b bytes a parameter, and every layer's states of a batch |
-| memory of extraction, `stream` | b bytes a parameter of one layer, and all tokens' states twice |
+| memory of extraction, `stream` | b bytes a parameter of one layer, and a language's tokens' states twice |
 | memory of training | 16 bytes a trained parameter (float32 weight, gradient, AdamW's two moments), activations |
 | … with `precision: mixed` | b bytes a trained parameter more |
 | delta | 4 bytes a trained parameter; a training over a minute keeps 12 of itself, 24 while that is replaced |

@@ -48,9 +48,8 @@ def states(manifest: Path, texts: Mapping[str, Path], folder: Path, batch_tokens
     found = {code: folder / "states" / f"{code}.safetensors" for code in texts}
     extraction = {"trainable_layers": 2, "batch_tokens": batch_tokens}
     config = {"prompt": prompt(manifest), "extraction": extraction}
-    for code, path in found.items():
-        files = ("--backbone", manifest, "--texts", texts[code], "--output", path)
-        stage("extract-hidden-states", config, *files)
+    files = ("--texts", *texts.values(), "--outputs", *found.values())
+    stage("extract-hidden-states", config, "--backbone", manifest, *files)
     return found
 
 

@@ -6,24 +6,21 @@ Run it from the repository root on a quiet machine (the full size takes about ha
 make the choices of `config/published.yaml`. Every stage is a process of its own, timed from its start to its end,
 imports and loading of the model included; its peak memory is its maximum resident set, mapped files included.
 
-- Ours: `lensflow extract-hidden-states` for each language, `fit-subspaces`, `train`, with the dev texts that a user's
-  run has, too (an eighth of the pairs), which the other side is spared. The languages are extracted as the workflow
-  does it, one thread each and as many at a time as there are cores; their memory is added up.
+- Ours: `lensflow extract-hidden-states`, `fit-subspaces`, `train`, with the dev texts that a user's run has, too (an
+  eighth of the pairs), which the other side is spared.
 - Published: `published_probe` and `published_train` below, one process each with all cores.
 
-With `--gpus 1` both sides run on a GPU, the languages one after the other; its memory is read from nvidia-smi.
+With `--gpus 1` both sides run on a GPU; its memory is read from nvidia-smi.
 A backbone that the catalog does not have is named in a `--configfile`.
 """
 
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -305,13 +302,13 @@ def run_task(task: Any, **values: Any) -> Measured:
     return spawn([__file__, "--task", task.__name__, json.dumps(values, default=str)])
 
 
-def stage(name: str, config: dict[str, Any], threads: int | None = None, **options: Any) -> Measured:
+def stage(name: str, config: dict[str, Any], **options: Any) -> Measured:
     """Run one of our stages through the command line."""
-    say(f"lensflow {name} {options['output'].name}")
+    say(f"lensflow {name}")
     arguments: list[str | Path] = ["-m", "lensflow.cli", name, "--config", json.dumps(config)]
     for key, value in options.items():
         arguments += [f"--{key}", *(value if isinstance(value, list) else [value])]
-    return spawn(arguments, threads)
+    return spawn(arguments)
 
 
 def write_texts(config: Config, languages: tuple[str, ...], corpus: str, pairs: int, folder: Path) -> dict[str, Path]:
@@ -351,17 +348,8 @@ def measure(args: argparse.Namespace, config: Config, dtype: str, work: Path) ->
 
     states = {language: work / dtype / "states" / f"{language}.safetensors" for language in languages}
     extract_config = {"extraction": extraction.canonical(), "prompt": prompt}
-
-    def extract(code: str) -> Measured:
-        paths = {"backbone": manifest, "texts": texts[code], "output": states[code]}
-        return stage("extract-hidden-states", extract_config, 1, gpus=args.gpus, **paths)
-
-    started, jobs = time.perf_counter(), args.gpus or os.cpu_count()
-    with ThreadPoolExecutor(jobs) as pool:
-        parts = list(pool.map(extract, languages))
-    at_once = sorted((part.megabytes for part in parts), reverse=True)[:jobs]
-    on_gpu = max(part.gpu_megabytes for part in parts)
-    extracted = Measured(time.perf_counter() - started, sum(at_once), gpu_megabytes=on_gpu)
+    paths = {"backbone": manifest, "texts": list(texts.values()), "outputs": list(states.values())}
+    extracted = stage("extract-hidden-states", extract_config, gpus=args.gpus, **paths)
     files = {"states": list(states.values()), "texts": list(texts.values())}
     subspaces = work / dtype / "subspaces.safetensors"
     fitted = stage("fit-subspaces", {"setting": setting.canonical()}, output=subspaces, **files)

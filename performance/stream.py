@@ -111,12 +111,9 @@ def stages(folder: Path, gpus: int) -> list[tuple[str, list[str]]]:
             ("pair_data", ["--config", json.dumps({"path": "embedded", "language": language}), "--output", path])
             for language, path in texts.items()
         ),
-        *(
-            (
-                "extract_hidden_states",
-                ["--config", json.dumps(extract), *backbone, "--texts", texts[language], "--output", path],
-            )
-            for language, path in states.items()
+        (
+            "extract_hidden_states",
+            ["--config", json.dumps(extract), *backbone, "--texts", *texts.values(), "--outputs", *states.values()],
         ),
         ("fit_subspaces", ["--config", json.dumps({"setting": setting}), *all_files, "--output", subspaces]),
         ("train", ["--config", json.dumps(train), *backbone, "--subspaces", subspaces, *all_files, "--output", delta]),

@@ -41,7 +41,7 @@ def states(checkpoint: Path, sequences: list[list[int]], device: torch.device, s
     with tempfile.TemporaryDirectory() as scratch:
         if stream:
             streamed = StreamedDecoder(checkpoint, sequences, device)
-            found = extract_hidden_states.stream(streamed, texts, EXTRACTION, Path(scratch))
+            found = next(extract_hidden_states.stream(streamed, [texts], EXTRACTION, [Path(scratch)]))
         else:
             found = extract_hidden_states.extract(
                 load_decoder(checkpoint, device=device), texts, EXTRACTION, Path(scratch)

@@ -145,7 +145,8 @@ class Chain:
 
     def _steps(self, stage: Stage) -> Iterable[Step]:
         """Yield the steps of a stage, one for each value of the wildcards that it works on."""
-        named = set(stage.scope) if "part" in stage.scope else {*stage.scope, *_names(*stage.outputs)}
+        names = {argument.name for argument in stage.arguments}
+        named = {*stage.scope, *(_names(*stage.outputs) if "output" in names else ())}  # the others write for several
         every = self._wildcards(stage.name in TRAINED_ONLY)
         for own in _distinct({key: value for key, value in one.items() if key in named} for one in every):
             outputs = tuple(path for output in stage.outputs for path in self._paths(output, own))
@@ -164,6 +165,8 @@ class Chain:
         """Return the value of an argument; None leaves it out."""
         if argument.name == "output":
             return outputs[0]
+        if argument.name == "outputs":
+            return outputs
         if argument.type is str:
             return own[argument.name]
         place = PLACES_OF.get((stage.name, argument.name), PLACES.get(argument.name))

@@ -51,9 +51,8 @@ def train(config: Config, manifest: Path, tmp_path_factory: pytest.TempPathFacto
         rows = read_jsonl(texts[language])
         kept = [row for split, n in TEXTS.items() for row in [r for r in rows if r["split"] == split][:n]]
         write_jsonl(texts[language], kept)
-        stage = {"prompt": prompt, "extraction": extraction}
-        given = {"backbone": manifest, "texts": texts[language], "output": states[language]}
-        assert main.main(call("extract_hidden_states", stage, **given)) == 0
+    stage, given = {"prompt": prompt, "extraction": extraction}, {"texts": texts.values(), "outputs": states.values()}
+    assert main.main(call("extract_hidden_states", stage, backbone=manifest, **given)) == 0
     files = {"states": states.values(), "texts": texts.values()}
     subspaces = folder / "subspaces.safetensors"
     assert main.main(call("fit_subspaces", {"setting": setting}, output=subspaces, **files)) == 0

@@ -94,14 +94,14 @@ def test_without_a_gpu_the_option_is_refused_before_anything_runs(method):
 
 def test_both_benchmarks_hand_the_gpu_to_the_stages_that_use_one(method, monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr(method, "spawn", lambda arguments, threads: called.append(arguments[2:]))
+    monkeypatch.setattr(method, "spawn", lambda arguments: called.append(arguments[2:]))
     paths = {"backbone": tmp_path, "output": tmp_path}
-    method.stage("extract-hidden-states", {}, 1, gpus=1, texts=tmp_path, **paths)
+    method.stage("extract-hidden-states", {}, gpus=1, texts=[tmp_path], backbone=tmp_path, outputs=[tmp_path])
     method.stage("train", {}, gpus=1, subspaces=tmp_path, states=[tmp_path], texts=[tmp_path], **paths)
     called += [[name.replace("_", "-"), *rest] for name, rest in benchmark("stream").stages(tmp_path, 1)]
     parsed = [main.parser().parse_args(list(map(str, arguments))) for arguments in called]
     using = [args.function.args[0].name for args in parsed if getattr(args, "gpus", 0) == 1]
-    assert using == ["extract_hidden_states", "train", "extract_hidden_states", "extract_hidden_states", "train"]
+    assert using == ["extract_hidden_states", "train", "extract_hidden_states", "train"]
 
 
 def test_a_backbone_that_is_not_prepared(tmp_path):

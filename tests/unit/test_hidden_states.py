@@ -35,10 +35,12 @@ NAMES = [f"text-{index}" for index in range(len(SEQUENCES))]
 
 
 def extract(decoder, trainable=2, batch_tokens=40, pooling="last"):
-    run = extract_hidden_states.stream if isinstance(decoder, StreamedDecoder) else extract_hidden_states.extract
     extraction = Extraction(trainable_layers=trainable, batch_tokens=batch_tokens, pooling=pooling)
+    texts = extract_hidden_states.Sequences("zh", NAMES, SEQUENCES)
     with tempfile.TemporaryDirectory() as scratch:
-        return run(decoder, extract_hidden_states.Sequences("zh", NAMES, SEQUENCES), extraction, Path(scratch))
+        if isinstance(decoder, StreamedDecoder):
+            return next(extract_hidden_states.stream(decoder, [texts], extraction, [Path(scratch)]))
+        return extract_hidden_states.extract(decoder, texts, extraction, Path(scratch))
 
 
 def alone(checkpoint, dtype=torch.float32):
@@ -240,15 +242,17 @@ def die(*arguments):
     assert process.exitcode == -signal.SIGKILL
 
 
-def arguments_of(checkpoint, folder, output, **changes):
-    """The command line for 11 texts in batches of at most 40 tokens."""
+def arguments_of(checkpoint, folder, *outputs, **changes):
+    """The command line for 11 texts of a language, or of several, in batches of at most 40 tokens."""
     manifest = tiny.backbone(checkpoint("llama"), folder / "backbone" / "manifest.json")
-    texts = folder / "zh.jsonl"
-    write_jsonl(texts, [{"id": name, "split": "train", "prompt": "x" * (3 * n + 1)} for n, name in enumerate(NAMES)])
+    texts = [folder / f"{language}.jsonl" for language, _ in zip(("zh", "en", "sw"), outputs, strict=False)]
+    for letter, path in zip("xyz", texts, strict=False):
+        rows = [{"id": name, "split": "train", "prompt": letter * (3 * n + 1)} for n, name in enumerate(NAMES)]
+        write_jsonl(path, rows)
     config = {"prompt": {"format": "plain", "template": "{prompt}"}, "extraction": {"batch_tokens": 40} | changes}
     return [
         *("extract-hidden-states", "--config", json.dumps(config), "--backbone", str(manifest)),
-        *("--texts", str(texts), "--output", str(output)),
+        *("--texts", *map(str, texts), "--outputs", *map(str, outputs)),
     ]
 
 
@@ -307,6 +311,66 @@ def test_shards_of_another_run_are_ignored(checkpoint, tmp_path, memory):
     assert main.main(arguments_of(checkpoint, tmp_path, output, memory=memory, max_tokens=5)) == 0
     assert output.read_bytes() == undisturbed.read_bytes()
     assert sorted(output.parent.iterdir()) == [output, output.with_name(f"{output.name}{RECORD}")]
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[str]:
+    """How the backbone was loaded, each time that it was."""
+    found = []
+    for name in ("load_decoder", "StreamedDecoder"):
+        load = getattr(extract_hidden_states, name)
+        monkeypatch.setattr(
+            extract_hidden_states, name, lambda *given, load=load, name=name: (found.append(name), load(*given))[1]
+        )
+    return found
+
+
+@pytest.mark.parametrize(("memory", "loaded"), [("resident", "load_decoder"), ("stream", "StreamedDecoder")])
+def test_languages_share_one_loading_and_only_what_is_missing_is_computed(checkpoint, tmp_path, loads, memory, loaded):
+    names = ("zh", "en", "sw")
+    alone, together = (
+        [tmp_path / folder / f"{name}.safetensors" for name in names] for folder in ("alone", "together")
+    )
+    for number in range(len(names)):  # each in a job of its own
+        assert main.main(arguments_of(checkpoint, tmp_path, *alone[: number + 1], memory=memory)) == 0
+        assert loads == [loaded] * (number + 1)
+    loads.clear()
+    command = arguments_of(checkpoint, tmp_path, *together, memory=memory)
+    assert main.main(command) == 0
+    assert loads == [loaded]
+    assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
+    assert sorted(together[0].parent.iterdir()) == sorted([*together, *(Path(f"{path}{RECORD}") for path in together)])
+
+    def again() -> list[str]:
+        before = [path.stat().st_ino for path in together]
+        assert main.main(command) == 0
+        return [name for name, path, inode in zip(names, together, before, strict=True) if path.stat().st_ino != inode]
+
+    assert again() == []
+    assert loads == [loaded]
+    texts = tmp_path / "en.jsonl"
+    texts.write_text(texts.read_text().replace("yyyy", "zzzz"))
+    together[2].write_bytes(together[2].read_bytes()[:-1])
+    assert again() == ["en", "sw"]
+    assert loads == [loaded] * 2
+    assert together[1].read_bytes() != alone[1].read_bytes()
+    assert together[2].read_bytes() == alone[2].read_bytes()
+    command = arguments_of(checkpoint, tmp_path, *together, memory=memory, max_tokens=5)
+    texts.write_text(texts.read_text().replace("yyyy", "zzzz"))
+    assert again() == list(names)
+
+
+@pytest.mark.parametrize("memory", ["resident", "stream"])
+def test_what_a_killed_job_had_finished_is_not_computed_again(checkpoint, tmp_path, memory, monkeypatch):
+    outputs = [tmp_path / "killed" / f"{name}.safetensors" for name in ("zh", "en")]
+    command = arguments_of(checkpoint, tmp_path, *outputs, memory=memory)
+    shards = {"resident": len(batches_by_length([3 * n + 2 for n in range(len(NAMES))], 40)), "stream": tiny.LAYERS}
+    die(2 * shards[memory] + 1, False, command)  # when it writes the second output
+    assert [path.exists() for path in outputs] == [True, False]
+    outputs[0].unlink()  # as Snakemake does
+    monkeypatch.setattr(parts, "write", lambda *_: pytest.fail("something was computed again"))
+    assert main.main(command) == 0
+    assert [len(states_module.load(path).lengths) for path in outputs] == [len(NAMES)] * 2
 
 
 def test_streaming_never_loads_the_whole_decoder(checkpoint, tmp_path, monkeypatch):

@@ -36,8 +36,9 @@ def test_a_row_has_a_module_with_run(stage: Stage):
 @EVERY
 def test_a_row_has_a_rule_of_its_name(stage: Stage):
     named = set(re.findall(r"^\s*(?:rule|checkpoint)\s+(\w+):", RULES, re.MULTILINE))
-    if stage.name == "answer":  # one rule per part, whose names `Part.rule` gives
-        assert re.search(r"^\s*rule:\n\s*name:\s*\w+\.rule", RULES, re.MULTILINE)
+    if stage.name in ("extract_hidden_states", "answer"):  # one rule per part of the plan, which names it
+        rule = r"^\s*rule:\n\s*name:\s*\w+\.rule\n(?:(?!rule:)[\s\S])*\blensflow "
+        assert re.search(rf"{rule}{stage.command}\b", RULES, re.MULTILINE)
     else:
         assert stage.name in named
     assert f"lensflow {stage.command}" in RULES

@@ -24,6 +24,12 @@ if [ "$command" = answer ]; then
   while [ "$1" != --corpora ]; do [ -e "$1/answers.json" ] || : > "$1/answers.json"; shift; done
   exit
 fi
+if [ "$command" = extract-hidden-states ]; then
+  while [ "$1" != --outputs ]; do shift; done
+  shift
+  for file in "$@"; do [ -e "$file" ] || : > "$file"; done
+  exit
+fi
 while [ "$1" != --output ]; do shift; done
 folder=$(dirname "$2")
 case $command in

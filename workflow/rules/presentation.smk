@@ -50,12 +50,7 @@ rule make_figures:
         subspaces=on_states(
             lambda wildcards: "results/{backbone}/{setting}/subspaces.safetensors"
         ),
-        states=on_states(
-            of_languages(
-                "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
-                "figures",
-            )
-        ),
+        states=on_states(states_of("figures")),
         runs=of_trainings("history.jsonl"),
         dev_states=of_trainings("dev_states.safetensors"),
         costs=lambda wildcards: [

@@ -4,12 +4,7 @@ rule train:
         subspaces=with_states(
             lambda wildcards: "results/{backbone}/{setting}/subspaces.safetensors"
         ),
-        states=with_states(
-            of_languages(
-                "results/{backbone}/hidden_states/{corpus}/{language}.safetensors",
-                "training",
-            )
-        ),
+        states=with_states(states_of("training")),
         texts=of_languages("results/data/{corpus}/{language}.jsonl", "training"),
     output:
         delta=f"{RUN}/delta.safetensors",
@@ -34,6 +29,7 @@ rule train:
     params:
         config=configured("train"),
         code=lambda wildcards: PLAN.training_code(wildcards.method),
+        states=with_states(states_digest("training")),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
         " --states {input.states} --texts {input.texts} --gpus {resources.gpu} --output {output.delta} 2> {log}"

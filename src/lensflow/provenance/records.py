@@ -5,7 +5,7 @@ results folder can be moved or handed on, and name nothing of the machine outsid
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,23 @@ def recording(stage: str, code: str, config: Mapping[str, Any], arguments: Mappi
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - clock, 3),
         },
+    )
+
+
+def is_finished(output: Path, code: str, config: Mapping[str, Any], inputs: Iterable[Path]) -> bool:
+    """Say whether an output is there and was made of these inputs by this code and configuration, as its record says.
+
+    Raises:
+        LensflowError: the record is damaged.
+    """
+    if not output.is_file() or (found := record_of(output)) is None:
+        return False
+    path, record = found
+    made_of = {*record["inputs"].values(), *(source["sha256"] for source in record["sources"])}
+    return (
+        (record["code"]["digest"], record["config"]) == (code, without_places(config))
+        and record["outputs"][relative(output, path.parent)] == current_digest(output)
+        and made_of.issuperset(current_digest(file) for file in inputs)
     )
 
 

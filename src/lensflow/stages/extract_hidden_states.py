@@ -4,18 +4,19 @@ One pass over the backbone without its output layer gives both what probing need
 what training needs (all tokens' states where they enter the trained layers).
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensflow.artifacts.checkpoint import verifying
-from lensflow.artifacts.states import save
+from lensflow.artifacts.states import HiddenStates, save
 from lensflow.artifacts.texts import Text, read_texts
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length, pad, pool
@@ -24,15 +25,16 @@ from lensflow.models.streaming import StreamedDecoder
 from lensflow.models.taps import tap_layers
 from lensflow.models.tokenizer import PromptTokenizer, truncate
 from lensflow.provenance.code import code_digest
+from lensflow.provenance.records import is_finished, recording
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.stages import Extracting
 from lensflow.storage import parts
 from lensflow.storage.atomic import scratch_folder
 from lensflow.storage.journal import used
+from lensflow.storage.verified import read_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from lensflow.artifacts.states import HiddenStates
 
 
 @dataclass(frozen=True)
@@ -98,51 +100,82 @@ def extract(decoder: "PreTrainedModel", texts: Sequences, extraction: Extraction
     return states
 
 
-@torch.inference_mode()
-def stream(decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
-    """Run texts through a frozen decoder, all of them through one layer before the next one is read.
+class _Streamed:
+    """The way of one language's texts through the layers; between two layers all their states are in a file alone.
 
-    The result has the same bits as `extract`. Memory holds one layer, the states of all tokens and the result.
+    Attributes:
+        done: layers that are finished.
+    """
+
+    def __init__(self, decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, scratch: Path) -> None:
+        self.decoder, self.texts, self.extraction = decoder, texts, extraction
+        self.path = scratch / "layers.safetensors"
+        finished = parts.read(self.path)
+        self.done = 0 if finished is None else int(finished[0]["done"])
+
+    def _tensors(self) -> tuple[HiddenStates, Tensor]:
+        """Return what there is of the result, and all tokens' states after the last finished layer, as in `tokens`."""
+        depth, width = len(layers_of(self.decoder.module)), self.decoder.module.config.hidden_size
+        states = _empty(depth, self.texts, width, self.extraction.trainable_layers, self.decoder.dtype)
+        if not self.done:
+            return states, torch.empty(int(states.lengths.sum()), width, dtype=self.decoder.dtype)
+        kept = load_file(self.path)  # which this process has checked or written
+        return HiddenStates(kept["layers"], kept["post_norm"], kept["tokens"], states.lengths), kept["between"]
+
+    def run(self, layer: int) -> None:
+        """Run the texts through the layer that the decoder holds."""
+        states, between = self._tensors()
+        rows, depth = _token_rows(states.lengths), len(states.layers)
+        for batch in batches_by_length(states.lengths.tolist(), self.extraction.batch_tokens):
+            ids, lengths = pad([self.texts.ids[index] for index in batch])
+            here = torch.cat([rows[index] for index in batch])
+            before = nn.utils.rnn.pad_sequence([between[rows[index]] for index in batch], batch_first=True)
+            entering, leaving, output = self.decoder.run(layer, ids, before if layer else None)
+            if layer == depth - self.extraction.trainable_layers:
+                states.tokens[here] = _real_tokens(entering, lengths)
+            between[here] = _real_tokens(leaving, lengths)
+            states.layers[layer, batch] = pool(leaving, lengths, self.extraction.pooling)
+            if layer == depth - 1:
+                states.post_norm[batch] = pool(output, lengths, self.extraction.pooling)
+        kept = {"between": between, "layers": states.layers, "post_norm": states.post_norm, "tokens": states.tokens}
+        self.done = layer + 1
+        parts.write(self.path, kept | {"done": torch.tensor(self.done)})
+
+    def result(self) -> HiddenStates:
+        """Return the states after all layers."""
+        states, _ = self._tensors()
+        _check_finite(states.layers, self.texts)
+        return states
+
+
+@torch.inference_mode()
+def stream(
+    decoder: StreamedDecoder, texts: Sequence[Sequences], extraction: Extraction, scratch: Sequence[Path]
+) -> Iterator[HiddenStates]:
+    """Run the texts of languages through a frozen decoder, all of them through one layer before the next one is read.
+
+    The results have the same bits as `extract`. Memory holds one layer and the states of one language's tokens.
 
     Args:
         decoder: made for these texts.
-        texts: as in `extract`.
+        texts: of each language.
         extraction: as in `extract`.
-        scratch: folder that keeps the states after the last finished layer, where a killed run is taken up again.
+        scratch: a folder per language, with the states after the last finished layer. A killed run goes on there.
 
     Raises:
         LensflowError: a state is NaN or infinite; names language, text and layer.
     """
-    depth, width = len(layers_of(decoder.module)), decoder.module.config.hidden_size
-    states = _empty(depth, texts, width, extraction.trainable_layers, decoder.dtype)
-    rows = _token_rows(states.lengths)
-    between = torch.empty(int(states.lengths.sum()), width, dtype=decoder.dtype)  # all tokens' states, as in `tokens`
-    kept = {"between": between, "layers": states.layers, "post_norm": states.post_norm, "tokens": states.tokens}
-    done, path = 0, scratch / "layers.safetensors"
-    if (finished := parts.read(path)) is not None:
-        tensors, _ = finished
-        done = int(tensors["done"])
-        for key, tensor in kept.items():
-            tensor.copy_(tensors[key])
-    batches = batches_by_length(states.lengths.tolist(), extraction.batch_tokens)
-    with tqdm(total=depth, initial=done, desc=f"{texts.language} layers", unit="layer", mininterval=1) as progress:
-        for layer in range(done, depth):
+    languages = [_Streamed(decoder, one, extraction, own) for one, own in zip(texts, scratch, strict=True)]
+    first, depth = min(language.done for language in languages), len(layers_of(decoder.module))
+    with tqdm(total=depth, initial=first, desc="layers", unit="layer", mininterval=1) as progress:
+        for layer in range(first, depth):
             with decoder.only(layer):
-                for batch in batches:
-                    ids, lengths = pad([texts.ids[index] for index in batch])
-                    here = torch.cat([rows[index] for index in batch])
-                    before = nn.utils.rnn.pad_sequence([between[rows[index]] for index in batch], batch_first=True)
-                    entering, leaving, output = decoder.run(layer, ids, before if layer else None)
-                    if layer == depth - extraction.trainable_layers:
-                        states.tokens[here] = _real_tokens(entering, lengths)
-                    between[here] = _real_tokens(leaving, lengths)
-                    states.layers[layer, batch] = pool(leaving, lengths, extraction.pooling)
-                    if layer == depth - 1:
-                        states.post_norm[batch] = pool(output, lengths, extraction.pooling)
-            parts.write(path, kept | {"done": torch.tensor(layer + 1)})
+                for language in languages:
+                    if language.done == layer:
+                        language.run(layer)
             progress.update(1)
-    _check_finite(states.layers, texts)
-    return states
+    for language in languages:
+        yield language.result()
 
 
 def _empty(depth: int, texts: Sequences, width: int, trainable: int, dtype: torch.dtype) -> HiddenStates:
@@ -184,32 +217,60 @@ def tokenize(tokenizer: PromptTokenizer, language: str, texts: list[Text], extra
     return Sequences(language, [text.id for text in texts], ids)
 
 
-def run(config: Extracting, *, backbone: Path, texts: Path, gpus: int, output: Path) -> None:
-    """Run one language's texts through the frozen backbone; goes on where a killed run stopped.
+def run(config: Extracting, *, backbone: Path, texts: Sequence[Path], gpus: int, outputs: Sequence[Path]) -> None:
+    """Run the texts of all languages that are missing through the frozen backbone, which is loaded once.
+
+    A language is finished if the record of its output names this configuration, this code and these inputs. Each
+    language has a record of its own. A run that follows a killed one goes on where that one stopped.
 
     Args:
         config: prompt and extraction.
         backbone: manifest of the backbone's checkpoint.
-        texts: `{language}.jsonl` of the corpus.
+        texts: `{language}.jsonl` of the corpus, for each language.
         gpus: 1 to run on a GPU.
-        output: `{language}.safetensors`.
+        outputs: `{language}.safetensors`, in the order of `texts`.
     """
-    extraction = config.extraction
-    kept = read_texts(texts, ["train", "dev"])
-    used(texts, [text.line for text in kept])
-    device = device_of(gpus)
-    with verifying(backbone) as manifest:
-        tokenizer = PromptTokenizer(backbone.parent, config.prompt)
-        sequences = tokenize(tokenizer, texts.stem, kept, extraction)
-        folder, attention = backbone.parent, extraction.attention
-        dtype = DTYPES[extraction.dtype] if extraction.dtype else None
-        compute: Callable[[Path], HiddenStates]
-        if extraction.memory == "stream":
-            streamed = StreamedDecoder(folder, sequences.ids, device, dtype, attention)
-            compute = functools.partial(stream, streamed, sequences, extraction)
-        else:
+    code, content = code_digest(__name__), config.canonical()
+    missing = [
+        (path, output)
+        for path, output in zip(texts, outputs, strict=True)
+        if not is_finished(output, code, content, (backbone, path))
+    ]
+    if not missing:
+        return
+    kept = [read_texts(path, ["train", "dev"]) for path, _ in missing]
+    tokenizer = PromptTokenizer(backbone.parent, config.prompt)
+    sequences = [
+        tokenize(tokenizer, path.stem, of_language, config.extraction)
+        for (path, _), of_language in zip(missing, kept, strict=True)
+    ]
+    with ExitStack() as unfinished:
+        # Snakemake removes the outputs of a job that fails: what they are made of stays until the last one is there.
+        manifest = read_manifest(backbone)
+        scratch = [
+            unfinished.enter_context(scratch_folder(output, [content, vars(one), manifest["files"], code]))
+            for (_, output), one in zip(missing, sequences, strict=True)
+        ]
+        found = _computed(config.extraction, backbone, gpus, sequences, scratch)
+        for (path, output), of_language, one in zip(missing, kept, sequences, strict=True):
+            given = {"backbone": backbone, "texts": path, "output": output}
+            with recording("extract_hidden_states", code, content, given):
+                used(path, [text.line for text in of_language])
+                save(output, next(found), one.names)
+
+
+def _computed(
+    extraction: Extraction, backbone: Path, gpus: int, texts: Sequence[Sequences], scratch: Sequence[Path]
+) -> Iterator[HiddenStates]:
+    """Load the backbone and yield the states of each language; the first one's time has the loading in it."""
+    folder, device, attention = backbone.parent, device_of(gpus), extraction.attention
+    dtype = DTYPES[extraction.dtype] if extraction.dtype else None
+    if extraction.memory == "stream":
+        with verifying(backbone):
+            streamed = StreamedDecoder(folder, [ids for one in texts for ids in one.ids], device, dtype, attention)
+        yield from stream(streamed, texts, extraction, scratch)
+    else:
+        with verifying(backbone):
             decoder = load_decoder(folder, dtype, device, attention)
-            compute = functools.partial(extract, decoder, sequences, extraction)
-    identity = [config.canonical(), vars(sequences), manifest["files"], code_digest(__name__)]
-    with scratch_folder(output, identity) as scratch:
-        save(output, compute(scratch), sequences.names)
+        for one, own in zip(texts, scratch, strict=True):
+            yield extract(decoder, one, extraction, own)

@@ -127,8 +127,8 @@ _ALL = (
         (
             GPUS,
             BACKBONE,
-            Argument("texts", "{language}.jsonl (pair-data)"),
-            Argument("output", "{language}.safetensors to write"),
+            TEXTS,
+            Argument("outputs", "{language}.safetensors to write, in the order of --texts", many=True),
         ),
     ),
     Stage(
