@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lensflow.artifacts.layout import Place
+from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.mathematics import statistics
 from lensflow.mathematics.statistics import Sample
@@ -16,6 +18,7 @@ from lensflow.presentation.decisions import decisions_of
 from lensflow.presentation.verdict import verdict_of
 from lensflow.schema.protocol import Protocol
 from lensflow.schema.setting import Setting
+from lensflow.storage.atomic import write_json
 
 SETTINGS = {"trio": Setting(central="en", languages=("en", "zh", "sw"))}
 BLOCKS = [("tiny", "trio")]
@@ -30,7 +33,7 @@ def cells(**right):
             "language": language,
             "cell": f"{language} {count}",
             "ids": [str(i) for i in range(N)],
-            "scores": [{"metric": "usable", "value": count / N, "n": N, "items": [i < count for i in range(N)]}],
+            "scores": [{"metric": "usable", "value": count / N, "n": N, "items": [float(i < count) for i in range(N)]}],
         }
         for language, count in right.items()
     ]
@@ -205,3 +208,25 @@ def test_claims_are_read_as_written(tmp_path):
     found.to_csv(tmp_path / "claims.csv", index=False)
     again = decisions_of(pd.read_csv(tmp_path / "claims.csv", dtype={"seeds": str}))
     assert [one.verdict for one in again] == found.verdict.tolist() and again[0].seeds == "0"
+
+
+def test_power_prints_the_smallest_detectable_difference_of_each_claim(tmp_path, monkeypatch, capsys):
+    asked = protocol(("lens", "base", "targets", "superiority")).canonical()
+    asked |= {"dev": {"generation": "generation-dev"}, "items": 4 * N}
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(asked))
+    for place, of_place in runs((90, 20, 20), lens=(90, 40, 40)).items():
+        of_dev = [cell | {"benchmark": "generation-dev"} for cell in of_place]
+        for cell in of_dev:
+            cell["scores"] = [score | {"low": 0.0, "high": 1.0} for score in cell["scores"]]
+        content = {"weights": "w", "engine": "hf", "dtype": "float32", "cells": of_dev}
+        write_json(tmp_path / "results" / Place(*place).folder / "scores.json", content)
+    write_json(tmp_path / "results/config.json", {"settings": {"trio": SETTINGS["trio"].canonical()}})
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["power", "protocol.yaml", "results"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| claim-1: usable, targets |"))
+    _, _, items, smallest, margin, enough, _ = (part.strip() for part in line.split("|"))
+    assert (items, margin) == (str(N), "0.05")
+    assert int(enough) == pytest.approx(4 * N * (float(smallest) / 0.05) ** 2, rel=0.03)
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(asked | {"dev": {}}))
+    assert main.main(["power", "protocol.yaml", "results"]) == 2
+    assert "dev: names no benchmark for 'generation'; add one" in capsys.readouterr().err

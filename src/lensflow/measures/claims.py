@@ -48,9 +48,11 @@ def decide(runs: Mapping[Place, Cells], protocol: Protocol, settings: Mapping[st
         The columns `catalogue.CLAIMED`.
 
     Raises:
-        LensflowError: no score supports an endpoint.
+        LensflowError: the run lacks the setting, or no score supports an endpoint.
     """
-    places, setting = _places(runs, protocol.backbone, protocol.setting), settings[protocol.setting]
+    if (setting := settings.get(protocol.setting)) is None:
+        raise LensflowError(f"protocol: the run has no setting '{protocol.setting}'; run it, or name another")
+    places = _places(runs, protocol.backbone, protocol.setting)
     rows: list[dict[str, Any]] = []
     is_open = True
     for claim in protocol.claims:

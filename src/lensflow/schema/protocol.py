@@ -1,8 +1,8 @@
 """A protocol: the primary claims of a study, written down before the test split is touched."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Count, Language, Name, Positive
@@ -65,3 +65,24 @@ class Protocol(Strict):
     items: Count
     dev: dict[Name, Name] = {}
     claims: tuple[Claim, ...] = Field(min_length=1, max_length=5, strict=False)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [claim.name for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise ValueError("claims: two claims have the same name; rename one")
+        return self
+
+    def on_dev(self) -> Self:
+        """Return the same claims, measured on the dev split.
+
+        Raises:
+            ValueError: `dev` lacks a benchmark.
+        """
+        plain = self.canonical()
+        for claim in plain["claims"]:
+            for endpoint in claim["endpoints"]:
+                if (benchmark := endpoint["benchmark"]) not in self.dev:
+                    raise ValueError(f"dev: names no benchmark for '{benchmark}'; add one")
+                endpoint["benchmark"] = self.dev[benchmark]
+        return self.model_validate(plain)
