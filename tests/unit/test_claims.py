@@ -156,10 +156,11 @@ def said(base, left=0.1, **methods):
 def test_the_verdict_says_who_leads_what_is_kept_and_how_to_export():
     found = said((90, 20, 20), lens=(90, 60, 60), sft=(40, 30, 10), prompt=(90, 99, 99))
     first, lead, kept, applied = found.sentences
-    assert first == "More usable answers than base: shown for lens, prompt†; shown to be absent for sft."
-    assert lead.startswith("lens leads: usable answers 0.20 to 0.60, difference +0.400 [")
+    assert first == "More usable answers than base: shown for prompt†, lens; shown to be absent for sft."
+    assert lead.startswith("lens leads the methods that compete (not told the language,")
+    assert "usable answers 0.20 to 0.60, difference +0.400 [" in lead
     assert kept == "The central language (en) is kept within 0.05: shown for lens, prompt†; worse for sft."
-    assert applied.startswith("Applied, with what is left of the way to the push target: lens (0.10). ")
+    assert applied == "Applied, with what is left of the way to the push target: lens (0.10)."
     assert found.export == (
         "lensflow export --backbone out/tiny/backbone/manifest.json --delta out/tiny/trio/lens/seed0/delta.safetensors "
         "my-model"
@@ -174,9 +175,9 @@ def test_nothing_is_concluded_about_a_method_that_was_not_applied():
 
 
 def test_no_export_without_a_gain_and_items_that_are_needed():
-    found = said((90, 50, 50), lens=(90, 45, 41))
-    assert found.export == "" and found.sentences[1].startswith("lens does not score above base: usable answers 0.50")
-    needed = decisions_of(claims.by_default(runs((90, 50, 50), lens=(90, 45, 41)), BLOCKS, SETTINGS, {}))[0]
+    found = said((90, 50, 50), lens=(90, 47, 49))
+    assert found.export == "" and found.sentences[1].startswith("lens is not above base: usable answers 0.50")
+    needed = decisions_of(claims.by_default(runs((90, 50, 50), lens=(90, 47, 49)), BLOCKS, SETTINGS, {}))[0]
     assert f"about {needed.enough} items per language show a difference of 0.05 with 80 % power" in found.sentences[-1]
 
 

@@ -160,11 +160,11 @@ def test_every_figure_is_drawn_and_trainings_without_states_are_left_out(results
 def test_figures_without_hidden_states(results, stages, tmp_path):
     bare = inputs(results, stages, subspaces=None, states={})
     make_figures.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
-    assert names(tmp_path / "a") == {"outcomes", "front", "training", "sweep.lambda"}
+    assert names(tmp_path / "a") == {"effects", "outcomes", "front", "training", "sweep.lambda"}
     untrained = inputs(results, stages, subspaces=None, states={}, histories=[])
     pd.DataFrame(columns=[*SWEPT, *catalogue.COLUMNS, *catalogue.COMPARED]).to_csv(results / "sweeps.csv", index=False)
     make_figures.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
-    assert names(tmp_path / "b") == {"outcomes", "front"}
+    assert names(tmp_path / "b") == {"effects", "outcomes", "front"}
 
 
 def drawn(results, stages, monkeypatch, tmp_path, config=CONFIG, **changed):
@@ -279,13 +279,15 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
     assert page == again
+    verdict = page.index("More usable answers than base: shown for lens")
+    assert verdict < page.index(FIGURES["effects"]) < page.index("Answers side by side") < page.index("Tables</h3>")
     assert page.count('<section id="block-') == 1 and "tiny, setting trio (central language en)" in page
     for table in table_list.TABLES:
-        assert f"<figcaption>{table.title}</figcaption>" in page
+        assert f"<summary>{table.title}</summary>" in page
         assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{table.name}.md</code>" in page
     last = [f"{SWEEP}lambda", f"{STATES}lens, seed 0"]
     captions = [*FIGURES.values(), *last]
-    places = [page.index(f"<figcaption>{caption.replace(chr(39), '&#39;')}</figcaption>") for caption in captions]
+    places = [page.index(f">{caption.replace(chr(39), '&#39;')}</") for caption in captions]
     assert places == sorted(places) and page.count("<img ") == len(captions)
     assert page.count("results/figures/tiny.trio</code>") == len(captions)
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name

@@ -75,6 +75,11 @@ class Row:
         return self.metric if self.benchmark == self.spec.benchmark else f"{self.metric} ({self.benchmark})"
 
     @property
+    def is_compared(self) -> bool:
+        """Whether a cell has a difference to base."""
+        return any("difference" in cell.compared for cell in self.cells.values())
+
+    @property
     def heading(self) -> str:
         """The metric's name and an arrow towards better."""
         return f"{self.name} {self.spec.better}".strip()

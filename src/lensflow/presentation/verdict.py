@@ -23,10 +23,12 @@ class Verdict:
     Attributes:
         sentences: the most important first; at most five, with the export.
         export: the command that exports the best checkpoint; empty if none is better than base, or a study asks.
+        place: backbone and setting of the method that leads, or of the first claim; None if there is no claim.
     """
 
     sentences: tuple[str, ...]
     export: str = ""
+    place: tuple[str, str] | None = None
 
 
 def verdict_lines(config: Mapping[str, Any], results: Path) -> list[str]:
@@ -57,7 +59,8 @@ def verdict_of(
     unapplied, told = not_applied(costs), config.get("told_language", ())
     if any(decision.of_study for decision in decisions):
         claims = [list(rows) for _, rows in groupby(decisions, lambda decision: decision.claim)]
-        return Verdict(tuple(f"{n}. {_claim(rows, unapplied)}" for n, rows in enumerate(claims, start=1)))
+        sentences = [f"{n}. {_claim(rows, unapplied)}" for n, rows in enumerate(claims, start=1)]
+        return Verdict(tuple(sentences), place=decisions[0].place[:2])
     several = len({(one.backbone, one.setting) for one in decisions}) > 1
     names = {one.place: _name(one, several, told) for one in decisions}
     applied = [one for one in decisions if one.place not in unapplied]
@@ -67,20 +70,21 @@ def verdict_of(
             ("Nothing to conclude: the run compares no usable answers. Add a benchmark of kind generation.",)
         )
     sentences = [_grouped("More usable answers than base", helps, names)] if helps else []
-    # A method that is told the language does not compete, unless all are.
-    competing = [one for one in helps if one.method not in told] or helps
-    best = max(competing, key=lambda one: one.difference, default=None)
+    keeps = [one for one in applied if one.keeps]
+    lost = {one.place for one in keeps if one.word in (ABSENT, WORSE)}
+    # A method that is told the language, or that loses the central language, leads only if all others do, too.
+    best = max(helps, key=lambda one: (one.place not in lost, one.method not in told, one.difference), default=None)
     if best is not None:
-        sentences.append(_lead(best, names, len(competing) > 1))
-    if keeps := [one for one in applied if one.keeps]:
+        sentences.append(_lead(best, names, helps))
+    if keeps:
         centrals = " and ".join(dict.fromkeys(config["settings"][one.setting]["central"] for one in keeps))
         sentences.append(
             _grouped(f"The central language ({centrals}) is kept within {keeps[0].margin:g}", keeps, names)
         )
-    if rest := [*_applied(decisions, names, costs), *([_items(best)] if best is not None else [])]:
+    if rest := [*_applied(decisions, names, costs), *([_items(best)] if best and best.word == NOT_SHOWN else [])]:
         sentences.append(" ".join(rest))
     export = _export(best, config["results"]) if best is not None and best.difference > 0 else ""
-    return Verdict(tuple(sentences), export)
+    return Verdict(tuple(sentences), export, (best or decisions[0]).place[:2])
 
 
 def _name(one: Decision, several: bool, told: Collection[str]) -> str:
@@ -100,9 +104,9 @@ def _claim(rows: Sequence[Decision], unapplied: Collection[tuple[str, str, str]]
 
 
 def _grouped(about: str, decisions: Iterable[Decision], names: Mapping[tuple[str, str, str], str]) -> str:
-    """ "ABOUT: shown for a; not shown for b, c." """
+    """ "ABOUT: shown for a; not shown for b, c.", with the largest gain first."""
     of_word: dict[str, list[str]] = {SHOWN: [], NOT_SHOWN: [], ABSENT: [], WORSE: []}
-    for one in decisions:
+    for one in sorted(decisions, key=lambda one: -one.difference):
         of_word[one.word].append(names[one.place])
     return f"{about}: {'; '.join(f'{word} for {_listed(of)}' for word, of in of_word.items() if of)}."
 
@@ -113,13 +117,16 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def _lead(best: Decision, names: Mapping[tuple[str, str, str], str], several: bool) -> str:
+def _lead(best: Decision, names: Mapping[tuple[str, str, str], str], helps: Sequence[Decision]) -> str:
     name, scores = names[best.place], f"{best.reference:.2f} to {best.value:.2f}"
     what = f"usable answers {scores}, difference {best.estimate}, {best.questions} items per language"
     if best.difference <= 0:
-        who = f"No method scores above base; {name} is the closest" if several else f"{name} does not score above base"
-        return f"{who}: {what}."
-    return f"{name} {'leads' if several else 'against base'}: {what}."
+        who = f"No method scores above base; {name} is the closest" if len(helps) > 1 else f"{name} is not above base"
+    elif any(one.difference > best.difference for one in helps):
+        who = f"{name} leads the methods that compete (not told the language, central language not shown to be worse)"
+    else:
+        who = f"{name} {'leads' if len(helps) > 1 else 'against base'}"
+    return f"{who}: {what}."
 
 
 def _applied(
@@ -148,7 +155,7 @@ def _items(best: Decision) -> str:
         return ""
     enough = f"about {best.enough} items per language show a difference of {best.margin:g} with 80 % power"
     if best.enough <= best.questions:
-        return f"The run has enough items: {enough}."
+        return f"The run has enough items for the margin: {enough}."
     return f"More items are needed to decide: {enough}; the run has {best.questions}."
 
 
