@@ -89,15 +89,20 @@ def row(number: int, base: tuple[str, bool], lens: tuple[str, bool]) -> dict[str
     return {
         "prompt": f"prompt {number}",
         "answers": {
-            method: {"answer": text, "identified": "sw" if faithful else "en", "faithful": faithful}
-            for method, (text, faithful) in answers.items()
+            method: {
+                "answer": text,
+                "identified": "sw" if usable else "en",
+                "outcome": "usable" if usable else "wrong_language",
+                "usable": usable,
+            }
+            for method, (text, usable) in answers.items()
         },
     }
 
 
 def wide_table() -> str:
     """Two metrics of two methods in many languages."""
-    languages = ["en", *(f"x{letter}" for letter in "abcdefghijkl")]
+    languages = ["en", "ar", "bn", "de", "es", "fr", "hi", "ja", "ko", "pt", "sw", "tr", "zh"]
     place = {"backbone": "tiny", "setting": "duo", "seeds": "0"}
     rows = [
         place
@@ -131,6 +136,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = [Samples("generation", "sw", rows), Samples("generation", "ar", arabic), Samples("lcb", "sw", rows[:1])]
     page = html_report.Page(
         title="Report",
+        verdict=["More usable answers than base: not shown for lens.", "lens against base: usable answers 0.1 to 0.2."],
+        export="lensflow export --backbone results/tiny/backbone/manifest.json --delta " + "results/" * 20,
+        picture=Section("tiny, duo", "tiny, setting duo", [], [], [], drawings),
         overview=[("Method", EVIL)],
         sections=[
             Section("tiny, duo", "tiny, setting duo", scores, drawings, samples),
@@ -198,6 +206,36 @@ def test_only_wrong_answers_of_what_is_shown(opened: Browser) -> None:
     assert len(shown(opened, ".prompt")) == 3
 
 
+def test_search_keeps_the_prompts_that_have_the_text(opened: Browser) -> None:
+    found = opened.call("/element", using="css selector", value="#block-1 input[name=search]")
+    opened.call(f"/element/{found[ELEMENT]}/value", text="PROMPT 2")
+    assert shown(opened, ".prompt") == ["prompt 2"] and shown(opened, "output") == ["1 prompt"]
+    opened.call(f"/element/{found[ELEMENT]}/clear")
+    assert len(shown(opened, ".prompt")) == 3
+
+
+def test_surprise_shows_one_prompt_that_methods_answer_differently(opened: Browser) -> None:
+    for _ in range(5):
+        opened.click("#block-1 button[name=surprise]")
+        assert len(shown(opened, ".prompt")) == 1 and shown(opened, "output") == ["1 prompt"]
+        kinds = '[...document.querySelectorAll("#block-1 .answer")].filter((e) => e.offsetParent)'
+        assert sorted(set(opened.run(f'{kinds}.map((e) => e.classList.contains("wrong"))'))) == [False, True]
+    choose(opened, "language", "sw")
+    choose(opened, "benchmark", "generation")
+    choose(opened, "language", "ar")
+    assert shown(opened, ".prompt") == ["ما هي عاصمة كينيا؟"]
+
+
+def test_the_verdict_is_on_the_first_screen(opened: Browser) -> None:
+    bottom = 'document.querySelector(".verdict li:last-child").getBoundingClientRect().bottom'
+    assert opened.run(bottom) < 500
+    assert opened.run('document.querySelectorAll("details[open]").length') == 0
+
+
+def unfold(browser: Browser) -> None:
+    browser.run('document.querySelectorAll("details.folded").forEach((one) => { one.open = true; })')
+
+
 def test_one_sections_filter_leaves_the_other_alone(opened: Browser) -> None:
     choose(opened, "language", "ar")
     count = 'document.querySelectorAll("#block-2 .sample:not([hidden])").length'
@@ -220,7 +258,7 @@ def test_nothing_is_loaded_and_nothing_complains(opened: Browser) -> None:
 
 
 def test_navigation_leads_to_the_sections(opened: Browser) -> None:
-    for place, name in enumerate(["overview", "block-1", "block-2", "provenance"], start=1):
+    for place, name in enumerate(["verdict", "block-1", "block-2", "provenance"], start=1):
         opened.click(f"nav a:nth-of-type({place})")
         assert opened.run("location.hash") == f"#{name}"
         # As far down as the page goes, and below the bar that stays in place.
@@ -258,16 +296,19 @@ def test_the_page_is_never_wider_than_the_window(opened: Browser, width: int) ->
     opened.call("/window/rect", width=width, height=800)
     assert opened.run("innerWidth") == width
     assert opened.run("document.documentElement.scrollWidth") <= width
+    unfold(opened)
+    assert opened.run("document.documentElement.scrollWidth") <= width
     # What is too wide scrolls within its own frame.
-    assert opened.run('document.querySelector(".scroll").scrollWidth') > width
+    assert opened.run('document.querySelector("details .scroll").scrollWidth') > width
 
 
 def test_a_wide_tables_rows_can_be_told_when_it_is_scrolled(opened: Browser) -> None:
     opened.call("/window/rect", width=500, height=800)
-    opened.run('document.querySelector(".scroll").scrollLeft = 300')
+    unfold(opened)
+    opened.run('document.querySelector("details .scroll").scrollLeft = 300')
     metric, label, frame = (
         opened.run(f"document.querySelector('{selector}').getBoundingClientRect().left")
-        for selector in (".scores tbody th", ".scores tbody th + th", ".scroll")
+        for selector in (".scores tbody th", ".scores tbody th + th", "details .scroll")
     )
     assert metric < frame == label
     lines = opened.run(

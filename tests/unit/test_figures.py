@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pandas as pd
@@ -207,6 +208,68 @@ def test_curves_of_the_front_are_joined_in_their_order_and_count_for_it():
     assert labels == ["Pareto front", "base", "lambda", "other"]
     colours = {container.lines[0].get_color() for container in ax.containers}
     assert len(ax.containers) == 3 and len(colours) == 2
+
+
+def compared(block, **differences):
+    """The block with a difference (low, middle, high) of lens in each of some languages."""
+    rows = tuple(
+        dataclasses.replace(
+            row,
+            cells={
+                key: dataclasses.replace(
+                    cell,
+                    compared=dict(
+                        zip(("difference_low", "difference", "difference_high"), differences[key], strict=True)
+                    )
+                    if row.method == "lens" and key in differences
+                    else {},
+                )
+                for key, cell in row.cells.items()
+            },
+        )
+        for row in block.rows
+    )
+    return dataclasses.replace(block, rows=rows)
+
+
+def test_effects_are_differences_and_full_if_the_interval_excludes_nothing(block):
+    figure = figures.effects(compared(block, en=(-0.1, -0.02, 0.05), zh=(0.1, 0.2, 0.3)))
+    assert [ax.get_title() for ax in figure.axes] == ["en\n(central)", "zh"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["lens"]
+    for ax, middle, ends, full in zip(
+        figure.axes, (-0.02, 0.2), ((-0.1, 0.05), (0.1, 0.3)), (False, True), strict=True
+    ):
+        (segment,) = _interval(ax, 0)
+        assert list(segment[:, 0]) == pytest.approx(list(ends))
+        (point,) = (line for line in ax.get_lines() if line.get_marker() == "o")
+        assert list(point.get_xdata()) == [middle] and (point.get_markerfacecolor() != "white") is full
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "95 % interval excludes 0",
+        "interval includes 0",
+    ]
+    with pytest.raises(LensflowError, match="no difference to draw"):
+        figures.effects(block)
+
+
+@pytest.mark.parametrize("kind", [figures.outcomes, figures.effects])
+def test_nothing_is_cut_off_in_a_setting_with_two_languages(block, kind):
+    narrow = compared(dataclasses.replace(block, targets=("zh",)), en=(-0.1, 0.0, 0.1), zh=(-0.1, 0.0, 0.1))
+    figure = kind(narrow)
+    figure.draw_without_rendering()
+    whole, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1
+    ticks = [label.get_window_extent() for ax in figure.axes for label in ax.get_xticklabels() if label.get_text()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(ticks))
+
+
+def test_bars_of_the_front_stay_within_shares(block):
+    wide = Cell(0.9, 0.8, 1.0, 9, {"difference": 0.5, "difference_low": 0.1, "difference_high": 0.9})
+    base, nll = Cell(0.4, 0.3, 0.5, 9, {}), Cell(3.0, 2.9, 3.1, 9, {})
+    points = [figures.Point("base", nll, base, []), figures.Point("lens", nll, wide, [])]
+    figure = figures.trade_off(points, ("nll", "usable"), {})
+    (bars,) = (container for container in figure.axes[0].containers if container.has_yerr)
+    (segment,) = bars.lines[2][-1].get_segments()
+    assert list(segment[:, 1]) == pytest.approx([0.5, 1.0])
 
 
 def test_outcomes_in_many_languages_are_no_wider_than_the_report(block):

@@ -62,6 +62,11 @@ def write_scores(results):
                         scores.append(place | score | where | run | {"value": value + seed * (language == "zh")})
     frame = pd.DataFrame(cells).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     frame.to_csv(results / "comparisons.csv", index=False)
+    helps = frame[(frame.method != "base") & (frame.metric == "usable") & (frame.language == "targets")]
+    claim = {"protocol": "default", "claim": "helps", "says": "more usable answers than base", "comparator": "base"}
+    claim |= {"direction": "higher", "test": "superiority", "margin": 0.05, "questions": 9, "reference": 0.4}
+    claim |= {"p": 0.01, "p_adjusted": 0.02, "endpoint_verdict": "shown", "verdict": "shown"}
+    helps.assign(**claim).reindex(columns=list(catalogue.CLAIMED)).to_csv(results / "claims.csv", index=False)
     direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
     direct.assign(**{catalogue.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
@@ -121,7 +126,7 @@ def runs(results, name="cost.json"):
 
 def table_files(results, costs=None):
     costs = runs(results) if costs is None else costs
-    return TableFiles(results / "comparisons.csv", results / "versus.csv", costs)
+    return TableFiles(results / "comparisons.csv", results / "versus.csv", results / "claims.csv", costs)
 
 
 def inputs(results, stages, **changed):
@@ -155,11 +160,11 @@ def test_every_figure_is_drawn_and_trainings_without_states_are_left_out(results
 def test_figures_without_hidden_states(results, stages, tmp_path):
     bare = inputs(results, stages, subspaces=None, states={})
     make_figures.write_figures(CONFIG, "tiny", "trio", bare, tmp_path / "a")
-    assert names(tmp_path / "a") == {"outcomes", "front", "training", "sweep.lambda"}
+    assert names(tmp_path / "a") == {"effects", "outcomes", "front", "training", "sweep.lambda"}
     untrained = inputs(results, stages, subspaces=None, states={}, histories=[])
     pd.DataFrame(columns=[*SWEPT, *catalogue.COLUMNS, *catalogue.COMPARED]).to_csv(results / "sweeps.csv", index=False)
     make_figures.write_figures(CONFIG, "tiny", "trio", untrained, tmp_path / "b")
-    assert names(tmp_path / "b") == {"outcomes", "front"}
+    assert names(tmp_path / "b") == {"effects", "outcomes", "front"}
 
 
 def drawn(results, stages, monkeypatch, tmp_path, config=CONFIG, **changed):
@@ -253,12 +258,13 @@ def test_tables_of_nothing_say_so(results, tmp_path):
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
     nothing, direct = CONFIG | {"versus": None}, results / "versus.csv"
     frame.iloc[:0].to_csv(direct, index=False)
+    (results / "claims.csv").write_text(",".join(catalogue.CLAIMED))
     make_table.write_tables(nothing, table_files(results, []), tmp_path)
-    for name in ("ablation", "versus", "cost"):
+    for name in ("verdict", "ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, []), tmp_path)
+        make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, results / "claims.csv", []), tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
@@ -273,13 +279,15 @@ def test_report_has_a_section_a_setting_with_commands_and_provenance(results, st
         pages.append((tmp_path / name).read_text().replace(name, "report.html"))
     page, again = pages
     assert page == again
+    verdict = page.index("More usable answers than base: shown for lens")
+    assert verdict < page.index(FIGURES["effects"]) < page.index("Answers side by side") < page.index("Tables</h3>")
     assert page.count('<section id="block-') == 1 and "tiny, setting trio (central language en)" in page
     for table in table_list.TABLES:
-        assert f"<figcaption>{table.title}</figcaption>" in page
+        assert f"<summary>{table.title}</summary>" in page
         assert f"<code>snakemake --configfile my.yaml --cores 2 results/tables/{table.name}.md</code>" in page
     last = [f"{SWEEP}lambda", f"{STATES}lens, seed 0"]
     captions = [*FIGURES.values(), *last]
-    places = [page.index(f"<figcaption>{caption.replace(chr(39), '&#39;')}</figcaption>") for caption in captions]
+    places = [page.index(f">{caption.replace(chr(39), '&#39;')}</") for caption in captions]
     assert places == sorted(places) and page.count("<img ") == len(captions)
     assert page.count("results/figures/tiny.trio</code>") == len(captions)
     assert "&lt;b&gt;base&lt;/b&gt;" in page and "<b>base</b> <span" in page  # the answer as text; the method's name
@@ -305,6 +313,8 @@ def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stage
         return {name for name in ("lens", "strong", "sft", "sft (2 seeds)") if f"{name} ‡ not applied" in text}
 
     make_table.write_tables(CONFIG, table_files(results, runs(results)), tmp_path / "tables")
+    said = labels((tmp_path / "tables/verdict.md").read_text())
+    assert said == {name.removesuffix(" (2 seeds)") for name in expected}
     for name in ("main", "summary", "cost"):
         assert labels((tmp_path / f"tables/{name}.md").read_text()) == expected
     assert labels((tmp_path / "tables/ablation.md").read_text()) == expected - {"sft (2 seeds)"}

@@ -53,6 +53,9 @@ def content(tmp_path):
     figures = [Figure('states "before" & after', figure, "snakemake results/figures")]
     return {
         "title": f"Report {EVIL}",
+        "verdict": [f"Shown: {EVIL}", "It leads."],
+        "export": "lensflow export my-model",
+        "picture": Section("tiny, duo", "picture", [], [], [], [Figure("effects", figure, "draw effects")], ["† told"]),
         "overview": [("backbone", EVIL), ("loss", 0.123456789)],
         "sections": [
             Section("tiny, duo", "tiny, setting duo <i>", tables, figures, samples),
@@ -87,10 +90,10 @@ def test_nothing_is_loaded_from_outside(page):
 
 def test_foreign_text_is_shown_and_not_run(page):
     assert len(page.find("script")) == 1  # the filter
-    assert len(page.find("img")) == 1
+    assert len(page.find("img")) == 2
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    # title twice, overview, timings, checkpoints, what one was made of, versions, configuration, samples
-    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 1 + 1 + 3
+    # title twice, verdict, overview, timings, checkpoints, what one was made of, versions, configuration, samples
+    assert "".join(page.texts).count(EVIL) == 2 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 3
 
 
 def test_languages_directions_and_marks(page):
@@ -104,7 +107,8 @@ def test_languages_directions_and_marks(page):
 
 def test_tables_and_figures_are_inside(page, content):
     assert "".join(page.texts).count("caption <b>") == 1
-    (image,) = page.find("img")
+    picture, image = page.find("img")
+    assert picture["alt"] == "effects"
     kind, data = image["src"].split(",")
     assert (
         kind == "data:image/svg+xml;base64"
@@ -115,18 +119,37 @@ def test_tables_and_figures_are_inside(page, content):
 
 
 def test_every_table_and_figure_has_its_command(page):
-    assert [text for text in page.texts if text.startswith("snakemake")] == [
+    assert [text for text in page.texts if text.startswith(("snakemake", "draw"))] == [
+        "draw effects",
         "snakemake > out && echo '<made>'",
         "snakemake results/figures",
     ]
+
+
+def test_the_verdict_opens_the_page_and_what_is_long_is_folded(page):
+    text = "".join(page.texts)
+    order = [
+        "It leads.",
+        "lensflow export my-model",
+        "picture",
+        "† told",
+        "generation, ar",
+        "caption <b>",
+        "training <b>",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    folded = page.find("details", **{"class": "folded"})
+    assert len(folded) == 2 + 4  # a table and a figure; checkpoints, their trees, versions, configuration
+    assert not any("open" in attributes for attributes in folded)
 
 
 def test_a_section_has_its_own_browser_with_its_own_choices(page):
     assert len(page.find("div", **{"class": "browser"})) == len(page.find("form")) == 2
     assert [found["name"] for found in page.find("select")] == ["benchmark", "language", "method"] * 2
     found = "".join(page.texts)
-    assert found.index("tiny, setting duo <i>") < found.index("caption <b>") < found.index("generation, zh")
-    assert found.index("generation, zh") < found.index("lcb, ar") < found.rindex("Provenance")
+    assert found.index("tiny, setting duo <i>") < found.index("generation, zh") < found.index("caption <b>")
+    assert found.index("caption <b>") < found.index("lcb, ar") < found.rindex("Provenance")
     groups = [(group["data-benchmark"], group["data-language"]) for group in page.find("article")]
     assert groups == [("generation", "ar"), ("generation", "zh"), ("lcb", "ar")]
     methods = [found["data-method"] for found in page.elements_of("data-method")]
@@ -138,6 +161,9 @@ def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content
     assert sorted(links) == sorted(found["id"] for found in page.find("section"))
     empty = {
         "title": "x",
+        "verdict": [],
+        "export": "",
+        "picture": None,
         "overview": [],
         "sections": [],
         "timings": [],

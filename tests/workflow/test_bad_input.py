@@ -426,6 +426,44 @@ def test_a_chat_prompt_without_a_chat_template(config, error):
     assert "model: the tokenizer has no chat template; set prompt.format: plain" in error(config)
 
 
+# The protocol of a study
+
+ENDPOINT = {"benchmark": "generation", "metric": "usable", "language": "targets", "direction": "higher"}
+ENDPOINT |= {"test": "superiority", "margin": 0.05, "reason": "one in twenty"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"method": "lens-z"}, "claims[0] (helps): no run has the method 'lens-z'; did you mean 'lens-"),
+        (
+            {"endpoints": [ENDPOINT | {"benchmark": "generatio"}]},
+            "is not measured by benchmark 'generatio'; did you mean",
+        ),
+        ({"endpoints": [ENDPOINT | {"metric": "usabel"}]}, "no metric 'usabel'; did you mean 'usable'"),
+        ({"endpoints": [ENDPOINT | {"language": "de"}]}, "is not measured in 'de' by generation; it is in "),
+        ({"endpoints": [ENDPOINT | {"margin": 0.0}]}, "claims[0].endpoints[0].margin"),
+    ],
+)
+def test_a_claim_that_the_run_cannot_support(project, config, error, claim, message):
+    method = next(name for name in config["runs"][0]["methods"] if name != "base")
+    setting = config["runs"][0]["settings"][0]
+    claims = [{"name": "helps", "says": "It helps.", "method": method, "endpoints": [ENDPOINT]} | claim]
+    protocol = {"backbone": "tiny", "setting": setting, "items": 9, "claims": claims}
+    (project / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    assert message in error(config | {"protocol": "protocol.yaml"})
+
+
+def test_no_protocol_there(config, error):
+    assert "protocol: none.yaml: no such file; check the path" in error(config | {"protocol": "none.yaml"})
+
+
+def test_the_studys_run_measures_what_its_protocol_claims(capsys):
+    study = REPOSITORY / "config/study"
+    assert main.main(["check", "--configfile", str(study / "primary.yaml")]) == 0
+    assert main.main(["check", "--configfile", str(study / "primary.yaml"), str(study / "dev.yaml")]) == 0
+
+
 # The machine
 
 EMPTY = {"blocks": [], "sweeps": [], "swept": [], "settings": {}, "retention_margins": {}, "versus": None}

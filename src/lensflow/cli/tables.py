@@ -1,4 +1,4 @@
-"""Subcommands about tables: show-table, compare-tables, accept-tables."""
+"""Subcommands about tables: show-table, power, compare-tables, accept-tables."""
 
 import argparse
 from pathlib import Path
@@ -14,6 +14,9 @@ def add(commands: Subparsers) -> None:
     sub = add_command(commands, "show-table", show_table, summary_of(show_table))
     sub.add_argument("--config", required=True, help=STAGE_CONFIG)
     sub.add_argument("--comparisons", type=Path, required=True, help="comparisons.csv (collect-scores)")
+    sub = add_command(commands, "power", power, summary_of(power))
+    sub.add_argument("protocol", type=Path, help="protocol, such as config/study/protocol.yaml")
+    sub.add_argument("results", type=Path, help="results folder of a run on the dev split")
     sub = add_command(commands, "compare-tables", compare_tables, summary_of(compare_tables))
     sub.add_argument("published", type=Path, help=published)
     sub.add_argument("results", type=Path, help=results)
@@ -28,6 +31,30 @@ def show_table(args: argparse.Namespace) -> None:
     from lensflow.stages import make_table
 
     print(make_table.terminal_table(read_config(args.config), args.comparisons))
+
+
+def power(args: argparse.Namespace) -> None:
+    """Print the smallest difference that each claim of a protocol can show, from the scores of a run on dev."""
+    from lensflow.artifacts.layout import place_of
+    from lensflow.artifacts.scores import read
+    from lensflow.measures import claims
+    from lensflow.measures.comparisons import Cells, Place
+    from lensflow.presentation import power as presentation
+    from lensflow.presentation.decisions import decisions_of
+    from lensflow.presentation.inputs import settings_of
+    from lensflow.presentation.writers.markdown import to_markdown
+    from lensflow.storage.verified import read_json
+    from lensflow.workflow import protocols
+
+    protocol = protocols.read(str(args.protocol), [Path()])
+    try:
+        on_dev = protocol.on_dev()
+    except ValueError as error:
+        raise LensflowError(f"{args.protocol}: {error}") from None
+    paths = sorted(args.results.glob("*/*/*/seed*/scores.json"))
+    runs: dict[Place, Cells] = {place_of(path): read(path)["cells"] for path in paths}
+    found = claims.decide(runs, on_dev, settings_of(read_json(args.results / "config.json")))
+    print(to_markdown(presentation.power(decisions_of(found), protocol.items)))
 
 
 def compare_tables(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lensflow.artifacts.layout import BASE, Place
 from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import COLUMNS, COMPARED, METRICS, TARGETS, UNKNOWN_METRIC, Metric
+from lensflow.presentation.decisions import Decision
 from lensflow.schema.setting import Setting
 
 if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for pandas
@@ -72,6 +73,11 @@ class Row:
     def name(self) -> str:
         """The metric's name, with its benchmark unless that is the metric's usual one."""
         return self.metric if self.benchmark == self.spec.benchmark else f"{self.metric} ({self.benchmark})"
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether a cell has a difference to base."""
+        return any("difference" in cell.compared for cell in self.cells.values())
 
     @property
     def heading(self) -> str:
@@ -134,6 +140,8 @@ class TableInputs:
         reference: the method that all others are compared with, beside base; None if there is none.
         methods: name -> its configuration.
         costs: place of a training -> its cost.json with `prepared_seconds`.
+        decisions: what became of each claim.
+        told_language: the methods that know the prompt's language at test time.
     """
 
     blocks: tuple[Block, ...]
@@ -141,6 +149,8 @@ class TableInputs:
     reference: str | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     costs: Mapping[Place, Mapping[str, Any]] = field(default_factory=dict)
+    decisions: Sequence[Decision] = ()
+    told_language: Sequence[str] = ()
 
 
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:

@@ -100,34 +100,111 @@ def outcomes(block: Block) -> Figure:
     Raises:
         LensflowError: the block has no outcomes.
     """
-    # Of the first benchmark that has them: a study on dev prompts has another one than the reported table.
-    benchmark = next((row.benchmark for row in block.rows if row.metric == "usable"), None)
-    if benchmark is None:
-        raise LensflowError(f"{block.caption}: no outcomes to draw; evaluate a benchmark of kind generation")
+    benchmark = _answered(block)
     mine = {(row.metric, row.method): row for row in block.rows if row.benchmark == benchmark}
     methods = list(dict.fromkeys(row.method for row in block.rows if ("usable", row.method) in mine))
     keys = [key for key in block.columns if any(key in mine["usable", method].cells for method in methods)]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(min(2.3 + 1.15 * len(keys), WIDEST), 1.4 + 0.3 * len(methods))
-        (axes,) = figure.subplots(1, len(keys), sharex=True, sharey=True, squeeze=False)
+        figure, axes = _panels(block, keys, [mine["usable", method].label for method in methods])
         for ax, key in zip(axes, keys, strict=True):
-            ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
             for place, method in enumerate(methods):
                 rows = {metric: mine[metric, method] for metric in OUTCOMES if (metric, method) in mine}
                 _stack(ax, place, {metric: row.cells.get(key) for metric, row in rows.items()})
             if BASE in methods and (cell := mine["usable", BASE].cells.get(key)) is not None:
                 ax.axvline(cell.value, color="#222222", linewidth=0.9, linestyle=":")
-            ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
-            ax.tick_params(axis="y", length=0)
-            ax.spines["left"].set_visible(False)
-        axes[0].set_yticks(range(len(methods)), [mine["usable", method].label for method in methods])
-        axes[0].set_ylim(len(methods) - 0.5, -0.5)
         axes[0].set_xlim(0, 1)
         axes[0].set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        for ax in axes:  # the ends of neighbouring panels stay apart
+            for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
+                label.set_horizontalalignment(side)
         bars = [Patch(**look, label=metric.replace("_", " ")) for metric, look in OUTCOMES.items()]
-        figure.legend(handles=bars, loc="outside lower center", ncols=len(bars), fontsize=8, frameon=False)
-        figure.suptitle(f"{block.backbone}, {block.setting}: one outcome per answer", fontsize=10)
+        figure.legend(handles=bars, loc="outside lower center", ncols=len(bars), fontsize=8, handlelength=1.5)
     return figure
+
+
+def effects(block: Block) -> Figure:
+    """What each method changes in usable answers: a panel per language, a row per method.
+
+    A point is the difference to base on the same items, with its 95 % interval. It is full if the interval excludes 0.
+    A grey band is the margin inside which a difference does not matter, where a margin is known.
+
+    Args:
+        block: one block of `blocks.main_table`.
+
+    Raises:
+        LensflowError: no method is compared with base.
+    """
+    benchmark = _answered(block)
+    rows = [row for row in block.rows if (row.benchmark, row.metric) == (benchmark, "usable")]
+    found = {
+        row.label: {key: cell for key, cell in row.cells.items() if "difference" in cell.compared}
+        for row in rows
+        if row.is_compared
+    }
+    if not found:
+        raise LensflowError(f"{block.caption}: no difference to draw; add a method beside base")
+    keys = [key for key in block.columns if any(key in cells for cells in found.values())]
+    compared = [cell.compared for cells in found.values() for cell in cells.values()]
+    ends = [abs(one.get(name, 0.0)) for one in compared for name in ("difference", "difference_low", "difference_high")]
+    reach = min(1.0, 1.1 * max(*ends, 0.1))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panels(block, keys, list(found))
+        for ax, key in zip(axes, keys, strict=True):
+            ax.axvline(0, color="#222222", linewidth=0.9, linestyle=":")
+            if margins := {cells[key].compared["margin"] for cells in found.values() if _has_margin(cells, key)}:
+                ax.axvspan(-min(margins), min(margins), color="#DDDDDD", zorder=0)
+            for place, cells in enumerate(found.values()):
+                if key in cells:
+                    _effect(ax, place, cells[key])
+        axes[0].set_xlim(-reach, reach)
+        ticks = MaxNLocator(3, symmetric=True).tick_values(-reach, reach)
+        axes[0].set_xticks([tick for tick in ticks if abs(tick) <= reach])
+        point: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": PALETTE[0]}
+        marks = [
+            Line2D([], [], **point, label="95 % interval excludes 0"),
+            Line2D([], [], **point, markerfacecolor="white", label="interval includes 0"),
+            Patch(color="#DDDDDD", label="smaller than the margin"),
+        ]
+        shown = marks if any("margin" in one for one in compared) else marks[:2]
+        figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), fontsize=8)
+    return figure
+
+
+def _has_margin(cells: Mapping[str, Cell], key: str) -> bool:
+    return key in cells and "margin" in cells[key].compared
+
+
+def _effect(ax: Axes, place: int, cell: Cell) -> None:
+    """One difference with its interval, if it has one."""
+    difference, bars = cell.compared["difference"], _paired(cell)
+    low, high = (cell.compared.get(f"difference_{end}", 0.0) for end in ("low", "high"))
+    full = low > 0 or high < 0
+    look: dict[str, Any] = {"color": PALETTE[0], "markerfacecolor": PALETTE[0] if full else "white", "capsize": 2}
+    ax.errorbar(difference, place, xerr=bars, marker="o", markersize=5, elinewidth=1.1, linestyle="none", **look)
+
+
+def _answered(block: Block) -> str:
+    """The first benchmark with outcomes: a study on dev prompts has another one than the reported table."""
+    benchmark = next((row.benchmark for row in block.rows if row.metric == "usable"), None)
+    if benchmark is None:
+        raise LensflowError(f"{block.caption}: no outcomes to draw; evaluate a benchmark of kind generation")
+    return benchmark
+
+
+def _panels(block: Block, keys: Sequence[str], labels: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
+    """A panel per language, whose rows have these labels; languages that are no target have a grey ground."""
+    names = 0.07 * max(map(len, labels))
+    # Never narrower than the legend.
+    figure = new_figure(min(max(0.6 + names + 1.25 * len(keys), 6.4), WIDEST), 1.2 + 0.3 * len(labels))
+    (axes,) = figure.subplots(1, len(keys), sharex=True, sharey=True, squeeze=False)
+    for ax, key in zip(axes, keys, strict=True):
+        ax.set_facecolor("white" if key in block.targets else "#F2F2F2")
+        ax.set_title(block.columns[key].replace(" (", "\n("), fontsize=9)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+    axes[0].set_yticks(range(len(labels)), labels)
+    axes[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure, axes
 
 
 def _stack(ax: Axes, place: int, cells: Mapping[str, Cell | None]) -> None:
@@ -168,7 +245,7 @@ def trade_off(
 
     Args:
         points: base first.
-        axes: what the costs (lower is better) and the gains (higher is better) are.
+        axes: what the costs (lower is better) and the gains (shares, higher is better) are.
         curves: label -> points that differ in one setting, in its order, each with the text that says it.
     """
     base = points[0]
@@ -199,8 +276,8 @@ def trade_off(
         ax.set_xlabel(f"{axes[0]}  (← better)")
         ax.set_ylabel(f"{axes[1]}  (better →)")
         figure.legend(loc="outside right upper")
-        # Without this a bar that reaches beyond 1 reads as an interval of a share.
         ax.set_title("Bars: 95 % intervals of the difference to base", fontsize=10)
+        ax.set_ylim(max(ax.get_ylim()[0], -0.05), min(ax.get_ylim()[1], 1.05))
     return figure
 
 
@@ -209,7 +286,10 @@ def _point(ax: Axes, point: Point, colour: str, marker: str, hollow: bool, label
     fill: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
     ax.plot(*alone.T, linestyle="none", marker=marker, color=colour, markersize=3.5, alpha=0.8, **fill)
     x, y = point.place
-    bars: dict[str, Any] = {"xerr": _paired(point.cost), "yerr": _paired(point.gain), "elinewidth": 0.9, "capsize": 2}
+    gain = _paired(point.gain)
+    if gain is not None:  # the gain is a share, and no bar leaves the range of shares
+        gain = [[min(gain[0][0], y)], [min(gain[1][0], 1 - y)]]
+    bars: dict[str, Any] = {"xerr": _paired(point.cost), "yerr": gain, "elinewidth": 0.9, "capsize": 2}
     edge = {"markeredgecolor": colour if hollow else "white", "markeredgewidth": 1.5 if hollow else 1.0}
     look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "color": colour, **edge, **fill}
     ax.errorbar(x, y, **bars, **look, marker=marker, label=label or None)

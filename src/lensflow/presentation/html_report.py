@@ -60,13 +60,25 @@ class Timing(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What there is of one backbone × setting: a name for the navigation, a title, and all that is shown."""
+    """What there is of one backbone × setting.
+
+    Attributes:
+        name: for the navigation.
+        title: of the section.
+        tables: folded away.
+        figures: folded away.
+        samples: answers side by side; the first language is shown first.
+        first: figures that are shown at once.
+        notes: the meaning of the signs in the figures.
+    """
 
     name: str
     title: str
     tables: Sequence[Table]
     figures: Sequence[Figure]
     samples: Sequence[Samples]
+    first: Sequence[Figure] = ()
+    notes: Sequence[str] = ()
 
 
 def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -95,7 +107,10 @@ class Page:
 
     Attributes:
         title: of the page.
-        overview: (key, value) lines at the top.
+        verdict: what the run has shown, in sentences, the most important first.
+        export: the command that exports the best checkpoint.
+        picture: the figures below the verdict.
+        overview: (key, value) lines about the run.
         sections: one per backbone and setting.
         timings: one per benchmark script.
         checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
@@ -105,6 +120,9 @@ class Page:
     """
 
     title: str
+    verdict: Sequence[str]
+    export: str
+    picture: Section | None
     overview: Sequence[tuple[str, Any]]
     sections: Sequence[Section]
     timings: Sequence[Timing]
@@ -130,6 +148,7 @@ def build_report(page: Page, out: Path) -> None:
     )
     shown = vars(page) | {
         "sections": [_shown(section) for section in page.sections],
+        "picture": _shown(page.picture) if page.picture else None,
         "base": BASE,
         "columns": list(dict.fromkeys(key for checkpoint in page.checkpoints for key in checkpoint)),
         "config": json.dumps(page.config, ensure_ascii=False, indent=2, sort_keys=True) if page.config else "",
@@ -144,7 +163,9 @@ def _shown(section: Section) -> dict[str, Any]:
         "name": section.name,
         "title": section.title,
         "tables": [table._replace(html=Markup(table.html)) for table in section.tables],
+        "first": [(figure, _data_uri(figure.path)) for figure in section.first],
         "figures": [(figure, _data_uri(figure.path)) for figure in section.figures],
+        "notes": section.notes,
         "samples": section.samples,
         "methods": [method for method in answered if method != BASE],
     }

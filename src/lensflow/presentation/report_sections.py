@@ -10,9 +10,10 @@ from lensflow.artifacts import layout
 from lensflow.artifacts.layout import Place
 from lensflow.presentation import table_list
 from lensflow.presentation.blocks import Block, TableInputs
-from lensflow.presentation.figure_list import FIGURES, STATES, SWEEP
+from lensflow.presentation.figure_list import FIGURES, FIRST, STATES, SWEEP
 from lensflow.presentation.html_report import Figure, Samples, Section, Table, join_samples
 from lensflow.presentation.inputs import command_for
+from lensflow.presentation.legends import signs_notes
 from lensflow.presentation.writers.html import to_html
 from lensflow.storage.verified import read_jsonl
 
@@ -34,8 +35,11 @@ def sections_of(
         folder = folders.get(f"{block.backbone}.{block.setting}")
         tables = _tables(config, replace(inputs, blocks=(block,)))
         drawn = _figures(config, folder) if folder else []
+        first = [figure for figure in drawn if figure.path.stem in FIRST]
+        others = [figure for figure in drawn if figure not in first]
         name = f"{block.backbone}, {block.setting}"
-        sections.append(Section(name, block.caption, tables, drawn, _samples(block, results)))
+        notes = signs_notes(block.rows)
+        sections.append(Section(name, block.caption, tables, others, _samples(block, results), first, notes))
     return sections
 
 
@@ -63,7 +67,8 @@ def _figures(config: Mapping[str, Any], folder: Path) -> list[Figure]:
 def _samples(block: Block, results: Path) -> list[Samples]:
     groups = []
     generated = dict.fromkeys(row.benchmark for row in block.rows if row.metric == "usable")
-    for benchmark, language in itertools.product(generated, (block.central, *block.targets, *block.others)):
+    # Targets first: the central language is rarely what a reader looks for.
+    for benchmark, language in itertools.product(generated, (*block.targets, block.central, *block.others)):
         if by_method := _answers(block, results, benchmark, language):
             groups.append(Samples(benchmark, language, join_samples(by_method)))
     return groups

@@ -70,6 +70,8 @@ def write_figures(
 def _of_scores(block: Block, files: FigureFiles, unapplied: Collection[Method]) -> Iterator[tuple[str, Figure]]:
     if any(row.metric == "usable" for row in block.rows):
         yield "outcomes", figures.outcomes(block)
+    if any(row.metric == "usable" and row.is_compared for row in block.rows):
+        yield "effects", figures.effects(block)
     scores = pd.read_csv(checked(files.scores))
     points = points_of(block, scores)
     if len(points) > 1:

@@ -12,6 +12,7 @@ from lensflow.errors import LensflowError
 from lensflow.presentation.html_report import Page, Timing, build_report
 from lensflow.presentation.inputs import TableFiles, command_for, read_inputs
 from lensflow.presentation.report_sections import sections_of
+from lensflow.presentation.verdict import verdict_of
 from lensflow.provenance import trace
 from lensflow.schema.stages import Presenting
 from lensflow.storage import environment
@@ -51,10 +52,21 @@ def write_report(config: Mapping[str, Any], files: ReportFiles, output: Path) ->
     checkpoints = _checkpoints(files.scores)
     records = [_record(files.results, place) for place in checkpoints]
     of_checkpoints = zip(checkpoints.items(), records, strict=True)
+    inputs = read_inputs(config, files.tables)
+    found = verdict_of(config, inputs.decisions, inputs.costs)
+    sections = sections_of(config, inputs, files.figures, files.results)
+    places = [(block.backbone, block.setting) for block in inputs.blocks]
+    leading = places.index(found.place) if found.place in places else 0
     page = Page(
         title=config["title"],
+        verdict=found.sentences,
+        export=found.export,
+        picture=sections[leading]._replace(figures=(), tables=(), samples=()),
         overview=_overview(config, output.name, records),
-        sections=sections_of(config, read_inputs(config, files.tables), files.figures, files.results),
+        # What stands below the verdict is not shown again.
+        sections=[
+            section._replace(first=()) if place == leading else section for place, section in enumerate(sections)
+        ],
         timings=[_timing(path) for path in files.timings],
         checkpoints=[place._asdict() | about | _evaluated(record) for (place, about), record in of_checkpoints],
         trees=_trees(files.results, checkpoints, records),
@@ -134,6 +146,7 @@ def run(
     scores: Path,
     comparisons: Path,
     versus: Path,
+    claims: Path,
     costs: Sequence[Path],
     figures: Sequence[Path],
     timings: Sequence[Path],
@@ -141,5 +154,5 @@ def run(
     output: Path,
 ) -> None:
     """Write the self-contained report."""
-    files = ReportFiles(TableFiles(comparisons, versus, costs), scores, figures, timings, results)
+    files = ReportFiles(TableFiles(comparisons, versus, claims, costs), scores, figures, timings, results)
     write_report(config.canonical(), files, output)
