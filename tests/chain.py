@@ -48,6 +48,7 @@ PLACES = {
     "scores": "scores.csv",
     "comparisons": "comparisons.csv",
     "versus": "versus.csv",
+    "claims": "claims.csv",
     "sweeps": "sweeps.csv",
     "costs": f"{ANY_RUN}/cost.json",
     "figures": "figures/{backbone}.{setting}",

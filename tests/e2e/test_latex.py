@@ -70,10 +70,14 @@ def test_tables_compile_and_fit_on_their_pages(name, methods, languages, tmp_pat
     frame = comparisons(methods, languages)
     frame.to_csv(tmp_path / "comparisons.csv", index=False)
     frame[frame.difference.notna()].to_csv(tmp_path / "versus.csv", index=False)
+    helps = frame[(frame.method != "base") & (frame.metric == "usable") & (frame.language == "targets")]
+    claim = {"says": "more usable answers than base", "comparator": "base", "questions": 100, "margin": 0.05}
+    claim |= {"endpoint_verdict": "not shown", "verdict": "not shown", "p_adjusted": 0.123}
+    helps.assign(**claim).reindex(columns=list(catalogue.CLAIMED)).to_csv(tmp_path / "claims.csv", index=False)
     costs = [tmp_path / f"a_model/many/{method}/seed0/cost.json" for method in methods[1:]]
     for path in costs:
         write_json(path, {"seconds": 1e5, "tokens": 10**9, "trained_parameters": 10**10})
-    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", costs)
+    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", tmp_path / "claims.csv", costs)
     make_table.write_tables(config, files, tmp_path / "tables")
     (tmp_path / "document.tex").write_text(DOCUMENT % f"tables/{name}.tex")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]

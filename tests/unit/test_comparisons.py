@@ -394,7 +394,7 @@ def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results
     assert main_module.main(["collect-scores", *arguments]) == 0
     of_runs = pd.read_csv(tmp_path / "scores.csv")
     assert list(of_runs.columns) == list(collect_scores.COLUMNS) and len(of_runs) == 3 * (4 + 1)
-    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", [])
+    files = TableFiles(tmp_path / "comparisons.csv", tmp_path / "versus.csv", tmp_path / "claims.csv", [])
     shown = {**CONFIG, "methods": {"base": {}, "lens": {}}, "command": "snakemake", "results": "results"}
     make_table.write_tables(shown, files, tmp_path / "tables")
     main, direct = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("comparisons", "versus"))

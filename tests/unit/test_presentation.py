@@ -62,6 +62,11 @@ def write_scores(results):
                         scores.append(place | score | where | run | {"value": value + seed * (language == "zh")})
     frame = pd.DataFrame(cells).reindex(columns=[*catalogue.COLUMNS, *catalogue.COMPARED])
     frame.to_csv(results / "comparisons.csv", index=False)
+    helps = frame[(frame.method != "base") & (frame.metric == "usable") & (frame.language == "targets")]
+    claim = {"protocol": "default", "claim": "helps", "says": "more usable answers than base", "comparator": "base"}
+    claim |= {"direction": "higher", "test": "superiority", "margin": 0.05, "questions": 9, "reference": 0.4}
+    claim |= {"p": 0.01, "p_adjusted": 0.02, "endpoint_verdict": "shown", "verdict": "shown"}
+    helps.assign(**claim).reindex(columns=list(catalogue.CLAIMED)).to_csv(results / "claims.csv", index=False)
     direct = frame[frame.method != "lens"].assign(difference=-0.3, difference_low=-0.4, difference_high=-0.2)
     direct.assign(**{catalogue.AGAINST: "lens"}).to_csv(results / "versus.csv", index=False)
     swept = []
@@ -121,7 +126,7 @@ def runs(results, name="cost.json"):
 
 def table_files(results, costs=None):
     costs = runs(results) if costs is None else costs
-    return TableFiles(results / "comparisons.csv", results / "versus.csv", costs)
+    return TableFiles(results / "comparisons.csv", results / "versus.csv", results / "claims.csv", costs)
 
 
 def inputs(results, stages, **changed):
@@ -253,12 +258,13 @@ def test_tables_of_nothing_say_so(results, tmp_path):
     frame[frame.method == "base"].to_csv(results / "comparisons.csv", index=False)
     nothing, direct = CONFIG | {"versus": None}, results / "versus.csv"
     frame.iloc[:0].to_csv(direct, index=False)
+    (results / "claims.csv").write_text(",".join(catalogue.CLAIMED))
     make_table.write_tables(nothing, table_files(results, []), tmp_path)
-    for name in ("ablation", "versus", "cost"):
+    for name in ("verdict", "ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
     with pytest.raises(LensflowError, match=r"none\.csv: no such file; run collect-scores"):
-        make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, []), tmp_path)
+        make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, results / "claims.csv", []), tmp_path)
 
 
 def test_report_has_a_section_a_setting_with_commands_and_provenance(results, stages, tmp_path):
@@ -305,6 +311,8 @@ def test_what_was_not_applied_is_marked_in_every_table_and_figure(results, stage
         return {name for name in ("lens", "strong", "sft", "sft (2 seeds)") if f"{name} ‡ not applied" in text}
 
     make_table.write_tables(CONFIG, table_files(results, runs(results)), tmp_path / "tables")
+    said = labels((tmp_path / "tables/verdict.md").read_text())
+    assert said == {name.removesuffix(" (2 seeds)") for name in expected}
     for name in ("main", "summary", "cost"):
         assert labels((tmp_path / f"tables/{name}.md").read_text()) == expected
     assert labels((tmp_path / "tables/ablation.md").read_text()) == expected - {"sft (2 seeds)"}

@@ -461,13 +461,15 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
     config |= {"versus": None}
     direct = tmp_path / "versus.csv"
     scores.iloc[:0].to_csv(direct, index=False)
+    claims = tmp_path / "claims.csv"
+    claims.write_text(",".join(catalogue.CLAIMED))
     config |= {
         "methods": {UGLY: {"kind": "steer"}},
         "told_language": [UGLY],
         "command": "snakemake",
         "results": "results",
     }
-    make_table.write_tables(config, TableFiles(path, direct, []), tmp_path / "tables")
+    make_table.write_tables(config, TableFiles(path, direct, claims, []), tmp_path / "tables")
     assert r"| a\_b%\&† |" in (tmp_path / "tables/main.md").read_text()
 
 

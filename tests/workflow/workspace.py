@@ -32,7 +32,7 @@ case $command in
   make-table) mkdir -p "$2" && for name in TABLES; do : > "$2/$name"; done ;;
   train) for file in delta dev_states intervention; do : > "$folder/$file.safetensors"; done
     for file in config.json cost.json history.jsonl; do : > "$folder/$file"; done ;;
-  collect-scores) for name in scores comparisons versus sweeps; do : > "$folder/$name.csv"; done ;;
+  collect-scores) for name in scores comparisons versus claims sweeps; do : > "$folder/$name.csv"; done ;;
   resolve-config) printf '%s' "$config" > "$2" ;;
   *) : > "$2" ;;
 esac

@@ -106,6 +106,7 @@ rule collect_scores:
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
         versus="results/versus.csv",
+        claims="results/claims.csv",
         sweeps="results/sweeps.csv",
     log:
         "logs/collect_scores.log",

@@ -23,6 +23,7 @@ rule make_table:
         config="results/config.json",
         comparisons="results/comparisons.csv",
         versus="results/versus.csv",
+        claims="results/claims.csv",
         costs=of_trainings("cost.json"),
     output:
         tables(),
@@ -38,7 +39,7 @@ rule make_table:
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow make-table --config {input.config} --comparisons {input.comparisons} --versus {input.versus}"
-        " --costs {input.costs} --output {params.folder} 2> {log}"
+        " --claims {input.claims} --costs {input.costs} --output {params.folder} 2> {log}"
 
 
 rule make_figures:
@@ -84,6 +85,7 @@ rule report:
         scores="results/scores.csv",
         comparisons="results/comparisons.csv",
         versus="results/versus.csv",
+        claims="results/claims.csv",
         costs=of_trainings("cost.json"),
         figures=[
             f"results/figures/{backbone}.{setting}"
@@ -111,4 +113,4 @@ rule report:
         folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         "lensflow report --config {input.config} --scores {input.scores} --comparisons {input.comparisons}"
-        " --versus {input.versus} --costs {input.costs} --figures {input.figures} --timings {input.timings} --results {params.folder} --output {output} 2> {log}"
+        " --versus {input.versus} --claims {input.claims} --costs {input.costs} --figures {input.figures} --timings {input.timings} --results {params.folder} --output {output} 2> {log}"

@@ -15,6 +15,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test: Holm's correction of a whole table needs p-values well below 1e-4
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
+POWER = 0.8  # chance that a test shows the smallest detectable difference
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
 # Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
 # the coverage is too high with 1. With 0 it is too low if questions are equally hard in all languages.
@@ -236,19 +237,24 @@ def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
     lost are chosen to give the difference its variance. For one language, one seed and the same items it is Tango's
     interval.
     """
-    difference = other.value - base.value
-    deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
     if not (base.is_share and other.is_share):
-        return _around(difference, half_width(deviations, weights))
-    sizes = 2 / (1 / base.counts + 1 / other.counts)
+        deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
+        return _around(other.value - base.value, half_width(deviations, weights))
+    return paired_shares_interval(*_lost_and_gained(base, other))
+
+
+def _lost_and_gained(base: Sample, other: Sample) -> tuple[float, float, float]:
+    """Shares as (lost, gained, n) of `paired_shares_interval`, with the effective number of items."""
     change = other.scores - base.scores
+    deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
+    sizes = 2 / (1 / base.counts + 1 / other.counts)
     squares = (other.of_languages - base.of_languages) ** 2
     changed = np.clip(squares.sum(2).mean(1) * sizes + change**2, np.abs(change), 1)
     both, net = (changed * sizes + HALF) / (sizes + HALF), change * sizes / (sizes + HALF)
     whole = float(both.mean() - net.mean() ** 2)
     n = _items(deviations, weights, sizes, HALF, both - net**2, HALF * (1 + net**2), whole)
     gained, lost = ((changed + sign * change).mean() / 2 for sign in (1, -1))
-    return paired_shares_interval(float(lost) * n, float(gained) * n, n)
+    return float(lost) * n, float(gained) * n, n
 
 
 def _items(
@@ -306,14 +312,52 @@ def paired_shares_interval(lost: float, gained: float, n: float) -> tuple[float,
     difference = (gained - lost) / n
 
     def score(delta: float) -> float:
-        a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * delta
-        c = -lost * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0)) - b) / (2 * a)
-        return (gained - lost - n * delta) / math.sqrt(max(n * (2 * q + delta * (1 - delta)), 1e-300))
+        return _tango(lost, gained, n, delta)
 
     low = brentq(lambda delta: score(delta) - Z, -1, difference) if difference > -1 else -1
     high = brentq(lambda delta: score(delta) + Z, difference, 1) if difference < 1 else 1
     return float(low), float(high)
+
+
+def _tango(lost: float, gained: float, n: float, delta: float) -> float:
+    """Tango's score statistic of the hypothesis that the difference of two shares of the same items is delta."""
+    a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * delta
+    c = -lost * delta * (1 - delta)
+    q = (math.sqrt(max(b * b - 4 * a * c, 0)) - b) / (2 * a)
+    return (gained - lost - n * delta) / math.sqrt(max(n * (2 * q + delta * (1 - delta)), 1e-300))
+
+
+def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
+    """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item.
+
+    It is at most 2.5 % exactly if the lower limit of `difference_interval` is -margin or more.
+    """
+    if base.is_share and other.is_share:
+        return float(norm.sf(_tango(*_lost_and_gained(base, other), -margin)))
+    deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
+    half, beyond = half_width(deviations, weights), other.value - base.value + margin
+    if math.isnan(half):
+        return math.nan
+    freedom = components(deviations, weights).freedom
+    distance = beyond * _quantile(freedom) / half if half else math.copysign(math.inf, beyond)
+    return float(t.sf(distance, freedom))
+
+
+def paired_p(base: Sample, other: Sample) -> float:
+    """Two-sided p of the difference: `exact_p`, or random swaps if there is no exact one."""
+    exact = exact_p(base, other)
+    return float(paired_permutation(*null_deviations(base, other))) if exact is None else exact
+
+
+def detectable(half: float, items: int, planned: int) -> float:
+    """Return the smallest true difference that `planned` items show with 80 % power, two-sided at 5 %.
+
+    Args:
+        half: half the width of the 95 % interval of the difference over `items` items.
+        items: > 0.
+        planned: > 0.
+    """
+    return half * (1 + float(norm.ppf(POWER)) / Z) * math.sqrt(items / planned)
 
 
 def is_kept(low: float, high: float, margin: float, better: str) -> bool:

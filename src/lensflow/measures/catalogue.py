@@ -251,3 +251,17 @@ COMPARED = (
 )
 AGAINST = "against"
 SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
+
+# Verdicts on claims, and the tests that they rest on.
+SHOWN, NOT_SHOWN, ABSENT = "shown", "not shown", "shown to be absent"
+SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
+CENTRAL = "central"  # the language of an endpoint
+# The columns of claims.csv. `value` is the method's and `reference` the comparator's, on the same items.
+CLAIMED = (
+    "protocol",  # of the study, or the claims that every run tests
+    *("backbone", "setting", "claim", "says", "method", "comparator"),
+    *("benchmark", "metric", "language", "direction", "test", "margin", "reason"),
+    *("seeds", "questions", "reference", "value", "difference", "difference_low", "difference_high"),
+    *("p", "p_adjusted", "endpoint_verdict", "verdict"),
+)
+OF_STUDY, BY_DEFAULT = "study", "default"

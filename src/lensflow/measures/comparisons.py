@@ -141,9 +141,7 @@ def _block(
                 row = place | {"seeds": " ".join(map(str, seeds))} | _estimate(_grid(of_method, members, seeds))
                 rows.append(row)
                 its = answers.get(reference, {})
-                theirs = _seeds(its, members)
-                if len(seeds) > 1 and len(theirs) > 1:
-                    seeds = theirs = [seed for seed in seeds if seed in theirs]
+                seeds, theirs = _shared(seeds, _seeds(its, members))
                 if method == reference or not theirs:
                     continue
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
@@ -153,6 +151,40 @@ def _block(
                     row |= _within(row, margins[metric], language == setting.central)
     _judge(tests)
     return rows
+
+
+def contrast(
+    runs: Mapping[Place, Cells], score: tuple[str, str], methods: tuple[str, str], languages: Sequence[str]
+) -> tuple[dict[str, Any], Test | None]:
+    """Compare one method with another in one score, the mean over languages, on the same items.
+
+    Args:
+        runs: place -> its cells, of one backbone, and of one setting and base.
+        score: benchmark and metric.
+        methods: the method, and the method that it is compared with.
+        languages: those in which neither method has the score are left out.
+
+    Returns:
+        The seeds and the comparison, as in `compare` but without p. It is empty if one side lacks the score.
+        The test; None if both sides are the same weights or nothing can be compared.
+    """
+    answers = _answers(runs, *score)
+    ours, theirs = (answers.get(method, {}) for method in methods)
+    if not (defined := [language for language in languages if language in ours or language in theirs]):
+        return {}, None
+    seeds, others = _shared(_seeds(ours, defined), _seeds(theirs, defined))
+    if not (seeds and others):
+        return {}, None
+    row: dict[str, Any] = {"metric": score[1], "seeds": " ".join(map(str, seeds))}
+    return row, _compare(row, _grid(theirs, defined, others), _grid(ours, defined, seeds))
+
+
+def _shared(seeds: list[int], others: list[int]) -> tuple[list[int], list[int]]:
+    """The seeds that count on both sides: of two methods with several seeds those that both have."""
+    if len(seeds) > 1 and len(others) > 1:
+        both = [seed for seed in others if seed in seeds]
+        return both, both
+    return seeds, others
 
 
 def _within(row: Mapping[str, Any], margin: float, is_central: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lensflow.artifacts.layout import BASE, Place
 from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import COLUMNS, COMPARED, METRICS, TARGETS, UNKNOWN_METRIC, Metric
+from lensflow.presentation.decisions import Decision
 from lensflow.schema.setting import Setting
 
 if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for pandas
@@ -128,6 +129,8 @@ class TableInputs:
         reference: the method that all others are compared with, beside base; None if there is none.
         methods: name -> its configuration.
         costs: place of a training -> its cost.json with `prepared_seconds`.
+        decisions: what became of each claim.
+        told_language: the methods that know the prompt's language at test time.
     """
 
     blocks: tuple[Block, ...]
@@ -135,6 +138,8 @@ class TableInputs:
     reference: str | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     costs: Mapping[Place, Mapping[str, Any]] = field(default_factory=dict)
+    decisions: Sequence[Decision] = ()
+    told_language: Sequence[str] = ()
 
 
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:

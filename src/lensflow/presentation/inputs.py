@@ -12,6 +12,7 @@ from lensflow.artifacts.layout import Place, place_of
 from lensflow.errors import LensflowError
 from lensflow.presentation.applied import marked, not_applied
 from lensflow.presentation.blocks import Block, TableInputs, main_table
+from lensflow.presentation.decisions import read_decisions
 from lensflow.provenance.preparation import prepared_seconds
 from lensflow.schema.setting import Setting
 from lensflow.storage.integrity import checked
@@ -24,11 +25,13 @@ class TableFiles:
     Attributes:
         comparisons: comparisons.csv.
         versus: versus.csv.
+        claims: claims.csv.
         costs: cost.json of each training.
     """
 
     comparisons: Path
     versus: Path
+    claims: Path
     costs: Sequence[Path]
 
 
@@ -37,14 +40,15 @@ def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
 
     Args:
         config: what `Plan.presentation` gives.
-        files: comparisons, and what the trainings took.
+        files: comparisons, claims, and what the trainings took.
 
     Raises:
         LensflowError: comparisons.csv is missing, or lacks a column.
     """
     costs = costs_of(files.costs)
     blocks, direct = tuple(blocks_of(config, files.comparisons, costs)), _direct(config, files.versus, costs)
-    return TableInputs(blocks, direct, config["versus"], config["methods"], costs)
+    decisions, told = read_decisions(files.claims), config.get("told_language", ())
+    return TableInputs(blocks, direct, config["versus"], config["methods"], costs, decisions, told)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:

@@ -8,6 +8,7 @@ from lensflow.presentation.comparison_tables import ablation, summary, versus
 from lensflow.presentation.cost_table import cost
 from lensflow.presentation.main_table import main
 from lensflow.presentation.sheets import Document
+from lensflow.presentation.verdict_table import verdict
 from lensflow.presentation.writers.csv import to_csv
 from lensflow.presentation.writers.latex import to_latex
 from lensflow.presentation.writers.markdown import to_markdown
@@ -35,6 +36,7 @@ class Table:
 
 
 TABLES: tuple[Table, ...] = (
+    Table("verdict", "What the run has shown", verdict),
     Table("summary", "Methods side by side", summary, ENTRY),
     Table("main", "Every metric in every language", main, CELL),
     Table("ablation", "Variants of Lens: difference to base", ablation, ENTRY),

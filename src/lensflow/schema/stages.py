@@ -12,6 +12,7 @@ from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.dataset import Dataset
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
+from lensflow.schema.protocol import Protocol
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name
@@ -113,7 +114,7 @@ class Judging(Strict):
 
 
 class Collecting(Strict):
-    """Of `collect_scores`: tables, points of sweeps, what sweeps alone ask for, settings, margins, a reference."""
+    """Of `collect_scores`: tables, sweeps and what they alone ask for, settings, margins, a reference, a protocol."""
 
     blocks: list[list[str]]
     sweeps: list[dict[str, Any]]
@@ -121,6 +122,7 @@ class Collecting(Strict):
     settings: dict[str, dict[str, Any]]
     retention_margins: dict[str, float]
     versus: str | None
+    protocol: Protocol | None = None
 
 
 class Presenting(Strict):

@@ -8,9 +8,11 @@ import pandas as pd
 
 from lensflow.artifacts.layout import BASE, NO_SETTING, place_of
 from lensflow.artifacts.scores import read
-from lensflow.measures import comparisons
+from lensflow.measures import claims, comparisons
 from lensflow.measures.catalogue import AGAINST
 from lensflow.presentation.writers import csv
+from lensflow.schema.parsing import parse
+from lensflow.schema.protocol import Protocol
 from lensflow.schema.setting import Setting
 from lensflow.schema.stages import Collecting
 from lensflow.storage.atomic import write_text
@@ -41,13 +43,14 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
 
     Args:
         config: blocks, points of sweeps, what sweeps alone ask for, settings, retention margins and the method that all
-            others are compared with (`Plan.collect_scores`).
+            others are compared with, and a protocol if there is one (`Plan.collect_scores`).
         paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
         output: the CSV file of the scores. Beside it go `comparisons.csv`, `versus.csv`, the same against another
-            method than base, and `sweeps.csv`, the same of every point of a sweep.
+            method than base, `claims.csv`, what became of each claim, and `sweeps.csv`, the comparisons of every point
+            of a sweep.
 
     Raises:
-        LensflowError: a file is not valid, or a cell has two items of one id.
+        LensflowError: a file is not valid, a cell has two items of one id, or a claim has no scores.
     """
     rows: list[dict[str, Any]] = []
     runs: dict[comparisons.Place, list[Any]] = {}
@@ -74,6 +77,11 @@ def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
         direct = comparisons.compare(in_tables, blocks, settings, {}, against)
     direct = direct[direct["difference"].notna()].assign(**{AGAINST: against})[[AGAINST, *main.columns]]
     write_text(output.with_name("versus.csv"), _csv(direct))
+    if (protocol := config.get("protocol")) is None:
+        decided = claims.by_default(in_tables, blocks, settings, margins)
+    else:
+        decided = claims.decide(in_tables, parse(Protocol, protocol, "protocol"), settings)
+    write_text(output.with_name("claims.csv"), _csv(decided))
     parts = [pd.DataFrame(columns=[*SWEPT, *main.columns])]
     for point in config["sweeps"]:
         backbone, setting = point["backbone"], point["setting"]

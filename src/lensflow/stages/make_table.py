@@ -9,6 +9,7 @@ from lensflow.presentation import table_list
 from lensflow.presentation.blocks import TableInputs
 from lensflow.presentation.inputs import TableFiles, blocks_of, command_for, costs_of, read_inputs
 from lensflow.presentation.main_table import main
+from lensflow.presentation.verdict import verdict_lines
 from lensflow.presentation.writers.terminal import to_text
 from lensflow.schema.stages import Presenting
 from lensflow.storage.atomic import write_text
@@ -30,11 +31,14 @@ def write_tables(config: Mapping[str, Any], files: TableFiles, folder: Path) -> 
 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
-    """Return the main table for the terminal."""
+    """Return the main table for the terminal, and the verdict from the claims.csv beside the comparisons."""
     costs = costs_of(sorted(comparisons.parent.glob("*/*/*/seed*/cost.json")))
-    return to_text(main(TableInputs(tuple(blocks_of(config, comparisons, costs)))))
+    table = to_text(main(TableInputs(tuple(blocks_of(config, comparisons, costs)))))
+    return "\n".join([table, *verdict_lines(config, comparisons.parent)])
 
 
-def run(config: Presenting, *, comparisons: Path, versus: Path, costs: Sequence[Path], output: Path) -> None:
+def run(
+    config: Presenting, *, comparisons: Path, versus: Path, claims: Path, costs: Sequence[Path], output: Path
+) -> None:
     """Write the tables as Markdown, LaTeX and CSV."""
-    write_tables(config.canonical(), TableFiles(comparisons, versus, costs), output)
+    write_tables(config.canonical(), TableFiles(comparisons, versus, claims, costs), output)

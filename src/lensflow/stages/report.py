@@ -134,6 +134,7 @@ def run(
     scores: Path,
     comparisons: Path,
     versus: Path,
+    claims: Path,
     costs: Sequence[Path],
     figures: Sequence[Path],
     timings: Sequence[Path],
@@ -141,5 +142,5 @@ def run(
     output: Path,
 ) -> None:
     """Write the self-contained report."""
-    files = ReportFiles(TableFiles(comparisons, versus, costs), scores, figures, timings, results)
+    files = ReportFiles(TableFiles(comparisons, versus, claims, costs), scores, figures, timings, results)
     write_report(config.canonical(), files, output)

@@ -91,6 +91,8 @@ class Config(Strict):
         "rating": 0.5,
     }
     versus: Name | None = None  # a method that all others are compared with directly, as they are with base
+    # YAML file with the primary claims of a study (`schema.protocol.Protocol`); null: two claims about each method.
+    protocol: str | None = None
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()
     sweeps: dict[Name, Sweep] = {}

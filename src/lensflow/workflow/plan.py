@@ -30,7 +30,7 @@ from lensflow.stages.prepare_backbone import check_prompt, check_source
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
 from lensflow.storage.paths import resolve
-from lensflow.workflow import sweeps
+from lensflow.workflow import protocols, sweeps
 from lensflow.workflow.experiment import Config
 from lensflow.workflow.stages import CHECKPOINT, STAGES
 
@@ -70,7 +70,7 @@ class Plan:
 
     Raises:
         LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
-            an engine is not installed, a corpus has not what a method trains on.
+            an engine is not installed, a corpus has not what a method trains on, the run lacks what a claim needs.
     """
 
     def __init__(self, config: Config, root: Path, repository: Path) -> None:
@@ -83,6 +83,10 @@ class Plan:
         self.task_roots = (root, repository)
         self.checkpoints: dict[Place, dict[str, list[str]]] = {}
         self._collect()
+        named = config.protocol
+        self.protocol = None if named is None else protocols.read(named, self.task_roots)
+        if self.protocol is not None:
+            protocols.check(self.protocol, config, self.checkpoints)
         self.used_corpora = self._used_corpora()
         read = {name: self._read(name) for name in self.used_corpora}
         self.corpus_digests = {name: digests for name, (_, digests) in read.items()}
@@ -437,6 +441,7 @@ class Plan:
             "settings": {name: {"central": s.central, "languages": list(s.languages)} for name, s in settings.items()},
             "retention_margins": self.config.retention_margins,
             "versus": self.config.versus,
+            "protocol": None if self.protocol is None else self.protocol.canonical(),
         }
 
     def presentation(self) -> dict[str, Any]:

@@ -91,6 +91,7 @@ TASKS = Argument("tasks", "folders that task files are named from", many=True, d
 CELLS = Argument("cache", "folder of answered cells")
 COMPARISONS = Argument("comparisons", "comparisons.csv (collect-scores)")
 VERSUS = Argument("versus", "versus.csv (collect-scores)")
+CLAIMS = Argument("claims", "claims.csv (collect-scores)")
 COSTS = Argument("costs", "cost.json of each training", many=True, default=())
 
 _ALL = (
@@ -203,10 +204,10 @@ _ALL = (
         "collect_scores",
         schema.Collecting,
         (),
-        tuple(f"{name}.csv" for name in ("scores", "comparisons", "versus", "sweeps")),
+        tuple(f"{name}.csv" for name in ("scores", "comparisons", "versus", "claims", "sweeps")),
         (
             Argument("scores", "scores.json, and judged.json if there is one, of each checkpoint", many=True),
-            Argument("output", "scores.csv to write; comparisons.csv, versus.csv and sweeps.csv go beside it"),
+            Argument("output", "scores.csv to write; the other tables of scores go beside it"),
         ),
     ),
     Stage(
@@ -222,7 +223,7 @@ _ALL = (
         schema.Presenting,
         (),
         ("tables",),
-        (COMPARISONS, VERSUS, COSTS, Argument("output", "folder for the tables")),
+        (COMPARISONS, VERSUS, CLAIMS, COSTS, Argument("output", "folder for the tables")),
     ),
     Stage(
         "make_figures",
@@ -252,6 +253,7 @@ _ALL = (
             Argument("scores", "scores.csv (collect-scores)"),
             COMPARISONS,
             VERSUS,
+            CLAIMS,
             COSTS,
             Argument("figures", "folders of figures (make-figures)", many=True, default=()),
             Argument("timings", "tables of the scripts in performance/, as .md", many=True, default=()),

@@ -1,0 +1,110 @@
+"""What became of the claims of a run: the rows of claims.csv."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lensflow.errors import LensflowError
+from lensflow.mathematics import statistics
+from lensflow.measures.catalogue import ABSENT, NON_INFERIORITY, NOT_SHOWN, OF_STUDY
+from lensflow.presentation.sheets import bounds
+from lensflow.storage.integrity import checked
+
+if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for pandas
+    import pandas as pd
+
+WORSE = "worse"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One endpoint of one claim: a row of claims.csv, whose columns have these names."""
+
+    protocol: str
+    backbone: str
+    setting: str
+    claim: str
+    says: str
+    method: str
+    comparator: str
+    metric: str
+    language: str
+    direction: str
+    test: str
+    margin: float
+    seeds: str
+    questions: int
+    reference: float
+    value: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+    p_adjusted: float
+    endpoint_verdict: str
+    verdict: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Backbone, setting and method."""
+        return self.backbone, self.setting, self.method
+
+    @property
+    def measure(self) -> str:
+        """Metric and language."""
+        return f"{self.metric}, {self.language}"
+
+    @property
+    def estimate(self) -> str:
+        """The difference with its interval and p, as far as they are known."""
+        interval = bounds(self.difference_low, self.difference_high, 3)
+        p = "" if math.isnan(self.p_adjusted) else f", p = {self.p_adjusted:.2g}"
+        return f"{self.difference:+z.3f}{f' {interval}' if interval else ''}{p}"
+
+    @property
+    def of_study(self) -> bool:
+        """Whether a protocol names the claim; otherwise every run tests it."""
+        return self.protocol == OF_STUDY
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the claim is that nothing gets worse."""
+        return self.test == NON_INFERIORITY
+
+    @property
+    def word(self) -> str:
+        """The verdict on the endpoint; "worse" if the difference is shown to be in the other direction."""
+        worst = self.difference_high if self.direction == "higher" else -self.difference_low
+        if self.endpoint_verdict == (ABSENT if self.keeps else NOT_SHOWN) and worst < 0:
+            return WORSE
+        return self.endpoint_verdict
+
+    @property
+    def enough(self) -> int:
+        """Number of items per language that show a difference as large as the margin with 80 % power; 0 if unknown."""
+        half = (self.difference_high - self.difference_low) / 2
+        if not half > 0:  # also nan
+            return 0
+        return math.ceil(self.questions * (statistics.detectable(half, 1, 1) / self.margin) ** 2)
+
+
+def read_decisions(path: Path) -> list[Decision]:
+    """Read claims.csv.
+
+    Raises:
+        LensflowError: the file is missing.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(checked(path), dtype={"seeds": str})
+    except FileNotFoundError:
+        raise LensflowError(f"{path}: no such file; run collect-scores") from None
+    return decisions_of(frame)
+
+
+def decisions_of(frame: "pd.DataFrame") -> list[Decision]:
+    """The rows of claims.csv."""
+    names = [field.name for field in fields(Decision)]
+    return [Decision(*row) for row in frame[names].itertuples(index=False, name=None)]
