@@ -7,6 +7,7 @@ from typing import Any
 
 from lensflow.cli.commands import CONFIGFILE, Subparsers, add_command, show, summary_of
 from lensflow.errors import LensflowError
+from lensflow.workflow import project
 from lensflow.workflow.stages import STAGES
 
 
@@ -22,6 +23,7 @@ def add(commands: Subparsers) -> None:
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, B/part or B/S/M/seed0",
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    add_command(commands, "snakefile", snakefile, summary_of(snakefile))
     sub = add_command(commands, "schema", schema, summary_of(schema))
     sub.add_argument("--output", type=Path, required=True, help="YAML file to write")
 
@@ -35,7 +37,7 @@ def plan_of(files: Sequence[Path]) -> Any:
     from lensflow.workflow.experiment import read
     from lensflow.workflow.plan import Plan
 
-    return Plan(read(files, Path()), Path.cwd(), Path.cwd())
+    return Plan(read(files, project.folder()), Path.cwd(), project.folder().absolute())
 
 
 def check(args: argparse.Namespace) -> None:
@@ -60,6 +62,11 @@ def show_config(args: argparse.Namespace) -> None:
     if len(parts) != len(stage.scope):
         raise LensflowError(f"'{args.name}': stage {stage.name} works on {'/'.join(stage.scope)}")
     print(show(plan_of(args.configfile).config_of(stage.name, dict(zip(stage.scope, parts, strict=True)))))
+
+
+def snakefile(args: argparse.Namespace) -> None:
+    """Print where the installed workflow's Snakefile is, for snakemake --snakefile or a module statement."""
+    print(project.INSTALLED / "Snakefile")
 
 
 def schema(args: argparse.Namespace) -> None:

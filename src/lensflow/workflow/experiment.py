@@ -75,7 +75,7 @@ class Run(Strict):
 class Config(Strict):
     """The whole configuration, as `config/catalog/*.yaml` and one of `config/*.yaml` give it."""
 
-    title: str
+    title: str | None = None  # of the report; null: the methods, the backbones and the languages
     backbones: dict[Name, Backbone]
     corpora: dict[Name, Corpus]
     settings: dict[Name, Setting]
@@ -182,8 +182,10 @@ def _children(value: Any) -> Iterable[Any]:
 def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration: dictionaries are merged deeply, lists replaced.
 
+    A configuration that names no runs changes the demo. Any other lies on top of the catalogs alone.
+
     Args:
-        files: YAML files on top of the catalog and the demo.
+        files: YAML files.
         root: folder that holds `config/`.
         more: on top of the files.
 
@@ -193,9 +195,11 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     from snakemake.utils import update_config  # takes half a second
 
     merged: dict[str, Any] = {}
-    paths = [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]
-    contents = [(str(path), read_yaml(path)) for path in paths]
-    for where, content in [*contents, ("config", dict(more or {}))]:
+    own = [*((str(path), read_yaml(path)) for path in files), ("config", dict(more or {}))]
+    below = sorted((root / "config/catalog").glob("*.yaml"))
+    if not any(isinstance(content, dict) and "runs" in content for _, content in own):
+        below.append(root / "config/demo.yaml")
+    for where, content in [*((str(path), read_yaml(path)) for path in below), *own]:
         if not isinstance(content, dict):
             raise LensflowError(f"{where}: must be a mapping of keys, such as runs, to values")
         try:
