@@ -14,7 +14,7 @@ from lensflow.workflow import project
 from lensflow.workflow.experiment import read
 
 REPOSITORY = Path(__file__).parents[2]
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "Snakefile", "config", "workflow", "profiles", "src")
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "Snakefile", "config", "workflow", "profiles", "envs", "src")
 OWN = {
     "runs": [
         {"backbones": ["smollm2-135m-instruct"], "settings": ["en-zh"], "methods": ["base"], "benchmarks": ["cldr"]}
@@ -34,7 +34,7 @@ def test_a_wheel_holds_the_workflow_with_all_that_it_reads(tmp_path):
     snakefile = (REPOSITORY / "Snakefile").read_text()
     read_by_it = re.findall(r'"((?:config|workflow)/[^"]+)"', snakefile)
     assert len(read_by_it) > 15
-    for name in ["Snakefile", "profiles/default/config.yaml", *read_by_it]:
+    for name in ["Snakefile", "profiles/default/config.yaml", "envs/cpu.yaml", *read_by_it]:
         assert f"lensflow/project/{name}" in names
 
 
