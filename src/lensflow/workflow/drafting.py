@@ -21,6 +21,7 @@ from lensflow.artifacts.tokens import chat_template
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.languages import base_code, english_name
 from lensflow.models.engines.registry import FAST, PLAIN
+from lensflow.schema.backbone import Backbone
 from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
 from lensflow.schema.types import HUB_NAME_PATTERN, Language
@@ -162,7 +163,24 @@ def relative(path: Path, folder: Path) -> str:
     return full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
 
 
-def _model(name: str, known: Config, folder: Path) -> _Model:
+def backbone(name: str, where: str) -> tuple[str, Backbone]:
+    """Return the name and the entry of a model; its paths start from here.
+
+    Args:
+        name: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
+        where: what a message begins with.
+
+    Raises:
+        LensflowError: there is no such model.
+    """
+    known = read([], project.folder())
+    model = _model(name, known, Path(), where)
+    entry = known.backbones[model.name] if not model.entry else parse(Backbone, dict(model.entry), where)
+    assert isinstance(entry, Backbone)
+    return model.name, entry
+
+
+def _model(name: str, known: Config, folder: Path, where: str = "--model") -> _Model:
     path = Path(name).expanduser()
     if name in known.backbones:
         entry = known.backbones[name]
@@ -170,17 +188,17 @@ def _model(name: str, known: Config, folder: Path) -> _Model:
         disk = entry.resources.disk_gb
         return _Model(name, disk * 1e9 / size if disk and size else None)
     if path.is_dir():
-        check_checkpoint(path, "--model: ")
+        check_checkpoint(path, f"{where}: ")
         source = {"kind": "folder", "path": relative(path, folder)}
         return _described(_slug(path.resolve().name, known.backbones), source, path, _license(path), _count(path))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
-        return _of_the_hub(name, known)
+        return _of_the_hub(name, known, where)
     raise LensflowError(
-        f"--model: '{name}' is neither a folder nor owner/name on the hub; {did_you_mean(name, known.backbones)}"
+        f"{where}: '{name}' is neither a folder nor owner/name on the hub; {did_you_mean(name, known.backbones)}"
     )
 
 
-def _of_the_hub(name: str, known: Config) -> _Model:
+def _of_the_hub(name: str, known: Config, where: str) -> _Model:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -188,7 +206,7 @@ def _of_the_hub(name: str, known: Config) -> _Model:
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(SMALL_FILES)))
     except Exception as error:  # networks fail in types of several libraries
         raise LensflowError(
-            f"--model: '{name}' is no folder here, and the hub does not give it ({of_the_hub(error)[:200]}); "
+            f"{where}: '{name}' is no folder here, and the hub does not give it ({of_the_hub(error)[:200]}); "
             "correct the name, set HF_TOKEN if it is gated, or check the network"
         ) from None
     source = {"kind": "hub", "name": name, "revision": info.sha}
@@ -248,37 +266,54 @@ def _corpus(request: Request, known: Config, folder: Path) -> _Texts:
     languages = request.all_languages
     if request.data is None:
         return _of_the_catalog(languages, known)
-    where = f"--data: {request.data}"
+    entry: dict[str, Any] = {"license": "unknown"}
     if request.data.is_dir():
         content = texts.read_corpus(request.data)
-        _check_has(languages, texts.languages_of(content), where, request.central)
-        entry = {"path": relative(request.data, folder), "license": "unknown"}
+        _check_has(languages, texts.languages_of(content), f"--data: {request.data}", request.central)
+        entry |= {"path": relative(request.data, folder)}
         return _Texts(_slug(request.data.resolve().name, known.corpora), len(content["test"]), "your texts", entry)
-    return _of_a_table(request.data, request, known, folder)
+    name, dataset, root, rows = table(request.data, languages, request.central, folder, "--data")
+    about = f"{rows} rows; the first {dataset['train']} train, the next {dataset['dev']} watch training, the next "
+    about += f"{dataset['test']} test"
+    entry |= {"dataset": dataset}
+    return _Texts(_slug(name, known.corpora), dataset["test"], about, entry, root)
 
 
-def _of_a_table(path: Path, request: Request, known: Config, folder: Path) -> _Texts:
-    """Return the corpus of a file with a column per language."""
-    where = f"--data: {path}"
-    rows = [_flat(row) for row in tables.read_rows(path, where="--data")]
+def table(
+    path: Path, languages: Sequence[str], central: str, folder: Path, where: str = ""
+) -> tuple[str, dict[str, Any], str | None, int]:
+    """Return how a file with a column per language is read as a corpus.
+
+    Args:
+        path: the file.
+        languages: the languages that are wanted.
+        central: one of them.
+        folder: where relative paths of the configuration start.
+        where: what a message begins with, before the path; empty for nothing.
+
+    Returns:
+        A name, the corpus's `dataset`, the `datasets_root` that it needs if the file is not below `folder`, and the
+        number of rows.
+
+    Raises:
+        LensflowError: the file cannot be read, is too short or lacks a language.
+    """
+    here = f"{where}: {path}" if where else str(path)
+    rows = [_flat(row) for row in tables.read_rows(path, where=where)]
     if len(rows) < FEWEST_TEXTS:
-        raise LensflowError(f"{where}: {len(rows)} rows; at least {FEWEST_TEXTS} are needed to train and to test")
-    columns = {language: _column(list(rows[0]), language) for language in request.all_languages}
+        raise LensflowError(f"{here}: {len(rows)} rows; at least {FEWEST_TEXTS} are needed to train and to test")
+    columns = {language: _column(list(rows[0]), language) for language in languages}
     found = {language: column for language, column in columns.items() if column is not None}
-    _check_has(request.all_languages, found, where, request.central, list(rows[0]))
+    _check_has(languages, found, here, central, list(rows[0]))
     place = relative(path, folder)
     root = None if place != path.resolve().as_posix() else path.resolve().parent.as_posix()
     name = path.name if root else place
     if not re.fullmatch(HUB_NAME_PATTERN, name):
-        raise LensflowError(f"{where}: the name may have letters, digits, '.', '_' and '-' alone; rename the file")
+        raise LensflowError(f"{here}: the name may have letters, digits, '.', '_' and '-' alone; rename the file")
     test, dev = (min(most, max(1, round(share * len(rows)))) for most, share in ((MOST_TEST, 0.2), (MOST_DEV, 0.1)))
     train = min(MOST_TRAIN, len(rows) - dev - test)
     dataset = {"path": name, "layout": "columns", "languages": found, "train": train, "dev": dev, "test": test}
-    about = (
-        f"{len(rows)} rows: the first {train} to train on, the next {dev} to watch training, the next {test} to test"
-    )
-    entry = {"license": "unknown", "dataset": dataset}
-    return _Texts(_slug(path.name.split(".")[0], known.corpora), test, about, entry, root)
+    return path.name.split(".")[0], dataset, root, len(rows)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
