@@ -45,7 +45,8 @@ from lensflow.schema.stages import Answering, Extracting, Training
 from lensflow.stages import extract_hidden_states, fit_subspaces, pair_data, prepare_backbone, train
 from lensflow.stages.answer import Session, Speaker
 from lensflow.storage.verified import read_manifest
-from lensflow.workflow import drafting
+from lensflow.workflow.drafts.model import backbone as named_backbone
+from lensflow.workflow.drafts.texts import table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -351,7 +352,7 @@ def load(name: str | Path, *, gpus: int = 0, engine: str = "hf", dtype: str = "f
     Raises:
         LensflowError: there is no such model, or it cannot be used.
     """
-    called, backbone = drafting.backbone(str(name), "load")
+    called, backbone = named_backbone(str(name), "load")
     manifest = _folder() / called / "backbone" / "manifest.json"
     prepare_backbone.prepare_backbone(backbone, Path(), manifest)
     evaluation = parse(Evaluation, {"engine": engine, "dtype": dtype}, "load")
@@ -376,7 +377,7 @@ def corpus(source: str | Path, languages: Sequence[str]) -> Texts:
         for language, file in files.items():
             pair_data.pair_data(place, language, file)
     else:
-        _, found, root, _ = drafting.table(path, languages, languages[0], Path())
+        _, found, root, _ = table(path, languages, Path())
         dataset = CorpusDataset.model_validate(found)
         for language, file in files.items():
             pair_data.pair_dataset(dataset, language, Path(root) if root else None, file)

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from lensflow.errors import LensflowError
-from lensflow.workflow import drafting, project
-from lensflow.workflow.drafting import Request, draft
+from lensflow.workflow import project
+from lensflow.workflow.drafts import drafting, texts
+from lensflow.workflow.drafts.drafting import Request, draft
 from lensflow.workflow.experiment import read
 from tests.workflow.workspace import write_checkpoint
 
@@ -96,7 +97,7 @@ def test_a_budget_lowers_the_number_of_items(here, monkeypatch):
     monkeypatch.setattr(drafting, "CORE_FLOPS", 1e3)
     data = sentences(here / "sentences.csv", 2000)
     limits = [drafted(data=data, budget=minutes)[1].evaluation.limit for minutes in (1, 60, 10**9)]
-    assert limits[0] == drafting.FEWEST_ITEMS and limits[1] <= limits[2] == drafting.MOST_TEST
+    assert limits[0] == drafting.FEWEST_ITEMS and limits[1] <= limits[2] == texts.MOST_TEST
 
 
 def test_a_model_of_the_catalog_and_gpus(here):
@@ -130,7 +131,7 @@ MISTAKES = {
     ),
     "no central column": (
         {"central": "fr", "data": "sentences.csv"},
-        r"no column for fr \(French\); .*; add one called 'fr', since targets are compared .* by --central$",
+        r"no column for fr \(French\); .*; add one called 'fr', or name another central language by --central$",
     ),
     "few rows": ({"data": "few.csv"}, r"--data: few.csv: 5 rows; at least 10 are needed to train and to test"),
     "odd name": ({"data": "my texts.csv"}, r"may have letters, digits, .* alone; rename the file$"),

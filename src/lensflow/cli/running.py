@@ -100,7 +100,7 @@ def _text(args: argparse.Namespace, file: Path) -> str | None:
 
 
 def _drafted(args: argparse.Namespace) -> str:
-    from lensflow.workflow.drafting import Request, draft
+    from lensflow.workflow.drafts.drafting import Request, draft
 
     if args.model is None:
         raise LensflowError("--model: missing; name a folder with a checkpoint, or owner/name on the hub")
