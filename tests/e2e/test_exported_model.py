@@ -68,7 +68,7 @@ def naive_scores(model, requests):
 def test_the_model_card_says_what_it_is(exported, run, manifest):
     card = ModelCard.load(exported / "README.md")
     assert card.data.language == ["en", "zh"]
-    assert (card.data.license, card.data.license_name) == ("other", "Apache-2.0")
+    assert (card.data.license, card.data.license_name) == ("apache-2.0", None)
     source = json.loads(manifest.read_text())["source"]
     for said in (
         source["package"],

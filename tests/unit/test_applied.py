@@ -13,7 +13,7 @@ from lensflow.artifacts.interventions import Intervention
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import AnyMethod
-from lensflow.presentation.model_card import model_card
+from lensflow.presentation.model_card import hub_license, model_card
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.parsing import parse
 from lensflow.stages.train import train_measured
@@ -191,6 +191,19 @@ def test_the_model_card_says_what_was_not_applied(stages, tmp_path, left, marked
     text = model_card(manifest, delta, Intervention(), biased=False)
     assert "| likelihood | en | nll | – | 1.000 | 3 |" in text
     assert ("\n‡ not applied: after training, more than 0.3 of the way" in text) == marked
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("Apache-2.0", ("apache-2.0", None)),
+        ("Gemma Terms of Use", ("gemma", None)),
+        ("Llama 3.1 Community License", ("llama3.1", None)),
+        ("CC BY 9, mine", ("other", "cc-by-9-mine")),
+    ],
+)
+def test_a_licence_has_the_hubs_form(name, called):
+    assert hub_license(name) == called
 
 
 # --- cost.json --------------------------------------------------------------------------------------------------------

@@ -496,6 +496,7 @@ def export(folder, tmp_path):
     home, manifest = tmp_path / "home", tmp_path / "backbone" / "manifest.json"
     arguments = ["--backbone", str(manifest), "--delta", str(folder / "delta.safetensors"), str(home)]
     assert main.main(["export", *arguments]) == 0
+    assert str(tmp_path) not in (home / "README.md").read_text()  # where files lie is nobody's business
     return home, ModelCard.load(home / "README.md").text
 
 
@@ -529,6 +530,8 @@ def test_the_lines_of_an_exported_steering(build, tmp_path):
             assert tokenizer.decode(output[0, len(prompt) :].tolist()) == answer
 
     assert "All weights are the backbone's." in card and "corpus `prompts` for the subspaces" in card
+    assert "**This folder alone answers as the untouched backbone.**" in card
+    assert 'Apply it as "At generation"\nsays, to prompts in sw, zh.' in card
     names = {path.name for path in (home / "intervention").iterdir()}
     assert names == {"intervention.safetensors", "logit_bias.zh.safetensors", "logit_bias.sw.safetensors"}
     (bias,) = load_file(home / "intervention" / "logit_bias.sw.safetensors").values()

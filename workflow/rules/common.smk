@@ -18,6 +18,7 @@ from lensflow.storage.digests import file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.failures import failures
 from lensflow.workflow.plan import Plan, as_parameter, pattern
+from lensflow.workflow.project import INSTALLED
 from lensflow.workflow.stages import STAGES
 
 # Where results lie; a `module` statement can put a prefix before it.
@@ -226,14 +227,17 @@ def drawn_pairs():
 
 
 def command():
-    """The command line that this workflow was started with, up to the target, as seen from the Snakefile's folder."""
-    here = workflow.basedir
+    """The command line that this workflow was started with, up to the target.
+
+    In a clone it is written as seen from there; of an installed workflow, as seen from the run's folder.
+    """
+    installed = HERE == INSTALLED
+    here = Path.cwd() if installed else workflow.basedir
     files = [os.path.relpath(path, here) for path in workflow.overwrite_configfiles]
     values = workflow.config_settings.config_args
     folder = os.path.relpath(Path.cwd(), here)
-    return shlex.join(
+    options = shlex.join(
         [
-            "snakemake",
             *(["--configfile", *files] if files else []),
             *(["--config", *values] if values else []),
             *(["--directory", folder] if folder != "." else []),
@@ -241,6 +245,8 @@ def command():
             "2",
         ]
     )
+    snakefile = '--snakefile "$(lensflow snakefile)" ' if installed else ""
+    return f"snakemake {snakefile}{options}"
 
 
 def of_trainings(name):

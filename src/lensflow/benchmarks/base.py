@@ -181,7 +181,9 @@ class FromCorpus(Benchmark):
     """A benchmark on held-out prompts of a corpus."""
 
     corpus: Name = "embedded"
+    """Corpus that the prompts come from."""
     split: Literal["dev", "test"] = "test"
+    """Split of the corpus: `dev` to choose hyperparameters, `test` to report."""
 
     @property
     def corpora(self) -> tuple[str, ...]:
@@ -228,8 +230,9 @@ class FromDataset(Benchmark):
     """A benchmark whose items come from a data set, with a configuration per language."""
 
     dataset: Dataset
-    # language -> the data set's name for it (ja: jp), or what else is particular to it
+    """Where the items come from."""
     languages: dict[Language, LanguageEntry] = Field(min_length=1)
+    """Language -> the data set's name for it (`ja: jp`), or what else is particular to it."""
 
     def texts(self) -> tuple[str, ...]:
         """Return the columns that a model is asked the text of."""

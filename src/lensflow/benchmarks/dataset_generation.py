@@ -14,7 +14,8 @@ class DatasetGeneration(FromDataset, Decoding):
 
     kind: Literal["dataset_generation"]
     generates: ClassVar[bool] = True
-    prompt: str = "prompt"  # column, or a path into one, such as turns.0
+    prompt: str = "prompt"
+    """Column of the prompt, or a path into one, such as `turns.0`."""
 
     def texts(self) -> tuple[str, ...]:
         """Return the column with the prompt."""

@@ -16,8 +16,9 @@ class MtBench(FromDataset, Decoding):
     kind: Literal["mt_bench"]
     judged: ClassVar[bool] = True
     judge: Judge
-    # Sampling temperature of some categories, `temperature` else; Zheng et al.'s own.
+    """The model that rates answers."""
     temperatures: dict[str, NonNegative] = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+    """Category -> temperature of sampling; other categories have `temperature`. Source: Zheng et al. (2023)."""
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
         """Return its configuration with these languages; no answer depends on who rates it later."""

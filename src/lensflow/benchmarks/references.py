@@ -22,9 +22,12 @@ class References(FromAnswers):
     """
 
     kind: Literal["references"]
-    central: Language = "en"  # the language that answers slip into
-    distractors: Count = 4  # answers of other items for each item
-    seed: int = Field(default=0, ge=0)  # of their draw
+    central: Language = "en"
+    """The language that answers slip into."""
+    distractors: Count = 4
+    """Number of answers of other items that each item's answer is compared with."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of drawing these."""
 
     def reads(self, language: str) -> tuple[str, ...]:
         """Return the language and the central one."""

@@ -1,12 +1,13 @@
 """Subcommands about the configuration: check, show-config, schema."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensflow.cli.commands import CONFIGFILE, Subparsers, add_command, show, summary_of
 from lensflow.errors import LensflowError
+from lensflow.workflow import project
 from lensflow.workflow.stages import STAGES
 
 
@@ -22,12 +23,15 @@ def add(commands: Subparsers) -> None:
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, B/part or B/S/M/seed0",
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    sub = add_command(commands, "explain", explain, summary_of(explain))
+    sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or limit alone")
+    add_command(commands, "snakefile", snakefile, summary_of(snakefile))
     sub = add_command(commands, "schema", schema, summary_of(schema))
     sub.add_argument("--output", type=Path, required=True, help="YAML file to write")
 
 
-def plan_of(files: Sequence[Path]) -> Any:
-    """Return the plan of the configuration here.
+def plan_of(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> Any:
+    """Return the plan of a configuration, of files and what is on top of them.
 
     Raises:
         LensflowError: the configuration is not valid.
@@ -35,22 +39,32 @@ def plan_of(files: Sequence[Path]) -> Any:
     from lensflow.workflow.experiment import read
     from lensflow.workflow.plan import Plan
 
-    return Plan(read(files, Path()), Path.cwd(), Path.cwd())
+    return Plan(read(files, project.folder(), more), Path.cwd(), project.folder().absolute())
 
 
 def check(args: argparse.Namespace) -> None:
     """Check a configuration and everything that it names."""
+    plan = checked_plan(args.configfile, args.results)
+    print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
+
+
+def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] | None = None) -> Any:
+    """Return the plan of a configuration that was checked with everything that it names; print hints.
+
+    Raises:
+        LensflowError: something is wrong.
+    """
     from lensflow.artifacts.hub import datasets_root
     from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
     from lensflow.workflow.inputs import check_data
 
-    plan = plan_of(args.configfile)
-    plan.check_disk(args.results)
+    plan = plan_of(files, more)
+    plan.check_disk(results)
     check_data(plan, datasets_root(plan.config.datasets_root))
     plan.check_backbones()
     for line in hints(plan, gpu_memory_gb()):
         print(f"hint: {line}")
-    print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
+    return plan
 
 
 def show_config(args: argparse.Namespace) -> None:
@@ -60,6 +74,18 @@ def show_config(args: argparse.Namespace) -> None:
     if len(parts) != len(stage.scope):
         raise LensflowError(f"'{args.name}': stage {stage.name} works on {'/'.join(stage.scope)}")
     print(show(plan_of(args.configfile).config_of(stage.name, dict(zip(stage.scope, parts, strict=True)))))
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Print what a key of the configuration means, its values and its default."""
+    from lensflow.workflow import explaining
+
+    print(explaining.explain(args.key))
+
+
+def snakefile(args: argparse.Namespace) -> None:
+    """Print where the installed workflow's Snakefile is, for snakemake --snakefile or a module statement."""
+    print(project.INSTALLED / "Snakefile")
 
 
 def schema(args: argparse.Namespace) -> None:

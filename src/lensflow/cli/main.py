@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from lensflow.cli import configuration, measuring, results, stages, tables
+from lensflow.cli import configuration, measuring, results, running, stages, tables
 from lensflow.errors import LensflowError
 
 # What the system refuses -> what to do. Found by its words: libraries wrap its errors in types of their own.
@@ -24,12 +24,13 @@ REFUSALS = {
     errno.EACCES: "the results folder must not be written; change its permissions, or run elsewhere (--directory)",
     errno.ENOMEM: "not enough memory; free some, or run where there is more",
 }
-GROUPS = (stages, tables, results, measuring, configuration)
+GROUPS = (running, configuration, results, measuring, tables, stages)  # in the order of --help
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
-    top = argparse.ArgumentParser(prog="lensflow", description="Stages of the Lens pipeline; snakemake calls them.")
+    summary = "Make a language model better in other languages, and measure whether it is."
+    top = argparse.ArgumentParser(prog="lensflow", description=summary)
     top.set_defaults(logged=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:

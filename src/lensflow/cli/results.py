@@ -1,7 +1,6 @@
 """Subcommands about a results folder: trace, verify, crate, export."""
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from lensflow.cli.commands import Subparsers, add_command, summary_of
@@ -54,23 +53,6 @@ def crate(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
-    from lensflow.artifacts import checkpoint, interventions
-    from lensflow.artifacts import export as exporting
-    from lensflow.models import logit_bias
-    from lensflow.presentation.model_card import model_card
-    from lensflow.storage.atomic import write_text
+    from lensflow.presentation.exporting import export
 
-    if not args.delta.is_file():
-        raise LensflowError(f"{args.delta}: no such file; train the method, or name its delta.safetensors")
-    manifest, applied = checkpoint.verify(args.backbone), args.delta.with_name(interventions.NAME)
-    intervention = interventions.load(applied)
-    biases = logit_bias.logit_biases(args.backbone.parent, intervention.shifts)
-    card = model_card(manifest, args.delta, intervention, biased=bool(biases))
-    with tempfile.TemporaryDirectory(dir=args.backbone.parent) as temporary:
-        exported = Path(temporary) / "checkpoint" / "manifest.json"
-        exporting.export(args.backbone, args.delta, exported)
-        if intervention.width is not None:
-            logit_bias.hand_on(applied, biases, exported.parent)
-        write_text(exported.parent / "README.md", card)
-        exporting.copy_out(exported.parent, args.folder)
-    print(f"{args.folder}: load it with transformers or vLLM")
+    print(export(args.backbone, args.delta, args.folder))

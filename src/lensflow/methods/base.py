@@ -50,8 +50,11 @@ class Pushing(Method):
 
     needs_states: ClassVar[bool] = True
 
-    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")  # λ, or λ a language
-    lambda_unit: Literal["absolute", "state_norm"] = "absolute"  # absolute: λδ (paper); state_norm: λ‖h‖ δ/‖δ‖
+    strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")
+    """λ, the length of the push: one number, or one per language (paper, section 3.2)."""
+    lambda_unit: Literal["absolute", "state_norm"] = "absolute"
+    """`absolute`: the push is λδ (paper). `state_norm`: λ‖h‖ δ/‖δ‖, so that λ is relative to the mean state's
+    length."""
 
     def strength_of(self, language: str) -> float:
         """λ of one target language."""
@@ -67,9 +70,12 @@ class Pushing(Method):
 class Lora(Strict):
     """Low-rank adapters of every linear layer but the output layer, merged into the weights at the end (peft)."""
 
-    rank: Count = 8  # peft
-    alpha: Positive = 16.0  # Alpaca-LoRA
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05  # Alpaca-LoRA
+    rank: Count = 8
+    """Rank of the adapters. Source: peft."""
+    alpha: Positive = 16.0
+    """Scale of the adapters. Source: Alpaca-LoRA."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the adapters. Source: Alpaca-LoRA."""
 
 
 class FineTuning(Method):
@@ -78,17 +84,28 @@ class FineTuning(Method):
     `alpaca` is Stanford Alpaca, whose values the published code of QAlign (Zhu et al., 2024) has, too.
     """
 
-    examples: Count | None = None  # a language, the first ones of the train split; null: all
-    max_tokens: Annotated[int, Field(ge=2)] = 512  # of an example, of which the end is cut off; alpaca
-    lora: Lora | None = Lora()  # null: all weights train
-    lr: Positive = 2e-4  # of adapters: QLoRA (Dettmers et al., 2023); for all weights: 2e-5 (alpaca)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # alpaca
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03  # share of the steps; alpaca
-    weight_decay: NonNegative = 0.0  # alpaca; HF's Trainer
-    max_grad_norm: Positive = 1.0  # HF's Trainer
-    epochs: Count = 3  # alpaca; HF's Trainer
-    batch_size: Count = 8  # examples; HF's Trainer
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; the weights are float32 either way
+    examples: Count | None = None
+    """Number of items per language, the first ones of the train split. The default is all."""
+    max_tokens: Annotated[int, Field(ge=2)] = 512
+    """Longest example in tokens; longer ones lose their end. Source: Alpaca."""
+    lora: Lora | None = Lora()
+    """Adapters on every linear layer but the output layer; null trains all weights."""
+    lr: Positive = 2e-4
+    """Learning rate of AdamW. Source for adapters: QLoRA (Dettmers et al., 2023); for all weights 2e-5 (Alpaca)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Schedule of the learning rate. Source: Alpaca."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Warm-up as a share of the steps. Source: Alpaca."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay. Source: Alpaca and HF's Trainer."""
+    max_grad_norm: Positive = 1.0
+    """Gradient clipping norm. Source: HF's Trainer."""
+    epochs: Count = 3
+    """Number of epochs. Source: Alpaca and HF's Trainer."""
+    batch_size: Count = 8
+    """Examples per step. Source: HF's Trainer."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the computation; the weights are float32 in both cases."""
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are as many examples as asked for."""

@@ -13,6 +13,7 @@ class Cpt(FineTuning):
 
     kind: Literal["cpt"]
     languages: Literal["targets", "all"] = "targets"
+    """Train on the `targets`, or on `all` languages."""
 
     def languages_in(self, setting: Setting) -> tuple[str, ...]:
         """Return the languages that are trained on."""

@@ -26,8 +26,10 @@ class Prompt(Method):
     told_language: ClassVar[bool] = True
 
     kind: Literal["prompt"]
-    instruction: str | dict[Language, str] = f"Answer in {SLOT}."  # a template, or language -> its own text
-    place: Literal["before", "after"] = "before"  # of the prompt, on a line of its own
+    instruction: str | dict[Language, str] = f"Answer in {SLOT}."
+    """A template that names the language in English, or language -> its own text."""
+    place: Literal["before", "after"] = "before"
+    """Whether the instruction stands `before` or `after` the prompt, on a line of its own."""
 
     @field_validator("instruction")
     @classmethod

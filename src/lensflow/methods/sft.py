@@ -16,6 +16,7 @@ class Sft(FineTuning):
 
     kind: Literal["sft"]
     languages: Literal["targets", "all"] = "targets"
+    """Train on the `targets`, or on `all` languages."""
 
     def languages_in(self, setting: Setting) -> tuple[str, ...]:
         """Return the languages that are trained on."""

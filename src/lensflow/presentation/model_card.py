@@ -1,5 +1,6 @@
 """The model card of an exported checkpoint: what it was made from, how, and how it scored."""
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
@@ -18,6 +19,24 @@ from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_json
 
 TEMPLATE = Path(str(files("lensflow"))) / "templates" / "model_card.md.j2"
+# What the hub calls licences (huggingface.co/docs/hub/repositories-licenses); all others are `other`, with a name.
+_HUB_LICENSES = (
+    "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m "
+    "afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 "
+    "cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
+    "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 "
+    "cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl "
+    "gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr "
+    "mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr "
+    "deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 "
+    "grok2-community gemma unknown"
+)
+HUB_LICENSES = frozenset(_HUB_LICENSES.split())
+_OF_MAKERS = {
+    "gemma terms of use": "gemma",
+    "meta llama 3 community license": "llama3",
+    **{f"llama {version} community license": f"llama{version}" for version in ("3.1", "3.2", "3.3")},
+}
 
 
 def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervention, *, biased: bool) -> str:
@@ -36,14 +55,15 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
     run = delta.parent
     config = read_json(run / "config.json")
     setting, source = config["setting"], manifest["source"]
+    license_id, license_name = hub_license(manifest["license"])
     with safe_open(checked(delta), framework="pt") as file:
         changed = sorted(file.keys())
     return str(
         ModelCard.from_template(
             ModelCardData(
                 language=setting["languages"],
-                license="other",
-                license_name=manifest["license"],
+                license=license_id,
+                license_name=license_name,
                 library_name="transformers",
                 pipeline_tag="text-generation",
                 base_model=source.get("name"),
@@ -52,7 +72,7 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
             template_path=str(TEMPLATE),
             name=run.parts[-2] if len(run.parts) > 1 else "lens",
             kind=config["method"]["kind"],
-            source=source,
+            source=_public(source),
             manifest=manifest,
             setting=setting,
             targets=[language for language in setting["languages"] if language != setting["central"]],
@@ -65,6 +85,19 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
             version=version("lensflow"),
         )
     )
+
+
+def hub_license(name: str) -> tuple[str, str | None]:
+    """Return the hub's own name of a licence; of one that the hub has no name for, `other` and a name in its form."""
+    called = _OF_MAKERS.get(name.lower(), name.lower())
+    if called in HUB_LICENSES:
+        return called, None
+    return "other", re.sub(r"[^a-z0-9.]+", "-", called).strip("-.") or "other"
+
+
+def _public(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says of a backbone's source: of a local folder, its name and not where it lies."""
+    return dict(source) | ({"path": Path(source["path"]).name} if source.get("kind") == "folder" else {})
 
 
 def _warning(cost: Path) -> str:

@@ -104,11 +104,8 @@ class _Bare(ast.NodeTransformer):
     """Removes docstrings and the texts of exceptions."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [statement for statement in body if not _is_docstring(statement)]
         return super().generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
@@ -117,6 +114,12 @@ class _Bare(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         makes_exception = isinstance(node.func, ast.Name) and node.func.id.endswith("Error")
         return _without_texts(node) if makes_exception else self.generic_visit(node)
+
+
+def _is_docstring(statement: ast.AST) -> bool:
+    """Return whether a statement is a text alone: the docstring of what is around it or of the attribute before it."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _without_texts(node: ast.AST) -> ast.AST:

@@ -13,9 +13,12 @@ class PackageSource(Strict):
     """Model weights in GGUF form that a Python package carries, perhaps in parts."""
 
     kind: Literal["package"]
-    package: str  # the distribution to install when a part is missing
-    parts: tuple[PathBelow, ...] = Field(min_length=1, strict=False)  # paths below site-packages, in order
-    sha256: str = Field(pattern=SHA256_PATTERN)  # of the concatenated parts
+    package: str
+    """Distribution to install if a part is missing."""
+    parts: tuple[PathBelow, ...] = Field(min_length=1, strict=False)
+    """Paths of the parts below site-packages, in order."""
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    """Checksum of the parts put together."""
 
 
 class HubSource(Strict):
@@ -23,7 +26,9 @@ class HubSource(Strict):
 
     kind: Literal["hub"]
     name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """The repository, owner/name."""
     revision: str = Field(pattern=REVISION_PATTERN)
+    """Commit of the repository, 40 hexadecimal digits."""
 
 
 class FolderSource(Strict):
@@ -31,6 +36,7 @@ class FolderSource(Strict):
 
     kind: Literal["folder"]
     path: str
+    """The folder; a relative path starts from the run's folder."""
 
 
 class PlainPrompt(Strict):
@@ -38,6 +44,7 @@ class PlainPrompt(Strict):
 
     format: Literal["plain"]
     template: str = "Question: {prompt}\nAnswer:"
+    """Text around a prompt; it has `{prompt}` once."""
 
     @field_validator("template")
     @classmethod
@@ -56,11 +63,14 @@ class ChatPrompt(Strict):
     """A prompt in the tokenizer's own chat template (paper: the backbones are chat models)."""
 
     format: Literal["chat"]
-    system: str | None = None  # null: no system message; code: "" for training, "You are a helpful assistant." to probe
-    # Variables that the template reads, such as enable_thinking: false; values are those of JSON.
+    system: str | None = None
+    """System message; null gives none. Published code: an empty one to train, \"You are a helpful assistant.\"
+    to probe."""
     template_variables: dict[str, str | int | float | bool | None] = {}
-    # What a template that prints today's date prints; this default is what Llama 3.2's template falls back to.
+    """Variables that the chat template reads, such as `{enable_thinking: false}`. Their values are values of JSON."""
     date: Annotated[datetime.date, Field(strict=False)] = datetime.date(2024, 7, 26)
+    """Date that a template prints instead of today's, so that a prompt is the same every day. The default is
+    what Llama 3.2's template falls back to."""
 
     @field_validator("template_variables")
     @classmethod
@@ -77,25 +87,37 @@ Prompt = Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
 class Resources(Strict):
     """What a backbone needs of the machine; never changes a result."""
 
-    disk_gb: Positive | None = None  # of the checkpoint that prepare_backbone writes; checked against the free space
-    gpus: Annotated[int, Field(ge=0)] = 0  # that evaluation shares the model's tensors over; other stages take one
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of a GPU's memory that vLLM takes
-    answer_jobs: Count = 1  # how many jobs, perhaps on as many machines, the answering of checkpoints is spread over
-    mem_gb: Positive | None = None  # main memory of a job that loads the model; null: what the demo's models need
-    runtime: Count | None = None  # minutes of such a job on a cluster; null: an hour
-    threads: Count | None = None  # of evaluation, and of training on all layers; null: all of Snakemake's --cores
-    partition: str | None = None  # of SLURM, for such jobs; null: the cluster's own choice
+    disk_gb: Positive | None = None
+    """GB of the checkpoint that prepare_backbone writes. The free space is checked against it."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs that evaluation spreads the model over. Other stages take one, or none with 0."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that vLLM takes."""
+    answer_jobs: Count = 1
+    """Number of jobs, perhaps on as many machines, that answering is spread over."""
+    mem_gb: Positive | None = None
+    """GB of main memory of a job that loads the model. The default is what the demo's models need."""
+    runtime: Count | None = None
+    """Minutes of such a job on a cluster. The default is an hour."""
+    threads: Count | None = None
+    """Threads of evaluation, and of training on all layers. The default is all of Snakemake's `--cores`."""
+    partition: str | None = None
+    """SLURM partition of such jobs. The default is the cluster's own choice."""
 
 
 class Source(Strict):
     """Where a backbone comes from and how it is prompted: everything of it that changes a result."""
 
     source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
+    """Where the weights come from: a package, the hub or a folder."""
     license: str
+    """Licence of the weights, as the model card is to name it."""
     prompt: Prompt
+    """How a prompt is presented to the model: in its chat template, or plain."""
 
 
 class Backbone(Source):
     """A model that is untouched so far."""
 
     resources: Resources = Resources()
+    """What the backbone needs of the machine; it never changes a result."""

@@ -11,23 +11,41 @@ from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION
 class CorpusDataset(Strict):
     """A data set of the hub, or a local folder that opens like it, as a corpus."""
 
-    path: str = Field(pattern=HUB_NAME_PATTERN)  # on the hub, or below datasets_root
-    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)  # null: its newest
-    file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)  # of it, read as it is; {config}, {split}
-    field: str | None = None  # key of a JSON file that holds the rows
-    config: str | None = None  # its configuration; not with layout `configs`
+    path: str = Field(pattern=HUB_NAME_PATTERN)
+    """Data set of the hub or below `datasets_root`, or a file: CSV, TSV, JSON, JSON lines, Parquet, or a zip
+    archive of these."""
+    revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
+    """Commit of the hub's data set. The default is the newest, which is then written down beside the texts."""
+    file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)
+    """One file of the data set, which is read as it is. `{config}` stands for the language's configuration,
+    `{split}` for the split."""
+    field: str | None = None
+    """Key of a JSON file that holds the rows."""
+    config: str | None = None
+    """Configuration of the data set; with layout `configs`, each language has its own."""
     split: str = "train"
-    # columns: a column a language; configs: a configuration a language; rows: a column says each row's language
+    """Split of the data set that the items come from."""
     layout: Literal["columns", "configs", "rows"]
-    languages: dict[Language, str] = Field(min_length=1)  # language -> name of its column, configuration or value
-    language: str | None = None  # layout rows: the column with the language
-    prompt: str = "{prompt}"  # layouts configs and rows: text with {column} for what stands in a column
-    answer: str | None = None  # the same for the answer
-    id: str | None = None  # column that identifies an item in every language; null: its place
-    aligned: bool = True  # whether items of one id are translations of each other; others serve only for probing
-    train: Count  # so many items, then so many of dev and of test
+    """Where the languages are. `columns`: a column per language. `configs`: a configuration per language.
+    `rows`: a column names each row's language."""
+    languages: dict[Language, str] = Field(min_length=1)
+    """Language -> its column, its configuration, or its value in the language column."""
+    language: str | None = None
+    """With layout `rows`, the column that names the language."""
+    prompt: str = "{prompt}"
+    """With layouts `configs` and `rows`, the text of a prompt; `{column}` stands for what a column holds."""
+    answer: str | None = None
+    """The same for the answer. Without it, the corpus has no answers."""
+    id: str | None = None
+    """Column that identifies an item in every language. The default is the item's position."""
+    aligned: bool = True
+    """Whether items of one id are translations of each other. Other corpora serve for probing alone."""
+    train: Count
+    """Number of items to train on, the first ones."""
     dev: Annotated[int, Field(ge=0)] = 0
+    """Number of items after those, which watch training."""
     test: Annotated[int, Field(ge=0)] = 0
+    """Number of items after those, which are held out."""
 
     @model_validator(mode="after")
     def _fits_its_layout(self) -> Self:
@@ -41,10 +59,14 @@ class CorpusDataset(Strict):
 class Corpus(Strict):
     """Parallel prompts: the embedded ones, `train.jsonl`, `dev.jsonl` and `test.jsonl` in a folder, or a data set."""
 
-    path: str | None = None  # folder, or `embedded`, `embedded-1`, `embedded-udhr`
+    path: str | None = None
+    """Folder with train.jsonl, dev.jsonl and test.jsonl, or `embedded`, `embedded-1`, `embedded-udhr`."""
     dataset: CorpusDataset | None = None
+    """A data set, instead of `path`."""
     license: str
-    max_tokens: Annotated[int, Field(ge=2)] | None = None  # null: extraction.max_tokens; code: 64 to probe, 128 else
+    """Licence of the texts."""
+    max_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Longest prompt in tokens. The default is `extraction.max_tokens`. Published code: 64 to probe, 128 to train."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

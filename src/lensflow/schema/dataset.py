@@ -12,15 +12,23 @@ from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION
 class Dataset(Strict):
     """Where a benchmark's items come from: a data set of the hub, a local folder that opens like it, or a generator."""
 
-    path: str = Field(pattern=HUB_NAME_PATTERN)  # on the hub, or below datasets_root
-    # Commit of the hub's data set; null: its newest, which is then written down beside the items.
+    path: str = Field(pattern=HUB_NAME_PATTERN)
+    """Data set of the hub or below `datasets_root`, or a file."""
     revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
-    file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)  # of it, read as it is; {config}, {split}
-    field: str | None = None  # key of a JSON file that holds the rows
+    """Commit of the hub's data set. The default is the newest, which is then written down beside the items."""
+    file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)
+    """One file of the data set, which is read as it is. `{config}` stands for the language's configuration,
+    `{split}` for the split."""
+    field: str | None = None
+    """Key of a JSON file that holds the rows."""
     split: str = "test"
-    fewshot_split: str | None = None  # where lm-eval takes examples from; null: there are none, or overrides holds them
-    columns: tuple[str, ...] = Field(min_length=1, strict=False)  # that every item must have
-    id: str | None = None  # column that identifies an item; null: its place
+    """Split that is evaluated."""
+    fewshot_split: str | None = None
+    """Split that lm-eval takes few-shot examples from. Without it there are none, or `overrides` holds them."""
+    columns: tuple[str, ...] = Field(min_length=1, strict=False)
+    """Columns that every item must have."""
+    id: str | None = None
+    """Column that identifies an item. The default is the item's position."""
 
     @model_validator(mode="after")
     def _examples_of_their_own(self) -> Self:
@@ -40,8 +48,13 @@ class Dataset(Strict):
 class LanguageEntry(Strict):
     """What is particular to one language of a data set."""
 
-    config: str  # name of the data set's configuration
-    dataset: Dataset | None = None  # another data set with the same columns, such as an English original
+    config: str
+    """The data set's configuration of the language."""
+    dataset: Dataset | None = None
+    """Another data set with the same columns, such as an English original."""
     task: str | None = Field(default=None, pattern=TASK_PATTERN)
+    """Task of lm-eval for this language alone."""
     variables: dict[str, Any] = {}
+    """Constants for the task file's templates in this language."""
     overrides: dict[str, Any] = {}
+    """New values for keys of the task file in this language."""

@@ -12,10 +12,15 @@ class Decoding(Strict):
     """How answers are generated."""
 
     max_new_tokens: Count = 32
-    # Room of an answer in characters, so that languages with poor tokenizers get as much as others; null: tokens alone.
-    # An answer that only repeats itself ends before.
+    """Longest answer in tokens."""
     max_characters: Count | None = None
+    """Longest answer in characters, so that all languages get the same room whatever their tokenizer. An answer
+    that only repeats itself ends earlier. The default is no limit."""
     stop: tuple[str, ...] = Field(default=(), strict=False)
-    temperature: NonNegative = 0.0  # 0: greedy
+    """Texts that end an answer."""
+    temperature: NonNegative = 0.0
+    """Temperature of sampling; 0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0  # of sampling
+    """Nucleus sampling: the likeliest tokens with this share of the probability."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of sampling."""

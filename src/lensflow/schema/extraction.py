@@ -16,13 +16,21 @@ Attention = Literal["sdpa", "eager"]
 class Extraction(Strict):
     """How texts are turned into hidden states, the same for every setting."""
 
-    max_tokens: Annotated[int, Field(ge=2)] = 128  # code: 64 for probing, 128 for training
-    truncation_side: Literal["left", "right"] = "left"  # left keeps the end of the prompt; code: right
+    max_tokens: Annotated[int, Field(ge=2)] = 128
+    """Longest prompt in tokens; longer ones are truncated. Published code: 64 to probe, 128 to train."""
+    truncation_side: Literal["left", "right"] = "left"
+    """`left` keeps the end of the prompt, where the answer begins. Published code: `right`."""
     pooling: Pooling = "last"
-    # Token states entering the last so many layers are cached for training; 0 for none.
+    """What stands for a text: the state of its `last` token (paper), or the `mean` over its tokens."""
     trainable_layers: Annotated[int, Field(ge=0)] = 2
-    batch_tokens: Count = 512  # padded tokens a forward pass; does not change results beyond rounding
-    # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
+    """Number of top layers whose input states are kept of all tokens. No variant of Lens can train more layers;
+    0 keeps none."""
+    batch_tokens: Count = 512
+    """Padded tokens per forward pass; results change only by rounding."""
     memory: Literal["resident", "stream"] = "resident"
-    dtype: Literal["float32", "bfloat16"] | None = None  # that the layers run in; null: the checkpoint's own
-    attention: Attention = "sdpa"  # of extraction, and of training on its states
+    """`resident` holds the whole backbone. `stream` holds one layer at a time, which is read from the weight
+    files. Both give the same bits."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the layers and of the stored states. The default is the checkpoint's own."""
+    attention: Attention = "sdpa"
+    """Attention implementation in extraction and in training on its states."""

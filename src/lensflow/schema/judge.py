@@ -12,11 +12,20 @@ class Judge(Strict):
     """An OpenAI-compatible endpoint that rates answers."""
 
     model: str
+    """Name of the judge at the endpoint, with its version."""
     base_url: str = Field(default="https://api.openai.com/v1", pattern=URL_PATTERN)
-    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; unset: none is sent
-    temperature: NonNegative = 0.0  # Zheng et al. (2023)
-    max_tokens: Count = 2048  # of a verdict; the same
-    timeout: Positive = 120.0  # seconds a request
+    """The endpoint up to `/v1`, without a user or key."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key. If it is unset, no key is sent."""
+    temperature: NonNegative = 0.0
+    """Temperature of a verdict (Zheng et al., 2023)."""
+    max_tokens: Count = 2048
+    """Longest verdict in tokens (Zheng et al., 2023)."""
+    timeout: Positive = 120.0
+    """Seconds until a request counts as lost."""
     retries: Annotated[int, Field(ge=0)] = 4
-    requests_per_minute: Positive | None = None  # null: no limit
-    parallel: Count = 4  # requests at a time
+    """Number of retries after a request that failed."""
+    requests_per_minute: Positive | None = None
+    """Most requests per minute, retries included. The default is no limit."""
+    parallel: Count = 4
+    """Number of requests at a time."""

@@ -12,12 +12,20 @@ class Setting(Strict):
     """Which languages are treated together, and on which texts."""
 
     central: Language
+    """The language that the others are moved towards and that must not get worse; one of `languages`."""
     languages: tuple[Language, ...] = Field(strict=False)
+    """The central language and its targets, at least two."""
     probing: Name = "embedded"
+    """Corpus that the language subspaces are fitted on."""
     training: Name = "embedded"
-    space: Literal["post_norm", "pre_norm"] = "post_norm"  # code: the last entry of HF's hidden_states
-    rank: Count | None = None  # paper, section 3.1: K-1, which is what null means
-    probing_texts: Count | None = None  # the first so many train texts a language fit the subspaces; null: all
+    """Corpus that methods train on."""
+    space: Literal["post_norm", "pre_norm"] = "post_norm"
+    """`post_norm`: states of the top layer after the final norm, HF's last hidden state (published code).
+    `pre_norm`: before it."""
+    rank: Count | None = None
+    """Dimensions of the language-specific subspace. The default is K-1 for K languages (paper, section 3.1)."""
+    probing_texts: Count | None = None
+    """Number of train texts per language that fit the subspaces; the first ones are taken. The default is all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

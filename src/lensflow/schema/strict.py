@@ -11,7 +11,9 @@ from lensflow.schema.messages import did_you_mean
 class Strict(BaseModel):
     """A frozen configuration section that knows its keys and does not convert types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -31,29 +31,38 @@ from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
 class Axis(Strict):
     """A key and its values."""
 
-    key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")  # of the method, or, with `setting.`, of the setting
+    key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")
+    """Key of the method, such as `lambda`, or with `setting.` before it a key of the setting."""
     values: tuple[str | int | float | None, ...] = Field(min_length=1, strict=False)
+    """The values that the key takes; each one is a run of its own."""
 
 
 class Sweep(Axis):
     """One key of a method or a setting at several values, each of which is a run of its own."""
 
-    method: Name  # that the key belongs to, or that runs in the changed settings
-    by: Axis | None = None  # a second key: all of its values with all of the first one's
+    method: Name
+    """Method that the key belongs to, or that runs in the changed settings."""
+    by: Axis | None = None
+    """A second key. All of its values are combined with all values of the first key."""
 
 
 class Run(Strict):
     """A block of experiments: every combination of what it lists."""
 
     backbones: tuple[Name, ...] = Field(min_length=1, strict=False)
+    """Backbones of the catalog or of the file."""
     settings: tuple[Name, ...] = Field(min_length=1, strict=False)
+    """Settings of the catalog or of the file."""
     methods: tuple[Name, ...] = Field(min_length=1, strict=False)
-    # benchmark -> its languages; null for those of the setting, which is what a plain name in a list means
+    """Methods of the catalog or of the file. `base` is the untouched backbone, which the others are compared with."""
     benchmarks: dict[Name, Annotated[tuple[Language, ...], Field(strict=False, min_length=1)] | None] = Field(
         min_length=1
     )
+    """Benchmarks, each in the languages of the setting, or in named ones: `[generation, xcopa: [zh, sw]]`."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+    """Seeds of training: the order of batches, and what a control draws."""
     sweeps: tuple[Name, ...] = Field(default=(), strict=False)
+    """Names of sweeps that run as well."""
 
     @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
     @classmethod
@@ -75,14 +84,20 @@ class Run(Strict):
 class Config(Strict):
     """The whole configuration, as `config/catalog/*.yaml` and one of `config/*.yaml` give it."""
 
-    title: str
+    title: str | None = None
+    """Title of the report. Without one, the report is called by its methods and backbones."""
     backbones: dict[Name, Backbone]
+    """Models that exist, by name."""
     corpora: dict[Name, Corpus]
+    """Parallel texts that exist, by name."""
     settings: dict[Name, Setting]
+    """Groups of languages that are treated together, by name."""
     methods: dict[Name, AnyMethod]
+    """What can be done to a backbone, by name."""
     benchmarks: dict[Name, AnyBenchmark]
-    datasets_root: str | None = None  # folder of local copies of the hub's data sets; or LENSFLOW_DATASETS_ROOT
-    # By how much a metric may get worse in the central language and still count as kept (test of non-inferiority).
+    """What checkpoints can be measured with, by name."""
+    datasets_root: str | None = None
+    """Folder of local copies of the hub's data sets. The environment variable LENSFLOW_DATASETS_ROOT does the same."""
     retention_margins: dict[str, Positive] = {
         "usable": 0.05,
         "fidelity": 0.05,
@@ -90,13 +105,21 @@ class Config(Strict):
         "nll": 0.05,
         "rating": 0.5,
     }
-    versus: Name | None = None  # a method that all others are compared with directly, as they are with base
-    # YAML file with the primary claims of a study (`schema.protocol.Protocol`); null: two claims about each method.
+    """Metric -> by how much it may get worse in the central language and still count as kept (test of
+    non-inferiority)."""
+    versus: Name | None = None
+    """A method of `runs` that all others are also compared with, as they are with base."""
     protocol: str | None = None
+    """YAML file with the primary claims of a study (`schema.protocol.Protocol`). Without one, the run makes two
+    claims about each method."""
     extraction: Extraction = Extraction()
+    """How texts become hidden states."""
     evaluation: Evaluation = Evaluation()
+    """How checkpoints are evaluated."""
     sweeps: dict[Name, Sweep] = {}
+    """Keys that are tried at several values, by name."""
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
+    """What to run: every combination of what an entry lists."""
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -182,8 +205,10 @@ def _children(value: Any) -> Iterable[Any]:
 def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
     """Read a configuration: dictionaries are merged deeply, lists replaced.
 
+    A configuration that names no runs changes the demo. Any other lies on top of the catalogs alone.
+
     Args:
-        files: YAML files on top of the catalog and the demo.
+        files: YAML files.
         root: folder that holds `config/`.
         more: on top of the files.
 
@@ -193,9 +218,11 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     from snakemake.utils import update_config  # takes half a second
 
     merged: dict[str, Any] = {}
-    paths = [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]
-    contents = [(str(path), read_yaml(path)) for path in paths]
-    for where, content in [*contents, ("config", dict(more or {}))]:
+    own = [*((str(path), read_yaml(path)) for path in files), ("config", dict(more or {}))]
+    below = sorted((root / "config/catalog").glob("*.yaml"))
+    if not any(isinstance(content, dict) and "runs" in content for _, content in own):
+        below.append(root / "config/demo.yaml")
+    for where, content in [*((str(path), read_yaml(path)) for path in below), *own]:
         if not isinstance(content, dict):
             raise LensflowError(f"{where}: must be a mapping of keys, such as runs, to values")
         try:

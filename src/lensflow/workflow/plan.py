@@ -491,7 +491,7 @@ class Plan:
         order = list(dict.fromkeys([BASE, *(c.method for c in self.shown())]))
         chosen = {name: self.config.methods[name] for name in order}
         return {
-            "title": self.config.title,
+            "title": self.config.title or self._title(),
             "backbones": {
                 name: {"license": self.config.backbones[name].license, **self.prepare_backbone(name)["backbone"]}
                 for name in self.backbones
@@ -505,6 +505,11 @@ class Plan:
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
         }
+
+    def _title(self) -> str:
+        methods = list(dict.fromkeys(checkpoint.method for checkpoint in self.trained())) or [BASE]
+        named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
+        return f"{named} on {', '.join(self.backbones)}"
 
     def check_backbones(self) -> None:
         """Check that the backbones can be prompted and trained as they should be, without their weights.

@@ -16,16 +16,24 @@ class Task(FromDataset):
     """A task of lm-eval, or a task file of one's own in its format."""
 
     kind: Literal["lm_eval"]
-    # folder/name, the folder below the project's or below lm-eval's own tasks; {code} is the language's configuration
     task: str = Field(pattern=TASK_PATTERN)
-    functions: bool = False  # whether a task file of one's own may name Python functions, which then run
-    chat: bool = False  # in the backbone's prompt format; False: the task's text as it is, as lm-eval does
-    fewshot_seed: int = Field(default=1234, ge=0)  # of the examples that are drawn; lm-eval's own
-    variables: dict[str, Any] = {}  # constants that the task file's templates can name
-    overrides: dict[str, Any] = {}  # keys of the task file with other values, such as num_fewshot
-    # Regular expression whose first group, in an item's id, names the unit that statistics count; null: the item.
+    """Task file, folder/name: below this project, or of lm-eval's own. `{code}` stands for the language's
+    configuration."""
+    functions: bool = False
+    """Whether a task file of your own may name Python functions, which then run."""
+    chat: bool = False
+    """true puts the text into the backbone's prompt format; false keeps it as lm-eval does."""
+    fewshot_seed: int = Field(default=1234, ge=0)
+    """Seed of the few-shot examples that are drawn. Source: lm-eval."""
+    variables: dict[str, Any] = {}
+    """Constants that the task file's templates can name."""
+    overrides: dict[str, Any] = {}
+    """New values for keys of the task file, such as `num_fewshot`."""
     unit: str | None = None
-    metrics: dict[Name, str] = {"accuracy": "acc"}  # name in the tables -> lm-eval's "metric" or "metric,filter"
+    """Regular expression on an item's id. Items with the same first group count as one unit in statistics. The
+    default is the item."""
+    metrics: dict[Name, str] = {"accuracy": "acc"}
+    """Name in the tables -> lm-eval's `metric` or `metric,filter`."""
 
     def code_of(self, language: str, roots: Sequence[Path]) -> str:
         """Return the digest of the task's file and of what the file names."""

@@ -16,40 +16,62 @@ class LensWeights(Strict):
     """Weights of the three terms of the loss; a term of weight 0 is ablated."""
 
     pull: NonNegative = 1.0
+    """Weight of the pull term; 0 ablates it."""
     push: NonNegative = 1.0
+    """Weight of the push term; 0 ablates it."""
     retain: NonNegative = 1.0
+    """Weight of the retain term; 0 ablates it."""
 
 
 class Until(Strict):
     """Training goes on, epoch by epoch, until the push has got where it should or the epochs are over."""
 
-    # Of the way to the push target, mean over train texts and targets (1 = untouched); looked at after every epoch.
     residual: Annotated[float, Field(gt=0, lt=1)]
-    epochs: Count  # at most
+    """Share of the way to the push target that may be left, the mean over train texts and targets (1 =
+    untouched). It is computed after every epoch."""
+    epochs: Count
+    """Most epochs."""
 
 
 class Lens(Pushing):
     """Language subspace manipulation (paper, section 3.2)."""
 
     kind: Literal["lens"]
-    layers: Count = 2  # top decoder layers that train; code: the last 1-2 of 32
-    # Where a target is pushed: along its own δ (paper), or, as controls, along a random direction or another target's.
+    layers: Count = 2
+    """Number of top decoder layers that train. Published code: the last 1-2 of 32."""
     direction: Literal["own", "random", "permuted"] = "own"
+    """The direction along which a target is pushed: its `own` δ (paper), or, as controls, a `random` one or
+    another target's (`permuted`)."""
     weights: LensWeights = LensWeights()
-    retain_on: Literal["last", "mean"] = "last"  # code: mean over token positions
-    reduction: Literal["sum", "mean"] = "mean"  # over d; paper: the squared norm (sum); code: mean
-    lr: Positive = 1e-5  # code
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # code; with `until` always constant
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps, with `until` of one epoch's; code
-    weight_decay: NonNegative = 0.1  # code
-    max_grad_norm: Positive = 1.0  # code: the default of HF's Trainer
-    # Of the trained layers; mixed: the backbone's, with float32 masters (code: bfloat16 under DeepSpeed).
+    """Weights of the terms of the loss."""
+    retain_on: Literal["last", "mean"] = "last"
+    """States of the central language that are retained: of the `last` token, or the `mean` over tokens
+    (published code)."""
+    reduction: Literal["sum", "mean"] = "mean"
+    """Over the d dimensions of a term. Paper: the squared norm (`sum`). Published code: `mean`."""
+    lr: Positive = 1e-5
+    """Learning rate of AdamW. Source: published code."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Schedule of the learning rate; with `until` it is always constant. Source: published code."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Warm-up as a share of the steps, with `until` of one epoch's steps. Source: published code."""
+    weight_decay: NonNegative = 0.1
+    """Weight decay. Source: published code."""
+    max_grad_norm: Positive = 1.0
+    """Gradient clipping norm. Source: published code, which keeps the default of HF's Trainer."""
     precision: Literal["float32", "mixed"] = "float32"
-    examples: Count | None = None  # the first so many items to train on; null: all
-    epochs: Count = 1  # paper
-    until: Until | None = None  # instead of `epochs`
-    batch_size: Count = 8  # code: 1 a step, 8 steps accumulated
-    batch_of: Literal["pairs", "texts"] = "pairs"  # (text, target) pairs, or texts with all of their targets (code)
+    """Precision of the trained layers: `float32`, or the backbone's own with float32 masters (`mixed`; published
+    code: bfloat16 under DeepSpeed)."""
+    examples: Count | None = None
+    """Number of items to train on; the first ones are taken. The default is all."""
+    epochs: Count = 1
+    """Number of epochs. Source: paper."""
+    until: Until | None = None
+    """Trains until Lens is applied, instead of a number of epochs."""
+    batch_size: Count = 8
+    """Units per step. Published code: 1 per step, 8 steps accumulated."""
+    batch_of: Literal["pairs", "texts"] = "pairs"
+    """The unit of a batch: (text, target) `pairs`, or `texts` with all of their targets (published code)."""
 
     @property
     def most_epochs(self) -> int:

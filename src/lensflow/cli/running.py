@@ -1,0 +1,165 @@
+"""The front door: new writes a configuration file, run also runs it and says what came out."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lensflow.cli.commands import Subparsers, add_command, summary_of
+from lensflow.cli.configuration import checked_plan
+from lensflow.errors import LensflowError
+from lensflow.storage.atomic import write_text
+from lensflow.storage.verified import read_json
+from lensflow.workflow import project
+
+NAME = "lensflow.yaml"
+_DEMO_HEAD = f"# The demo, as Lensflow brings it along; run it again by `lensflow run {NAME}`.\n"
+
+
+def add(commands: Subparsers) -> None:
+    """Add the subcommands."""
+    sub = add_command(commands, "run", run, summary_of(run))
+    sub.add_argument("file", type=Path, nargs="?", help=f"a configuration file, instead of the options; default {NAME}")
+    _add_request(sub)
+    sub.add_argument("--dry-run", action="store_true", help="show the file and what it asks for; write and run nothing")
+    sub = add_command(commands, "new", new, summary_of(new))
+    _add_request(sub)
+
+
+def _add_request(sub: argparse.ArgumentParser) -> None:
+    listed: Mapping[str, Any] = {"type": lambda text: tuple(text.replace(",", " ").split()), "metavar": "A,B"}
+    sub.add_argument("--model", help="a folder with a checkpoint, owner/name on the hub, or a backbone of the catalog")
+    sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
+    sub.add_argument("--central", help="the language that the model is best in (default: en)")
+    sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
+    sub.add_argument("--methods", **listed, help="of the catalog (default: lens-gentle,lens-strong)")
+    sub.add_argument("--benchmarks", **listed, help="of the catalog (default: generation,likelihood)")
+    sub.add_argument("--budget", type=float, metavar="MINUTES", help="how long answering may take, about")
+    sub.add_argument("--gpus", type=int, help="GPUs to run on (default: 0)")
+    sub.add_argument("--directory", type=Path, help="folder of the run, with its results (default: here)")
+    sub.add_argument("--force", action="store_true", help="replace the file or the results of another run")
+
+
+def new(args: argparse.Namespace) -> None:
+    """Write lensflow.yaml for a model and its languages; runs nothing."""
+    path = (args.directory or Path()) / NAME
+    _write(path, _drafted(args), args.force)
+    print(f"{path}: read it, then: lensflow run {shlex.quote(str(path))}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make a model better in some languages, and say whether it is; without options, run the demo."""
+    file = args.file or (args.directory or Path()) / NAME
+    text = _text(args, file)
+    folder = (args.directory or file.parent).resolve()
+    if not args.dry_run:
+        if text is not None:
+            _write(file, text, args.force)
+        _check_results(folder, file, args.force)
+    file, shown = file.resolve(), os.path.relpath(folder / "results")
+    with contextlib.chdir(folder if folder.is_dir() else Path()):
+        plan = checked_plan([] if args.dry_run and text else [file], Path("results"), _parsed(text, args.dry_run))
+        cells = [language for cells in plan.checkpoints.values() for of in cells.values() for language in of]
+        print(
+            f"{file.name}: {len(plan.trained())} trainings, {len(cells)} cells (a checkpoint, a benchmark and a "
+            f"language each) of at most {plan.config.evaluation.limit or 'all'} items"
+        )
+        if args.dry_run:
+            print(text or "", end="")
+            return
+        gpus = max(plan.config.backbones[name].resources.gpus for name in plan.backbones)
+        _snakemake(file, gpus)
+        print()
+        for line in _verdict(Path("results"), shown):
+            print(line)
+
+
+def _text(args: argparse.Namespace, file: Path) -> str | None:
+    """Return what `file` is to hold; None if it is there and meant as it is."""
+    options = [
+        f"--{name}"
+        for name in ("model", "languages", "central", "data", "methods", "benchmarks", "budget", "gpus")
+        if getattr(args, name) is not None
+    ]
+    if args.file is not None:
+        if options:
+            raise LensflowError(f"{options[0]}: {args.file} says what to run; change it there, or drop the file's name")
+        if not args.file.is_file():
+            raise LensflowError(f"{args.file}: no such file; write one by lensflow new, or correct the name")
+        return None
+    if options:
+        return _drafted(args)
+    if file.is_file():
+        return None
+    return _DEMO_HEAD + (project.folder() / "config/demo.yaml").read_text(encoding="utf-8")
+
+
+def _drafted(args: argparse.Namespace) -> str:
+    from lensflow.workflow.drafts.drafting import Request, draft
+
+    if args.model is None:
+        raise LensflowError("--model: missing; name a folder with a checkpoint, or owner/name on the hub")
+    if not args.languages:
+        raise LensflowError("--languages: missing; name the languages to make better, such as sw,hi")
+    names = ("central", "data", "methods", "benchmarks", "budget", "gpus")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return draft(Request(args.model, args.languages, **given), args.directory or Path())
+
+
+def _parsed(text: str | None, dry: bool) -> Mapping[str, Any] | None:
+    import yaml
+
+    return yaml.safe_load(text) if dry and text else None
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    """Write a configuration file; another one is replaced only if that is wanted."""
+    if path.is_file() and path.read_text(encoding="utf-8") != text and not force:
+        raise LensflowError(
+            f"{path}: is there already and says something else; run it as it is (lensflow run {path}), choose another "
+            "folder (--directory), or replace it (--force)"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    print(f"{path}: written")
+
+
+def _check_results(folder: Path, file: Path, force: bool) -> None:
+    """Check that a folder's results come from the same file."""
+    config = folder / "results" / "config.json"
+    if force or not config.is_file():
+        return
+    made_by = [Path(word).name for word in shlex.split(read_json(config)["command"])]
+    if file.name not in made_by:
+        raise LensflowError(
+            f"{folder / 'results'}: holds the results of another run ({read_json(config)['title']}); choose another "
+            "folder (--directory), or replace them (--force)"
+        )
+
+
+def _snakemake(file: Path, gpus: int) -> None:
+    """Run the workflow here, on all cores.
+
+    Raises:
+        LensflowError: a stage failed.
+    """
+    programs = str(Path(sys.executable).parent)  # where the stages' command is, also if that is not activated
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project.folder() / "Snakefile")]
+    command += ["--configfile", str(file), "--cores", str(len(os.sched_getaffinity(0)))]
+    command += ["--resources", "judge=1", f"gpu={gpus}"]
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if subprocess.run(command, env=environment, check=False).returncode:
+        raise LensflowError(f"{file.name}: a stage failed, its log is above; mend it and go on by: lensflow run {file}")
+
+
+def _verdict(results: Path, shown: str) -> list[str]:
+    """Return what a finished run has shown, and where its report is; `shown` is the results folder's name for users."""
+    from lensflow.presentation.verdict import verdict_lines
+
+    config = read_json(results / "config.json") | {"results": shown}
+    return [*verdict_lines(config, results), f"Report: {shown}/report.html"]

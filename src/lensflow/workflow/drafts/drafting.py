@@ -1,0 +1,166 @@
+"""A configuration file for one model and its languages (`lensflow new`, `lensflow run`)."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from lensflow.artifacts.layout import BASE
+from lensflow.errors import LensflowError
+from lensflow.languages import english_name
+from lensflow.models.engines.registry import FAST, PLAIN
+from lensflow.schema.messages import did_you_mean
+from lensflow.schema.parsing import parse
+from lensflow.schema.types import Language
+from lensflow.workflow import project
+from lensflow.workflow.drafts.model import FoundModel, find_model
+from lensflow.workflow.drafts.texts import find_texts
+from lensflow.workflow.experiment import Config, read
+
+TEMPLATE = "templates/lensflow.yaml.j2"
+METHODS, BENCHMARKS = ("lens-gentle", "lens-strong"), ("generation", "likelihood")
+ITEMS, FEWEST_ITEMS = 100, 10  # per language that are evaluated: the usual number, and the fewest that a budget leaves
+# What a processor core computes while it generates, in FLOP/s, and tokens of an answer: they only estimate a budget.
+CORE_FLOPS, ANSWER_TOKENS = 2e10, 64
+_RESIDENT_SHARE = 0.4  # of main memory, above which a backbone's layers are read one by one
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for.
+
+    Attributes:
+        model: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
+        languages: the target languages, BCP 47 tags.
+        central: the language that the model is best in.
+        data: file with parallel texts, columns named by language, or a folder with train, dev and test.jsonl.
+        methods: of the catalog; base is always there.
+        benchmarks: of the catalog.
+        budget: minutes that answering may take on this machine's processor.
+        gpus: that evaluation shares the model over.
+    """
+
+    model: str
+    languages: tuple[str, ...]
+    central: str = "en"
+    data: Path | None = None
+    methods: tuple[str, ...] = METHODS
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    budget: float | None = None
+    gpus: int = 0
+
+    @property
+    def all_languages(self) -> tuple[str, ...]:
+        """The central language, then the targets."""
+        return (self.central, *(language for language in self.languages if language != self.central))
+
+
+def draft(request: Request, folder: Path) -> str:
+    """Return the text of a configuration file that lies in `folder`.
+
+    Raises:
+        LensflowError: the model, a language, the data, a method or a benchmark is not there; one line.
+    """
+    known = read([], project.folder())
+    for language in request.all_languages:
+        parse(Language, language, "--languages" if language != request.central else "--central")
+    if len(request.all_languages) < 2:
+        raise LensflowError("--languages: names the central language alone; add a target language, such as sw")
+    for option, catalog in (("methods", known.methods), ("benchmarks", known.benchmarks)):
+        for name in getattr(request, option):
+            if name not in catalog:
+                raise LensflowError(f"--{option}: no '{name}'; {did_you_mean(name, catalog)}")
+    model = find_model(request.model, known, folder)
+    corpus = find_texts(request.data, request.all_languages, known, folder)
+    benchmarks, changed = _benchmarks(request, known, corpus.name)
+    limit, why_limit = _limit(request, model, corpus.test)
+    dtype, why_dtype = _dtype(request.gpus)
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters["flow"] = flow
+    methods = [BASE, *(name for name in request.methods if name != BASE)]
+    return environment.from_string((files("lensflow") / TEMPLATE).read_text(encoding="utf-8")).render(
+        title=_title(methods, model.name, request),
+        model=model,
+        corpus=corpus,
+        setting="-".join(request.all_languages).lower(),
+        central=request.central,
+        languages=request.all_languages,
+        names=[english_name(language) for language in request.all_languages],
+        engine="auto" if find_spec(FAST) else PLAIN,
+        fast=bool(find_spec(FAST)),
+        dtype=dtype,
+        why_dtype=why_dtype,
+        limit=limit,
+        why_limit=why_limit,
+        streamed=_is_streamed(model, request.gpus),
+        resources={"gpus": request.gpus} if request.gpus else {},
+        methods=methods,
+        benchmarks=benchmarks,
+        changed=changed,
+    )
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _title(methods: Sequence[str], name: str, request: Request) -> str:
+    targets = ", ".join(english_name(language) for language in request.all_languages[1:])
+    return f"{', '.join(methods[1:])} on {name}: {targets}"
+
+
+def _benchmarks(request: Request, known: Config, corpus: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return what the run lists, and the benchmarks that get another corpus than in the catalog."""
+    listed: list[Any] = []
+    changed = {}
+    for name in request.benchmarks:
+        benchmark = known.benchmarks[name]
+        if benchmark.corpora and benchmark.corpora != (corpus,):
+            changed[name] = {"corpus": corpus}
+        languages = [request.central] if benchmark.kind == "drift" else list(request.all_languages)
+        if (sources := benchmark.sources()) is not None:
+            languages = [language for language in languages if language in sources]
+            if not languages:
+                raise LensflowError(f"--benchmarks: {name} has none of your languages; it has {', '.join(sources)}")
+        listed.append(name if languages == list(request.all_languages) else {name: languages})
+    return listed, changed
+
+
+def _limit(request: Request, model: FoundModel, most: int) -> tuple[int, str]:
+    """Return how many items per language are evaluated, and why."""
+    usual = min(ITEMS, most)
+    if request.budget is None:
+        return usual, f"items per language and method, of {most}; more make the intervals narrower"
+    if request.gpus:
+        raise LensflowError("--budget: cannot be estimated for a GPU; drop it, and set evaluation.limit in the file")
+    if model.parameters is None:
+        raise LensflowError("--budget: the model's size is not known; drop it, and set evaluation.limit in the file")
+    cores = len(os.sched_getaffinity(0))
+    seconds = 2 * model.parameters * ANSWER_TOKENS / (CORE_FLOPS * cores)
+    cells = (len(request.methods) + 1) * len(request.all_languages)
+    items = max(FEWEST_ITEMS, min(most, int(60 * request.budget / (seconds * cells))))
+    return items, f"items per language and method, of {most}: about {items * cells * seconds / 60:.0f} minutes here"
+
+
+def _dtype(gpus: int) -> tuple[str, str]:
+    """Return the precision that evaluation runs in, and why."""
+    if gpus:
+        return "bfloat16", "the usual precision on a GPU"
+    cpu = Path("/proc/cpuinfo")
+    has = cpu.is_file() and re.search(r"\b(avx512_bf16|amx_bf16)\b", cpu.read_text(encoding="utf-8"))
+    return ("bfloat16", "this processor has instructions for it") if has else ("float32", "this processor's own")
+
+
+def _is_streamed(model: FoundModel, gpus: int) -> bool:
+    """Whether a backbone is too large for main memory as a whole."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return not gpus and model.parameters is not None and 2 * model.parameters > _RESIDENT_SHARE * memory

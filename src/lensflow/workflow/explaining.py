@@ -1,0 +1,104 @@
+"""What a key of the configuration means, from the docstring below it in the schema (`lensflow explain`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from lensflow.errors import LensflowError
+from lensflow.schema.kinds import Kinds
+from lensflow.schema.messages import did_you_mean
+from lensflow.workflow import project
+from lensflow.workflow.experiment import Config, read
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration.
+
+    Attributes:
+        path: sections and key, without the names that users choose: `backbones.resources.gpus`, `methods.lens.lr`.
+        field: pydantic's description of it.
+    """
+
+    path: tuple[str, ...]
+    field: FieldInfo
+
+    def __str__(self) -> str:
+        """Say what the key means, which values it takes and what it is by default."""
+        lines = [" ".join((self.field.description or "No description.").split())]
+        if values := _choices(self.field.annotation):
+            lines.append(f"one of: {', '.join(map(str, values))}")
+        lines.append(f"default: {_default(self.field)}")
+        return "\n".join(f"    {line}" for line in lines)
+
+
+def explain(name: str) -> str:
+    """Return what is known of a key.
+
+    Args:
+        name: the key alone, or with sections before it: `limit`, `evaluation.limit`, `methods.lens-gentle.lambda`.
+
+    Raises:
+        LensflowError: there is no such key.
+    """
+    every = list(keys())
+    parts = [kind for part in name.split(".") for kind in (part, *_kind_of(part))]
+    called = [key for key in every if key.path[-1] == parts[-1]]
+    if not called:
+        raise LensflowError(f"explain: no key '{name}'; {did_you_mean(parts[-1], {key.path[-1] for key in every})}")
+    most = max(len(set(parts) & set(key.path)) for key in called)
+    said: dict[str, list[str]] = {}
+    for key in called:
+        if len(set(parts) & set(key.path)) == most:
+            said.setdefault(str(key), []).append(".".join(key.path))
+    inner = sorted({key.path[-1] for key in every if len(called) == 1 and key.path[:-1] == called[0].path})
+    shown = [f"{', '.join(paths)}\n{text}" for text, paths in said.items()]
+    return "\n".join([*shown, *([f"    keys: {', '.join(inner)}"] if inner else [])])
+
+
+def keys() -> Iterator[Key]:
+    """Yield every key of the configuration, once per kind of method and benchmark."""
+    yield from _keys(Config, ())
+
+
+def _keys(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Key]:
+    for name, field in model.model_fields.items():
+        here = (*path, field.alias or name)
+        yield Key(here, field)
+        for kind, inner in _models(field.annotation):
+            yield from _keys(inner, (*here, *kind))
+
+
+def _models(annotation: Any) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    """Yield the sections that a key holds, those of a kind with their kind."""
+    kinds = [given for given in getattr(annotation, "__metadata__", ()) if isinstance(given, Kinds)]
+    if get_origin(annotation) is Annotated and kinds:
+        yield from (((kind,), kinds[0].config_of(kind)) for kind in kinds[0].builtin())
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield (), annotation
+    else:
+        for inner in get_args(annotation):
+            yield from _models(inner)
+
+
+def _kind_of(name: str) -> tuple[str, ...]:
+    """Return the kind of a method or benchmark of the catalog: `lens` for `lens-gentle`."""
+    config = read([], project.folder())
+    return tuple(entries[name].kind for entries in (config.methods, config.benchmarks) if name in entries)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(value for inner in get_args(annotation) for value in _choices(inner))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none, it must be given"
+    if isinstance(field.default, BaseModel):
+        return "the defaults of its keys"
+    return "none" if field.default is None else str(field.default)

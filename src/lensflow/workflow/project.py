@@ -1,0 +1,12 @@
+"""The folder with the workflow's own files: Snakefile, rules, profiles, catalogs and task files."""
+
+from importlib.resources import files
+from pathlib import Path
+
+INSTALLED = Path(str(files("lensflow"))) / "project"  # in a clone: links to the same files
+
+
+def folder() -> Path:
+    """Return the clone that one works in, if this is one, or the files that were installed with the package."""
+    here = Path()
+    return here if (here / "Snakefile").is_file() and (here / "config/catalog").is_dir() else INSTALLED

@@ -1,0 +1,150 @@
+"""The configuration that `lensflow new` writes for a model and its languages."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lensflow.errors import LensflowError
+from lensflow.workflow import project
+from lensflow.workflow.drafts import drafting, texts
+from lensflow.workflow.drafts.drafting import Request, draft
+from lensflow.workflow.experiment import read
+from tests.workflow.workspace import write_checkpoint
+
+TEXT = {"English": "What is {}?", "Hindi": "{} क्या है?", "yor_Latn": "Kí ni {}?"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "My Model")
+    return tmp_path
+
+
+def sentences(path: Path, count: int = 60, columns=tuple(TEXT)) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Nr", *columns])
+        writer.writerows(
+            [number, *(TEXT.get(name, "{}").format(number) for name in columns)] for number in range(count)
+        )
+    return path
+
+
+def drafted(folder: Path = Path(), **given):
+    """The file's text, and the configuration that it is."""
+    text = draft(Request(**{"model": "My Model", "languages": ("hi", "yo")} | given), folder)
+    return text, read([], project.folder(), yaml.safe_load(text))
+
+
+def test_a_folder_and_a_table_become_a_configuration_of_their_own(here):
+    text, config = drafted(data=sentences(here / "sentences.csv"))
+    backbone, corpus = config.backbones["my-model"], config.corpora["sentences"].dataset
+    assert (backbone.source.kind, backbone.source.path, backbone.prompt.format) == ("folder", "My Model", "plain")
+    assert corpus.languages == {"en": "English", "hi": "Hindi", "yo": "yor_Latn"}
+    assert (corpus.train, corpus.dev, corpus.test) == (42, 6, 12)
+    assert config.settings["en-hi-yo"].targets == ("hi", "yo")
+    assert config.settings["en-hi-yo"].training == config.benchmarks["generation"].corpus == "sentences"
+    assert config.title == "lens-gentle, lens-strong on my-model: Hindi, Yoruba"
+    (run,) = config.runs
+    assert run.methods == ("base", "lens-gentle", "lens-strong")
+    assert config.evaluation.limit == 12
+    assert "lensflow run lensflow.yaml" in text and "its model card does not say" in text
+
+
+def test_paths_are_relative_to_the_file_or_absolute(here):
+    (here / "run").mkdir()
+    data = sentences(here / "sentences.csv")
+    config = drafted(here / "run", data=data)[1]
+    assert config.backbones["my-model"].source.path == str(here / "My Model")
+    assert (config.datasets_root, config.corpora["sentences"].dataset.path) == (str(here), "sentences.csv")
+
+
+def test_what_a_checkpoint_says_of_itself_is_written_down(here):
+    (here / "My Model" / "chat_template.jinja").write_text("{% if enable_thinking %}{% endif %}{{ messages }}")
+    (here / "My Model" / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    backbone = drafted(data=sentences(here / "sentences.csv"))[1].backbones["my-model"]
+    assert backbone.license == "apache-2.0"
+    assert (backbone.prompt.format, backbone.prompt.template_variables) == ("chat", {"enable_thinking": False})
+
+
+def test_nested_columns_and_lines_of_json(here):
+    rows = [{"id": str(n), "translation": {"en": f"q {n}", "hi": f"h {n}", "yo": f"y {n}"}} for n in range(20)]
+    (here / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = drafted(data=here / "texts.jsonl")[1].corpora["texts"].dataset
+    assert dataset.languages == {"en": "translation.en", "hi": "translation.hi", "yo": "translation.yo"}
+
+
+def test_without_data_the_embedded_texts_are_taken_or_the_hubs(here):
+    assert drafted(languages=("zh", "sw"))[1].settings["en-zh-sw"].training == "embedded"
+    config = drafted(languages=("sw", "hi"))[1]
+    assert config.settings["en-sw-hi"].training == "bactrian-x"
+    assert config.corpora["bactrian-x"].dataset.languages["hi"] == "hi"
+    assert config.corpora["bactrian-x"].dataset.test == 100
+
+
+def test_a_benchmark_is_asked_for_the_languages_that_it_has(here):
+    (run,) = drafted(languages=("zh", "sw"), benchmarks=("generation", "xcopa", "drift"))[1].runs
+    assert run.benchmarks == {"generation": None, "xcopa": None, "drift": ("en",)}
+    (run,) = drafted(languages=("ja", "sw"), benchmarks=("generation", "mgsm", "xwinograd"))[1].runs
+    assert run.benchmarks["xwinograd"] == ("en", "ja")
+
+
+def test_a_budget_lowers_the_number_of_items(here, monkeypatch):
+    monkeypatch.setattr(drafting, "CORE_FLOPS", 1e3)
+    data = sentences(here / "sentences.csv", 2000)
+    limits = [drafted(data=data, budget=minutes)[1].evaluation.limit for minutes in (1, 60, 10**9)]
+    assert limits[0] == drafting.FEWEST_ITEMS and limits[1] <= limits[2] == texts.MOST_TEST
+
+
+def test_a_model_of_the_catalog_and_gpus(here):
+    text, config = drafted(model="smollm2-135m-instruct", languages=("zh",), gpus=2)
+    assert config.backbones["smollm2-135m-instruct"].resources.gpus == 2
+    assert config.evaluation.dtype == "bfloat16"
+    assert "memory: stream" not in text
+
+
+def test_a_folder_named_as_in_the_catalog_is_another_model(here):
+    (here / "My Model").rename(here / "gemma-3-270m")
+    config = drafted(model="./gemma-3-270m", languages=("zh",))[1]
+    assert config.backbones["my-gemma-3-270m"].source.kind == "folder"
+    assert config.backbones["gemma-3-270m"].source.kind == "package"
+
+
+MISTAKES = {
+    "no model": ({"model": "nowhere"}, r"--model: 'nowhere' is neither a folder nor owner/name on the hub; known: "),
+    "no code": ({"languages": ("jp",)}, r"--languages: language 'jp': unknown code; did you mean 'ja' \(Japanese\)\?"),
+    "no target": ({"languages": ("en",)}, r"--languages: names the central language alone; add a target language"),
+    "no texts": ({"languages": ("yo",)}, r"no parallel texts in 'yo' \(Yoruba\); give some by --data FILE"),
+    "no method": ({"methods": ("lens-gentel",)}, r"--methods: no 'lens-gentel'; did you mean 'lens-gentle'\?"),
+    "no benchmark": ({"benchmarks": ("xcopas",)}, r"--benchmarks: no 'xcopas'; did you mean 'xcopa"),
+    "no language": (
+        {"languages": ("sw",), "benchmarks": ("lcb-native",)},
+        r"--benchmarks: lcb-native has none of your languages; it has es, fr, ja, ko",
+    ),
+    "no column": (
+        {"languages": ("hi", "sw"), "data": "sentences.csv"},
+        r"no column for sw \(Swahili\); it has Nr, English, Hindi, yor_Latn; add one called 'sw'$",
+    ),
+    "no central column": (
+        {"central": "fr", "data": "sentences.csv"},
+        r"no column for fr \(French\); .*; add one called 'fr', or name another central language by --central$",
+    ),
+    "few rows": ({"data": "few.csv"}, r"--data: few.csv: 5 rows; at least 10 are needed to train and to test"),
+    "odd name": ({"data": "my texts.csv"}, r"may have letters, digits, .* alone; rename the file$"),
+    "no file": ({"data": "none.csv"}, r"--data: none.csv: no such file; check the path"),
+    "gpu budget": ({"languages": ("zh",), "gpus": 1, "budget": 5}, r"--budget: cannot be estimated for a GPU; drop it"),
+}
+
+
+@pytest.mark.parametrize("given", MISTAKES)
+def test_a_mistake_is_one_line_that_says_what_to_do(here, given):
+    sentences(here / "sentences.csv"), sentences(here / "few.csv", 5), sentences(here / "my texts.csv")
+    options, message = MISTAKES[given]
+    options = options | ({"data": Path(options["data"])} if "data" in options else {})
+    with pytest.raises(LensflowError, match=message) as caught:
+        drafted(**options)
+    assert "\n" not in str(caught.value)
