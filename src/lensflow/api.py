@@ -147,13 +147,12 @@ class Model:
     def states(self, texts: Texts) -> dict[str, Path]:
         """Return the files with the hidden states of texts, language -> file; the untouched backbone's, made once."""
         folder = self.manifest.parents[1] / "hidden_states" / _name_of(texts)
+        files = {language: folder / f"{language}.safetensors" for language in texts.files}
+        folder.mkdir(parents=True, exist_ok=True)
         config = Extracting(prompt=self.backbone.prompt, extraction=Extraction())
-        for language, file in texts.files.items():
-            output = folder / f"{language}.safetensors"
-            if not output.exists():
-                output.parent.mkdir(parents=True, exist_ok=True)
-                extract_hidden_states.run(config, backbone=self.manifest, texts=file, gpus=self.gpus, output=output)
-        return {language: folder / f"{language}.safetensors" for language in texts.files}
+        given, outputs = list(texts.files.values()), list(files.values())
+        extract_hidden_states.run(config, backbone=self.manifest, texts=given, gpus=self.gpus, outputs=outputs)
+        return files
 
     def answer(self, prompts: str | Sequence[str], **decoding: Any) -> Any:
         """Return the answer to a prompt, or the answers to several.
