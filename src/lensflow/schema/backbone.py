@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import REVISION_PATTERN, SHA256_PATTERN, Count, PathBelow, Positive
+from lensflow.schema.types import REVISION_PATTERN, SHA256_PATTERN, Count, Name, PathBelow, Positive
 
 
 class PackageSource(Strict):
@@ -57,6 +57,8 @@ class ChatPrompt(Strict):
 
     format: Literal["chat"]
     system: str | None = None  # null: no system message; code: "" for training, "You are a helpful assistant." to probe
+    # Whether the tokenizer adds its own special tokens to the rendered prompt, too; code: to probe, a second BOS.
+    add_special_tokens: bool = False
     # Variables that the template reads, such as enable_thinking: false; values are those of JSON.
     template_variables: dict[str, str | int | float | bool | None] = {}
     # What a template that prints today's date prints; this default is what Llama 3.2's template falls back to.
@@ -98,4 +100,5 @@ class Source(Strict):
 class Backbone(Source):
     """A model that is untouched so far."""
 
+    prompts: dict[Name, Prompt] = {}  # of a corpus' texts, to probe and to train, where it is not `prompt`
     resources: Resources = Resources()

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Count, Language
 
@@ -24,6 +25,7 @@ class CorpusDataset(Strict):
     prompt: str = "{prompt}"  # layouts configs and rows: text with {column} for what stands in a column
     answer: str | None = None  # the same for the answer
     id: str | None = None  # column that identifies an item in every language; null: its place
+    strip: bool = True  # white space at a prompt's ends; code: only of its probing texts
     aligned: bool = True  # whether items of one id are translations of each other; others serve only for probing
     train: Count  # so many items, then so many of dev and of test
     dev: Annotated[int, Field(ge=0)] = 0
@@ -44,10 +46,14 @@ class Corpus(Strict):
     path: str | None = None  # folder, or `embedded`, `embedded-1`, `embedded-udhr`
     dataset: CorpusDataset | None = None
     license: str
+    with_answers: bool = False  # of a folder: a text is a prompt and its answer run together; code: to probe
     max_tokens: Annotated[int, Field(ge=2)] | None = None  # null: extraction.max_tokens; code: 64 to probe, 128 else
+    dtype: Dtype | None = None  # null: extraction.dtype; code: float16 to probe, bfloat16 else
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("needs either path or dataset")
+        if self.with_answers and self.dataset is not None:
+            raise ValueError('with_answers: a data set has dataset.prompt for this, such as "{inputs}{targets}"')
         return self

@@ -17,6 +17,7 @@ class Dataset(Strict):
     revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
     file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)  # of it, read as it is; {config}, {split}
     field: str | None = None  # key of a JSON file that holds the rows
+    configs: tuple[str, ...] = Field(default=(), strict=False)  # read one after the other, for the language's config
     split: str = "test"
     fewshot_split: str | None = None  # where lm-eval takes examples from; null: there are none, or overrides holds them
     columns: tuple[str, ...] = Field(min_length=1, strict=False)  # that every item must have

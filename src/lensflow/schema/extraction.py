@@ -11,6 +11,7 @@ from lensflow.schema.types import Count
 Pooling = Literal["last", "mean"]
 # Of transformers. That of flash-attn lacks masks for texts packed into one sequence; sdpa takes such kernels itself.
 Attention = Literal["sdpa", "eager"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Extraction(Strict):
@@ -24,5 +25,6 @@ class Extraction(Strict):
     batch_tokens: Count = 512  # padded tokens a forward pass; does not change results beyond rounding
     # resident holds the whole backbone; stream one layer, read from its shards; both give the same bits
     memory: Literal["resident", "stream"] = "resident"
-    dtype: Literal["float32", "bfloat16"] | None = None  # that the layers run in; null: the checkpoint's own
+    # That the layers run in; null: the checkpoint's own; code: float16 to probe, bfloat16 to train.
+    dtype: Dtype | None = None
     attention: Attention = "sdpa"  # of extraction, and of training on its states

@@ -30,6 +30,7 @@ class Pairing(Strict):
     language: Language
     dataset: CorpusDataset | None = None
     path: str | None = None
+    with_answers: bool = False
     texts: str | None = None
 
 

@@ -106,6 +106,11 @@ class Config(Strict):
                         raise ValueError(f"runs[{number}].{key}: no '{name}'; {did_you_mean(name, catalog)}")
                     if name in RESERVED.get(key, ()):
                         raise ValueError(f"{key}.{name}: the workflow has a folder of this name; choose another")
+            for name in run.backbones:
+                for corpus in self.backbones[name].prompts:
+                    if corpus not in self.corpora:
+                        hint = did_you_mean(corpus, self.corpora)
+                        raise ValueError(f"backbones.{name}.prompts: no corpus '{corpus}'; {hint}")
             for name in run.settings:
                 self._check_setting(name)
             for name in run.benchmarks:
