@@ -220,9 +220,9 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
         fetch(name, entry.dataset, language, of_language, None, tmp_path / f"{language}.jsonl")
         prefix = next(prefix for prefix in DATA_SETS if name.startswith(prefix))
         path = "aps/super_glue" if (prefix, language) == ("xcopa", "en") else DATA_SETS[prefix]
-        subjects = entry.dataset.configs
-        assert [config for _, config, _ in asked] == list(subjects or [asked[0][1]])
-        for asked_path, config, kwargs in asked:
+        subjects, config = entry.dataset.configs, asked[0][1]
+        assert [config for _, config, _ in asked] == list(subjects or [config])
+        for asked_path, _, kwargs in asked:
             assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
         if subjects:
             asked.clear()
