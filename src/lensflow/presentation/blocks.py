@@ -134,6 +134,7 @@ class TableInputs:
         reference: the method that all others are compared with, beside base; None if there is none.
         methods: name -> its configuration.
         costs: place of a training -> its cost.json with `prepared_seconds`.
+        reported: paper -> what it reports of these settings.
     """
 
     blocks: tuple[Block, ...]
@@ -141,6 +142,7 @@ class TableInputs:
     reference: str | None = None
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     costs: Mapping[Place, Mapping[str, Any]] = field(default_factory=dict)
+    reported: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:

@@ -44,7 +44,7 @@ def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
     """
     costs = costs_of(files.costs)
     blocks, direct = tuple(blocks_of(config, files.comparisons, costs)), _direct(config, files.versus, costs)
-    return TableInputs(blocks, direct, config["versus"], config["methods"], costs)
+    return TableInputs(blocks, direct, config["versus"], config["methods"], costs, config.get("reported", {}))
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:

@@ -137,5 +137,6 @@ class Presenting(Strict):
     versus: str | None
     evaluation: dict[str, Any]
     extraction: dict[str, Any]
+    reported: dict[str, Any] = Field(default_factory=dict)
     command: str
     results: str

@@ -22,6 +22,7 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
+from lensflow.schema.reported import Reported
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name, Positive
@@ -94,6 +95,7 @@ class Config(Strict):
     extraction: Extraction = Extraction()
     evaluation: Evaluation = Evaluation()
     sweeps: dict[Name, Sweep] = {}
+    reported: dict[Name, Reported] = {}
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
 
     @model_validator(mode="after")
@@ -130,6 +132,22 @@ class Config(Strict):
         for name in self.retention_margins:
             if name not in metrics:
                 raise ValueError(f"retention_margins: no metric '{name}'; {did_you_mean(name, metrics)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reported(self) -> Self:
+        for name, paper in self.reported.items():
+            for table in paper.tables:
+                if table.setting is None:  # compared outside of a run
+                    continue
+                named: list[tuple[Mapping[str, Any], str, str]] = [(self.settings, "setting", table.setting)]
+                named += [(self.benchmarks, "benchmark", column.benchmark) for column in table.columns]
+                named += [(METRICS, "metric", column.metric) for column in table.columns]
+                named += [(self.backbones, "backbone", row.backbone) for row in table.rows]
+                for known, what, asked in named:
+                    if asked not in known:
+                        hint = did_you_mean(asked, known)
+                        raise ValueError(f"reported.{name}: table '{table.table}': no {what} '{asked}'; {hint}")
         return self
 
     def _check_setting(self, name: str) -> None:
@@ -186,7 +204,7 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     """Read a configuration: dictionaries are merged deeply, lists replaced.
 
     Args:
-        files: YAML files on top of the catalog and the demo.
+        files: YAML files on top of the catalog, the reported numbers and the demo.
         root: folder that holds `config/`.
         more: on top of the files.
 
@@ -196,7 +214,8 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     from snakemake.utils import update_config  # takes half a second
 
     merged: dict[str, Any] = {}
-    paths = [*sorted((root / "config/catalog").glob("*.yaml")), root / "config/demo.yaml", *files]
+    own = [path for folder in ("catalog", "reported") for path in sorted((root / "config" / folder).glob("*.yaml"))]
+    paths = [*own, root / "config/demo.yaml", *files]
     contents = [(str(path), read_yaml(path)) for path in paths]
     for where, content in [*contents, ("config", dict(more or {}))]:
         if not isinstance(content, dict):

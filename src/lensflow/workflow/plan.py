@@ -24,6 +24,7 @@ from lensflow.methods.base import FineTuning
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
+from lensflow.presentation.reported_table import of_settings
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import FolderSource
 from lensflow.stages.prepare_backbone import check_prompt, check_source
@@ -466,6 +467,7 @@ class Plan:
             "versus": self.config.versus,
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
+            "reported": of_settings(self.config.reported, used),
         }
 
     def check_backbones(self) -> None:
