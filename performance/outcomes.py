@@ -4,13 +4,14 @@
 
 `PUBLISHED` is the folder `language-confusion` with `outputs/*.csv.gz` as the authors published them. Written are
 docs/measures/calibration.md, how often loops are found where there are none and where there are some, and
-docs/measures/language-confusion.md, line pass rates against those that the authors report. It takes some minutes.
+docs/measures/language-confusion.md, line pass rates beside those that the authors report. It takes some minutes.
 """
 
 import argparse
 import csv
 import gzip
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,24 +24,18 @@ from lensflow.measures.confusion import line_passes
 from lensflow.measures.fidelity import detector_ceiling
 from lensflow.measures.loops import is_loop
 from lensflow.measures.outcomes import Outcome, outcome
+from lensflow.presentation.blocks import Cell
+from lensflow.presentation.reported_table import COLUMNS, NOTES, compared
+from lensflow.presentation.sheets import Document, Line, Panel, Sheet
+from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.schema.reported import Reported
 from lensflow.storage.atomic import write_text
+from lensflow.storage.parsing import read_yaml
 
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "measures"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "measures"
+REPORTED = ROOT / "config" / "reported" / "language-confusion.yaml"
 SAMPLE = 300  # completions of each model whose outcomes are shown
-
-# Monolingual line pass rate as the authors report it (arXiv 2406.20052v3), in percent: a figure, a range that the
-# authors give for several models together, or None. The paper's table was not at hand. Single figures are quoted from
-# notes of others on the paper; the ranges are the authors' "98.6 to 99.3" for Command and GPT models and "48.3 to 73.0"
-# for Llama 2 and Mistral models, of whose upper end only Mixtral is left (Mistral Large: 69.9).
-REPORTED: dict[str, tuple[float, float] | None] = {
-    "command-r": (98.6, 99.3),
-    "command-r-plus": (99.2, 99.2),
-    "command-r-plus-base": None,
-    "gpt-3.5-turbo": (98.6, 99.3),
-    "gpt-4-turbo": (99.3, 99.3),
-    "llama-2-instruct": (48.3, 48.3),
-    "mistral-8x7b": (73.0, 73.0),
-}
 
 Row = dict[str, str]
 
@@ -52,48 +47,56 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def line_pass_rate(rows: Sequence[Row]) -> float:
-    """Monolingual line pass rate in percent, as the authors average it: over languages, of the mean over sources."""
+def line_pass_rate(rows: Sequence[Row]) -> Cell:
+    """Monolingual line pass rate, as the authors average it: over languages, of the mean over sources.
+
+    Its interval combines the Wilson intervals of the sources (MOVER; Zou and Donner, Statistics in Medicine 27, 2008):
+    the lower end is p − √Σ wᵢ² (pᵢ − lᵢ)², with wᵢ the weight, pᵢ the rate and lᵢ the lower end of source i.
+    """
     verdicts: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["task"] == "monolingual":
             passed = line_passes(row["completion"], row["language"])
             if passed is not None:
                 verdicts[row["language"]][row["source"]].append(passed)
-    means = [_mean([_mean(found) for found in sources.values()]) for sources in verdicts.values()]
-    return 100 * _mean(means)
+    value = below = above = 0.0
+    for sources in verdicts.values():
+        weight = 1 / (len(verdicts) * len(sources))
+        for found in sources.values():
+            rate, (low, high) = _mean(found), proportion_interval(sum(found), len(found))
+            value += weight * rate
+            below += (weight * (rate - low)) ** 2
+            above += (weight * (high - rate)) ** 2
+    n = sum(len(found) for sources in verdicts.values() for found in sources.values())
+    return Cell(value, value - math.sqrt(below), value + math.sqrt(above), n, {})
 
 
-def distance(rate: float, reported: tuple[float, float]) -> float:
-    """How far a rate lies outside of what is reported, in points; 0 inside."""
-    return max(reported[0] - rate, rate - reported[1], 0.0)
+def comparison(models: dict[str, list[Row]]) -> Document:
+    """Return the table of line pass rates beside the reported ones (config/reported/language-confusion.yaml)."""
+    paper = Reported.model_validate(read_yaml(REPORTED)["reported"]["language-confusion"])
+    (table,) = paper.tables
+    lines = [
+        Line((row.row,), compared(line_pass_rate(models[row.backbone]), (row.values or (None,))[0], table.scale, 1))
+        for row in table.rows
+    ]
+    panel = Panel("", ("completions of",), COLUMNS, (tuple(lines),))
+    caption = f"{table.table}, percent ({paper.source.title}, arXiv {paper.source.arxiv})"
+    return Document((Sheet("", "", caption, (panel,), NOTES),))
 
 
 def comparison_page(models: dict[str, list[Row]]) -> str:
     """Return the page on line pass rates."""
-    lines = ["| model | ours | reported by the authors | distance |", "|---|---:|---:|---:|"]
-    for name, rows in models.items():
-        rate, reported = line_pass_rate(rows), REPORTED[name]
-        if reported is None:
-            lines.append(f"| {name} | {rate:.1f} | null | null |")
-            continue
-        shown = f"{reported[0]:.1f}" if reported[0] == reported[1] else f"{reported[0]:.1f} to {reported[1]:.1f}"
-        lines.append(f"| {name} | {rate:.1f} | {shown} | {distance(rate, reported):.1f} |")
     return "\n".join(
         [
             "# Line pass rates against the Language Confusion Benchmark",
             "",
             "`python performance/outcomes.py PUBLISHED` writes this page. It scores the completions that the",
-            "benchmark's authors published (Marchisio et al. 2024, arXiv 2406.20052) with `line_passes`. The table",
-            "shows the monolingual line pass rate in percent: the mean over languages of the mean over sources.",
+            "benchmark's authors published with `line_passes`. The rate is the mean over languages of the mean",
+            "over sources.",
             "",
-            *lines,
-            "",
+            to_markdown(comparison(models)),
             "The authors give a range for several models together, and figures for some models. We could not read",
-            "the paper's table itself. The figures of command-r-plus, gpt-4-turbo and llama-2-instruct are quoted",
-            "from notes of others on the paper. The figure of mistral-8x7b is the upper end of the range for Llama",
-            "and Mistral models. The cell is a range where we know only the range, and null where we found no figure.",
-            "The distance is in points, and 0 inside of a range.",
+            "the paper's table itself; `config/reported/language-confusion.yaml` says where each figure was read.",
             "",
             "Two things differ from the authors' program. Our fastText model is the compressed lid.176.ftz, and the",
             "Japanese dictionary is unidic-lite.",
@@ -168,13 +171,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("published", type=Path, help="folder language-confusion, with outputs/*.csv.gz")
-    folder = parser.parse_args().published / "outputs"
-    models = {path.name.removesuffix(".csv.gz"): read(path) for path in sorted(folder.glob("*.csv.gz"))}
+    parser.add_argument("--rates", action="store_true", help="write the page of line pass rates alone")
+    args = parser.parse_args()
+    paths = sorted((args.published / "outputs").glob("*.csv.gz"))
+    models = {path.name.removesuffix(".csv.gz"): read(path) for path in paths}
     write_text(PAGES / "language-confusion.md", comparison_page(models))
-    write_text(PAGES / "calibration.md", calibration_page(models))
+    if not args.rates:
+        write_text(PAGES / "calibration.md", calibration_page(models))
 
 
 if __name__ == "__main__":

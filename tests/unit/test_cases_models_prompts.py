@@ -61,7 +61,7 @@ def names_of(tokenizer: PromptTokenizer, ids: list[int]) -> list[str]:
 
 TAKE_SYSTEM = {
     **dict.fromkeys(("llama-3", "llama-3.1", "llama-3.2", "chatml", "qwen3", "smollm2"), True),
-    **dict.fromkeys(("phi-3", "zephyr", "command-r", "deepseek-r1"), True),
+    **dict.fromkeys(("phi-3", "phi-3.5", "zephyr", "command-r", "deepseek-r1"), True),
     **dict.fromkeys(("gemma-2", "mistral-v0.2"), False),
 }
 

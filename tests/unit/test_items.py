@@ -173,6 +173,7 @@ ON_THE_HUB = {
         | {f"input_sentence_{number}" for number in range(1, 5)},
     ),
     "alexandrainst/m_mmlu": ("test", {"id", "instruction", "option_a", "option_b", "option_c", "option_d", "answer"}),
+    "HAERAE-HUB/KMMLU": ("test", {"question", "answer", "A", "B", "C", "D", "Category", "Human Accuracy"}),
     "facebook/belebele": (
         "test",
         CHOICES | {"link", "question_number", "flores_passage", "question", "correct_answer_num", "dialect", "ds"},
@@ -186,6 +187,7 @@ DATA_SETS = {
     "xwinograd": "Muennighoff/xwinograd",
     "xstorycloze": "juletxara/xstory_cloze",
     "m-mmlu": "alexandrainst/m_mmlu",
+    "kmmlu": "HAERAE-HUB/KMMLU",
     "belebele": "facebook/belebele",
     "mgsm": "juletxara/mgsm",
     "mt-bench": "lmsys/mt_bench",
@@ -218,8 +220,13 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
         fetch(name, entry.dataset, language, of_language, None, tmp_path / f"{language}.jsonl")
         prefix = next(prefix for prefix in DATA_SETS if name.startswith(prefix))
         path = "aps/super_glue" if (prefix, language) == ("xcopa", "en") else DATA_SETS[prefix]
-        ((asked_path, config, kwargs),) = asked
-        assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
+        subjects, config = entry.dataset.configs, asked[0][1]
+        assert [config for _, config, _ in asked] == list(subjects or [config])
+        for asked_path, _, kwargs in asked:
+            assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
+        if subjects:
+            asked.clear()
+            continue
         named = NAMED.get(f"{name} {language}") or NAMED.get(f"{prefix} {language}")
         assert config == (named or config)
         if prefix != "belebele":

@@ -21,6 +21,20 @@ from lensflow.storage.atomic import write_json, write_jsonl
 
 SETTING = {"central": "en", "languages": ["en", "zh", "sw"], "space": "post_norm"}
 LENS = {"kind": "lens", "lambda": 0.3, "lr": 1e-5}
+REPORTED = {
+    "source": {"title": "A paper", "arxiv": "2410.04407"},
+    "tables": [
+        {
+            "table": "Table 1",
+            "setting": "trio",
+            "columns": [{"benchmark": "generation", "metric": "usable", "language": "zh"}],
+            "rows": [
+                {"row": method, "backbone": "tiny", "method": method, "values": [70.0]}
+                for method in ("base", "lens", "strong", "sft")
+            ],
+        }
+    ],
+}
 CONFIG = {
     "title": "Test",
     "backbones": {"tiny": {"license": "CC0-1.0"}},
@@ -29,6 +43,7 @@ CONFIG = {
     "methods": {"base": {"kind": "base"}, "lens": LENS, "strong": LENS | {"lambda": 1.0}, "sft": {"kind": "sft"}},
     "versus": "lens",
     "evaluation": {"limit": None},
+    "reported": {"a-paper": REPORTED},
     "command": "snakemake --configfile my.yaml --cores 2",
     "results": "results",
 }

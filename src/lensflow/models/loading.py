@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
 from lensflow.artifacts.weights import WeightFiles
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU = torch.device("cpu")
 LOG = logging.getLogger(__name__)
 

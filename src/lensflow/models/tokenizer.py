@@ -81,8 +81,8 @@ class PromptTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of the rendered prompt.
 
-        A chat template writes its own beginning-of-sequence token, so none is added to it (the published code adds
-        a second one).
+        A chat template writes its own beginning-of-sequence token, so none is added to it, unless the prompt has
+        `add_special_tokens` (the published code adds a second one when it probes).
         """
         return self.encode_rendered(self.render(text))
 
@@ -181,7 +181,7 @@ class PromptTokenizer:
         return self._tokens(marked, add_special_tokens)[0]
 
     def _encoding(self, rendered: str) -> tuple[list[int], list[tuple[int, int]]]:
-        return self._tokens(rendered, isinstance(self.prompt, PlainPrompt))
+        return self._tokens(rendered, isinstance(self.prompt, PlainPrompt) or self.prompt.add_special_tokens)
 
     def _tokens(self, marked: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the characters that each covers in the text without its marks.

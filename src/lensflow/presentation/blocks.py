@@ -142,6 +142,7 @@ class TableInputs:
         costs: place of a training -> its cost.json with `prepared_seconds`.
         decisions: what became of each claim.
         told_language: the methods that know the prompt's language at test time.
+        reported: paper -> what it reports of these settings.
     """
 
     blocks: tuple[Block, ...]
@@ -151,6 +152,7 @@ class TableInputs:
     costs: Mapping[Place, Mapping[str, Any]] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
     told_language: Sequence[str] = ()
+    reported: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:

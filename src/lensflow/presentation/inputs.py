@@ -48,7 +48,8 @@ def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
     costs = costs_of(files.costs)
     blocks, direct = tuple(blocks_of(config, files.comparisons, costs)), _direct(config, files.versus, costs)
     decisions, told = read_decisions(files.claims), config.get("told_language", ())
-    return TableInputs(blocks, direct, config["versus"], config["methods"], costs, decisions, told)
+    reported = config.get("reported", {})
+    return TableInputs(blocks, direct, config["versus"], config["methods"], costs, decisions, told, reported)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:

@@ -7,6 +7,7 @@ from lensflow.presentation.blocks import TableInputs
 from lensflow.presentation.comparison_tables import ablation, summary, versus
 from lensflow.presentation.cost_table import cost
 from lensflow.presentation.main_table import main
+from lensflow.presentation.reported_table import reported
 from lensflow.presentation.sheets import Document
 from lensflow.presentation.verdict_table import verdict
 from lensflow.presentation.writers.csv import to_csv
@@ -41,6 +42,7 @@ TABLES: tuple[Table, ...] = (
     Table("main", "Every metric in every language", main, CELL),
     Table("ablation", "Variants of Lens: difference to base", ablation, ENTRY),
     Table("versus", "All methods: difference to one of them", versus),
+    Table("reported", "Beside reported numbers", reported),
     Table("cost", "What training takes", cost),  # which depends on the machine
 )
 FORMATS: dict[str, Callable[[Document], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import REVISION_PATTERN, SHA256_PATTERN, Count, PathBelow, Positive
+from lensflow.schema.types import REVISION_PATTERN, SHA256_PATTERN, Count, Name, PathBelow, Positive
 
 
 class PackageSource(Strict):
@@ -66,6 +66,9 @@ class ChatPrompt(Strict):
     system: str | None = None
     """System message; null gives none. Published code: an empty one to train, \"You are a helpful assistant.\"
     to probe."""
+    add_special_tokens: bool = False
+    """Whether the tokenizer adds its own special tokens to the rendered prompt, too. Published code: yes to probe,
+    which gives a second BOS token."""
     template_variables: dict[str, str | int | float | bool | None] = {}
     """Variables that the chat template reads, such as `{enable_thinking: false}`. Their values are values of JSON."""
     date: Annotated[datetime.date, Field(strict=False)] = datetime.date(2024, 7, 26)
@@ -119,5 +122,7 @@ class Source(Strict):
 class Backbone(Source):
     """A model that is untouched so far."""
 
+    prompts: dict[Name, Prompt] = {}
+    """Corpus -> the prompt format of its texts in probing and training, if it is not `prompt`."""
     resources: Resources = Resources()
     """What the backbone needs of the machine; it never changes a result."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Count, Language
 
@@ -38,6 +39,8 @@ class CorpusDataset(Strict):
     """The same for the answer. Without it, the corpus has no answers."""
     id: str | None = None
     """Column that identifies an item in every language. The default is the item's position."""
+    strip: bool = True
+    """Whether white space at a prompt's ends is removed. Published code: only of its probing texts."""
     aligned: bool = True
     """Whether items of one id are translations of each other. Other corpora serve for probing alone."""
     train: Count
@@ -65,11 +68,18 @@ class Corpus(Strict):
     """A data set, instead of `path`."""
     license: str
     """Licence of the texts."""
+    with_answers: bool = False
+    """Whether a text of a folder is a prompt and its answer, run together. Published code: to probe."""
     max_tokens: Annotated[int, Field(ge=2)] | None = None
     """Longest prompt in tokens. The default is `extraction.max_tokens`. Published code: 64 to probe, 128 to train."""
+    dtype: Dtype | None = None
+    """Precision in which its texts are run through the model. The default is `extraction.dtype`. Published code:
+    float16 to probe, bfloat16 to train."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("needs either path or dataset")
+        if self.with_answers and self.dataset is not None:
+            raise ValueError('with_answers: a data set has dataset.prompt for this, such as "{inputs}{targets}"')
         return self

@@ -21,6 +21,8 @@ class Dataset(Strict):
     `{split}` for the split."""
     field: str | None = None
     """Key of a JSON file that holds the rows."""
+    configs: tuple[str, ...] = Field(default=(), strict=False)
+    """Configurations that are read one after the other, instead of the language's own."""
     split: str = "test"
     """Split that is evaluated."""
     fewshot_split: str | None = None

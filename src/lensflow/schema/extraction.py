@@ -11,6 +11,7 @@ from lensflow.schema.types import Count
 Pooling = Literal["last", "mean"]
 # Of transformers. That of flash-attn lacks masks for texts packed into one sequence; sdpa takes such kernels itself.
 Attention = Literal["sdpa", "eager"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Extraction(Strict):
@@ -30,7 +31,8 @@ class Extraction(Strict):
     memory: Literal["resident", "stream"] = "resident"
     """`resident` holds the whole backbone. `stream` holds one layer at a time, which is read from the weight
     files. Both give the same bits."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision of the layers and of the stored states. The default is the checkpoint's own."""
+    dtype: Dtype | None = None
+    """Precision of the layers and of the stored states. The default is the checkpoint's own. Published code:
+    float16 to probe, bfloat16 to train."""
     attention: Attention = "sdpa"
     """Attention implementation in extraction and in training on its states."""

@@ -31,6 +31,7 @@ class Pairing(Strict):
     language: Language
     dataset: CorpusDataset | None = None
     path: str | None = None
+    with_answers: bool = False
     texts: str | None = None
 
 
@@ -138,5 +139,6 @@ class Presenting(Strict):
     versus: str | None
     evaluation: dict[str, Any]
     extraction: dict[str, Any]
+    reported: dict[str, Any] = Field(default_factory=dict)
     command: str
     results: str

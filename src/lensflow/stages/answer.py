@@ -9,6 +9,7 @@ Engines hold the untouched backbone; the weights of a checkpoint are swapped in 
 """
 
 import functools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -37,6 +38,7 @@ from lensflow.provenance.code import code_digest
 from lensflow.provenance.records import recording
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
+from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Answering
 from lensflow.storage.atomic import write_json
@@ -236,6 +238,14 @@ class Asked:
         return digest(self.identity)
 
 
+def chosen(items: Items, evaluation: Evaluation) -> Items:
+    """Return the first `limit` items, or those that Python's `random.sample` draws, in the order of the draw."""
+    ids, sample = list(items), evaluation.sample
+    if sample is not None and sample.n <= len(ids):
+        ids = random.Random(sample.seed).sample(ids, sample.n)
+    return {id_: items[id_] for id_ in ids[: evaluation.limit]}
+
+
 class Answerer:
     """Answers cells of the checkpoints of one backbone, taking from the cache what is there.
 
@@ -251,12 +261,11 @@ class Answerer:
         self._requests: dict[tuple[str, str, str], tuple[str, list[str]]] = {}
 
     def items(self, cell: Cell, split: str = "items") -> Items:
-        """Return a cell's items, of which the configuration may want the first ones only; read once."""
+        """Return a cell's items, of which the configuration may want some only; read once."""
         place = (cell.name, cell.language, split)
         if place not in self._items:
             found = cell.benchmark.items(self.folders, cell.name, cell.language, split)
-            limit = self.session.evaluation.limit if split == "items" else None
-            self._items[place] = dict(list(found.items())[:limit])
+            self._items[place] = chosen(found, self.session.evaluation) if split == "items" else found
         return self._items[place]
 
     def asked(self, cell: Cell, speaker: Speaker) -> Asked:

@@ -8,6 +8,7 @@ from.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,17 @@ def fetched(
     for role, split in (("items", source.split), ("fewshot", source.fewshot_split)):
         if split is None:
             continue
+        items: Iterable[dict[str, Any]] = ()
+        for named in source.configs or (config,):
+            where = f"benchmarks.{name}: data set {source.path} ({named}, {split})"
+            if source.path.startswith(EMBEDDED):
+                items = _generate(source.path.removeprefix(EMBEDDED), language, where)
+            else:
+                more, revision = load_split(
+                    source.path, named, split, local, revision, where, source.file, source.field
+                )
+                items = chain(items, more)
         where = f"benchmarks.{name}: data set {source.path} ({config}, {split})"
-        if source.path.startswith(EMBEDDED):
-            items: Iterable[dict[str, Any]] = _generate(source.path.removeprefix(EMBEDDED), language, where)
-        else:
-            items, revision = load_split(source.path, config, split, local, revision, where, source.file, source.field)
         by_role[role] = _checked(source, items, where, texts)
     evaluated = {identity(item, source.columns) for item in by_role["items"].values()}
     left_out = frozenset(id_ for id_, item in by_role["fewshot"].items() if identity(item, source.columns) in evaluated)

@@ -20,17 +20,34 @@ LOG = logging.getLogger(__name__)
 NAMED = 10  # most gaps that a message names
 
 
-def pair_data(path: Path, language: str, output: Path) -> None:
+def pair_data(path: Path, language: str, output: Path, with_answers: bool = False) -> None:
     """Write one language of a corpus as JSON lines (stage `pair_data`), and `{language}.source.json` beside it.
 
+    Args:
+        path: folder of the corpus.
+        language: one of its languages.
+        output: the file.
+        with_answers: whether each prompt is followed by its answer, with nothing between them.
+
     Raises:
-        LensflowError: the corpus is not valid or lacks the language.
+        LensflowError: the corpus is not valid, lacks the language, or has a prompt without an answer to follow it.
     """
     corpus = read_corpus(path)
     if language not in languages_of(corpus):
         raise LensflowError(f"corpus {path}: no language '{language}'; it has {', '.join(languages_of(corpus))}")
-    write_jsonl(output, in_language(corpus, language))
+    rows = in_language(corpus, language)
+    if with_answers:
+        rows = [row | {"prompt": row["prompt"] + _answer(row, language, path)} for row in rows]
+    write_jsonl(output, rows)
     write_origin(output, path=path.name, config=None, split=None, local=True, revision=None)
+
+
+def _answer(row: Mapping[str, Any], language: str, path: Path) -> str:
+    if "answer" not in row:
+        raise LensflowError(
+            f"corpus {path}: item '{row['id']}' has no {language} answer; write one, or set with_answers: false"
+        )
+    return str(row["answer"])
 
 
 def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output: Path) -> None:
@@ -182,10 +199,12 @@ def _row(
         raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
     places[id_] = number
     name = source.languages[language]
-    prompt = text_at(item, name, here).strip() if source.layout == "columns" else _filled(source.prompt, item, here)
-    if not prompt:
+    prompt = text_at(item, name, here) if source.layout == "columns" else _filled(source.prompt, item, here)
+    if source.strip:
+        prompt = prompt.strip()
+    if not prompt.strip():
         raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items (id '{id_}')")
-    answer = {} if source.answer is None else {"answer": _filled(source.answer, item, here)}
+    answer = {} if source.answer is None else {"answer": _filled(source.answer, item, here).strip()}
     return {"id": id_, "prompt": prompt, **answer}
 
 
@@ -216,8 +235,8 @@ def _check_splits(rows: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def _filled(template: str, item: Mapping[str, Any], where: str) -> str:
-    """Fill `{column}` in a template from an item, without spaces at the ends."""
-    return re.sub(r"\{([^{}]+)\}", lambda match: text_at(item, match[1], where), template).strip()
+    """Fill `{column}` in a template from an item."""
+    return re.sub(r"\{([^{}]+)\}", lambda match: text_at(item, match[1], where), template)
 
 
 def run(config: Pairing, *, root: Path, datasets_root: Path | None, output: Path) -> None:
@@ -225,6 +244,6 @@ def run(config: Pairing, *, root: Path, datasets_root: Path | None, output: Path
     if config.dataset is not None:
         pair_dataset(config.dataset, config.language, datasets_root, output)
     elif config.path is not None:
-        pair_data(folder(config.path, root), config.language, output)
+        pair_data(folder(config.path, root), config.language, output, config.with_answers)
     else:
         raise LensflowError("--config: needs key 'dataset' or 'path'; see lensflow show-config")

@@ -23,7 +23,7 @@ from lensflow.artifacts.checkpoint import (
 from lensflow.artifacts.tokens import chat_template
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.models.chat import ChatTemplate
-from lensflow.schema.backbone import ChatPrompt, FolderSource, HubSource, PackageSource, Source
+from lensflow.schema.backbone import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, Prompt, Source
 from lensflow.schema.stages import Preparing
 from lensflow.storage.atomic import write_json
 from lensflow.storage.digests import digest, file_digest
@@ -67,7 +67,7 @@ def check_source(name: str, backbone: Source, root: Path) -> None:
             chat_template(path)
 
 
-def check_prompt(name: str, backbone: Source, root: Path) -> Path | None:
+def check_prompt(name: str, backbone: Backbone, root: Path) -> Path | None:
     """Check everything of a backbone that costs seconds, not minutes: a folder's chat template, the hub's small files.
 
     Weights are not fetched. Where the hub cannot be reached, nothing is checked; `prepare_backbone` does it again.
@@ -87,7 +87,9 @@ def check_prompt(name: str, backbone: Source, root: Path) -> Path | None:
         check_files(folder, f"backbones.{name}.source: ")
     else:
         return None
-    _check_template(folder, backbone, f"backbones.{name}.prompt")
+    _check_template(folder, backbone.prompt, f"backbones.{name}.prompt")
+    for corpus, prompt in backbone.prompts.items():
+        _check_template(folder, prompt, f"backbones.{name}.prompts.{corpus}")
     return folder
 
 
@@ -101,9 +103,9 @@ def _check_weights(names: Collection[str], where: str) -> None:
         )
 
 
-def _check_template(folder: Path, backbone: Source, where: str) -> None:
-    if isinstance(backbone.prompt, ChatPrompt):
-        ChatTemplate(folder, backbone.prompt).check(where)
+def _check_template(folder: Path, prompt: Prompt, where: str) -> None:
+    if isinstance(prompt, ChatPrompt):
+        ChatTemplate(folder, prompt).check(where)
 
 
 def _listed(source: HubSource) -> list[str] | None:
@@ -146,7 +148,7 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
         _link_all(resolve(source.path, root), folder, f"{source.path}: ")
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
-    _check_template(folder, backbone, "prompt")
+    _check_template(folder, backbone.prompt, "prompt")
     config = read_json(folder / "config.json")
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:

@@ -22,6 +22,7 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
+from lensflow.schema.reported import Reported
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name, Positive
@@ -118,6 +119,8 @@ class Config(Strict):
     """How checkpoints are evaluated."""
     sweeps: dict[Name, Sweep] = {}
     """Keys that are tried at several values, by name."""
+    reported: dict[Name, Reported] = {}
+    """Paper -> the numbers that it reports, which the tables show beside ours."""
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
     """What to run: every combination of what an entry lists."""
 
@@ -131,6 +134,11 @@ class Config(Strict):
                         raise ValueError(f"runs[{number}].{key}: no '{name}'; {did_you_mean(name, catalog)}")
                     if name in RESERVED.get(key, ()):
                         raise ValueError(f"{key}.{name}: the workflow has a folder of this name; choose another")
+            for name in run.backbones:
+                for corpus in self.backbones[name].prompts:
+                    if corpus not in self.corpora:
+                        hint = did_you_mean(corpus, self.corpora)
+                        raise ValueError(f"backbones.{name}.prompts: no corpus '{corpus}'; {hint}")
             for name in run.settings:
                 self._check_setting(name)
             for name in run.benchmarks:
@@ -150,6 +158,22 @@ class Config(Strict):
         for name in self.retention_margins:
             if name not in metrics:
                 raise ValueError(f"retention_margins: no metric '{name}'; {did_you_mean(name, metrics)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reported(self) -> Self:
+        for name, paper in self.reported.items():
+            for table in paper.tables:
+                if table.setting is None:  # compared outside of a run
+                    continue
+                named: list[tuple[Mapping[str, Any], str, str]] = [(self.settings, "setting", table.setting)]
+                named += [(self.benchmarks, "benchmark", column.benchmark) for column in table.columns]
+                named += [(METRICS, "metric", column.metric) for column in table.columns]
+                named += [(self.backbones, "backbone", row.backbone) for row in table.rows]
+                for known, what, asked in named:
+                    if asked not in known:
+                        hint = did_you_mean(asked, known)
+                        raise ValueError(f"reported.{name}: table '{table.table}': no {what} '{asked}'; {hint}")
         return self
 
     def _check_setting(self, name: str) -> None:
@@ -219,7 +243,7 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
 
     merged: dict[str, Any] = {}
     own = [*((str(path), read_yaml(path)) for path in files), ("config", dict(more or {}))]
-    below = sorted((root / "config/catalog").glob("*.yaml"))
+    below = [path for folder in ("catalog", "reported") for path in sorted((root / "config" / folder).glob("*.yaml"))]
     if not any(isinstance(content, dict) and "runs" in content for _, content in own):
         below.append(root / "config/demo.yaml")
     for where, content in [*((str(path), read_yaml(path)) for path in below), *own]:

@@ -24,6 +24,7 @@ from lensflow.methods.base import FineTuning
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
+from lensflow.presentation.reported_table import of_settings
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import FolderSource
 from lensflow.stages.prepare_backbone import check_prompt, check_source
@@ -324,7 +325,9 @@ class Plan:
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
         entry = self.config.backbones[backbone]
-        stage: dict[str, Any] = {"backbone": {k: v for k, v in entry.canonical().items() if k != "resources"}}
+        stage: dict[str, Any] = {
+            "backbone": {key: value for key, value in entry.canonical().items() if key not in ("prompts", "resources")}
+        }
         if isinstance(entry.source, FolderSource):  # its files may be edited where they lie
             stage["files"] = small_files_digest(resolve(entry.source.path, self.root))
         return stage
@@ -340,16 +343,22 @@ class Plan:
             if language not in languages:
                 raise KeyError(language)
             return {"language": language, "dataset": dataset | {"languages": languages}}
-        return {"language": language, "path": entry.path, "texts": self.corpus_digests[corpus][language]}
+        stage = {"language": language, "path": entry.path, "with_answers": entry.with_answers}
+        return stage | {"texts": self.corpus_digests[corpus][language]}
 
     def extract_hidden_states(self, backbone: str, corpus: str) -> dict[str, Any]:
         """Return the configuration of stage `extract_hidden_states`."""
-        extraction = self.config.extraction.canonical()
-        if (tokens := self.config.corpora[corpus].max_tokens) is not None:
-            extraction["max_tokens"] = tokens
+        extraction, entry = self.config.extraction.canonical(), self.config.corpora[corpus]
+        own = {"max_tokens": entry.max_tokens, "dtype": entry.dtype}
+        extraction |= {key: value for key, value in own.items() if value is not None}
         if corpus not in {self.config.settings[name].training for run in self.config.runs for name in run.settings}:
             extraction["trainable_layers"] = 0  # all tokens' states take far more room than the texts' own
-        return {"prompt": self.config.backbones[backbone].prompt.canonical(), "extraction": extraction}
+        return {"prompt": self._prompt(backbone, corpus), "extraction": extraction}
+
+    def _prompt(self, backbone: str, corpus: str) -> dict[str, Any]:
+        """Return the prompt format that a backbone has for the texts of a corpus, to probe and to train."""
+        entry = self.config.backbones[backbone]
+        return entry.prompts.get(corpus, entry.prompt).canonical()
 
     def extracted(self) -> list[Extracted]:
         """Return which hidden states are extracted: a job for each backbone and corpus."""
@@ -387,7 +396,7 @@ class Plan:
         stage = {
             "method": self.config.methods[checkpoint.method].canonical(),
             "setting": self.config.settings[checkpoint.setting].canonical(),
-            "prompt": self.config.backbones[checkpoint.backbone].prompt.canonical(),
+            "prompt": self._prompt(checkpoint.backbone, self.config.settings[checkpoint.setting].training),
             "seed": checkpoint.seed,
         }
         if self.needs_states(checkpoint.method):
@@ -504,6 +513,7 @@ class Plan:
             "versus": self.config.versus,
             "evaluation": self.config.evaluation.canonical(),
             "extraction": self.config.extraction.canonical(),
+            "reported": of_settings(self.config.reported, used),
         }
 
     def _title(self) -> str:
