@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import REVISION_PATTERN, SHA256_PATTERN, Count, PathBelow, Positive
+from lensflow.schema.types import MODEL_REVISION_PATTERN, SHA256_PATTERN, Count, PathBelow, Positive
 
 
 class PackageSource(Strict):
@@ -19,11 +19,11 @@ class PackageSource(Strict):
 
 
 class HubSource(Strict):
-    """A model on the Hugging Face hub, pinned by revision."""
+    """A model on the Hugging Face hub, pinned by a commit; `main` is resolved to one when the model is fetched."""
 
     kind: Literal["hub"]
     name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(pattern=REVISION_PATTERN)
+    revision: str = Field(pattern=MODEL_REVISION_PATTERN)
 
 
 class FolderSource(Strict):
