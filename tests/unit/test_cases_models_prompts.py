@@ -16,6 +16,7 @@ from lensflow.models.thinking import split
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from lensflow.schema.parsing import parse
+from lensflow.workflow import experiment
 
 TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
 BOS, EOS = "<s>", "</s>"
@@ -233,6 +234,13 @@ def test_template_variables_reach_the_template(tmp_path):
     ChatTemplate(tmp_path, prompt).check("p")
     assert PromptTokenizer(tmp_path, prompt).render("Hi").endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert PromptTokenizer(tmp_path, CHAT).render("Hi").endswith("<|im_start|>assistant\n")
+
+
+def test_the_catalogs_qwen3_does_not_think(tmp_path):
+    catalog = experiment.read([], TEMPLATES.parents[2]).backbones
+    for name in (name for name in catalog if name.startswith("qwen3")):
+        ChatTemplate(save(tmp_path / name, published("qwen3")), catalog[name].prompt).check(name)
+        assert PromptTokenizer(tmp_path / name, catalog[name].prompt).render("Hi").endswith("</think>\n\n")
 
 
 def test_a_variable_that_the_template_does_not_have(tmp_path):
