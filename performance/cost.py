@@ -11,11 +11,12 @@ import argparse
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.config import Lens
+from lensflow.schema.backbone import HubSource
 from lensflow.schema.setting import Setting
 from lensflow.storage.atomic import write_text
 from lensflow.workflow.experiment import Config, read
@@ -95,25 +96,51 @@ class Shape:
 
 
 LLAMA_8B = Shape(layers=32, width=4096, inner=14336, heads=32, kv_heads=8, head=128, vocabulary=128256)
+QWEN3 = Shape(
+    layers=28,
+    width=1024,
+    inner=3072,
+    heads=16,
+    kv_heads=8,
+    head=128,
+    vocabulary=151936,
+    tied=True,
+    head_norms=2,
+)
+GEMMA_270M = Shape(
+    layers=18,
+    width=640,
+    inner=2048,
+    heads=4,
+    kv_heads=1,
+    head=256,
+    vocabulary=262144,
+    tied=True,
+    norms=4,
+    head_norms=2,
+)
 SHAPES = {
     "llama-3-8b-instruct": LLAMA_8B,
     "llama-3.1-8b-instruct": LLAMA_8B,
     "phi-3.5-mini-instruct": Shape(layers=32, width=3072, inner=8192, heads=32, kv_heads=32, head=96, vocabulary=32064),
-    "gemma-3-270m": Shape(
-        layers=18,
-        width=640,
-        inner=2048,
-        heads=4,
-        kv_heads=1,
-        head=256,
-        vocabulary=262144,
-        tied=True,
-        norms=4,
-        head_norms=2,
-    ),
+    "gemma-3-270m": GEMMA_270M,
     "smollm2-135m-instruct": Shape(
         layers=30, width=576, inner=1536, heads=9, kv_heads=3, head=64, vocabulary=49152, tied=True
     ),
+    "qwen3-0.6b": QWEN3,
+    "qwen3-1.7b": replace(QWEN3, width=2048, inner=6144),
+    "qwen3-4b": replace(QWEN3, layers=36, width=2560, inner=9728, heads=32),
+    "qwen3-8b": replace(QWEN3, layers=36, width=4096, inner=12288, heads=32, tied=False),
+    "gemma-3-270m-it": GEMMA_270M,
+    "gemma-3-1b-it": replace(GEMMA_270M, layers=26, width=1152, inner=6912),
+    # Of its language model; the vision tower and what links the two have 419,816,304 parameters more.
+    "gemma-3-4b-it": replace(GEMMA_270M, layers=34, width=2560, inner=10240, heads=8, kv_heads=4, vocabulary=262208),
+    "llama-3.2-1b-instruct": replace(LLAMA_8B, layers=16, width=2048, inner=8192, head=64, tied=True),
+    "llama-3.2-3b-instruct": replace(LLAMA_8B, layers=28, width=3072, inner=8192, heads=24, tied=True),
+    "smollm3-3b": replace(LLAMA_8B, layers=36, width=2048, inner=11008, heads=16, kv_heads=4, tied=True),
+    "phi-4-mini-instruct": replace(LLAMA_8B, width=3072, inner=8192, heads=24, vocabulary=200064, tied=True),
+    "mistral-7b-instruct-v0.3": replace(LLAMA_8B, vocabulary=32768),
+    "aya-expanse-8b": replace(LLAMA_8B, vocabulary=256000, tied=True, norms=1),
 }
 
 
@@ -398,6 +425,15 @@ def sections(config: Config) -> list[Section]:
     return found
 
 
+def of_the_catalog(config: Config) -> Config:
+    """Return the first of the runs with the hub's backbones that no run names."""
+    named = {backbone for run in config.runs for backbone in run.backbones}
+    others = [
+        name for name, entry in config.backbones.items() if isinstance(entry.source, HubSource) and name not in named
+    ]
+    return config.model_copy(update={"runs": (config.runs[0].model_copy(update={"backbones": tuple(others)}),)})
+
+
 def of_section(section: Section) -> list[str]:
     """Write what the stages take."""
     shape, weights = section.shape, SIZE * section.shape.parameters
@@ -489,6 +525,12 @@ answers in progress that this leaves room for. With `engine: auto` transformers 
 Too small: take `engine: hf`, or `engine: vllm` on more GPUs (`resources.gpus`).
 """
 
+OTHERS = """## Other backbones of the catalog
+
+The same for the hub's other backbones in `config/catalog/backbones.yaml`, with the setting {setting} alone. Their
+`mem_gb` in the catalog is 1.2 times the host memory that evaluation in float32 takes: 4 bytes a parameter.
+"""
+
 FORMULAS = """## Formulas
 
 L layers of width d, a layer's matrices with m parameters; N texts of T tokens; b bytes a number (bfloat16: 2).
@@ -518,14 +560,17 @@ def page(config: Config, peaks: Path) -> str:
     found, rows = sections(config), list(measured(peaks))
     excess = {way: max(row[3] / row[2] for row in rows if ("stream" in row[1]) == way) for way in (True, False)}
     booked = ("backbone", "GPU to extract", "… with `stream`", "GPU to train", "host memory", "… with `stream`", "disk")
+    evaluated = ("evaluation", *(f"{gpu} GB" for gpu in GPUS))
+    others = sections(of_the_catalog(config))
     lines = [
         HEAD.format(title=config.title),
         *table(booked, map(node, found)),
         BOOKING.format(excess=excess[False], streamed=excess[True]),
+        *table(evaluated, (row for section in found for row in shares(section))),
+        OTHERS.format(setting=config.runs[0].settings[0]),
+        *table(booked, map(node, others)),
+        *table(evaluated, (row for section in others for row in shares(section))),
     ]
-    lines += table(
-        ("evaluation", *(f"{gpu} GB" for gpu in GPUS)), (row for section in found for row in shares(section))
-    )
     lines += [
         FORMULAS,
         *(line for section in found for line in of_section(section)),

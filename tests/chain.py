@@ -27,7 +27,6 @@ from lensflow.workflow.stages import RUN as ANY_RUN
 from lensflow.workflow.stages import STAGES, Argument, Stage
 
 REPOSITORY = Path(__file__).parents[1]
-LANGUAGES = ("en", "zh")
 COUNTS = {"train": 6, "dev": 2, "test": 3}
 TEXT = {"en": "What is number {}?", "zh": "第{}个是什么？"}
 RUN = "tiny/en-zh/lens/seed0"
@@ -88,14 +87,17 @@ class Step:
 
 
 class Chain:
-    """The steps of a run in the folder `root`, on a checkpoint in `model`; they are run from there."""
+    """The steps of a run in the folder `root`, on a checkpoint in `model`; they are run from there.
 
-    def __init__(self, root: Path, model: Path) -> None:
-        self.root = root
+    Its corpus has the items of `texts`, language -> what the number of an item is put into. The first one is central.
+    """
+
+    def __init__(self, root: Path, model: Path, texts: Mapping[str, str] = TEXT) -> None:
+        self.root, self.languages = root, list(texts)
         shutil.copytree(model, root / "model")
         for split in SPLITS:
             rows = [
-                {"id": f"{split}-{n}", "prompt": {code: t.format(n + 10 * len(split)) for code, t in TEXT.items()}}
+                {"id": f"{split}-{n}", "prompt": {code: t.format(n + 10 * len(split)) for code, t in texts.items()}}
                 for n in range(COUNTS[split])
             ]
             write_jsonl(root / "corpus" / f"{split}.jsonl", rows)
@@ -115,7 +117,12 @@ class Chain:
             "backbones": {"tiny": {"source": {"kind": "folder", "path": "model"}, "license": "none", "prompt": prompt}},
             "corpora": {"mine": {"path": "corpus", "license": "CC0-1.0"}},
             "settings": {
-                "en-zh": {"central": "en", "languages": list(LANGUAGES), "probing": "mine", "training": "mine"}
+                "-".join(self.languages): {
+                    "central": self.languages[0],
+                    "languages": self.languages,
+                    "probing": "mine",
+                    "training": "mine",
+                }
             },
             "methods": {"lens": {"kind": "lens", "lr": 1e-2, "batch_size": 2, "warmup": 0.0}},
             "benchmarks": {
@@ -127,7 +134,7 @@ class Chain:
             "runs": [
                 {
                     "backbones": ["tiny"],
-                    "settings": ["en-zh"],
+                    "settings": ["-".join(self.languages)],
                     "methods": ["base", "lens"],
                     "benchmarks": ["generation", "likelihood"],
                 }
@@ -141,7 +148,7 @@ class Chain:
             {key: str(value) for key, value in checkpoint._asdict().items()}
             | {"corpus": "mine", "part": "0", "language": language}
             for checkpoint in checkpoints
-            for language in LANGUAGES
+            for language in self.languages
         ]
 
     def _steps(self, stage: Stage) -> Iterable[Step]:

@@ -90,6 +90,9 @@ def test_rows_below_a_field(tmp_path):
     [
         ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
+        ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' stands there twice; rename one$"),
+        ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; mend it$"),
+        ("t.json", '{"a": \n', r"t\.json: cannot be read \(.*\); mend the file$"),
         ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),
         ("t.jsonl", '{"a": \n', r"t\.jsonl, line 1: not valid JSON \(.*\); mend the line$"),
         ("t.json", "{}", r"t\.json: is no list of rows; set field to the key that holds the rows$"),
@@ -103,6 +106,39 @@ def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
     with pytest.raises(LensflowError, match=rf"^here: .*{message}") as caught:
         list(read_rows(tmp_path / name, None, None, "here"))
     assert "\n" not in str(caught.value)
+
+
+def test_lines_in_a_file_called_json(tmp_path):
+    """As many data sets of the hub have it."""
+    rows(tmp_path / "table.json", ROWS)
+    assert list(read_rows(tmp_path / "table.json", None, None, "here")) == ROWS
+
+
+@pytest.mark.parametrize("path", ["data/table.xlsx", "table.txt", "me/table"])
+def test_a_local_file_of_another_kind_is_named(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_bytes(b"PK")
+    assert local_copy(path, None) == Path(path)
+    with pytest.raises(LensflowError, match=rf"{path}: is none of \.csv, \.tsv, .*; convert it$"):
+        fetched("mine", Dataset(path=path, columns=("text",)), "de", "de", None)
+
+
+@pytest.mark.parametrize("id_", ["", "  ", None, float("nan")])
+def test_an_item_without_an_id_is_refused(tmp_path, id_):
+    rows(tmp_path / "me/set.jsonl", [{"n": "1", "de": "Eins"}, {"n": id_, "de": "Zwei"}])
+    source = CorpusDataset(path="me/set.jsonl", layout="columns", languages={"de": "de"}, train=2, id="n")
+    with pytest.raises(LensflowError, match=r"item 2: no id in column 'n'; fill it, or set id to another column$"):
+        paired(source, "de", tmp_path)
+
+
+def test_what_data_frames_write_for_nothing_is_no_text(tmp_path):
+    rows(tmp_path / "me/set.jsonl", [{"text": "Eins"}, {"text": float("nan")}])
+    corpus = CorpusDataset(path="me/set.jsonl", layout="columns", languages={"de": "text"}, train=2)
+    with pytest.raises(LensflowError, match=r"item 2: the prompt is empty"):
+        paired(corpus, "de", tmp_path)
+    with pytest.raises(LensflowError, match=r"item 2: column 'text' is empty"):
+        fetched("mine", Dataset(path="me/set.jsonl", columns=("text",)), "de", "de", tmp_path)
 
 
 def test_text_in_another_encoding(tmp_path):

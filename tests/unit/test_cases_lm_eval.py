@@ -111,6 +111,15 @@ def test_an_item_without_a_right_answer_is_refused_before_a_model_runs(project, 
         task_of().check_items(items(answers[1], answers[0]), {}, "en", [project])
 
 
+def test_letters_and_numbers_in_one_column_are_refused(project):
+    """ARC has A to D, and in some items 1 to 4, where 1 is the first choice: as a position it would be the second."""
+    message = r"^task rivers\.yaml: the right answer of item 'id-0' is a letter, that of item 'id-1' a number"
+    with pytest.raises(LensflowError, match=message):
+        task_of().check_items(items("A", "1"), {}, "en", [project])
+    task_of().check_items(items("A", "Rhine"), {}, "en", [project])
+    task_of().check_items(items("0", "1"), {}, "en", [project])
+
+
 def test_a_column_of_two_types_is_refused(project):
     with pytest.raises(LensflowError, match=r"^task rivers\.yaml: .*; give each column one type$"):
         task_of().check_items(items(1, "B"), {}, "en", [project])

@@ -23,6 +23,7 @@ from lensflow.storage.verified import read_json
 
 CONFIG = {"num_hidden_layers": 2, "hidden_size": 2, "model_type": "llama"}
 HUB = {"kind": "hub", "name": "some/model", "revision": "0123456789" * 4}
+COMMIT = "abcdef0123" * 4
 TEMPLATE = "{{ messages[0].content }}"
 
 
@@ -177,6 +178,7 @@ def hub(tmp_path, monkeypatch) -> dict[str, Any]:
 
     def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
         asked["patterns"].append(allow_patterns)
+        asked["revision"] = revision
         if "refusal" in asked:
             raise asked["refusal"]
         return str(asked["folder"])
@@ -185,7 +187,7 @@ def hub(tmp_path, monkeypatch) -> dict[str, Any]:
         if "refusal" in asked:
             raise asked["refusal"]
         names = [path.name for path in asked["folder"].iterdir()]
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names], sha=COMMIT)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", listing)
@@ -217,6 +219,22 @@ def test_only_the_weights_that_the_index_names_are_fetched(tmp_path, hub):
     prepare_backbone(entry(HUB), tmp_path, tmp_path / "b/manifest.json")
     assert not any(name.endswith(".safetensors") for name in hub["patterns"][0])
     assert {name for name in hub["patterns"][-1] if name.endswith(".safetensors")} == set(SHARDS)
+
+
+def test_a_branch_is_resolved_once_and_its_commit_is_written_down(tmp_path, hub, caplog):
+    prepare_backbone(entry(HUB | {"revision": "main"}), tmp_path, tmp_path / "b/manifest.json")
+    assert hub["revision"] == COMMIT
+    assert json.loads((tmp_path / "b/manifest.json").read_text())["source"] == HUB | {"revision": COMMIT}
+    assert f"some/model: main is {COMMIT} today; set source.revision to it" in caplog.text
+    hub["refusal"] = OSError("Name or service not known")
+    with pytest.raises(LensflowError, match=r"^some/model@main: cannot be fetched"):
+        prepare_backbone(entry(HUB | {"revision": "main"}), tmp_path, tmp_path / "b/manifest.json")
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "0123abc", "refs/pr/1"])
+def test_other_branches_and_short_commits_are_refused(revision):
+    with pytest.raises(LensflowError, match=r"revision: must be a commit, 40 hexadecimal digits, or main"):
+        parse(Backbone, entry(HUB).canonical() | {"source": HUB | {"revision": revision}}, "backbones.b")
 
 
 def test_nothing_is_refused_where_the_hub_cannot_be_reached(tmp_path, hub):

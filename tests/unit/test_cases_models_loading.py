@@ -17,6 +17,7 @@ from lensflow.models.loading import (
     check_decoder,
     check_top_layers,
     load_decoder,
+    load_model,
     load_top_layers,
 )
 from lensflow.models.streaming import StreamedDecoder
@@ -72,6 +73,34 @@ def test_layers_above_the_last_are_not_trained(checkpoint, tmp_path):
     assert set(extra) <= set(files.location)
     assert files.top_layers(tiny.LAYERS, 2) == WeightFiles(plain).top_layers(tiny.LAYERS, 2)
     load_top_layers(folder, 2, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("rename", "missing"),
+    [
+        (lambda name: None if name == "lm_head.weight" else name, "lm_head.weight"),
+        (lambda name: None if name.endswith("layers.1.mlp.up_proj.weight") else name, "up_proj.weight"),
+        (lambda name: f"policy.{name}", "lm_head.weight"),
+    ],
+)
+def test_a_weight_that_is_missing_is_not_filled_with_random_numbers(checkpoint, tmp_path, rename, missing):
+    source = checkpoint("llama")
+    tensors = {name: tensor for path in source.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    renamed = {new: tensor for name, tensor in tensors.items() if (new := rename(name))}
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (lambda: load_model(tmp_path, torch.float32, "sdpa"), lambda: load_decoder(tmp_path)):
+        with pytest.raises(LensflowError, match=rf"weight '.*{missing}' is missing \(of \d+\); give a whole"):
+            load()
+
+
+def test_names_without_the_models_prefix_are_understood(checkpoint, tmp_path):
+    source = checkpoint("llama")
+    tensors = {name: tensor for path in source.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    renamed = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert states(load_decoder(tmp_path)).equal(states(load_decoder(source)))
 
 
 def test_other_tensors_are_still_refused(checkpoint, tmp_path):

@@ -16,6 +16,7 @@ from lensflow.models.thinking import split
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from lensflow.schema.parsing import parse
+from lensflow.workflow import experiment
 
 TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
 BOS, EOS = "<s>", "</s>"
@@ -162,6 +163,26 @@ def test_special_tokens_however_they_are_written(tmp_path, form):
     assert special_tokens(tmp_path)["bos_token"] == theirs.bos_token == BOS
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eos_token": WORDS[1]},  # a token of tokenizer.json that is no special one there
+        {"added_tokens_decoder": {"24": {"content": WORDS[1], "special": True}}},
+        {"added_tokens_decoder": {"281": {"content": "<|new|>", "special": True}}},
+    ],
+)
+def test_tokens_that_only_the_settings_name(tmp_path, settings):
+    """Merged and fine-tuned checkpoints have such; their answers ended in `<|im_end|>`."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(save(tmp_path, **settings))
+    ours = PromptTokenizer(tmp_path, PlainPrompt(format="plain", template=f"a{WORDS[1]}<|new|>{{prompt}}"))
+    ids = theirs(f"a{WORDS[1]}<|new|>b").input_ids
+    assert ours.encode("b") == ids
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    assert ours.decode(ids) != f"a{WORDS[1]}<|new|>b"
+
+
 def test_no_eos_is_said(tmp_path):
     tokenizer = PromptTokenizer(save(tmp_path, eos_token=None), PlainPrompt(format="plain"))
     assert tokenizer.end_tokens == set()
@@ -215,6 +236,13 @@ def test_template_variables_reach_the_template(tmp_path):
     assert PromptTokenizer(tmp_path, CHAT).render("Hi").endswith("<|im_start|>assistant\n")
 
 
+def test_the_catalogs_qwen3_does_not_think(tmp_path):
+    catalog = experiment.read([], TEMPLATES.parents[2]).backbones
+    for name in (name for name in catalog if name.startswith("qwen3")):
+        ChatTemplate(save(tmp_path / name, published("qwen3")), catalog[name].prompt).check(name)
+        assert PromptTokenizer(tmp_path / name, catalog[name].prompt).render("Hi").endswith("</think>\n\n")
+
+
 def test_a_variable_that_the_template_does_not_have(tmp_path):
     prompt = ChatPrompt(format="chat", template_variables={"enable_thinkin": False})
     with pytest.raises(LensflowError, match=r"^p.template_variables: .* has no variable 'enable_thinkin'; it has "):
@@ -255,6 +283,14 @@ def test_the_date_is_pinned(tmp_path, date):
 def test_an_answer_ends_where_the_template_ends_a_turn(tmp_path, name, end):
     tokenizer = PromptTokenizer(save(tmp_path, published(name)), CHAT)
     assert tokenizer.end_tokens == {1, tokenizer.tokenizer.token_to_id(end)}
+
+
+def test_a_turn_may_end_in_a_token_that_is_not_special(tmp_path):
+    template = "{% for m in messages %}{{ m.content }}</think>\n{% endfor %}"
+    tokenizer = PromptTokenizer(save(tmp_path, template), CHAT)
+    end = tokenizer.tokenizer.token_to_id("</think>")
+    assert tokenizer.end_tokens == {1, end}
+    assert tokenizer.decode([*tokenizer.tokenizer.encode("好", add_special_tokens=False).ids, end]) == "好"
 
 
 def test_a_template_without_an_end_of_turn(tmp_path):

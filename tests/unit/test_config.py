@@ -119,7 +119,7 @@ BACKBONE = {"license": "x", "prompt": {"format": "plain"}}
         (PACKAGE | {"parts": [1]}, "backbones.b.source.parts[0]: must be text"),
         (PACKAGE | {"sha256": "0"}, "backbones.b.source.sha256: must be 64 hexadecimal digits, not '0'"),
         ({"kind": "package"}, "backbones.b.source.package: is missing; add it"),
-        ({"kind": "hub", "name": "a/b", "revision": "main"}, "backbones.b.source.revision: must be a commit"),
+        ({"kind": "hub", "name": "a/b", "revision": "v1"}, "backbones.b.source.revision: must be a commit"),
         ({"kind": "hub", "name": "a/b", "revisoin": "x"}, "backbones.b.source: unknown key 'revisoin'; did you mean"),
         ({"kind": "hubb"}, "backbones.b.source: no kind 'hubb'; did you mean 'hub'? (known: folder, hub, package)"),
         ({}, "backbones.b.source: key 'kind' is missing; add it"),

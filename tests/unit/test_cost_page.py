@@ -70,9 +70,14 @@ def test_parameters_are_counted_exactly(cost, checkpoint, family):
     assert {sum(parameter.numel() for parameter in layer.parameters()) for layer in layers_of(decoder)} == {shape.layer}
 
 
-def test_the_papers_backbones_have_as_many_parameters_as_they_are_known_for(cost):
+def test_the_catalogs_backbones_have_as_many_parameters_as_they_are_known_for(cost):
     known = {"llama-3-8b-instruct": 8_030_261_248, "phi-3.5-mini-instruct": 3_821_079_552}
     known |= {"llama-3.1-8b-instruct": 8_030_261_248, "gemma-3-270m": 268_098_176, "smollm2-135m-instruct": 134_515_008}
+    known |= {"qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096}
+    known |= {"qwen3-8b": 8_190_735_360, "gemma-3-270m-it": 268_098_176, "gemma-3-1b-it": 999_885_952}
+    known |= {"gemma-3-4b-it": 4_300_079_472 - 419_816_304, "llama-3.2-1b-instruct": 1_235_814_400}
+    known |= {"llama-3.2-3b-instruct": 3_212_749_824, "smollm3-3b": 3_075_098_624, "aya-expanse-8b": 8_028_033_024}
+    known |= {"phi-4-mini-instruct": 3_836_021_760, "mistral-7b-instruct-v0.3": 7_248_023_552}
     assert {name: shape.parameters for name, shape in cost.SHAPES.items()} == known
 
 
@@ -206,6 +211,19 @@ def test_the_paper_s_jobs_ask_for_the_memory_that_the_page_says(cost):
         for name in section.names:
             assert config.backbones[name].resources.mem_gb * 1e9 > needed, name
             assert config.backbones[name].resources.runtime is not None
+
+
+def test_the_catalog_says_what_its_backbones_need(cost):
+    """Room for the files in bfloat16, and a fifth more memory than the weights in float32 take."""
+    config = read([], ROOT)
+    entries = {n: e for n, e in config.backbones.items() if e.source.kind == "hub" and e.resources.mem_gb is not None}
+    assert len(entries) == 13
+    for name, entry in entries.items():
+        parameters = cost.SHAPES[name].parameters
+        assert 2 * parameters <= entry.resources.disk_gb * 1e9, name
+        needed = 1.2 * (4 * parameters + cost.PROCESS) / 1e9
+        assert needed <= entry.resources.mem_gb <= 1.2 * needed + 1, name
+        assert entry.source.revision != "main", name
 
 
 def test_measured_peaks_are_near_the_computed_ones(cost):

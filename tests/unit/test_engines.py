@@ -267,6 +267,18 @@ def test_eos_token_ids_prefers_the_generation_config(tmp_path: Path, content: An
     assert eos_token_ids(tmp_path, none) == expected
 
 
+def test_a_checkpoints_own_way_of_generating_changes_nothing(checkpoint, tokenizer, engine, tmp_path):
+    """Qwen2.5 has a penalty on repetition there, which vLLM does not apply."""
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "generation_config.json").unlink()
+    own = {"eos_token_id": EOS, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    penalised = TransformersEngine(tmp_path, "float32", tokenizer)
+    prompts = prompts_of(seed=7, n=4)
+    assert texts(penalised.generate(prompts, decoding(12))) == texts(engine.generate(prompts, decoding(12)))
+
+
 def test_finish_cuts_at_the_earliest_stop() -> None:
     assert finish("one Q: two\n", decoding(8, ["\n", "Q:"])) == "one "
     assert finish("one", decoding(8, ["\n"])) == "one"

@@ -23,9 +23,9 @@ def datasets_root(configured: str | None) -> Path | None:
 
 def local_copy(name: str, root: Path | None) -> Path | None:
     """Return a data set's local copy below `root`, or the file of this name here, if there is one."""
-    if root and ((root / name).is_dir() or (tables.is_table(name) and (root / name).is_file())):
+    if root and (root / name).exists():
         return root / name
-    return Path(name) if tables.is_table(name) and Path(name).is_file() else None
+    return Path(name) if Path(name).is_file() else None
 
 
 def local_files(name: str, root: Path | None) -> list[Path]:
@@ -64,7 +64,7 @@ def load_split(
     Raises:
         LensflowError: one line that says why it cannot be had and what to do.
     """
-    if file is not None or tables.is_table(name):
+    if file is not None or tables.is_table(name) or (local and local.is_file()):
         named = (file or "").replace("{config}", config or "").replace("{split}", split)
         return _as_published(name, named, local, revision, field, where)
     if local:
@@ -95,7 +95,7 @@ def _as_published(
     name: str, file: str, local: Path | None, revision: str | None, field: str | None, where: str
 ) -> tuple[Iterator[dict[str, Any]], str | None]:
     """Open one file as its authors published it: below the local copy, or of the hub's data set."""
-    if tables.is_table(name):
+    if tables.is_table(name) or (local and local.is_file()):
         if local is None:
             raise LensflowError(f"{where}: no such file, neither here nor below datasets_root; correct path")
         return tables.read_rows(local, file or None, field, where), None

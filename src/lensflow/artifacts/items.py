@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def value_at(item: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
-    """Return the text in a column, or at a path into a column; null gives an empty text.
+    """Return the text in a column, or at a path into a column; an empty column gives an empty text.
 
     Raises:
         LensflowError: the item lacks the column, or its value is a list or a dictionary.
@@ -66,7 +67,12 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
         raise LensflowError(
             f"{where}: column '{column}' holds {_kind(value)}, not text; name what in it, such as '{column}.{inner}'"
         )
-    return "" if value is None else str(value)
+    return "" if is_missing(value) else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a column is empty: null, or the NaN that data frames write for it."""
+    return value is None or (isinstance(value, float) and isnan(value))
 
 
 def _kind(value: Any) -> str:

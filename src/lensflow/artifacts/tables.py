@@ -77,6 +77,9 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
     csv.field_size_limit(LONGEST_LINE)
     # Spreadsheets write a byte order mark, which would be part of the first column's name.
     reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+    names = reader.fieldnames or ()
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise LensflowError(f"{where}: column '{twice}' stands there twice; rename one")
     for row in reader:
         if None in row or None in row.values():
             raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")
@@ -91,7 +94,13 @@ def _json(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
     content = file.read(LARGEST_JSON + 1)
     if len(content) > LARGEST_JSON:
         raise LensflowError(f"{where}: more than {LARGEST_JSON} bytes; write it as .jsonl or parquet")
-    value = parse_json(content.decode("utf-8-sig"))
+    try:
+        value = parse_json(content.decode("utf-8-sig"))
+    except ValueError:
+        if field is not None or b"\n" not in content.strip():
+            raise
+        yield from _json_lines(io.BytesIO(content), field, where)  # as many a .json of the hub is
+        return
     if field is not None:
         if not isinstance(value, dict) or field not in value:
             raise LensflowError(f"{where}: no field '{field}'; {_fields(value)}")

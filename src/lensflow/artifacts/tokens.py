@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
+
 from lensflow.errors import LensflowError
 from lensflow.storage.verified import read_json
 
@@ -25,6 +27,13 @@ def special_tokens(folder: Path) -> dict[str, str]:
         merged |= {role: source[role] for role in ROLES if source.get(role) is not None}
     texts = {role: value.get("content") if isinstance(value, dict) else value for role, value in merged.items()}
     return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def added_tokens(folder: Path) -> list[AddedToken]:
+    """Return the tokens that tokenizer_config.json adds, in the order of their ids."""
+    entries = _mapping(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    rows = sorted(entries.items(), key=lambda row: int(row[0])) if isinstance(entries, dict) else []
+    return [AddedToken(**entry) for _, entry in rows]
 
 
 def chat_template(folder: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lensflow.errors import LensflowError
+from lensflow.models.engines.process import last_line
 from lensflow.schema.extraction import Attention
 
 if TYPE_CHECKING:
@@ -63,6 +64,34 @@ def attention_of(config: Any, wanted: Attention) -> Attention:
     return "eager"
 
 
+def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention) -> "PreTrainedModel":
+    """Load a checkpoint's whole model; transformers would fill a weight that is missing with random numbers.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        dtype: of the weights in memory; "auto" for the checkpoint's own.
+        attention: transformers' implementation.
+
+    Raises:
+        LensflowError: transformers cannot load it, or a weight is missing.
+    """
+    transformers = import_transformers()
+    try:
+        attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+    except Exception as error:  # a family's own code can fail in any way
+        raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise LensflowError(
+            f"{checkpoint}: weight '{missing[0]}' is missing (of {len(missing)}); give a whole checkpoint, "
+            "whose tensors have the names that transformers saves"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
 def load_decoder(
     checkpoint: Path, dtype: torch.dtype | None = None, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> "PreTrainedModel":
@@ -75,14 +104,9 @@ def load_decoder(
         attention: transformers' implementation.
 
     Raises:
-        LensflowError: the family has no stack of decoder layers that can be found.
+        LensflowError: the checkpoint does not load, or has no stack of decoder layers that can be found.
     """
-    transformers = import_transformers()
-    attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=dtype or "auto", attn_implementation=attention
-    )
-    decoder = model.base_model
+    decoder = load_model(checkpoint, dtype or "auto", attention).base_model
     decoder.requires_grad_(False).eval()
     layers_of(decoder)
     return decoder.to(device)

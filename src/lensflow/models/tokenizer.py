@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
-from lensflow.artifacts.tokens import special_tokens
+from lensflow.artifacts.tokens import added_tokens, special_tokens
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
@@ -36,14 +36,26 @@ class PromptTokenizer:
         self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self._chat = ChatTemplate(checkpoint, prompt) if isinstance(prompt, ChatPrompt) else None
+        self._add_tokens(checkpoint)
         self.prompt = prompt
         self._checkpoint = checkpoint
         encoding = self.tokenizer.encode("a", add_special_tokens=True)
         own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
         self._prefix = "".join(encoding.tokens[: own[0]]) if own else ""  # what the tokenizer puts before a text
         self._behind = len(encoding.ids) - own[-1] - 1 if own else 0  # how many tokens, such as EOS, behind it
-        self._chat = ChatTemplate(checkpoint, prompt) if isinstance(prompt, ChatPrompt) else None
         self._plain = self._without_prefix(prompt.template) if isinstance(prompt, PlainPrompt) else ""
+
+    def _add_tokens(self, checkpoint: Path) -> None:
+        """Add tokens that only tokenizer_config.json names, and make special what it or the chat template uses so."""
+        special = {token.content: token.special for token in self.tokenizer.get_added_tokens_decoder().values()}
+        for token in added_tokens(checkpoint):
+            if token.content not in special or (token.special and not special[token.content]):
+                self.tokenizer.add_tokens([token])
+        ends = [text for text in special if self._chat is not None and text and self._chat.turn_end.startswith(text)]
+        for text in (*special_tokens(checkpoint).values(), *ends):
+            if not special.get(text) and self.tokenizer.token_to_id(text) is not None:
+                self.tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 
     def _without_prefix(self, template: str) -> str:
         """Leave out what a plain template begins with and the tokenizer adds anyway, such as BOS."""

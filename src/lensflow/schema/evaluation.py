@@ -15,8 +15,10 @@ class Sample(Strict):
     The published evaluation draws its items so (NLU_eval/src/load.py, 31-32: 1000 items, seed 112).
     """
 
-    n: Count  # a cell with no more items keeps all of them, in their own order
+    n: Count
+    """Number of items per benchmark and language. A cell with no more items keeps all of them, in their own order."""
     seed: Annotated[int, Field(ge=0)]
+    """Seed of Python's generator."""
 
 
 class Evaluation(Strict):

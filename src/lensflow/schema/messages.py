@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lensflow.schema.types import (
     LANGUAGE_PATTERN,
+    MODEL_REVISION_PATTERN,
     NAME_PATTERN,
     PATH_BELOW_PATTERN,
     REVISION_PATTERN,
@@ -26,6 +27,7 @@ IN_WORDS = {
     URL_PATTERN: "must be http://... or https://..., and hold no user, key or query (the key is in key_variable)",
     SHA256_PATTERN: "must be 64 hexadecimal digits",
     REVISION_PATTERN: "must be a commit, 40 hexadecimal digits",
+    MODEL_REVISION_PATTERN: "must be a commit, 40 hexadecimal digits, or main",
     "too_short": "must not be empty",
     "string_type": "must be text (YAML reads no, on and numbers otherwise: quote them)",
     "tuple_type": "must be a list",

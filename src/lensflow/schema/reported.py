@@ -15,25 +15,35 @@ class Source(Strict):
     """The paper."""
 
     title: str
+    """Title of the paper."""
     arxiv: str = Field(pattern=r"^\d{4}\.\d{4,5}(v\d+)?$")
+    """Its number on arXiv."""
 
 
 class Column(Strict):
     """A column of a table, as one of our scores."""
 
     benchmark: Name
+    """Our benchmark."""
     metric: Name
-    language: str  # or `targets`, the mean over them; or `all`, the mean over all languages
+    """Our metric."""
+    language: str
+    """Code of a language, `targets` for the mean over the target languages, or `all` for the mean over all."""
 
 
 class ReportedRow(Strict):
     """A row of a table: a model and what was done to it."""
 
-    row: str  # as the paper names it
+    row: str
+    """The row as the paper names it."""
     backbone: Name
+    """Our backbone."""
     method: Name
-    values: tuple[Figure, ...] | None = Field(default=None, strict=False)  # of each column; null: none is known
-    read_in: str | None = None  # where, if not in the table itself
+    """Our method."""
+    values: tuple[Figure, ...] | None = Field(default=None, strict=False)
+    """The reported number of each column, or null where it is not known; [low, high] for a range."""
+    read_in: str | None = None
+    """Where the numbers were read, if not in the table itself."""
 
 
 class ReportedTable(Strict):
@@ -43,10 +53,15 @@ class ReportedTable(Strict):
     """
 
     table: str
-    setting: Name | None = None  # of ours; null: the table is compared outside of a run
+    """The table as the paper names it."""
+    setting: Name | None = None
+    """Our setting; without one, the table is compared outside of a run."""
     scale: Positive = 100.0
+    """What our score is multiplied by to give the reported unit."""
     columns: tuple[Column, ...] = Field(min_length=1, strict=False)
+    """Columns of the table, each with our score that it corresponds to."""
     rows: tuple[ReportedRow, ...] = Field(min_length=1, strict=False)
+    """Rows of the table."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -63,4 +78,6 @@ class Reported(Strict):
     """The tables of a paper, as far as we have them."""
 
     source: Source
+    """The paper."""
     tables: tuple[ReportedTable, ...] = Field(min_length=1, strict=False)
+    """Its tables."""

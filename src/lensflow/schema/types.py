@@ -32,7 +32,8 @@ URL_PATTERN = r"^https?://[^@?#\s]+$"
 PathBelow = Annotated[str, Field(pattern=PATH_BELOW_PATTERN)]
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
-TABLE_PATTERN = r"\.(?:csv|tsv|json|jsonl|ndjson|parquet|zip)$"
+MODEL_REVISION_PATTERN = r"^(?:[0-9a-f]{40}|main)$"
+TABLE_PATTERN = r"\.(?:(?:csv|tsv|json|jsonl|ndjson|parquet)(?:\.gz)?|zip)$"
 # A name on the hub, owner/name, or a file with rows at any depth.
 HUB_NAME_PATTERN = (
     r"^(?:[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import identity, text_at, value_at, write_origin
+from lensflow.artifacts.items import identity, is_missing, text_at, value_at, write_origin
 from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.stages import Fetching
@@ -149,7 +149,7 @@ def _checked(
     places: dict[str, int] = {}
     for number, item in enumerate(items, start=1):
         for column in wanted:
-            if value_at(item, column, where) is None:
+            if is_missing(value_at(item, column, where)):
                 raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
         for column in texts:
             if not text_at(item, column, f"{where}, item {number}").strip():

@@ -195,6 +195,8 @@ def _row(
     """Return id, prompt and answer of an item; `places` maps the ids so far to their numbers."""
     here = f"{_where(source, language)}, item {number}"
     id_ = text_at(item, source.id, here) if source.id else str(number - 1)
+    if not id_.strip():
+        raise LensflowError(f"{here}: no id in column '{source.id}'; fill it, or set id to another column")
     if id_ in places:
         raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
     places[id_] = number

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import shutil
 import sysconfig
 import tempfile
@@ -32,6 +33,8 @@ from lensflow.storage.verified import read_json
 
 # Small shards, so that an exported checkpoint rewrites the trained layers and links everything else.
 SHARD_SIZE = "100MB"
+LOG = logging.getLogger(__name__)
+BRANCH = "main"  # a revision that is no commit
 _PATIENCE = 10  # seconds that a check waits for the hub
 
 
@@ -143,6 +146,7 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
         _from_package(source, backbone, folder)
         check_checkpoint(folder)
     elif isinstance(source, HubSource):
+        source = _pinned(source)
         _link_all(_download(source), folder, f"{source.name}: ")
     else:
         _link_all(resolve(source.path, root), folder, f"{source.path}: ")
@@ -222,6 +226,20 @@ def _add_bos(tokenizer: Any, gguf: Path) -> None:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, index)]
         )
+
+
+def _pinned(source: HubSource) -> HubSource:
+    """Return the source with the commit that its branch has today, so that all files are of one state."""
+    from huggingface_hub import HfApi
+
+    if source.revision != BRANCH:
+        return source
+    try:
+        commit = HfApi().model_info(source.name, revision=BRANCH, timeout=_PATIENCE).sha
+    except Exception as error:  # the hub's and the network's errors have no common type
+        raise _refused(source, error) from None
+    LOG.warning("%s: %s is %s today; set source.revision to it", source.name, BRANCH, commit)
+    return source.model_copy(update={"revision": commit})
 
 
 def _download(source: HubSource) -> Path:

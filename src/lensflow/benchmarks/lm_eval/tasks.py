@@ -74,6 +74,9 @@ class NoChoiceError(ValueError):
     """The right answer of an item is none of its choices."""
 
 
+_LETTER, _NUMBER = "letter", "number"  # how a right answer is written
+
+
 def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
     """Return the position of the right answer, or of each of several, among n choices.
 
@@ -221,15 +224,25 @@ class LoadedTask:
         Raises:
             LensflowError: one is not; names the item.
         """
+        spelt: dict[str, str] = {}
         for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
             try:
                 self.loaded.doc_to_target(doc)
+                if spelling := self.loaded.spelling(doc):
+                    spelt.setdefault(spelling, id_)
             except NoChoiceError as error:
                 raise self._wrong_target(error, id_) from None
             except Exception as error:
                 raise LensflowError(
                     f"task {self.path.name}, item '{id_}': {_cause(error)}; check its columns and templates"
                 ) from error
+
+        if len(spelt) > 1:  # ARC has A to D and, here and there, 1 to 4, where 1 is the first
+            letter, number = spelt[_LETTER], spelt[_NUMBER]
+            raise LensflowError(
+                f"task {self.path.name}: the right answer of item '{letter}' is a letter, that of item '{number}' a "
+                "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
+            )
 
     def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
         return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
@@ -338,6 +351,17 @@ def _choosing(task: type[Any]) -> type[Any]:
                 place_of(text, self.doc_to_choice(doc))
                 return target
             return place_of(target, self.doc_to_choice(doc))
+
+        def spelling(self, doc: Any) -> str | None:
+            """How a right answer is written, if it is a letter or a number and not the text of a choice."""
+            if self.config.doc_to_choice is None:
+                return None
+            target = super().doc_to_target(doc)
+            if not isinstance(target, str | int):
+                return None
+            if folded(str(target)) in [folded(str(choice)) for choice in self.doc_to_choice(doc)]:
+                return None
+            return _NUMBER if str(target).strip(" ().:").isdecimal() else _LETTER
 
     return Choosing
 

@@ -14,10 +14,10 @@ from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
-from lensflow.models.engines.process import last_line, prepare_process
+from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
-from lensflow.models.loading import attention_of, import_transformers
+from lensflow.models.loading import import_transformers, load_model
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -66,15 +66,9 @@ class TransformersEngine:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         self._positions = positions(checkpoint)
-        try:
-            transformers = import_transformers()
-            attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                checkpoint, dtype=dtype, attn_implementation=attention
-            )
-        except Exception as error:
-            raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
-        self.model = model.to(device).eval()
+        self.model = load_model(checkpoint, dtype, attention).to(torch.device(device)).eval()
+        # `generate` takes from here what its own settings leave open, such as a penalty on repetition.
+        self.model.generation_config = import_transformers().GenerationConfig()
         self._batch_size = batch_size
 
     @torch.inference_mode()
@@ -95,7 +89,6 @@ class TransformersEngine:
         stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-        # A fresh configuration: a checkpoint's own may sample or penalise repetition.
         settings = GenerationConfig(
             do_sample=decoding.temperature > 0,
             max_new_tokens=decoding.max_new_tokens,
