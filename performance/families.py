@@ -114,7 +114,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "gemma3_text", "cohere2", "olmo3", "gpt_oss", "vaultgemma", "exaone4"), _MIXED),
     **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "olmo_hybrid"), _LINEAR),
     "gemma4_text": _MIXED,
-    "cohere_compass_text": {**_MIXED, "rope_parameters": {"sliding_attention": {}, "full_attention": {}}},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+        }
+    },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -128,7 +132,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4, "head_dim": 32},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
-    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+    },
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 128},
     "zamba2": {
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
@@ -141,7 +151,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_mem_blocks": 1,
     },
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid"] * LAYERS, "router_hidden_size": 16},
-    "reformer": {"is_decoder": True},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [32, 32]},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "deepseek_v2": {**_MLA, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "xmod": {"default_language": "en_XX"},
 }
 

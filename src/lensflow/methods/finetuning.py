@@ -58,7 +58,8 @@ def adapters_of(lora: Lora, model: Any) -> LoraConfig:
     linear = {name: module for name, module in parts.items() if isinstance(module, nn.Linear)}
     head = model.get_output_embeddings()
     left_out = [name for name, module in linear.items() if not name.startswith(decoder) and module is not head]
-    left_out += [name for name, module in linear.items() if "Router" in type(module).__name__]  # gives two results
+    # A family's own linear layers may take or give other shapes, as routers do.
+    left_out += [name for name, module in linear.items() if type(module).forward is not nn.Linear.forward]
     left_out += [
         f"{name}.out_proj" for name, module in parts.items() if hasattr(module, "A_log") and hasattr(module, "D")
     ]

@@ -90,12 +90,19 @@ class Conversion:
     def _load(self, tensors: dict[str, Tensor]) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
+        from transformers.utils import logging
 
         model = self.model
         config = LoadStateDictConfig(
             dtype=model.dtype, dtype_plan=model._get_dtype_plan(model.dtype), weight_mapping=self._transforms
         )
-        info, _ = convert_and_load_state_dict_in_model(model, tensors, config)
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # one for every layer says nothing
+        try:
+            info, _ = convert_and_load_state_dict_in_model(model, tensors, config)
+        finally:
+            if bars:
+                logging.enable_progress_bar()
         model.requires_grad_(False)
         if odd := sorted({*info.conversion_errors, *(key for key, *_ in info.mismatched_keys)}):
             raise LensflowError(f"model type '{model.config.model_type}': tensor '{odd[0]}' has another shape")

@@ -164,6 +164,14 @@ def _put(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
         module.get_submodule(path)._parameters[own] = nn.Parameter(parameter.detach(), requires_grad=False)
 
 
+def _encoders() -> list[Collection[str]]:
+    """Return model types that also fill masks or translate: their causal models are halves, or made for other tasks."""
+    from transformers.models.auto import modeling_auto as auto
+
+    tasks = ("MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ")
+    return [getattr(auto, f"MODEL_FOR_{task}_MAPPING_NAMES") for task in tasks]
+
+
 def check_decoder(checkpoint: Path) -> None:
     """Check without weights that a checkpoint is of a family that can be evaluated and whose states can be extracted.
 
@@ -174,7 +182,8 @@ def check_decoder(checkpoint: Path) -> None:
     transformers = import_transformers()
     with torch.device("meta"), one_line(checkpoint):
         config = transformers.AutoConfig.from_pretrained(checkpoint)
-        if config.is_encoder_decoder or (hasattr(config, "is_decoder") and hasattr(config, "add_cross_attention")):
+        halves = hasattr(config, "is_decoder") and hasattr(config, "add_cross_attention")
+        if halves or any(config.model_type in names for names in _encoders()):
             raise LensflowError(
                 f"model type '{config.model_type}': a family of encoders or encoder-decoders; give a decoder-only model"
             )

@@ -207,13 +207,13 @@ class TransformersEngine:
         from transformers.cache_utils import DynamicLayer
 
         ids, _ = self._pad([_random_ids(self.model, 3)], left=True)
-        cache = getattr(self.model(ids, use_cache=True), "past_key_values", None)
-        plain = isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
-        if not (plain and may_pack(decoder_of(self.model).config)):
-            return False
         contexts = [_random_ids(self.model, length) for length in (5, 17)]
         requests = [(context, _random_ids(self.model, length)) for context in contexts for length in (1, 2, 4)]
         try:
+            cache = getattr(self.model(ids, use_cache=True), "past_key_values", None)
+            plain = isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+            if not (plain and may_pack(decoder_of(self.model).config)):
+                return False
             shared = self._score_shared(requests)
         except (TypeError, ValueError, RuntimeError):  # no such argument, or a shape that does not fit
             return False
