@@ -13,7 +13,8 @@ from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
 from lensflow.methods.lens.training import LensTrainer, TopStack, read_cache
-from lensflow.models.loading import load_decoder, load_top_layers
+from lensflow.models.loading import load_decoder
+from lensflow.models.skeleton import load_top_layers
 from lensflow.models.streaming import StreamedDecoder
 from lensflow.schema.extraction import Extraction
 from lensflow.stages import extract_hidden_states
@@ -55,9 +56,9 @@ def trainer(stages: tiny.Stages, method: Lens, device: torch.device) -> LensTrai
     setting = stages.setting("post_norm")
     caches = {code: read_cache(stages.states[code], stages.texts[code], "post_norm") for code in setting.languages}
     own = caches["en"].tokens.dtype if method.precision == "mixed" else torch.float32
-    decoder, _ = load_top_layers(stages.checkpoint, EXTRACTION.trainable_layers, own, device)
+    top = load_top_layers(stages.checkpoint, EXTRACTION.trainable_layers, own, device)
     target = objective(method, language_subspaces.load(stages.subspaces["post_norm"], setting), setting.targets)
-    return LensTrainer(method, setting, 0, TopStack(decoder, method.layers, "post_norm"), caches, target, "last")
+    return LensTrainer(method, setting, 0, TopStack(top, method.layers, "post_norm"), caches, target, "last")
 
 
 def first_step(stages: tiny.Stages, method: Lens, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

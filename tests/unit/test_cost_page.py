@@ -15,7 +15,8 @@ from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
 from lensflow.methods.lens.training import LensTrainer, TopStack, read_cache
-from lensflow.models.loading import layers_of, load_decoder, load_top_layers
+from lensflow.models.loading import layers_of, load_decoder
+from lensflow.models.skeleton import load_top_layers
 from lensflow.schema.extraction import Extraction
 from lensflow.workflow.experiment import read
 from tests import tiny
@@ -121,10 +122,10 @@ def test_bytes_of_a_delta_are_those_of_the_file(cost, stages, tmp_path, layers):
 def trainer(ran, **changes):
     method = Lens.model_validate({"kind": "lens", "layers": 2, "lr": 1e-3} | changes)
     setting = ran.setting("post_norm")
-    decoder, _ = load_top_layers(ran.checkpoint, 2, torch.float32)
+    top = load_top_layers(ran.checkpoint, 2, torch.float32)
     target = objective(method, language_subspaces.load(ran.subspaces["post_norm"], setting), setting.targets)
     caches = {code: read_cache(ran.states[code], ran.texts[code], "post_norm") for code in tiny.LANGUAGES}
-    return LensTrainer(method, setting, 0, TopStack(decoder, 2, "post_norm"), caches, target, "last")
+    return LensTrainer(method, setting, 0, TopStack(top, 2, "post_norm"), caches, target, "last")
 
 
 @pytest.mark.parametrize("retain_on", ["last", "mean"])

@@ -10,7 +10,7 @@ from lensflow.artifacts.checkpoint import verify
 from lensflow.artifacts.export import copy_out, export
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.models.loading import load_top_layers
+from lensflow.models.skeleton import load_top_layers
 from lensflow.storage.digests import file_digest
 from tests import tiny
 
@@ -29,12 +29,12 @@ def backbone(checkpoint, tmp_path):
 
 def write_delta(manifest, path, layers=1):
     """Move the top layers by noise, as training would, and write them in float32."""
-    decoder, names = load_top_layers(manifest.parent, layers, torch.float32)
+    decoder = load_top_layers(manifest.parent, layers, torch.float32).decoder
     generator = torch.Generator().manual_seed(layers)
     delta = {
-        names[name]: parameter.detach() + torch.randn(parameter.shape, generator=generator) / 10
+        f"model.{name}": parameter.detach() + torch.randn(parameter.shape, generator=generator) / 10
         for name, parameter in decoder.named_parameters()
-        if name in names
+        if parameter.requires_grad
     }
     save_file(delta, path)
     return path

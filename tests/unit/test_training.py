@@ -22,7 +22,8 @@ from lensflow.methods.lens import training
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
 from lensflow.methods.lens.training import LensTrainer, TopStack, check_stack, epoch_batches, read_cache
-from lensflow.models.loading import layers_of, load_top_layers
+from lensflow.models.loading import layers_of
+from lensflow.models.skeleton import load_top_layers
 from lensflow.schema.extraction import Extraction
 from lensflow.storage import parts
 from lensflow.storage.journal import journal
@@ -43,9 +44,10 @@ def caches_of(stages, space):
 def make_trainer(stages, config, space="post_norm", seed=0, pooling="last", dtype=torch.float32):
     """Build what `train` builds; also return the checkpoint's name of every parameter."""
     setting = stages.setting(space)
-    decoder, names = load_top_layers(stages.checkpoint, CACHED, dtype)
+    top = load_top_layers(stages.checkpoint, CACHED, dtype)
+    names = {name: f"model.{name}" for name, p in top.decoder.named_parameters() if p.requires_grad}
     target = objective(config, language_subspaces.load(stages.subspaces[space], setting), setting.targets)
-    stack = TopStack(decoder, config.layers, space)
+    stack = TopStack(top, config.layers, space)
     return LensTrainer(config, setting, seed, stack, caches_of(stages, space), target, pooling), names
 
 
@@ -84,7 +86,7 @@ def test_top_stack_gives_the_states_of_the_whole_model(stages, family, space, at
     files = stages(family)
     model = full_model(files, space)
     cache = caches_of(files, space)["zh"]
-    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32, attention=attention)[0], 2, space)
+    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32, attention=attention), 2, space)
     assert stack.decoder.config._attn_implementation == attention
     entering = [cache.entering(index) for index in range(len(cache.texts))]
     whole = [index % 3 == 0 for index in range(len(entering))]
@@ -201,7 +203,7 @@ def test_texts_with_all_their_targets_add_up_their_terms(stages):
 def test_states_of_other_texts_are_refused(stages):
     files = stages("llama")
     caches = caches_of(files, "post_norm")
-    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32)[0], 2, "post_norm")
+    stack = TopStack(load_top_layers(files.checkpoint, CACHED, torch.float32), 2, "post_norm")
     check_stack(stack, caches, "last", 1e-3)
     caches["sw"].top[1] *= 1.01
     with pytest.raises(LensflowError, match=r"^sw, text text-1: .*relative error 9\.9e-03.* not supported$"):
@@ -341,7 +343,7 @@ def test_norms_are_not_decayed(stages):
     norms = {p for name, p in trainer.stack.decoder.named_parameters() if "norm" in name and p.requires_grad}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     assert set(kept["params"]) == norms
-    assert set(decayed["params"]) == set(layers_of(trainer.stack.decoder).parameters()) - norms
+    assert set(decayed["params"]) == set(trainer.trained.values()) - norms
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed"])

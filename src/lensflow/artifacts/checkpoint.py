@@ -75,14 +75,14 @@ def check_files(folder: Path, where: str = "") -> None:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
-    _check_family(config, f"{where}{folder / 'config.json'}")
+    _check_family(config, folder, where)
     _check_precision(config, folder, where)
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
         raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
 
 
-def _check_family(config: Mapping[str, Any], path: str) -> None:
-    family = config["model_type"]
+def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
+    family, path = config["model_type"], f"{where}{folder / 'config.json'}"
     if "auto_map" in config:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
 
@@ -91,14 +91,33 @@ def _check_family(config: Mapping[str, Any], path: str) -> None:
                 f"{path} wants code of the checkpoint's own (auto_map) for model_type '{family}', which is not run; "
                 "give one of a family that transformers has"
             )
-    if "text_config" in config:
-        raise LensflowError(
-            f"{path}: model_type '{family}' has a language model in it (text_config) and more; give the checkpoint of "
-            "a language model alone"
-        )
-    for key in ("num_hidden_layers", "hidden_size"):
-        if not isinstance(config.get(key), int):
-            raise LensflowError(f"{path} has no {key}: family '{family}' is not supported")
+    try:
+        size_of(folder)
+    except LensflowError as error:
+        raise LensflowError(f"{where}{error}") from None
+
+
+def size_of(folder: Path) -> tuple[int, int]:
+    """Return the number of layers of a checkpoint's text decoder, and the width of its states.
+
+    Many families have other keys for them, which transformers knows.
+
+    Raises:
+        LensflowError: neither config.json nor transformers has them.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    found = [config.get(key) for key in ("num_hidden_layers", "hidden_size")]
+    if not all(isinstance(value, int) for value in found):
+        from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds
+
+        family = config["model_type"]
+        text = AutoConfig.from_pretrained(folder).get_text_config(decoder=True) if family in CONFIG_MAPPING else None
+        found = [getattr(text, key, None) for key in ("num_hidden_layers", "hidden_size")]
+        if not all(isinstance(value, int) for value in found):
+            raise LensflowError(f"{path} has no num_hidden_layers or hidden_size: family '{family}' is not supported")
+    layers, width = found
+    return layers, width
 
 
 def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> None:

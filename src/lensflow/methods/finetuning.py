@@ -13,16 +13,19 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_callback import ProgressCallback
 
 from lensflow.artifacts import deltas
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.methods.base import FineTuning, Run, Trained
-from lensflow.models.loading import device_of
+from lensflow.methods.base import FineTuning, Lora, Run, Trained
+from lensflow.models.conversion import Conversion
+from lensflow.models.loading import attention_of, decoder_of, device_of, may_pack
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import used
@@ -32,6 +35,42 @@ F = TypeVar("F", bound=FineTuning)
 LOG = logging.getLogger(__name__)
 NAMED = 10  # most examples that the log names of those that are left out
 IGNORED = -100  # label of a token that the loss does not count; torch's cross-entropy has it as default
+
+
+def adapters_of(lora: Lora, model: Any) -> LoraConfig:
+    """Return peft's configuration of adapters for every linear layer of a model's text decoder.
+
+    peft cannot put dropout on experts that transformers has fused, nor adapters on what Mamba's kernel reads itself.
+    """
+
+    def config(dropout: float) -> LoraConfig:
+        return LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=dropout,
+            target_modules="all-linear",
+            exclude_modules=left_out or None,
+            task_type="CAUSAL_LM",
+        )
+
+    parts = {name: module for name, module in model.named_modules() if name}
+    (decoder,) = (name for name, module in parts.items() if module is decoder_of(model))
+    linear = {name: module for name, module in parts.items() if isinstance(module, nn.Linear)}
+    head = model.get_output_embeddings()
+    left_out = [name for name, module in linear.items() if not name.startswith(decoder) and module is not head]
+    # A family's own linear layers may take or give other shapes, as routers do.
+    left_out += [name for name, module in linear.items() if type(module).forward is not nn.Linear.forward]
+    left_out += [
+        f"{name}.out_proj" for name, module in parts.items() if hasattr(module, "A_log") and hasattr(module, "D")
+    ]
+    converted = config(0.0)
+    convert_peft_config_for_transformers(converted, model, get_model_conversion_mapping(model))
+    if lora.dropout and converted.target_parameters:
+        LOG.warning(
+            "model type '%s': adapters of fused experts have no dropout; lora.dropout is 0", model.config.model_type
+        )
+        return config(0.0)
+    return config(lora.dropout)
 
 
 @dataclass(frozen=True)
@@ -113,19 +152,48 @@ def cut(examples: Sequence[Example], max_tokens: int, needed: bool = True) -> li
     return kept
 
 
-def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
+def packed(examples: Sequence[Example]) -> dict[str, Tensor]:
     """Lay n examples end to end, without pads: (1, sum of T) `input_ids`, `position_ids` and `labels`."""
-    ids = [torch.tensor(example.ids) for example in examples]
-    # The first token of each is predicted by none.
-    counted = [torch.tensor([False, *example.counted[1:]]) for example in examples]
-    labels = [tokens.where(flags, IGNORED) for tokens, flags in zip(ids, counted, strict=True)]
-    # Positions that start again tell transformers where an example begins; it then masks the others (all families).
+    ids, labels = _ids_and_labels(examples)
+    # Positions that start again tell transformers where an example begins; `packs` says whether it masks the others.
     positions = [torch.arange(len(tokens)) for tokens in ids]
     return {
         "input_ids": torch.cat(ids)[None],
         "position_ids": torch.cat(positions)[None],
         "labels": torch.cat(labels)[None],
     }
+
+
+def padded(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Lay n examples below each other, padded on the right: (n, longest) `input_ids` and `labels`."""
+    ids, labels = _ids_and_labels(examples)
+    return {
+        "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True),
+        "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    }
+
+
+def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Tensor]]:
+    ids = [torch.tensor(example.ids) for example in examples]
+    # The first token of each is predicted by none.
+    counted = [torch.tensor([False, *example.counted[1:]]) for example in examples]
+    return ids, [tokens.where(flags, IGNORED) for tokens, flags in zip(ids, counted, strict=True)]
+
+
+@torch.inference_mode()
+def packs(model: Any) -> bool:
+    """Return whether an example that is packed behind another one gives the logits that it gives alone."""
+    if not may_pack(decoder_of(model).config):
+        return False
+    vocabulary, generator = model.get_input_embeddings().num_embeddings, torch.Generator().manual_seed(0)
+    one, other = (torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (37, 61))
+    both = packed([Example("", ids, [True] * len(ids)) for ids in (one, other)])
+    try:
+        together = model(both["input_ids"], position_ids=both["position_ids"], use_cache=False).logits[0, len(one) :]
+    except (ValueError, TypeError, RuntimeError):  # no such argument, or a shape that does not fit
+        return False
+    alone = model(torch.tensor([other]), use_cache=False).logits[0]
+    return bool(((together - alone).norm(dim=1) < 1e-3 * alone.norm(dim=1)).all())
 
 
 class _Progress(ProgressCallback):  # type: ignore[misc]
@@ -154,14 +222,14 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the mean over the tokens of (1, S) `labels` that are not `IGNORED`, as the Trainer takes it."""
+    def forward(self, input_ids: Tensor, labels: Tensor, **positions: Tensor) -> dict[str, Tensor]:
+        """Return the mean over the tokens of (n, T) `labels` that are not `IGNORED`, as the Trainer takes it."""
         following = labels[:, 1:]
         counted = following != IGNORED
         with self.model.get_output_embeddings().register_forward_pre_hook(
             lambda head, args: (args[0][:, :-1][counted],)
         ):
-            logits = self.model(input_ids, position_ids=position_ids, use_cache=False).logits
+            logits = self.model(input_ids, use_cache=False, **positions).logits
         return {"loss": cross_entropy(logits.float(), following[counted])}
 
 
@@ -184,23 +252,17 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     given = len(train) + len(dev)
     train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens, needed=False)
     set_seed(run.seed)  # of the adapters' first values
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="sdpa")
-    files = WeightFiles(checkpoint)
-    for name, _ in model.named_parameters():
-        if name not in files.location:
-            raise LensflowError(
-                f"model type '{model.config.model_type}': the checkpoint has no tensor '{name}'; "
-                "this family is not supported"
-            )
-    if config.lora is not None:
-        adapters = LoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
+    attention = attention_of(AutoConfig.from_pretrained(checkpoint), "sdpa")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation=attention)
+    conversion = Conversion(model, WeightFiles(checkpoint))
+    if odd := conversion.missing(dict(model.named_parameters())):
+        raise LensflowError(
+            f"model type '{model.config.model_type}': the checkpoint has no tensor '{odd[0]}'; "
+            "this family is not supported"
         )
-        model = get_peft_model(model, adapters)
+    collate = packed if packs(model) else padded
+    if config.lora is not None:
+        model = get_peft_model(model, adapters_of(config.lora, model))
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
@@ -212,7 +274,7 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     if config.lora is not None:
         model = model.merge_and_unload()
     state = model.state_dict()
-    deltas.write({name: state[name] for name in files.location if name in state}, checkpoint, run.output)
+    deltas.write(conversion.to_checkpoint(state), checkpoint, run.output)
     write_jsonl(run.output.parent / "history.jsonl", _history(trainer.state.log_history))
     tokens = sum(len(example.ids) for example in train) * config.epochs
     return Trained(tokens, parameters, left_out=given - len(train) - len(dev))

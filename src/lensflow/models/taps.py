@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from lensflow.errors import LensflowError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
 from lensflow.models.loading import layers_of
@@ -30,15 +32,23 @@ def tap_layers(
 
     def keep_input(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states["in", index] = args[0] if args else kwargs["hidden_states"]
+            states["in", index] = _checked(args[0] if args else kwargs["hidden_states"])
 
         return layers[index].register_forward_pre_hook(hook, with_kwargs=True)
 
     def keep_output(index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            states["out", index] = output[0] if isinstance(output, tuple) else output
+            states["out", index] = _checked(output[0] if isinstance(output, tuple) else output)
 
         return layers[index].register_forward_hook(hook)
+
+    def _checked(found: Tensor) -> Tensor:
+        if found.ndim != 3 or found.shape[-1] != decoder.config.hidden_size:
+            raise LensflowError(
+                f"model type '{decoder.config.model_type}': layers pass on several states of a token; "
+                "this family is not supported"
+            )
+        return found
 
     handles = [keep_input(index) for index in entering] + [keep_output(index) for index in leaving]
     try:
@@ -46,3 +56,8 @@ def tap_layers(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def put_states(states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a layer's arguments with other states that enter it."""
+    return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})

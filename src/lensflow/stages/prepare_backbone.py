@@ -19,6 +19,7 @@ from lensflow.artifacts.checkpoint import (
     check_checkpoint,
     check_files,
     files_of,
+    size_of,
     weight_paths,
 )
 from lensflow.artifacts.tokens import chat_template
@@ -153,7 +154,7 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     _check_template(folder, backbone.prompt, "prompt")
-    config = read_json(folder / "config.json")
+    layers, width = size_of(folder)
     paths = sorted(folder.iterdir())
     with ThreadPoolExecutor() as pool:
         listing = {
@@ -166,9 +167,9 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
         {
             "license": backbone.license,
             "source": source.canonical(),
-            "layers": config["num_hidden_layers"],
-            "hidden_size": config["hidden_size"],
-            "model_type": config["model_type"],
+            "layers": layers,
+            "hidden_size": width,
+            "model_type": read_json(folder / "config.json")["model_type"],
             "files": listing,
             "weights": digest(weights),
         },

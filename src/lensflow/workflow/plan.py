@@ -534,17 +534,17 @@ class Plan:
                 self._check_family(name, folder)
 
     def _check_family(self, name: str, folder: Path) -> None:
-        from lensflow.models import loading  # torch: takes seconds, and planning needs none
+        from lensflow.models import skeleton  # torch: takes seconds, and planning needs none
 
         methods = [self.config.methods[place.method] for place in self.trained(name)]
         try:
-            loading.check_decoder(folder)
+            skeleton.check_decoder(folder)
             if not any(folder.glob("*.safetensors*")):
                 return  # of the hub: the names of the tensors come with the weights
             if any(isinstance(method, Lens) for method in methods):
-                loading.check_top_layers(folder, self.config.extraction.trainable_layers)
+                skeleton.check_top_layers(folder, self.config.extraction.trainable_layers)
             if any(isinstance(method, FineTuning) for method in methods):
-                loading.check_all_weights(folder)
+                skeleton.check_all_weights(folder)
         except LensflowError as error:
             raise LensflowError(f"backbones.{name}: {error}") from None
 

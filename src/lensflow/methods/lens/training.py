@@ -6,12 +6,13 @@ weights rounds away; with `precision: mixed` the layers compute with copies of t
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -25,20 +26,20 @@ from lensflow.errors import LensflowError
 from lensflow.methods.base import Run, Trained
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import LensObjective, objective
-from lensflow.models.batching import batches_by_length
-from lensflow.models.loading import device_of, layers_of, load_top_layers
+from lensflow.models.batching import batches_by_length, pad
+from lensflow.models.loading import device_of, may_pack, one_line
 from lensflow.models.partial_layer import only_rows
-from lensflow.models.taps import tap_layers
-from lensflow.schema.extraction import Pooling
+from lensflow.models.skeleton import Skeleton, load_top_layers, needs_ids
+from lensflow.models.taps import put_states, tap_layers
+from lensflow.models.tokenizer import PromptTokenizer, truncate
+from lensflow.schema.extraction import Extraction, Pooling
 from lensflow.schema.setting import Setting
 from lensflow.storage import parts
 from lensflow.storage.atomic import atomic_path, write_jsonl
 from lensflow.storage.digests import canonical_json, digest
 from lensflow.storage.journal import used
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+LOG = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60.0
 BATCH_TOKENS = 512  # of a forward pass without gradients
 Pair = tuple[int, str]  # index of the text, target language
@@ -54,12 +55,18 @@ class CachedTexts:
         tokens: (sum of lengths, d), memory-mapped.
         starts: N+1 offsets into `tokens`.
         top: (N, d) the texts' states at the top of the untouched backbone, in the setting's space.
+        ids: N lists of token ids, only of families whose layers read them.
     """
 
     texts: list[Text]
     tokens: Tensor
     starts: list[int]
     top: Tensor
+    ids: Sequence[Sequence[int]] = ()
+
+    def ids_of(self, indices: Sequence[int]) -> list[Sequence[int]]:
+        """Return the token ids of some texts; none where no layer reads them."""
+        return [self.ids[index] for index in indices] if self.ids else []
 
     def length(self, index: int) -> int:
         """Return the number of tokens of a text."""
@@ -90,46 +97,120 @@ def read_cache(states: Path, texts: Path, space: str) -> CachedTexts:
     return CachedTexts(kept, loaded.tokens, [0, *loaded.lengths.cumsum(0).tolist()], top.float())
 
 
+def with_ids(cache: CachedTexts, tokenizer: PromptTokenizer, extraction: Extraction) -> CachedTexts:
+    """Add the token ids that `extract_hidden_states` made of the texts."""
+    most, side = extraction.max_tokens, extraction.truncation_side
+    return replace(cache, ids=[truncate(tokenizer.encode(text.prompt), most, side) for text in cache.texts])
+
+
 class TopStack:
     """The top layers of a decoder, run on cached states.
 
     Args:
-        decoder: as many top layers as the cache holds the input of, and the final norm.
+        skeleton: a decoder with as many top layers as the cache holds the input of.
         trained: how many of them train; the ones below only pass states on.
         space: `post_norm` or `pre_norm`.
+
+    Attributes:
+        packing: how texts share a forward pass. `rows`: one after the other in one sequence, and the top layer computes
+            only what is wanted. `whole`: the same, but the top layer computes all tokens. `padded`: a row each.
     """
 
-    def __init__(self, decoder: "PreTrainedModel", trained: int, space: str) -> None:
-        self.decoder = decoder
-        self.space = space
-        self.depth = len(layers_of(decoder))
-        for layer in layers_of(decoder)[: self.depth - trained]:
+    def __init__(self, skeleton: Skeleton, trained: int, space: str) -> None:
+        self.skeleton, self.decoder, self.space = skeleton, skeleton.decoder, space
+        self.depth = len(skeleton.layers)
+        self.packing: Literal["rows", "whole", "padded"] = "rows"
+        self._weight = next(skeleton.layers[-1].parameters())
+        self._first = next(n for n, layer in enumerate(skeleton.layers) if not next(layer.parameters()).is_meta)
+        for layer in skeleton.layers[: self.depth - trained]:
             layer.requires_grad_(False)
 
-    def states(self, entering: Sequence[Tensor], whole: Sequence[bool]) -> list[Tensor]:
-        """Run n texts, packed into one sequence so that no pad is computed.
+    def states(
+        self, entering: Sequence[Tensor], whole: Sequence[bool], ids: Sequence[Sequence[int]] = ()
+    ) -> list[Tensor]:
+        """Run n texts in one forward pass.
 
         Args:
             entering: n tensors (T_i, d).
             whole: n flags, whether all of a text's tokens are wanted or only its last one.
+            ids: n lists of token ids, of families whose layers read them.
 
         Returns:
             n tensors of states at the top, (T_i, d) or (1, d).
         """
         lengths = [len(states) for states in entering]
+        if self.packing == "padded":
+            padded = nn.utils.rnn.pad_sequence(list(entering), batch_first=True)
+            given = {"input_ids": pad(ids)[0]} if ids else {}
+            top = self._top(padded, **given)
+            return [
+                states[:length] if all_of_it else states[length - 1 : length]
+                for states, length, all_of_it in zip(top, lengths, whole, strict=True)
+            ]
         places = torch.split(torch.arange(sum(lengths)), lengths)
         wanted = [place if all_of_it else place[-1:] for place, all_of_it in zip(places, whole, strict=True)]
-        weight = next(self.decoder.parameters())
-        packed = torch.cat(list(entering))[None].to(weight.device, weight.dtype)
-        # Positions that start again tell transformers where a text begins; it then masks the others (all families).
-        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(weight.device)
-        rows = torch.cat(wanted).to(weight.device)
-        with only_rows(self.decoder, rows), tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
-            output: Tensor = self.decoder(
-                inputs_embeds=packed, position_ids=positions, use_cache=False
-            ).last_hidden_state
-        top = output if self.space == "post_norm" else tapped["out", self.depth - 1]
-        return list(torch.split(top[0], [len(rows) for rows in wanted]))
+        # Positions that start again tell transformers where a text begins; where it does not mask the others then,
+        # `choose_packing` does not let texts be packed.
+        given = {"position_ids": torch.cat([torch.arange(length) for length in lengths])[None]}
+        if ids:
+            given["input_ids"] = torch.tensor([token for one in ids for token in one])[None]
+        packed, rows = torch.cat(list(entering))[None], torch.cat(wanted).to(self._weight.device)
+        if self.packing == "rows":
+            with only_rows(self.decoder, rows):
+                top = self._top(packed, **given)[0]
+        else:
+            top = self._top(packed, **given)[0, rows]
+        return list(torch.split(top, [len(rows) for rows in wanted]))
+
+    def _top(self, entering: Tensor, **given: Tensor) -> Tensor:
+        """States that enter the lowest layer, (n, T, d), to those at the top."""
+        entering = entering.to(self._weight.device, self._weight.dtype)
+        given = {name: tensor.to(entering.device) for name, tensor in given.items()}
+        if "input_ids" not in given:
+            given["inputs_embeds"] = entering
+        lowest = self.skeleton.layers[self._first]
+        handle = lowest.register_forward_pre_hook(
+            lambda module, args, kwargs: put_states(entering, args, kwargs), with_kwargs=True
+        )
+        try:
+            with tap_layers(self.decoder, [], [self.depth - 1]) as tapped:
+                output: Tensor = self.decoder(**given, use_cache=False).last_hidden_state
+        finally:
+            handle.remove()
+        return output if self.space == "post_norm" else tapped["out", self.depth - 1]
+
+    @torch.no_grad()
+    def choose_packing(self, cache: CachedTexts, tolerance: float) -> None:
+        """Take the fastest way to run texts together that gives what each of them alone does.
+
+        Args:
+            cache: one language's texts, of which the two longest are tried.
+            tolerance: relative error of a token's state.
+        """
+        longest = sorted(range(len(cache.texts)), key=cache.length)[-2:]
+        entering, ids = [cache.entering(index) for index in longest], cache.ids_of(longest)
+        self.packing = "padded"
+        whole = [False, True][-len(longest) :]
+        expected = [
+            self.states([one], [all_of_it], [own] if own else ())[0]
+            for one, all_of_it, own in zip(entering, whole, ids or [[]] * len(longest), strict=True)
+        ]
+        for packing in ("rows", "whole") if may_pack(self.decoder.config) else ():
+            self.packing = packing
+            try:
+                found = self.states(entering, whole, ids)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a family's own code can fail in any way
+                LOG.debug("packing %s: %s", packing, error)
+                continue
+            errors = [
+                ((one - other).norm(dim=1) / other.norm(dim=1)).max()
+                for one, other in zip(found, expected, strict=True)
+            ]
+            if all(error < tolerance for error in errors):
+                return
+        self.packing = "padded"
 
     @torch.no_grad()
     def pooled(self, cache: CachedTexts, indices: Sequence[int], pooling: Pooling) -> Tensor:
@@ -137,7 +218,8 @@ class TopStack:
         result = torch.empty(len(indices), cache.tokens.shape[1])
         for batch in batches_by_length([cache.length(index) for index in indices], BATCH_TOKENS):
             entering = [cache.entering(indices[position]) for position in batch]
-            states = self.states(entering, [pooling == "mean"] * len(batch))
+            ids = cache.ids_of([indices[position] for position in batch])
+            states = self.states(entering, [pooling == "mean"] * len(batch), ids)
             result[batch] = pool_each(states, pooling).float().cpu()
         return result
 
@@ -247,7 +329,10 @@ class LensTrainer:
         entering += [self.caches[language].entering(index) for index, language in pairs]
         pooling, retain_on = self.pooling, self.config.retain_on
         all_targets, all_central = pooling == "mean", "mean" in (pooling, retain_on)
-        states = self.stack.states(entering, [all_central] * len(indices) + [all_targets] * len(pairs))
+        ids = central.ids_of(indices)
+        for index, language in pairs:
+            ids += self.caches[language].ids_of([index])
+        states = self.stack.states(entering, [all_central] * len(indices) + [all_targets] * len(pairs), ids)
         central_states, target_states = states[: len(indices)], states[len(indices) :]
         terms = self.objective.terms(
             [language for _, language in pairs],
@@ -437,9 +522,15 @@ def train(run: Run[Lens]) -> Trained:
     check_aligned({language: cache.texts for language, cache in caches.items()})
     backbone_dtype = caches[setting.central].tokens.dtype
     dtype = backbone_dtype if config.precision == "mixed" else torch.float32
-    decoder, names = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
-    stack = TopStack(decoder, config.layers, setting.space)
-    check_stack(stack, caches, extraction.pooling, tolerance=1e-3 if backbone_dtype == torch.float32 else 5e-2)
+    skeleton = load_top_layers(checkpoint, extraction.trainable_layers, dtype, device, extraction.attention)
+    if needs_ids(skeleton.decoder):
+        tokenizer = PromptTokenizer(checkpoint, run.prompt)
+        caches = {language: with_ids(cache, tokenizer, extraction) for language, cache in caches.items()}
+    stack = TopStack(skeleton, config.layers, setting.space)
+    tolerance = 1e-3 if backbone_dtype == torch.float32 else 5e-2
+    with one_line(checkpoint, "run the top layers of"):
+        stack.choose_packing(caches[setting.central], tolerance)
+        check_stack(stack, caches, extraction.pooling, tolerance)
     subspaces = language_subspaces.load(run.hidden.subspaces, setting)
     trainer = LensTrainer(
         config,
@@ -463,7 +554,8 @@ def train(run: Run[Lens]) -> Trained:
     write_jsonl(output.parent / "history.jsonl", trainer.history)
     with atomic_path(output.parent / "dev_states.safetensors") as temporary:
         save_file(dev_states, temporary)
-    deltas.write({names[name]: master.cpu() for name, master in trainer.masters.items()}, checkpoint, output)
+    trained = skeleton.to_checkpoint({name: master.detach().cpu() for name, master in trainer.masters.items()})
+    deltas.write(trained, checkpoint, output)
     scratch.unlink(missing_ok=True)
     parameters = sum(master.numel() for master in trainer.masters.values())
     epochs = trainer.step // trainer.steps_per_epoch

@@ -1,7 +1,9 @@
 """The Hugging Face transformers engine."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
+from lensflow.models.conversion import Conversion
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
-from lensflow.models.loading import import_transformers, load_model
+from lensflow.models.loading import decoder_of, import_transformers, load_model, may_pack
+from lensflow.models.skeleton import Skeleton
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
@@ -65,7 +69,7 @@ class TransformersEngine:
     ) -> None:
         prepare_process()
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
-        self._positions = positions(checkpoint)
+        self._checkpoint, self._positions = checkpoint, positions(checkpoint)
         self.model = load_model(checkpoint, dtype, attention).to(torch.device(device)).eval()
         # `generate` takes from here what its own settings leave open, such as a penalty on repetition.
         self.model.generation_config = import_transformers().GenerationConfig()
@@ -96,13 +100,15 @@ class TransformersEngine:
             pad_token_id=ends[0] if ends else 0,
             **(sampling if decoding.temperature > 0 else {}),
         )
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        if len({len(prompt) for prompt in prompts}) > 1 and not self._pads_left:
+            batches = [list(group) for batch in batches for _, group in groupby(batch, key=lambda i: len(prompts[i]))]
         torch.manual_seed(decoding.seed)
         answers: dict[int, Answer] = {}
         last, room = set(ends), Room(self._tokenizer, decoding)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
-            for start in range(0, len(order), self._batch_size):
-                batch = order[start : start + self._batch_size]
+            for batch in batches:
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
                 ending = EndWhereOver(room, ids.shape[1], ends)
                 output = self.model.generate(
@@ -121,7 +127,7 @@ class TransformersEngine:
         scores = [(0.0, True)] * len(requests)
         whole = [len(context) + len(continuation) - 1 for context, continuation in requests]
         shared = sum(map(len, {tuple(context) for context, _ in requests})) + sum(len(last) for _, last in requests)
-        if shared < _SHARED * sum(whole):
+        if shared < _SHARED * sum(whole) and self._caches:
             batches, score = _batches(requests), self._score_shared
         else:
             batches, score = iter(batches_by_length(whole, _WHOLE_TOKENS)), self._score_whole
@@ -146,10 +152,12 @@ class TransformersEngine:
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Engine.swap`."""
         weights = self.model.state_dict()
-        for name, tensor in tensors.items():
-            if name not in weights:
-                raise LensflowError(f"tensor '{name}' is not in the model that transformers loads; use engine: vllm")
+        for name, tensor in self._conversion.from_checkpoint(tensors).items():
             weights[name].copy_(tensor)
+
+    @functools.cached_property
+    def _conversion(self) -> Conversion:
+        return Skeleton(self._checkpoint, self.model.dtype).conversion
 
     @contextmanager
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
@@ -161,8 +169,54 @@ class TransformersEngine:
         def hook(decoder: nn.Module, args: Any, output: Any) -> None:
             output.last_hidden_state = edit(output.last_hidden_state)
 
-        with self.model.base_model.register_forward_hook(hook):
+        with decoder_of(self.model).register_forward_hook(hook):
             yield
+
+    @functools.cached_property
+    @torch.inference_mode()
+    def _pads_left(self) -> bool:
+        """Whether a prompt that is padded on the left goes on as it does alone; two tokens are tried."""
+        from transformers import GenerationConfig
+
+        settings = GenerationConfig(
+            max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+        )
+        short, long = _random_ids(self.model, 5), _random_ids(self.model, 17)
+
+        def logits(prompts: list[list[int]]) -> tuple[Tensor, list[int]]:
+            ids, mask = self._pad(prompts, left=True)
+            output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+            return torch.stack([step[0] for step in output.logits]).float(), output.sequences[0, -2:].tolist()
+
+        (alone, said), (padded, said_padded) = logits([short]), logits([short, long])
+        same = len(alone) if said == said_padded else 1  # behind other tokens there are other logits
+        return bool(((padded - alone)[:same].norm(dim=1) < self._tolerance * alone[:same].norm(dim=1)).all())
+
+    @functools.cached_property
+    @torch.inference_mode()
+    def _caches(self) -> bool:
+        """Whether continuations of contexts that are read once score as whole sequences do; a few are tried."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        ids, _ = self._pad([_random_ids(self.model, 3)], left=True)
+        contexts = [_random_ids(self.model, length) for length in (5, 17)]
+        requests = [(context, _random_ids(self.model, length)) for context in contexts for length in (1, 2, 4)]
+        try:
+            cache = getattr(self.model(ids, use_cache=True), "past_key_values", None)
+            plain = isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+            if not (plain and may_pack(decoder_of(self.model).config)):
+                return False
+            shared = self._score_shared(requests)
+        except (TypeError, ValueError, RuntimeError):  # no such argument, or a shape that does not fit
+            return False
+        pairs = zip(shared, self._score_whole(requests), strict=True)
+        return all(abs(one - other) < self._tolerance * abs(other) for (one, _), (other, _) in pairs)
+
+    @property
+    def _tolerance(self) -> float:
+        """Relative error that the weights' precision explains."""
+        return 1e-3 if self.model.dtype == torch.float32 else 5e-2
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -221,6 +275,13 @@ class TransformersEngine:
             columns = slice(width - len(row), width) if left else slice(len(row))
             ids[i, columns], mask[i, columns] = torch.tensor(row), 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def _random_ids(model: Any, length: int) -> list[int]:
+    """Token ids to try a model with; as many give the same."""
+    generator = torch.Generator().manual_seed(length)
+    ids: list[int] = torch.randint(model.get_input_embeddings().num_embeddings, (length,), generator=generator).tolist()
+    return ids
 
 
 class EndWhereOver:
