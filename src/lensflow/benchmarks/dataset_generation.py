@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from lensflow.artifacts.items import text_at
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, generated
 from lensflow.schema.decoding import Decoding
+from lensflow.schema.types import Language
 
 
 class DatasetGeneration(FromDataset, Decoding):
@@ -15,10 +16,15 @@ class DatasetGeneration(FromDataset, Decoding):
     kind: Literal["dataset_generation"]
     generates: ClassVar[bool] = True
     prompt: str = "prompt"  # column, or a path into one, such as turns.0
+    prompt_language: Language | None = None  # of all prompts, which ask for answers in the cell's; null: the cell's
 
     def texts(self) -> tuple[str, ...]:
         """Return the column with the prompt."""
         return (self.prompt,)
+
+    def prompted_in(self, language: str) -> str:
+        """See `Benchmark.prompted_in`."""
+        return self.prompt_language or language
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Have every prompt answered."""

@@ -15,3 +15,4 @@ class Evaluation(Strict):
     attention: Attention = "sdpa"  # of transformers; vLLM chooses its own
     limit: Count | None = None  # items a cell; null: all
     max_model_len: Count = 4096  # tokens of a prompt and its answer
+    enforce_eager: bool = False  # vLLM without compiled graphs on a GPU, which edits of blocks need
