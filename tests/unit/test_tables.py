@@ -473,7 +473,7 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
     direct = tmp_path / "versus.csv"
     scores.iloc[:0].to_csv(direct, index=False)
     config |= {
-        "methods": {UGLY: {"kind": "steer"}},
+        "methods": {UGLY: {"kind": "logit_bias"}},
         "told_language": [UGLY],
         "command": "snakemake",
         "results": "results",

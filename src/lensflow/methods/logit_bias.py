@@ -1,4 +1,4 @@
-"""Steering: λδ is added to the state after the final norm while the model answers; nothing is trained.
+"""Steering of the logits: λδ is added to the state after the final norm while the model answers; nothing is trained.
 
 The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
 where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
@@ -13,13 +13,13 @@ from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
 
 
-class Steer(Pushing):
+class LogitBias(Pushing):
     """λδ is added to the state after the final norm, in the target languages: Lens's push without training."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
 
-    kind: Literal["steer"]
+    kind: Literal["logit_bias"]
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that every target has a λ, and that directions are those of the space that is steered."""
@@ -27,10 +27,10 @@ class Steer(Pushing):
         check_space(self.kind, settings)
 
 
-Config = Steer
+Config = LogitBias
 
 
-def train(run: Run[Steer]) -> Trained:
+def train(run: Run[LogitBias]) -> Trained:
     """Write what is added in each target language."""
     from lensflow.artifacts import deltas, interventions, language_subspaces
     from lensflow.mathematics import directions
