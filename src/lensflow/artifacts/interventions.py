@@ -26,6 +26,8 @@ SHIFT = "shift."  # before a language, in the names of tensors
 REMOVED = "removed"
 BLOCK = "block."  # before the languages of a prompt and of its answer, and a number
 
+ANY = ("*", "*")  # the languages of edits that need not be told any
+
 Operation = Literal["add", "remove", "replace", "rotate"]
 Positions = Literal["all", "but_first", "prompt", "generated"]
 
@@ -138,7 +140,8 @@ class Intervention:
     Attributes:
         shifts: language of the prompt -> what is added to states after the final norm, (d,) float32.
         removed: (d, r) float32, orthonormal: the subspace that is removed from these states, in every language.
-        blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32.
+        blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
+            for all pairs that are not there.
         instructions: language of the prompt -> what the model is told with it.
         place: where an instruction stands.
     """
@@ -168,7 +171,8 @@ class Intervention:
             language: that the answer should be in.
             source: of the prompt; None if it is the same.
         """
-        shift, blocks = self.shifts.get(language), tuple(self.blocks.get((source or language, language), ()))
+        shift, pair = self.shifts.get(language), (source or language, language)
+        blocks = tuple(self.blocks.get(pair, self.blocks.get(ANY, ())))
         untouched = shift is None and self.removed is None and not blocks
         return None if untouched else StateEdit(shift, self.removed, blocks)
 

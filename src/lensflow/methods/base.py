@@ -3,14 +3,15 @@
 Also the kind `base`, the untouched backbone, for which nothing is trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from lensflow.artifacts.costs import Term, When
+from lensflow.errors import LensflowError
 from lensflow.schema.backbone import Prompt
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
@@ -62,6 +63,67 @@ class Pushing(Method):
         for name, setting in settings.items():
             if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
                 raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
+
+
+_Block = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
+_Layers = Literal["all"] | _Block | Annotated[list[_Block], Field(min_length=2, max_length=2)]
+
+
+def _told(wanted: str) -> WrapValidator:
+    """Say what a key must be, rather than what the first of its types must be."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {wanted}, not {value!r}") from None
+
+    return WrapValidator(validate)
+
+
+_ONE = "a block's number from 0 or a share of the depth between 0 and 1"
+Block = Annotated[_Block, _told(_ONE)]
+Layers = Annotated[_Layers, _told(f"'all', {_ONE}, or a list of the first and the last block")]
+
+
+def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
+    """Return the numbers of the blocks that a key of a method names, in a model that has `depth` blocks.
+
+    Raises:
+        LensflowError: the model has no such block, or the first one lies above the last.
+    """
+    if layers == "all":
+        return range(depth)
+    ends = layers if isinstance(layers, list) else [layers, layers]
+    first, last = (int(end * depth) if isinstance(end, float) else end for end in ends)
+    if not first <= last < depth:
+        raise LensflowError(
+            f"{key}: {layers} names blocks {first} to {last} of a model that has {depth}; name blocks from 0 to "
+            f"{depth - 1}, the first one first"
+        )
+    return range(first, last + 1)
+
+
+class Injecting(Method):
+    """What methods have in common that move states towards the wanted language, from the prompt's or the central one.
+
+    With `away_from: prompt`, as in the publications, nothing changes if the prompt is in the wanted language. With
+    `central` the states then move away from the central language.
+    """
+
+    seeded: ClassVar[bool] = False
+    told_language: ClassVar[bool] = True
+
+    away_from: Literal["central", "prompt"] = "central"
+
+    def pairs(self, setting: Setting) -> Iterator[tuple[tuple[str, str], str]]:
+        """Give each pair of a prompt's and a wanted language with the language to move away from."""
+        for source in setting.languages:
+            for wanted in setting.languages:
+                central = self.away_from == "central" and wanted != setting.central
+                away = setting.central if central else source
+                if away != wanted:
+                    yield (source, wanted), away
 
 
 class Lora(Strict):
