@@ -183,6 +183,58 @@ def test_disentangle(backbone):
     assert torch.allclose(undone(h, places, places), h + inside, atol=1e-5)
 
 
+def test_lda_injection(backbone):
+    """Without pruning, the shift is the part of the difference of standardised means that lies in span(W)."""
+    written = backbone.run({"kind": "lda_injection", "threshold": 0.0, "strength": 2.0})
+    rows = {language: torch.stack([text[1].mean(0) for text in backbone.plain(language)]) for language in TEXTS}
+    whole = torch.cat(list(rows.values()))
+    z = {language: (r - whole.mean(0)) / whole.std(0, correction=0) for language, r in rows.items()}
+    (there,), (back,) = written.edit("zh", "sw").blocks, written.edit("sw", "zh").blocks
+    assert (there.layer, there.operation, there.strength, there.positions) == (tiny.LAYERS // 2 - 1, "add", 2.0, "all")
+    close(there.vector, -back.vector.double())
+    (zh,), (sw,) = written.edit("zh", "zh").blocks, written.edit("sw", "sw").blocks
+    assert torch.allclose(zh.vector - sw.vector, there.vector, atol=1e-4)
+    span = torch.linalg.qr(torch.stack([zh.vector, sw.vector], dim=1).double()).Q
+    difference = z["zh"].mean(0) - z["sw"].mean(0)
+    inside = span @ (span.T @ there.vector.double())
+    assert torch.allclose(inside, there.vector.double(), atol=1e-4)
+    # W+ is a right inverse on y: the discriminant coordinates of the shift are those of the difference.
+    (en,) = written.edit("en", "en").blocks
+    total = sum(len(r) for r in rows.values())
+    centre = sum(e.vector.double() * len(rows[x]) for e, x in ((zh, "zh"), (sw, "sw"), (en, "en"))) / total
+    assert centre.norm() < 1e-3 * zh.vector.norm()  # y is centred
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    labels = [x for x in TEXTS for _ in rows[x]]
+    analysis = LinearDiscriminantAnalysis(solver="svd").fit(torch.cat(list(z.values())).numpy(), labels)
+    axes = torch.linalg.qr(torch.from_numpy(analysis.scalings_[:, :2])).Q
+    close(there.vector, axes @ (axes.T @ difference))
+    pruned = backbone.run({"kind": "lda_injection", "threshold": 1e6}, "pruned")
+    assert not pruned.edit("zh", "sw").blocks[0].vector.any()
+
+
+def test_language_dimensions(backbone):
+    written = backbone.run({"kind": "language_dimensions", "dimensions": 5, "strength": 1.5})
+    means = {language: torch.cat(backbone.plain(language), dim=1)[-1].mean(0) for language in TEXTS}
+    for wanted in ("zh", "sw"):
+        (edit,) = written.edit(wanted, "en").blocks
+        assert edit.layer == 3
+        chosen = (means["en"] - means[wanted]).abs().topk(5).indices.tolist()
+        h, places = torch.randn(4, tiny.WIDTH), torch.arange(4)
+        after = edit(h, places, places)
+        for j in range(tiny.WIDTH):
+            if j in chosen:
+                close(after[:, j], 1.5 * means[wanted][j].expand(4))
+                assert (after[:, j] == 1.5 * edit.vector[j]).all()
+            else:
+                assert torch.equal(after[:, j], h[:, j])
+    assert written.edit("en", "zh") is None and written.edit("en") is None
+    (edit,) = backbone.run({"kind": "language_dimensions"}, "share").edit("zh").blocks
+    assert edit.basis.shape == (tiny.WIDTH, 3)
+    with pytest.raises(LensflowError, match=r"^dimensions: 99 of a model that has 32; lower it$"):
+        backbone.run({"kind": "language_dimensions", "dimensions": 99}, "many")
+
+
 @pytest.mark.parametrize(
     ("layers", "depth", "wanted"),
     [("all", 3, [0, 1, 2]), (2, 4, [2]), (0.5, 9, [4]), ([1, 3], 4, [1, 2, 3]), ([0.25, 3], 4, [1, 2, 3])],
