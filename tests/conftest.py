@@ -14,7 +14,7 @@ settings.load_profile("busy")
 NEED_TORCH = """agreement answer applied benchmark_method cases_finetuning cases_lm_eval cases_models_loading
     cases_models_prompts comparisons cost_page deltas edits engines finetuning harness hidden_states
     interventions judging losses methods objective plan presentation probabilities projections
-    published references rivals stages subspaces tables training untrusted"""
+    published references rivals script_mask stages subspaces tables training untrusted"""
 if find_spec("torch"):
     from tests.models import checkpoint, stages  # noqa: F401
 else:

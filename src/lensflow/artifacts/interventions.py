@@ -117,11 +117,13 @@ class StateEdit:
         shift: s, (d,); None for none.
         removed: R, (d, r), orthonormal columns; None for none.
         blocks: changes of the residual stream; those of one block follow each other in this order.
+        script: a language whose script alone is generated; None for any.
     """
 
     shift: Tensor | None = None
     removed: Tensor | None = None
     blocks: tuple[BlockEdit, ...] = ()
+    script: str | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
         """Change states (..., d) after the final norm; computed in float32, returned in their own precision."""
@@ -142,6 +144,7 @@ class Intervention:
         removed: (d, r) float32, orthonormal: the subspace that is removed from these states, in every language.
         blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
             for all pairs that are not there.
+        constrained: languages whose answers are generated in their script alone.
         instructions: language of the prompt -> what the model is told with it.
         place: where an instruction stands.
     """
@@ -149,6 +152,7 @@ class Intervention:
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
     removed: Tensor | None = None
     blocks: Mapping[tuple[str, str], Sequence[BlockEdit]] = field(default_factory=dict)
+    constrained: Sequence[str] = ()
     instructions: Mapping[str, str] = field(default_factory=dict)
     place: Literal["before", "after"] = "before"
 
@@ -173,8 +177,8 @@ class Intervention:
         """
         shift, pair = self.shifts.get(language), (source or language, language)
         blocks = tuple(self.blocks.get(pair, self.blocks.get(ANY, ())))
-        untouched = shift is None and self.removed is None and not blocks
-        return None if untouched else StateEdit(shift, self.removed, blocks)
+        edit = StateEdit(shift, self.removed, blocks, language if language in self.constrained else None)
+        return edit if any(value is not None and value != () for value in vars(edit).values()) else None
 
     def instruct(self, language: str, prompt: str) -> str:
         """Return a prompt of a language with what the model is told, on a line of its own."""
@@ -188,6 +192,8 @@ class Intervention:
         edit = self.edit(language, source) or StateEdit()
         changes = {"shift": edit.shift, "removed": edit.removed}
         identity: dict[str, Any] = {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
+        if edit.script:
+            identity["script"] = edit.script
         if edit.blocks:
             identity["blocks"] = [
                 _settings(block) | {name: _digest(tensor) for name, tensor in _tensors(block).items()}
@@ -232,6 +238,8 @@ def write(intervention: Intervention, delta: Path) -> None:
         told |= {"instructions": intervention.instructions, "place": intervention.place}
     if settings:
         told["blocks"] = settings
+    if intervention.constrained:
+        told["constrained"] = intervention.constrained
     with atomic_path(delta.with_name(NAME)) as temporary:
         save_file(tensors, temporary, metadata={"told": canonical_json(told)} if told else None)
 

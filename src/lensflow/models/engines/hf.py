@@ -17,6 +17,7 @@ from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
+from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
 from lensflow.models.loading import attention_of, import_transformers, layers_of
 from lensflow.models.tokenizer import PromptTokenizer
@@ -78,6 +79,7 @@ class TransformersEngine:
         self.model = model.to(device).eval()
         self._batch_size = batch_size
         self._prompts: list[int] | None = None  # lengths of the running pass's prompts; None: nothing is generated
+        self._script: ScriptMask | None = None  # of what is generated
         self._positional = False  # whether an edit tells prompts from what is generated
 
     @torch.inference_mode()
@@ -116,8 +118,9 @@ class TransformersEngine:
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
                 self._prompts = [len(prompts[i]) for i in batch]
                 ending = EndWhereOver(room, ids.shape[1], ends)
+                processors = [ending] if self._script is None else [InScript(self._script, ids.shape[1]), ending]
                 output = self.model.generate(
-                    ids, attention_mask=mask, generation_config=settings, logits_processor=[ending]
+                    ids, attention_mask=mask, generation_config=settings, logits_processor=processors
                 )
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     end = next((n for n, token in enumerate(tokens) if token in last), None)
@@ -189,6 +192,9 @@ class TransformersEngine:
                 hooks.enter_context(self.model.base_model.register_forward_hook(after_norm))
             if edit.blocks:
                 self._change_blocks(edit, hooks)
+            if edit.script:
+                self._script = ScriptMask(self._tokenizer, edit.script)
+                hooks.callback(setattr, self, "_script", None)
             yield
 
     def _change_blocks(self, edit: StateEdit, hooks: ExitStack) -> None:
@@ -274,6 +280,24 @@ class TransformersEngine:
             columns = slice(width - len(row), width) if left else slice(len(row))
             ids[i, columns], mask[i, columns] = torch.tensor(row), 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+class InScript:
+    """Makes rows go on in a script.
+
+    Args:
+        mask: of the script.
+        start: where answers begin.
+    """
+
+    def __init__(self, mask: ScriptMask, start: int) -> None:
+        self._mask, self._start = mask, start
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        for row, said in zip(logits, ids[:, self._start :].tolist(), strict=True):
+            self._mask.apply(row, said)
+        return logits
 
 
 class EndWhereOver:

@@ -81,7 +81,7 @@ class Engine(Protocol):
         ...
 
     def edited(self, edit: StateEdit | None) -> AbstractContextManager[None]:
-        """Change the states of all that runs in this context, after blocks and after the final norm.
+        """Change the states of all that runs in this context, after blocks and after the final norm, or mask answers.
 
         Args:
             edit: how; None runs the model as it is.

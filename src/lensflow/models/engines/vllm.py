@@ -1,5 +1,6 @@
 """The vLLM engine, in this process."""
 
+import functools
 import gc
 import math
 import os
@@ -20,6 +21,7 @@ from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
+from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.likelihood import Counted, Likeliest, Masks
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
@@ -84,8 +86,10 @@ class VllmEngine:
             gc.enable()
         gc.freeze()
 
+        script_mask = functools.cache(partial(ScriptMask, tokenizer))
+
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit its `extra_args["tokens"]`, or end where it must.
+            """Makes a request emit its `extra_args["tokens"]`, or go on in a script and end where it must.
 
             The log-probabilities that vLLM reports are of the unforced model.
             """
@@ -102,12 +106,15 @@ class VllmEngine:
                     return logits
 
                 def end(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
-                    if room.is_over(output_ids):
+                    if script is not None:
+                        script.apply(logits, output_ids)
+                    if "end" in extra and room.is_over(output_ids):
                         logits[extra["end"]] = torch.inf
                     return logits
 
                 room = Room(tokenizer, Decoding(max_characters=extra.get("room")))
-                return force if tokens else end if "end" in extra else None
+                script = script_mask(extra["script"]) if "script" in extra else None
+                return force if tokens else end if extra else None
 
         self._compiled = on_gpu and not enforce_eager
         on_devices: dict[str, Any] = {
@@ -138,6 +145,7 @@ class VllmEngine:
         except Exception as error:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
         self._max_model_len = max_model_len
+        self._script: str | None = None  # of what is generated, by its language
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """See `Engine.generate`.
@@ -151,13 +159,16 @@ class VllmEngine:
         size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         ends = end_token_ids(self._eos, vocabulary, stop)
+        extra: dict[str, Any] = {} if self._script is None else {"script": self._script}
+        if ends and decoding.max_characters:
+            extra |= {"room": decoding.max_characters, "end": ends[0]}
         params = SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             seed=decoding.seed,
             max_tokens=decoding.max_new_tokens,
             stop_token_ids=ends,
-            extra_args={"room": decoding.max_characters, "end": ends[0]} if ends and decoding.max_characters else None,
+            extra_args=extra or None,
             detokenize=False,
         )
         said = [tuple(output.token_ids) for output in self._run(prompts, [params] * len(prompts))]
@@ -231,6 +242,8 @@ class VllmEngine:
                 stack.callback(self._llm.apply_model, _leave)
             if edit.blocks:
                 self._change_blocks(edit.blocks, stack)
+            self._script = edit.script
+            stack.callback(setattr, self, "_script", None)
             yield
 
     def _change_blocks(self, blocks: tuple[BlockEdit, ...], stack: ExitStack) -> None:
