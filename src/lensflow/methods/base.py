@@ -6,9 +6,9 @@ Also the kind `base`, the untouched backbone, for which nothing is trained.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from lensflow.artifacts.costs import Term, When
 from lensflow.errors import LensflowError
@@ -143,6 +143,7 @@ class FineTuning(Method):
     examples: Count | None = None  # a language, the first ones of the train split; null: all
     max_tokens: Annotated[int, Field(ge=2)] = 512  # of an example, of which the end is cut off; alpaca
     lora: Lora | None = Lora()  # null: all weights train
+    layers: Count | None = None  # only the top so many blocks train, as in Lens; null: all, with embeddings and head
     lr: Positive = 2e-4  # of adapters: QLoRA (Dettmers et al., 2023); for all weights: 2e-5 (alpaca)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # alpaca
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03  # share of the steps; alpaca
@@ -151,6 +152,12 @@ class FineTuning(Method):
     epochs: Count = 3  # alpaca; HF's Trainer
     batch_size: Count = 8  # examples; HF's Trainer
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; the weights are float32 either way
+
+    @model_validator(mode="after")
+    def _layers_train_whole(self) -> Self:
+        if self.layers is not None and self.lora is not None:
+            raise ValueError("layers: trains whole blocks; set lora: null, or drop this key")
+        return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are as many examples as asked for."""

@@ -22,7 +22,7 @@ from lensflow.artifacts import deltas
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Run, Trained
-from lensflow.models.loading import device_of
+from lensflow.models.loading import device_of, layers_of
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import used
@@ -201,6 +201,12 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, adapters)
+    if config.layers is not None:
+        blocks = layers_of(model.base_model)
+        if config.layers > len(blocks):
+            raise LensflowError(f"layers: {config.layers} of a model that has {len(blocks)}; lower it")
+        model.requires_grad_(False)
+        blocks[-config.layers :].requires_grad_(True)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
