@@ -73,10 +73,10 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
-def save_checkpoint(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a random checkpoint in many shards, with a tokenizer that knows every byte."""
+def save_checkpoint(family: str, folder: Path, dtype: torch.dtype = torch.float32, head: int = 16) -> None:
+    """Write a random checkpoint in many shards, with a tokenizer that knows every byte; vLLM wants a `head` of 32."""
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    head_dim = {} if family in ("phi3", "phi-3.5", "cohere", "granite") else {"head_dim": 16}
+    head_dim = {} if family in ("phi3", "phi-3.5", "cohere", "granite") else {"head_dim": head}
     config = AutoConfig.for_model(
         **(FAMILIES | HEADS | ROPES)[family] | special | head_dim,
         vocab_size=VOCABULARY,

@@ -173,7 +173,8 @@ def test_after_a_swap_back_the_backbone_answers_with_the_same_bits(session, trai
 def test_each_engine_starts_once_for_all_checkpoints(config, manifest, folders, train, tmp_path, monkeypatch):
     """Base, a method that changes weights and one that edits states, with the engines that `auto` takes."""
     runs = [tmp_path / NAME / "none" / "base" / "seed0"]
-    for kind, method in (("lens", VIOLENT), ("steer", {"kind": "steer", "lambda": 0.3, "lambda_unit": "state_norm"})):
+    bias = {"kind": "logit_bias", "lambda": 0.3, "lambda_unit": "state_norm"}
+    for kind, method in (("lens", VIOLENT), ("logit_bias", bias)):
         runs.append(tmp_path / NAME / "en-zh" / kind / "seed0")
         shutil.copytree(train(method), runs[-1])
     cells = [

@@ -25,7 +25,7 @@ ANSWER = Decoding(max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def run(train) -> Path:
-    return train({"kind": "steer", "lambda": 0.3, "lambda_unit": "state_norm"})
+    return train({"kind": "logit_bias", "lambda": 0.3, "lambda_unit": "state_norm"})
 
 
 @pytest.fixture(scope="module")

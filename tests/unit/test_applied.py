@@ -113,7 +113,7 @@ def test_a_method_without_a_push_has_no_residual(stages, tmp_path):
     assert "residual" not in cost and cost["terms"]["after"]["push"]["share"] == 0
     _, cost = train(files, tmp_path / "b", lens(**{"lambda": {"zh": 0.0, "sw": 0.0}}))
     assert "residual" not in cost
-    steer = parse(AnyMethod, {"kind": "steer"})
+    steer = parse(AnyMethod, {"kind": "logit_bias"})
     _, cost = train(files, tmp_path / "c", steer)
     assert not {"residual", "terms"} & cost.keys()
 

@@ -9,10 +9,10 @@ import pytest
 from lensflow.methods.base import Lora
 from lensflow.methods.cpt import Cpt
 from lensflow.methods.lens.config import Lens
+from lensflow.methods.logit_bias import LogitBias
 from lensflow.methods.prompt import Prompt
 from lensflow.methods.qalign import Qalign
 from lensflow.methods.sft import Sft
-from lensflow.methods.steer import Steer
 from lensflow.schema.backbone import Resources
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
@@ -56,7 +56,7 @@ def test_the_readmes_claims_are_cells_of_the_demo():
 
 
 @pytest.mark.parametrize(
-    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Resources, Run, Setting, Sft, Steer]
+    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Resources, Run, Setting, Sft, LogitBias]
 )
 def test_every_key_is_explained(section):
     text = (ROOT / "config/README.md").read_text()

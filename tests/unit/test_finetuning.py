@@ -161,6 +161,47 @@ def test_sft_learns_from_the_targets_answers(run, monkeypatch):
     assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in tiny.LANGUAGES for i in range(2)]
 
 
+def test_replay_adds_the_central_languages_first_items(run, monkeypatch):
+    names = [example.name for example in learnt_from(run(replay=2), monkeypatch)["train"]]
+    without = [example.name for example in learnt_from(run(), monkeypatch)["train"]]
+    assert names == [*without, "en train-0", "en train-1"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"layers": 2}, "layers: trains whole blocks; set lora: null, or drop this key"),
+        ({"replay": 1, "languages": "all"}, "replay: languages: all has the central language already"),
+    ],
+)
+def test_keys_that_do_not_go_together(keys, message):
+    with pytest.raises(LensflowError, match=message):
+        parse(AnyMethod, {"kind": "sft"} | keys)
+
+
+def test_more_replay_than_there_is(run):
+    items = [{"id": "1", "prompt": {}, "answer": {"zh": "x", "sw": "x", "en": "x"}}]
+    message = r"^replay: 2 is more than the 1 items with answers in 'en' to train on in corpus 'embedded'; lower it$"
+    with pytest.raises(ValueError, match=message):
+        run(replay=2).method.check_items(items, SETTING)
+
+
+def test_only_the_top_blocks_train(run):
+    """The tensors of Lens: a delta has no others, so they are the backbone's bits."""
+    one = run(lora=None, layers=1, family="gemma3")  # whose head is tied to the embeddings
+    took = train(one)
+    delta = load_file(one.output)
+    assert delta.keys() == {name for name in _names(one) if f"layers.{tiny.LAYERS - 1}." in name}
+    assert took.parameters == sum(tensor.numel() for tensor in delta.values())
+    with pytest.raises(LensflowError, match=r"^layers: 9 of a model that has 4; lower it$"):
+        train(run(lora=None, layers=9))
+
+
+def _names(run):
+    model = AutoModelForCausalLM.from_pretrained(run.backbone.parent)
+    return [name for name, _ in model.named_parameters()]
+
+
 def test_cpt_learns_from_plain_text(run, monkeypatch):
     this = run("cpt", examples=3)
     found, tokenizer = learnt_from(this, monkeypatch), finetuning.tokenizer_of(this)

@@ -186,7 +186,7 @@ def build(stages, tmp_path):
     return run
 
 
-STEER = {"kind": "steer", "lambda": {"zh": 0.5, "sw": 2.0}, "lambda_unit": "state_norm"}
+STEER = {"kind": "logit_bias", "lambda": {"zh": 0.5, "sw": 2.0}, "lambda_unit": "state_norm"}
 TEMPLATE = {"kind": "prompt", "place": "after"}
 TEXTS = {"kind": "prompt", "instruction": {"zh": "请用中文回答。", "sw": "Jibu kwa Kiswahili.", "en": "x"}}
 
@@ -248,8 +248,8 @@ def test_instructions(build):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"kind": "steer", "lambda": -1.0}, "must be greater than or equal to 0"),
-        ({"kind": "steer", "lr": 1.0}, "unknown key 'lr'"),
+        ({"kind": "logit_bias", "lambda": -1.0}, "must be greater than or equal to 0"),
+        ({"kind": "logit_bias", "lr": 1.0}, "unknown key 'lr'"),
         ({"kind": "lsar", "lambda": 1.0}, "unknown key 'lambda'"),
         (
             {"kind": "prompt", "instruction": "Answer."},
@@ -539,7 +539,7 @@ def test_the_lines_of_an_exported_steering(build, tmp_path):
 
 
 def test_a_capped_model_is_exported_without_a_bias(build, tmp_path):
-    home, card = export(build({"kind": "steer"}, "steer", "gemma2"), tmp_path)
+    home, card = export(build({"kind": "logit_bias"}, "steer", "gemma2"), tmp_path)
     assert {path.name for path in (home / "intervention").iterdir()} == {"intervention.safetensors"}
     assert "This model's logits are not linear in these states: a bias on the logits is not the same." in card
     assert "logit_bias" not in card

@@ -109,5 +109,5 @@ def test_permuted_needs_another_target():
 
 
 def test_steering_needs_nothing_of_lens():
-    assert not [name for name in closure("lensflow.methods.steer") if name.startswith("lensflow.methods.lens")]
+    assert not [name for name in closure("lensflow.methods.logit_bias") if name.startswith("lensflow.methods.lens")]
     assert "lensflow.methods.lens.training" in closure("lensflow.methods.lens.kind")

@@ -475,7 +475,7 @@ def test_the_configuration_says_which_methods_are_told(scores, tmp_path):
     claims = tmp_path / "claims.csv"
     claims.write_text(",".join(catalogue.CLAIMED))
     config |= {
-        "methods": {UGLY: {"kind": "steer"}},
+        "methods": {UGLY: {"kind": "logit_bias"}},
         "told_language": [UGLY],
         "command": "snakemake",
         "results": "results",

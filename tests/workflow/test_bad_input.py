@@ -231,8 +231,8 @@ def test_a_corpus_without_a_folder(project, config, error):
         ({"kind": "lens", "direction": "permuted"}, "methods.own.direction: permuted needs at least two target lang"),
         ({"kind": "sft", "lora": {"rank": 0}}, "config: methods.own.lora.rank: must be greater than or equal to 1"),
         ({"kind": "sft", "examples": 121}, "methods.own.examples: 121 is more than the 120 items to train on in corp"),
-        ({"kind": "steer", "lambda": {"zh": 0.1}}, "methods.own.lambda: no value for sw of setting en-sw"),
-        ({"kind": "steer", "lambda": "1e-1"}, "methods.own.lambda: must be a number, '1e-1' is text"),
+        ({"kind": "logit_bias", "lambda": {"zh": 0.1}}, "methods.own.lambda: no value for sw of setting en-sw"),
+        ({"kind": "logit_bias", "lambda": "1e-1"}, "methods.own.lambda: must be a number, '1e-1' is text"),
         (
             {"kind": "prompt", "instruction": {"zh": "x"}},
             "methods.own.instruction: no text for sw of setting en-sw; ad",
@@ -247,7 +247,7 @@ def test_a_method(config, error, entry, message):
     assert message in error(config)
 
 
-@pytest.mark.parametrize("kind", ["steer", "lsar"])
+@pytest.mark.parametrize("kind", ["logit_bias", "lsar"])
 def test_directions_of_states_before_the_norm(config, error, kind):
     config["methods"]["own"] = {"kind": kind}
     config["runs"][0]["methods"] = ["own"]

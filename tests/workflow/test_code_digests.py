@@ -27,7 +27,7 @@ SOURCES = {
 }
 SAID = "lensflow.schema.messages"  # only says in words what is wrong
 # Rules whose code depends on kinds: what these are, beside the stage's own module.
-METHODS = {"lens": "lens.kind", "sft": "sft", "steer": "steer"}
+METHODS = {"lens": "lens.kind", "sft": "sft", "steer": "logit_bias"}
 KINDS = [f"lensflow.benchmarks.{name}" for name in ("generation", "likelihood", "lm_eval.kind", "mt_bench")]
 ENGINES = [f"lensflow.models.engines.{name}" for name in ("hf", "vllm")]
 BEHIND = {
@@ -88,7 +88,7 @@ def digests(
 ) -> Iterator[Callable[[str, str], dict[str, str]]]:
     """Give a function that returns the digest of each kind of job as if a module had another text."""
     config = config_of({"model": "m"})
-    config["methods"] |= {"sft": {"kind": "sft"}, "steer": {"kind": "steer"}}
+    config["methods"] |= {"sft": {"kind": "sft"}, "steer": {"kind": "logit_bias"}}
     config["runs"][0]["benchmarks"] += ["generation", "cldr"]
     config["runs"][1] |= {"methods": ["lens-a", "sft", "steer"], "benchmarks": ["generation", "likelihood", "cldr"]}
     plan = Plan(experiment.read([], workspace.root, config), workspace.root, workspace.root)

@@ -26,7 +26,7 @@ class Outer:
         config["backbones"]["tiny"]["source"]["path"] = "../workspace/model"  # from the folder that Snakemake runs in
         config["runs"][0] |= {"settings": ["en-zh"], "methods": ["base", "lens-a"]}
         config["runs"][0]["benchmarks"] += [{"xcopa-letter": ["zh"]}]
-        config["methods"]["steer"] = {"kind": "steer"}
+        config["methods"]["steer"] = {"kind": "logit_bias"}
         config["runs"][0]["methods"].append("steer")
         config["sweeps"] = {"mine": {"method": "lens-a", "key": "lr", "values": [1e-3]}}
         config["runs"][0]["sweeps"] = ["mine"]

@@ -296,7 +296,7 @@ def test_the_code_of_one_method(finished, config):
 def test_methods_without_training(finished, config):
     """Another λ is another intervention: nothing is trained, and nothing else is evaluated again. No seed matters."""
     steer, prompt = ["en-zh/steer", "en-sw/steer"], ["en-zh/prompt", "en-sw/prompt"]
-    config["methods"] |= {"steer": {"kind": "steer", "lambda": 0.3}, "prompt": {"kind": "prompt"}}
+    config["methods"] |= {"steer": {"kind": "logit_bias", "lambda": 0.3}, "prompt": {"kind": "prompt"}}
     config["runs"][0]["methods"] = ["base", "lens-a", "lens-b", "steer", "prompt"]
     new, all_scored = trained(*steer, *prompt), scored(*steer, *prompt)
     assert planned(finished, config) == new | ANSWERS_AND_LATER | {"resolve_config"}
@@ -311,7 +311,8 @@ def test_methods_without_training(finished, config):
         assert planned(finished, config) == trained(*prompt) | all_scored | ANSWERS_AND_LATER | {"resolve_config"}
         config["methods"]["prompt"]["place"] = "before"
         with edited(
-            finished.root, ("src/lensflow/methods/steer.py", "\nConfig = Steer\n", "\nConfig = Steer\nX = 1\n")
+            finished.root,
+            ("src/lensflow/methods/logit_bias.py", "\nConfig = LogitBias\n", "\nConfig = LogitBias\nX = 1\n"),
         ):
             assert planned(finished, config) == trained(*steer) | all_scored | ANSWERS_AND_LATER
         with edited(

@@ -5,11 +5,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,22 +24,109 @@ from lensflow.storage.integrity import checked
 NAME = "intervention.safetensors"
 SHIFT = "shift."  # before a language, in the names of tensors
 REMOVED = "removed"
+BLOCK = "block."  # before the languages of a prompt and of its answer, and a number
+
+ANY = ("*", "*")  # the languages of edits that need not be told any
+
+Operation = Literal["add", "remove", "replace", "rotate"]
+Positions = Literal["all", "but_first", "prompt", "generated"]
+
+
+@dataclass(frozen=True)
+class BlockEdit:
+    """A change of the residual stream after one block: h (d,), the state of one token, becomes h'.
+
+    With strength c, vector v (d,) and orthonormal basis B (d, r):
+
+    - `add`: h' = h + c v
+    - `remove`: h' = h - c B Bᵀh; a negative c amplifies what lies in the subspace
+    - `replace`: h' = h - B Bᵀh + c B Bᵀv, the part in the subspace becomes that of c v
+    - `rotate`: h' = h + B (R(c) - I) Bᵀh, a turn by c radians in the plane from B's first column to its second
+
+    Attributes:
+        layer: 0 for the first block.
+        operation: see above.
+        vector: v; None where the operation has none.
+        basis: B; None where the operation has none.
+        strength: c.
+        positions: the tokens whose state is changed: `all`, all `but_first`, those of the `prompt`, those `generated`.
+        restore_norm: whether h' gets the length of h.
+    """
+
+    layer: int
+    operation: Operation
+    vector: Tensor | None = None
+    basis: Tensor | None = None
+    strength: float = 1.0
+    positions: Positions = "all"
+    restore_norm: bool = False
+
+    @property
+    def width(self) -> int:
+        """d."""
+        tensor = self.basis if self.vector is None else self.vector
+        assert tensor is not None
+        return len(tensor)
+
+    def __call__(self, states: Tensor, index: Tensor, prompt: Tensor) -> Tensor:
+        """Change states; computed in float32, returned in their own precision.
+
+        Args:
+            states: (..., d).
+            index: (...), the place of each token in its sequence; 0 for the first.
+            prompt: (...) or broadcastable to it, the number of tokens of its prompt.
+        """
+        before = states.float()
+        after = self._changed(before)
+        if self.restore_norm:
+            after = after * (before.norm(dim=-1, keepdim=True) / after.norm(dim=-1, keepdim=True))
+        if self.positions != "all":
+            match self.positions:
+                case "but_first":
+                    chosen = index > 0
+                case "prompt":
+                    chosen = index < prompt
+                case "generated":
+                    chosen = index >= prompt
+            after = torch.where(chosen[..., None], after, before)
+        return after.to(states.dtype)
+
+    def _changed(self, states: Tensor) -> Tensor:
+        if self.operation == "add":
+            assert self.vector is not None
+            return states + self.strength * self.vector.to(states)
+        assert self.basis is not None
+        match self.operation:
+            case "remove":
+                return states - self.strength * project(states, self.basis)
+            case "replace":
+                assert self.vector is not None
+                wanted = project(self.vector.to(states), self.basis)
+                return states - project(states, self.basis) + self.strength * wanted
+            case "rotate":
+                basis, angle = self.basis.to(states), torch.tensor(self.strength)
+                turn = torch.stack([torch.stack([angle.cos(), angle.sin()]), torch.stack([-angle.sin(), angle.cos()])])
+                return states + states @ basis @ (turn - torch.eye(2)).to(states) @ basis.mT
 
 
 @dataclass(frozen=True)
 class StateEdit:
-    """A change of the states after the final norm, from which logits are computed: h becomes h - R Rᵀh + s.
+    """A change of the states of one language: after blocks, and after the final norm, where h becomes h - R Rᵀh + s.
 
     Attributes:
         shift: s, (d,); None for none.
         removed: R, (d, r), orthonormal columns; None for none.
+        blocks: changes of the residual stream; those of one block follow each other in this order.
+        script: a language whose script alone is generated; None for any.
     """
 
-    shift: Tensor | None
-    removed: Tensor | None
+    shift: Tensor | None = None
+    removed: Tensor | None = None
+    blocks: tuple[BlockEdit, ...] = ()
+    script: str | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Change states (..., d); computed in float32, returned in their own precision."""
+        """Change states (..., d) after the final norm; computed in float32, returned in their own precision."""
         edited = states.float()
         if self.removed is not None:
             edited = edited - project(edited, self.removed)
@@ -54,12 +142,17 @@ class Intervention:
     Attributes:
         shifts: language of the prompt -> what is added to states after the final norm, (d,) float32.
         removed: (d, r) float32, orthonormal: the subspace that is removed from these states, in every language.
+        blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
+            for all pairs that are not there.
+        constrained: languages whose answers are generated in their script alone.
         instructions: language of the prompt -> what the model is told with it.
         place: where an instruction stands.
     """
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
     removed: Tensor | None = None
+    blocks: Mapping[tuple[str, str], Sequence[BlockEdit]] = field(default_factory=dict)
+    constrained: Sequence[str] = ()
     instructions: Mapping[str, str] = field(default_factory=dict)
     place: Literal["before", "after"] = "before"
 
@@ -67,12 +160,25 @@ class Intervention:
     def width(self) -> int | None:
         """Dimensions of the states that it changes; None if it changes none."""
         tensors = [*self.shifts.values(), *([] if self.removed is None else [self.removed])]
-        return len(tensors[0]) if tensors else None
+        widths = [*map(len, tensors), *(edit.width for edits in self.blocks.values() for edit in edits)]
+        return widths[0] if widths else None
 
-    def edit(self, language: str) -> StateEdit | None:
-        """Return how states change on prompts of a language; None if they do not."""
-        shift = self.shifts.get(language)
-        return None if shift is None and self.removed is None else StateEdit(shift, self.removed)
+    @property
+    def depth(self) -> int:
+        """The number of blocks that a model must have for it."""
+        return max((edit.layer + 1 for edits in self.blocks.values() for edit in edits), default=0)
+
+    def edit(self, language: str, source: str | None = None) -> StateEdit | None:
+        """Return how states change; None if they do not.
+
+        Args:
+            language: that the answer should be in.
+            source: of the prompt; None if it is the same.
+        """
+        shift, pair = self.shifts.get(language), (source or language, language)
+        blocks = tuple(self.blocks.get(pair, self.blocks.get(ANY, ())))
+        edit = StateEdit(shift, self.removed, blocks, language if language in self.constrained else None)
+        return edit if any(value is not None and value != () for value in vars(edit).values()) else None
 
     def instruct(self, language: str, prompt: str) -> str:
         """Return a prompt of a language with what the model is told, on a line of its own."""
@@ -81,28 +187,61 @@ class Intervention:
             return prompt
         return f"{instruction}\n{prompt}" if self.place == "before" else f"{prompt}\n{instruction}"
 
-    def identity(self, language: str) -> dict[str, Any]:
+    def identity(self, language: str, source: str | None = None) -> dict[str, Any]:
         """Return what tells states in a language from those under another intervention; empty if none is changed."""
-        edit = self.edit(language)
-        changes = {} if edit is None else vars(edit)
-        return {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
+        edit = self.edit(language, source) or StateEdit()
+        changes = {"shift": edit.shift, "removed": edit.removed}
+        identity: dict[str, Any] = {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
+        if edit.script:
+            identity["script"] = edit.script
+        if edit.blocks:
+            identity["blocks"] = [
+                _settings(block) | {name: _digest(tensor) for name, tensor in _tensors(block).items()}
+                for block in edit.blocks
+            ]
+        return identity
+
+
+def _tensors(block: BlockEdit) -> dict[str, Tensor]:
+    found = {"vector": block.vector, "basis": block.basis}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _settings(block: BlockEdit) -> dict[str, Any]:
+    """Return what is not a tensor."""
+    return {name: value for name, value in vars(block).items() if name not in ("vector", "basis")}
 
 
 def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def write(intervention: Intervention, delta: Path) -> None:
-    """Write an intervention beside a delta: tensors `shift.{language}` and `removed`, instructions as metadata.
+    """Write an intervention beside a delta.
 
-    Equal interventions are equal bytes (safetensors writes several entries of metadata in any order).
+    Tensors are `shift.{language}`, `removed` and `block.{prompt language}.{answer language}.{number}.{vector|basis}`;
+    instructions and the settings of blocks are metadata. Equal interventions are equal bytes: there is one entry of
+    metadata, because safetensors writes several in any order.
     """
     tensors = {f"{SHIFT}{language}": shift.contiguous() for language, shift in intervention.shifts.items()}
     if intervention.removed is not None:
         tensors[REMOVED] = intervention.removed.contiguous()
-    told = canonical_json({"instructions": intervention.instructions, "place": intervention.place})
+    settings: dict[str, Any] = {}
+    for (source, language), edits in intervention.blocks.items():
+        for number, block in enumerate(edits):
+            name = f"{BLOCK}{source}.{language}.{number}"
+            settings[name] = _settings(block)
+            # Two tensors of one file must not share memory.
+            tensors |= {f"{name}.{key}": tensor.clone().contiguous() for key, tensor in _tensors(block).items()}
+    told: dict[str, Any] = {}
+    if intervention.instructions:
+        told |= {"instructions": intervention.instructions, "place": intervention.place}
+    if settings:
+        told["blocks"] = settings
+    if intervention.constrained:
+        told["constrained"] = intervention.constrained
     with atomic_path(delta.with_name(NAME)) as temporary:
-        save_file(tensors, temporary, metadata={"told": told} if intervention.instructions else None)
+        save_file(tensors, temporary, metadata={"told": canonical_json(told)} if told else None)
 
 
 def load(path: Path) -> Intervention:
@@ -118,10 +257,22 @@ def load(path: Path) -> Intervention:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             told = json.loads((file.metadata() or {}).get("told", "{}"))
-    except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
+        blocks: dict[tuple[str, str], list[BlockEdit]] = {}
+        for name, settings in sorted(told.pop("blocks", {}).items(), key=lambda item: _place(item[0])):
+            source, language, _ = _place(name)
+            block = BlockEdit(**settings, vector=tensors.get(f"{name}.vector"), basis=tensors.get(f"{name}.basis"))
+            blocks.setdefault((source, language), []).append(block)
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None
     return Intervention(
         {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)},
         tensors.get(REMOVED),
+        blocks,
         **told,
     )
+
+
+def _place(name: str) -> tuple[str, str, int]:
+    """Return prompt language, answer language and number of `block.{source}.{language}.{number}`."""
+    source, language, number = name.removeprefix(BLOCK).split(".")
+    return source, language, int(number)

@@ -101,6 +101,10 @@ class Benchmark(Strict):
         """Return the languages of the corpora that it reads for a cell in a language."""
         return (language,)
 
+    def prompted_in(self, language: str) -> str:
+        """Return the language of the prompts in a cell whose answers should be in a language."""
+        return language
+
     def sources(self) -> Mapping[str, LanguageEntry] | None:
         """Return what it has of each language of a data set; None if its items come from a corpus."""
         return None

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from lensflow.artifacts.items import text_at
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, generated
 from lensflow.schema.decoding import Decoding
+from lensflow.schema.types import Language
 
 
 class DatasetGeneration(FromDataset, Decoding):
@@ -16,10 +17,16 @@ class DatasetGeneration(FromDataset, Decoding):
     generates: ClassVar[bool] = True
     prompt: str = "prompt"
     """Column of the prompt, or a path into one, such as `turns.0`."""
+    prompt_language: Language | None = None
+    """Language of all prompts, which ask for answers in the cell's language. The default is the cell's language."""
 
     def texts(self) -> tuple[str, ...]:
         """Return the column with the prompt."""
         return (self.prompt,)
+
+    def prompted_in(self, language: str) -> str:
+        """See `Benchmark.prompted_in`."""
+        return self.prompt_language or language
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Have every prompt answered."""

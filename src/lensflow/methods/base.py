@@ -3,14 +3,15 @@
 Also the kind `base`, the untouched backbone, for which nothing is trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from lensflow.artifacts.costs import Term, When
+from lensflow.errors import LensflowError
 from lensflow.schema.backbone import Prompt
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
@@ -67,6 +68,67 @@ class Pushing(Method):
                 raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
 
 
+_Block = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
+_Layers = Literal["all"] | _Block | Annotated[list[_Block], Field(min_length=2, max_length=2)]
+
+
+def _told(wanted: str) -> WrapValidator:
+    """Say what a key must be, rather than what the first of its types must be."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {wanted}, not {value!r}") from None
+
+    return WrapValidator(validate)
+
+
+_ONE = "a block's number from 0 or a share of the depth between 0 and 1"
+Block = Annotated[_Block, _told(_ONE)]
+Layers = Annotated[_Layers, _told(f"'all', {_ONE}, or a list of the first and the last block")]
+
+
+def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
+    """Return the numbers of the blocks that a key of a method names, in a model that has `depth` blocks.
+
+    Raises:
+        LensflowError: the model has no such block, or the first one lies above the last.
+    """
+    if layers == "all":
+        return range(depth)
+    ends = layers if isinstance(layers, list) else [layers, layers]
+    first, last = (int(end * depth) if isinstance(end, float) else end for end in ends)
+    if not first <= last < depth:
+        raise LensflowError(
+            f"{key}: {layers} names blocks {first} to {last} of a model that has {depth}; name blocks from 0 to "
+            f"{depth - 1}, the first one first"
+        )
+    return range(first, last + 1)
+
+
+class Injecting(Method):
+    """What methods have in common that move states towards the wanted language, from the prompt's or the central one.
+
+    With `away_from: prompt`, as in the publications, nothing changes if the prompt is in the wanted language. With
+    `central` the states then move away from the central language.
+    """
+
+    seeded: ClassVar[bool] = False
+    told_language: ClassVar[bool] = True
+
+    away_from: Literal["central", "prompt"] = "central"
+
+    def pairs(self, setting: Setting) -> Iterator[tuple[tuple[str, str], str]]:
+        """Give each pair of a prompt's and a wanted language with the language to move away from."""
+        for source in setting.languages:
+            for wanted in setting.languages:
+                central = self.away_from == "central" and wanted != setting.central
+                away = setting.central if central else source
+                if away != wanted:
+                    yield (source, wanted), away
+
+
 class Lora(Strict):
     """Low-rank adapters of every linear layer but the output layer, merged into the weights at the end (peft)."""
 
@@ -90,6 +152,8 @@ class FineTuning(Method):
     """Longest example in tokens; longer ones lose their end. Source: Alpaca."""
     lora: Lora | None = Lora()
     """Adapters on every linear layer but the output layer; null trains all weights."""
+    layers: Count | None = None
+    """Number of top blocks that train, as in Lens, while all else is frozen. The default trains all weights."""
     lr: Positive = 2e-4
     """Learning rate of AdamW. Source for adapters: QLoRA (Dettmers et al., 2023); for all weights 2e-5 (Alpaca)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -106,6 +170,12 @@ class FineTuning(Method):
     """Examples per step. Source: HF's Trainer."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation; the weights are float32 in both cases."""
+
+    @model_validator(mode="after")
+    def _layers_train_whole(self) -> Self:
+        if self.layers is not None and self.lora is not None:
+            raise ValueError("layers: trains whole blocks; set lora: null, or drop this key")
+        return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are as many examples as asked for."""

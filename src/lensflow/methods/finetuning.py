@@ -25,7 +25,7 @@ from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Lora, Run, Trained
 from lensflow.models.conversion import Conversion
-from lensflow.models.loading import attention_of, decoder_of, device_of, may_pack
+from lensflow.models.loading import attention_of, decoder_of, device_of, layers_of, may_pack
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import used
@@ -263,6 +263,12 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     collate = packed if packs(model) else padded
     if config.lora is not None:
         model = get_peft_model(model, adapters_of(config.lora, model))
+    if config.layers is not None:
+        blocks = layers_of(decoder_of(model))
+        if config.layers > len(blocks):
+            raise LensflowError(f"layers: {config.layers} of a model that has {len(blocks)}; lower it")
+        model.requires_grad_(False)
+        blocks[-config.layers :].requires_grad_(True)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(

@@ -1,9 +1,9 @@
 """The model is asked to answer in a language, by an instruction with the prompt; nothing is trained.
 
-Instructions stand with prompts of the target languages only, as in `steer`: the central language is left alone. They
-are part of what the user says: of every message in benchmarks that generate (`generation`, `dataset_generation`,
-`mt_bench`), of the last message, the question, in `lm_eval` tasks with `chat: true`. Tasks without chat, whose text is
-lm-eval's own, and held-out likelihood do not see them.
+Instructions stand with prompts of the target languages only: the central language is left alone. They are part of what
+the user says: of every message in benchmarks that generate (`generation`, `dataset_generation`, `mt_bench`), of the
+last message, the question, in `lm_eval` tasks with `chat: true`. Tasks without chat, whose text is lm-eval's own, and
+held-out likelihood do not see them.
 """
 
 from collections.abc import Mapping

@@ -1,14 +1,20 @@
 """Supervised fine-tuning on instructions and answers: the paper's baseline xSFT.
 
 The paper's xSFT sees as much data as Lens does, its xSFT-Full all that there is: `examples` is how much. By default
-only the target languages are trained on, the ones that Lens pushes; `languages: all` adds the central one's answers.
+only the target languages are trained on, the ones that Lens pushes; `languages: all` adds the central one's answers,
+and `replay` some of them, against forgetting. With `layers` the top blocks alone train, which are Lens's weights with
+cross-entropy as the loss (LinguaMap, arXiv 2601.20009, tunes the last one or two blocks): embeddings, final norm and
+output layer are frozen, too.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from lensflow.methods.base import FineTuning, Run, Trained
 from lensflow.schema.setting import Setting
+from lensflow.schema.types import Count
 
 
 class Sft(FineTuning):
@@ -17,10 +23,18 @@ class Sft(FineTuning):
     kind: Literal["sft"]
     languages: Literal["targets", "all"] = "targets"
     """Train on the `targets`, or on `all` languages."""
+    replay: Count | None = None
+    """Number of items of the central language that are added to those of the targets, the first ones."""
 
     def languages_in(self, setting: Setting) -> tuple[str, ...]:
         """Return the languages that are trained on."""
         return setting.targets if self.languages == "targets" else setting.languages
+
+    @model_validator(mode="after")
+    def _replay_once(self) -> Self:
+        if self.replay is not None and self.languages == "all":
+            raise ValueError("replay: languages: all has the central language already; drop one of the two keys")
+        return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are answers in every language that is trained on."""
@@ -32,6 +46,13 @@ class Sft(FineTuning):
                     "them to its train.jsonl, or choose another method or corpus"
                 )
             super().check_items(answered, setting)
+        if self.replay is not None:
+            there = sum(setting.central in item.get("answer", {}) for item in items)
+            if self.replay > there:
+                raise ValueError(
+                    f"replay: {self.replay} is more than the {there} items with answers in '{setting.central}' to "
+                    f"train on in corpus '{setting.training}'; lower it"
+                )
 
 
 Config = Sft
@@ -41,13 +62,16 @@ def train(run: Run[Sft]) -> Trained:
     """Train on every answer of the train split; the loss on dev is recorded where the dev split has answers."""
     from lensflow.methods import finetuning
 
-    tokenizer = finetuning.tokenizer_of(run)
+    tokenizer, central = finetuning.tokenizer_of(run), run.setting.central
 
-    def examples(split: str) -> list[finetuning.Example]:
+    def examples(language: str, split: str) -> list[finetuning.Example]:
         return [
             finetuning.answered(tokenizer, f"{language} {row['id']}", row["prompt"], row["answer"])
-            for language in run.method.languages_in(run.setting)
             for row in finetuning.rows_of(run, language, split, "answer")
         ]
 
-    return finetuning.fine_tune(run, examples("train"), examples("dev"))
+    languages = run.method.languages_in(run.setting)
+    texts, dev = ([e for language in languages for e in examples(language, split)] for split in ("train", "dev"))
+    if run.method.replay is not None:
+        texts += examples(central, "train")[: run.method.replay]
+    return finetuning.fine_tune(run, texts, dev)

@@ -1,45 +1,56 @@
-"""Steering: λδ is added to the state after the final norm while the model answers; nothing is trained.
+"""Contrastive activation addition (CAA: Panickssery et al., arXiv 2312.06681), between languages.
 
-The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
-where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
-model is told with every prompt. The central language, and those outside of the setting, are left alone.
+The vector of a pair of languages is the mean difference of the states after block ℓ, at the last token of n parallel
+prompts: v = mean_i (h⁺_i(ℓ) - h⁻_i(ℓ)), where the positive prompts are in the wanted language g and the negative ones
+in the language to move away from. While the model answers, h ← h + m v at the tokens after the prompt.
+
+Defaults: one block in the middle and m = 1, CAA's unit; the tokens after the prompt, as in CAA. CAA chooses block and
+m on held-out data, so choose them on the `-dev` benchmarks. The method is told the wanted language and the prompt's.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from lensflow.methods.base import Pushing, Run, Trained, check_space
-from lensflow.schema.extraction import Extraction
-from lensflow.schema.setting import Setting
+from lensflow.methods.base import Injecting, Layers, Run, Trained, blocks_of
+from lensflow.schema.types import NonNegative
 
 
-class Steer(Pushing):
-    """λδ is added to the state after the final norm, in the target languages: Lens's push without training."""
+class Steer(Injecting):
+    """The mean difference of two languages' prompts is added to the residual stream."""
 
-    seeded: ClassVar[bool] = False
-    told_language: ClassVar[bool] = True
+    needs_states: ClassVar[bool] = True
 
     kind: Literal["steer"]
-
-    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that every target has a λ, and that directions are those of the space that is steered."""
-        super().check(extraction, settings)
-        check_space(self.kind, settings)
+    layers: Layers = 0.5  # CAA: a block in the middle
+    strength: NonNegative = 1.0  # m; CAA
+    positions: Literal["all", "but_first", "prompt", "generated"] = "generated"  # CAA
+    restore_norm: bool = False  # CAA
 
 
 Config = Steer
 
 
 def train(run: Run[Steer]) -> Trained:
-    """Write what is added in each target language."""
-    from lensflow.artifacts import deltas, interventions, language_subspaces
-    from lensflow.mathematics import directions
+    """Write what is added for each pair of languages."""
+    from lensflow.artifacts import deltas, interventions
+    from lensflow.artifacts.interventions import BlockEdit, Intervention
+    from lensflow.methods.probing import prompt_means
 
-    assert run.hidden is not None
-    subspaces = language_subspaces.load(run.hidden.subspaces, run.setting)
-    own = directions.own_directions(subspaces.directions, subspaces.languages, run.setting.targets)
-    norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
-    shifts = directions.shifts(own, run.method.strength_of, run.method.lambda_unit, norms)
-    interventions.write(interventions.Intervention(shifts=shifts), run.output)
+    means, _ = prompt_means(run)
+    languages, method = run.setting.languages, run.method
+    blocks = {}
+    for pair, away in method.pairs(run.setting):
+        vectors = means[:, languages.index(pair[1])] - means[:, languages.index(away)]
+        blocks[pair] = [
+            BlockEdit(
+                layer,
+                "add",
+                vectors[layer].float(),
+                strength=method.strength,
+                positions=method.positions,
+                restore_norm=method.restore_norm,
+            )
+            for layer in blocks_of(method.layers, len(means))
+        ]
+    interventions.write(Intervention(blocks=blocks), run.output)
     deltas.write({}, run.backbone.parent, run.output)
     return Trained(tokens=0, parameters=0)

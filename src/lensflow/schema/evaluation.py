@@ -38,6 +38,8 @@ class Evaluation(Strict):
     `{n: 1000, seed: 112}`."""
     max_model_len: Count = 4096
     """Tokens of a prompt and its answer that vLLM reserves, at most the model's number of positions."""
+    enforce_eager: bool = False
+    """vLLM without compiled graphs on a GPU, which edits of blocks need."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:

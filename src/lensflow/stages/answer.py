@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lensflow.artifacts import interventions, layout
 from lensflow.artifacts.checkpoint import verify
-from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.interventions import Intervention, StateEdit
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.benchmarks.base import Benchmark, Counted, Folders, Items, Row
 from lensflow.benchmarks.registry import BENCHMARKS, AnyBenchmark, modules_of
@@ -128,12 +128,21 @@ def _names(delta: Path | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Speaker:
-    """One checkpoint that answers in one language; an `Asker` for benchmarks."""
+    """One checkpoint that answers in one language; an `Asker` for benchmarks.
+
+    Attributes:
+        session: the backbone.
+        delta: of the checkpoint; None for the untouched backbone.
+        intervention: what it does while it answers.
+        language: that answers should be in.
+        source: the language of prompts; None if it is the same.
+    """
 
     session: Session
     delta: Path | None
     intervention: Intervention
     language: str
+    source: str | None = None
 
     @property
     def tokenizer(self) -> PromptTokenizer:
@@ -147,13 +156,13 @@ class Speaker:
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """Continue prompts."""
         engine = self._engine(registry.generator)
-        with engine.edited(self.intervention.edit(self.language)):
+        with engine.edited(self._edit):
             return engine.generate(prompts, decoding)
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Score continuations."""
         engine = self._engine(registry.scorer)
-        with engine.edited(self.intervention.edit(self.language)):
+        with engine.edited(self._edit):
             return engine.loglikelihoods(requests)
 
     def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
@@ -161,7 +170,7 @@ class Speaker:
         latin = scripts(self.language) == LATIN
         masks = None if latin else script_masks(self.tokenizer.vocabulary, self.language)
         engine = self._engine(registry.reader)
-        with engine.edited(self.intervention.edit(self.language)):
+        with engine.edited(self._edit):
             return engine.read(sequences, counted, masks)
 
     def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
@@ -169,9 +178,13 @@ class Speaker:
         name = registry.reader(self.session.evaluation.engine)
         before = self.session.engine(name, None).distributions(plain, None)
         engine = self._engine(registry.reader)
-        with engine.edited(self.intervention.edit(self.language)):
+        with engine.edited(self._edit):
             after = engine.distributions(own, [found.tokens for found in before])
         return drift(before, after)
+
+    @property
+    def _edit(self) -> StateEdit | None:
+        return self.intervention.edit(self.language, self.source)
 
     def _engine(self, role: Any) -> Engine:
         return self.session.engine(role(self.session.evaluation.engine), self.delta)
@@ -290,7 +303,7 @@ class Answerer:
             "attention": evaluation.attention,
             "lm_eval": version("lm_eval") if cell.benchmark.kind == "lm_eval" else None,
         }
-        if edit := speaker.intervention.identity(cell.language):
+        if edit := speaker.intervention.identity(cell.language, speaker.source):
             identity["intervention"] = edit
         return Asked(cell, tuple(self.items(cell)), identity)
 
@@ -391,13 +404,20 @@ def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell],
                 f"{applied}: changes states of {intervention.width} dimensions, {backbone} has states of "
                 f"{session.manifest['hidden_size']}; it belongs to another backbone"
             )
-        speakers = {cell.language: Speaker(session, delta, intervention, cell.language) for cell in cells}
-        asked = [answerer.asked(cell, speakers[cell.language]) for cell in cells]
+        if intervention.depth > (depth := session.manifest["layers"]):
+            raise LensflowError(
+                f"{applied}: changes block {intervention.depth - 1}, {backbone} has {depth} blocks; "
+                "it belongs to another backbone"
+            )
+        asked = []
+        for cell in cells:
+            speaker = Speaker(session, delta, intervention, cell.language, cell.benchmark.prompted_in(cell.language))
+            asked.append((answerer.asked(cell, speaker), speaker))
         rows = []
         with tqdm(asked, desc="cells", unit="cell") as progress:
-            for one in progress:
+            for one, speaker in progress:
                 progress.set_postfix_str(one.cell.place)
-                entry = answerer.answer(one, speakers[one.cell.language])
+                entry = answerer.answer(one, speaker)
                 row = {"benchmark": one.cell.name, "language": one.cell.language, "cell": one.key}
                 rows.append(row | {"ids": list(one.items)} | {key: entry[key] for key in ("made_with", "made_on")})
         content = {"weights": weights_of(session.manifest, delta), "cells": rows}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from lensflow.artifacts.interventions import StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
 from lensflow.models.conversion import Conversion
+from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
+from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
-from lensflow.models.loading import decoder_of, import_transformers, load_model, may_pack
+from lensflow.models.loading import decoder_of, import_transformers, layers_of, load_model, may_pack
 from lensflow.models.skeleton import Skeleton
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
@@ -74,6 +76,9 @@ class TransformersEngine:
         # `generate` takes from here what its own settings leave open, such as a penalty on repetition.
         self.model.generation_config = import_transformers().GenerationConfig()
         self._batch_size = batch_size
+        self._prompts: list[int] | None = None  # lengths of the running pass's prompts; None: nothing is generated
+        self._script: ScriptMask | None = None  # of what is generated
+        self._positional = False  # whether an edit tells prompts from what is generated
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
@@ -110,15 +115,18 @@ class TransformersEngine:
         with tqdm(total=len(prompts), desc="generate", unit="prompt", disable=len(prompts) < 100) as bar:
             for batch in batches:
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
+                self._prompts = [len(prompts[i]) for i in batch]
                 ending = EndWhereOver(room, ids.shape[1], ends)
+                processors = [ending] if self._script is None else [InScript(self._script, ids.shape[1]), ending]
                 output = self.model.generate(
-                    ids, attention_mask=mask, generation_config=settings, logits_processor=[ending]
+                    ids, attention_mask=mask, generation_config=settings, logits_processor=processors
                 )
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     end = next((n for n, token in enumerate(tokens) if token in last), None)
                     said = tuple(tokens if end is None else tokens[: end + 1])
                     answers[i] = answer_of(said, self._tokenizer, decoding, ended=end is not None)
                 bar.update(len(batch))
+        self._prompts = None
         return [answers[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
@@ -136,6 +144,7 @@ class TransformersEngine:
                 for i, scored in zip(batch, score([requests[i] for i in batch]), strict=True):
                     scores[i] = scored
                 bar.update(len(batch))
+        self._prompts = None
         return scores
 
     def read(
@@ -145,8 +154,16 @@ class TransformersEngine:
         return read_prompts(self.model, sequences, counted, masks)
 
     def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
-        """See `Engine.distributions`."""
-        return distributions(self.model, sequences, candidates)
+        """See `Engine.distributions`. What counts is an answer, which begins at the first token that does."""
+        if not self._positional:
+            return distributions(self.model, sequences, candidates)
+        found = []
+        for number, (ids, counted) in enumerate(sequences):  # one by one: each has a prompt of its own length
+            self._prompts = [counted.index(True) if True in counted else len(ids)]
+            given = None if candidates is None else [candidates[number]]
+            found += distributions(self.model, [(ids, counted)], given)
+        self._prompts = None
+        return found
 
     @torch.inference_mode()
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
@@ -161,16 +178,49 @@ class TransformersEngine:
 
     @contextmanager
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
-        """See `Engine.edited`. It holds for whatever runs `model`, too."""
-        if edit is None:
-            yield
-            return
+        """See `Engine.edited`. It holds for whatever runs `model`, too.
 
-        def hook(decoder: nn.Module, args: Any, output: Any) -> None:
+        Raises:
+            LensflowError: an edit of a block does not reach the computation.
+        """
+        edit = edit or StateEdit()
+
+        def after_norm(decoder: nn.Module, args: Any, output: Any) -> None:
             output.last_hidden_state = edit(output.last_hidden_state)
 
-        with decoder_of(self.model).register_forward_hook(hook):
+        with ExitStack() as hooks:
+            if edit.shift is not None or edit.removed is not None:
+                hooks.enter_context(decoder_of(self.model).register_forward_hook(after_norm))
+            if edit.blocks:
+                self._change_blocks(edit, hooks)
+            if edit.script:
+                self._script = ScriptMask(self._tokenizer, edit.script)
+                hooks.callback(setattr, self, "_script", None)
             yield
+
+    def _change_blocks(self, edit: StateEdit, hooks: ExitStack) -> None:
+        """Hook the edits of blocks, and test them on one prompt."""
+        _ = self._pads_left, self._caches  # which are found out on the untouched model
+        places, layers = edits.Places(), layers_of(decoder_of(self.model))
+        self._positional = any(block.positions in ("prompt", "generated") for block in edit.blocks)
+        hooks.callback(setattr, self, "_positional", False)
+
+        def locate(decoder: nn.Module, args: Any, kwargs: Any) -> None:
+            ids = args[0] if args else kwargs["input_ids"]
+            places.index = _index(ids, kwargs)
+            lengths = [edits.WHOLE] * len(ids) if self._prompts is None else self._prompts
+            places.prompt = torch.tensor(lengths, device=ids.device)[:, None]
+
+        hooks.enter_context(decoder_of(self.model).register_forward_pre_hook(locate, with_kwargs=True))
+        for handle in edits.change(layers, edit.blocks, places, _states_of, _with_states):
+            hooks.enter_context(handle)
+        recorded: list[edits.Recorded] = []
+        prompt = self._tokenizer.encode(edits.TEST)
+        with ExitStack() as recorders:
+            for handle in edits.record(layers, edit.blocks, places, _states_of, recorded):
+                recorders.enter_context(handle)
+            self.loglikelihoods([(prompt, prompt[:3])])
+        edits.check(edit.blocks, recorded, "hf")
 
     @functools.cached_property
     @torch.inference_mode()
@@ -227,6 +277,7 @@ class TransformersEngine:
         predicts = torch.zeros_like(ids, dtype=torch.bool)
         for row, (context, continuation) in zip(predicts, requests, strict=True):
             row[len(context) - 1 : len(context) + len(continuation) - 1] = True
+        self._prompts = [len(context) for context, _ in requests]
         with self.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][predicts],)):
             logits = self.model(ids, use_cache=False).logits
         targets = torch.tensor([token for _, continuation in requests for token in continuation], device=ids.device)
@@ -242,6 +293,7 @@ class TransformersEngine:
 
         # The contexts' last logits predict the first token of each continuation …
         ids, mask = self._pad([list(context) for context in contexts], left=True)
+        self._prompts = [len(context) for context in contexts]
         output = self.model(
             ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=1, use_cache=True
         )
@@ -252,6 +304,7 @@ class TransformersEngine:
             # … and each of its tokens but the last predicts the next, on the contexts' expanded cache.
             cache = output.past_key_values
             cache.batch_select_indices(owner)
+            self._prompts = [len(context) for context, _ in requests]
             output = self.model(
                 targets[:, :-1],
                 attention_mask=torch.cat([mask[owner], real[:, :-1]], dim=1),
@@ -282,6 +335,24 @@ def _random_ids(model: Any, length: int) -> list[int]:
     generator = torch.Generator().manual_seed(length)
     ids: list[int] = torch.randint(model.get_input_embeddings().num_embeddings, (length,), generator=generator).tolist()
     return ids
+
+
+class InScript:
+    """Makes rows go on in a script.
+
+    Args:
+        mask: of the script.
+        start: where answers begin.
+    """
+
+    def __init__(self, mask: ScriptMask, start: int) -> None:
+        self._mask, self._start = mask, start
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        for row, said in zip(logits, ids[:, self._start :].tolist(), strict=True):
+            self._mask.apply(row, said)
+        return logits
 
 
 class EndWhereOver:
@@ -336,6 +407,29 @@ def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]
         batch.append(i)
     if batch:
         yield batch
+
+
+def _index(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Return the place (rows, T) of each token of a pass in its sequence, from what the decoder is given."""
+    index: Tensor | None = given.get("position_ids")
+    if index is None:
+        mask, cache = given.get("attention_mask"), given.get("past_key_values")
+        if mask is None:  # no pads
+            mask = (
+                torch.ones_like(ids) if cache is None else ids.new_ones(len(ids), cache.get_seq_length() + ids.shape[1])
+            )
+        index = (mask.cumsum(1) - 1)[:, -ids.shape[1] :]
+    return index.expand(ids.shape)
+
+
+def _states_of(output: Any) -> Tensor:
+    """Return the residual stream (rows, T, d) of what a block returns: a tensor, or one first among others."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def _with_states(output: Any, states: Tensor) -> Any:
+    return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
 def start(

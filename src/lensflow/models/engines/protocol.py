@@ -81,10 +81,13 @@ class Engine(Protocol):
         ...
 
     def edited(self, edit: StateEdit | None) -> AbstractContextManager[None]:
-        """Change the states after the final norm of all that runs in this context, and with them the logits.
+        """Change the states of all that runs in this context, after blocks and after the final norm, or mask answers.
 
         Args:
             edit: how; None runs the model as it is.
+
+        Raises:
+            LensflowError: an edit of a block does not reach the computation.
         """
         ...
 

@@ -1,20 +1,27 @@
 """The vLLM engine, in this process."""
 
+import functools
 import gc
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lensflow.artifacts.checkpoint import positions
-from lensflow.artifacts.interventions import StateEdit
+from lensflow.artifacts.interventions import BlockEdit, StateEdit
 from lensflow.errors import LensflowError
+from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
+from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.likelihood import Counted, Likeliest, Masks
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
@@ -23,6 +30,7 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.storage.verified import read_json
 
 READS = False  # whole distributions
+_ROUNDING = 1e-3  # of a log-likelihood, where an edit changes nothing
 _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
 
 
@@ -39,6 +47,7 @@ class VllmEngine:
         max_model_len: most tokens of a prompt and its answer together.
         resources: GPUs that the tensors are spread over, and the share of their memory to take.
         max_num_seqs: most sequences that run at a time.
+        enforce_eager: run no compiled graphs on a GPU, so that blocks can be edited.
 
     Raises:
         LensflowError: vLLM is not installed, would take a GPU that the stage was not given, or does not start on this
@@ -53,10 +62,11 @@ class VllmEngine:
         max_model_len: int,
         resources: Resources,
         max_num_seqs: int = 128,
+        enforce_eager: bool = False,
     ) -> None:
         prepare_process()
-        import torch
-
+        if enforce_eager:
+            os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the first one says which tokens are of a prompt
         on_gpu = torch.cuda.is_available()
         if on_gpu and not resources.gpus:
             raise LensflowError(
@@ -76,8 +86,10 @@ class VllmEngine:
             gc.enable()
         gc.freeze()
 
+        script_mask = functools.cache(partial(ScriptMask, tokenizer))
+
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit its `extra_args["tokens"]`, or end where it must.
+            """Makes a request emit its `extra_args["tokens"]`, or go on in a script and end where it must.
 
             The log-probabilities that vLLM reports are of the unforced model.
             """
@@ -94,14 +106,22 @@ class VllmEngine:
                     return logits
 
                 def end(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
-                    if room.is_over(output_ids):
+                    if script is not None:
+                        script.apply(logits, output_ids)
+                    if "end" in extra and room.is_over(output_ids):
                         logits[extra["end"]] = torch.inf
                     return logits
 
                 room = Room(tokenizer, Decoding(max_characters=extra.get("room")))
-                return force if tokens else end if "end" in extra else None
+                script = script_mask(extra["script"]) if "script" in extra else None
+                return force if tokens else end if extra else None
 
-        on_devices = {"tensor_parallel_size": max(1, resources.gpus), "gpu_memory_utilization": resources.gpu_memory}
+        self._compiled = on_gpu and not enforce_eager
+        on_devices: dict[str, Any] = {
+            "tensor_parallel_size": max(1, resources.gpus),
+            "gpu_memory_utilization": resources.gpu_memory,
+            **({"enforce_eager": True} if enforce_eager else {}),
+        }
         on_cpu = {"enforce_eager": True, "max_num_batched_tokens": 512, "kv_cache_memory_bytes": _KV_CACHE_BYTES}
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         try:
@@ -125,6 +145,7 @@ class VllmEngine:
         except Exception as error:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
         self._max_model_len = max_model_len
+        self._script: str | None = None  # of what is generated, by its language
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """See `Engine.generate`.
@@ -138,13 +159,16 @@ class VllmEngine:
         size = self._llm.model_config.get_vocab_size()  # a tokenizer may know more tokens than the model (Gemma)
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         ends = end_token_ids(self._eos, vocabulary, stop)
+        extra: dict[str, Any] = {} if self._script is None else {"script": self._script}
+        if ends and decoding.max_characters:
+            extra |= {"room": decoding.max_characters, "end": ends[0]}
         params = SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             seed=decoding.seed,
             max_tokens=decoding.max_new_tokens,
             stop_token_ids=ends,
-            extra_args={"room": decoding.max_characters, "end": ends[0]} if ends and decoding.max_characters else None,
+            extra_args=extra or None,
             detokenize=False,
         )
         said = [tuple(output.token_ids) for output in self._run(prompts, [params] * len(prompts))]
@@ -204,17 +228,55 @@ class VllmEngine:
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
         """See `Engine.edited`.
 
-        Where the states become logits, not after it: the log-probabilities that vLLM reports are of the logits before
-        any logits processor, and a head that scales or caps its logits is followed exactly.
+        After the final norm the states are changed where they become logits, not behind it: the log-probabilities that
+        vLLM reports are of the logits before any logits processor, and a head that scales or caps its logits is
+        followed exactly. Edits of blocks change keys and values, so the prefix cache is emptied around them.
+
+        Raises:
+            LensflowError: an edit of a block does not reach the computation, or vLLM runs compiled graphs.
         """
-        if edit is None:
+        edit = edit or StateEdit()
+        with ExitStack() as stack:
+            if edit.shift is not None or edit.removed is not None:
+                self._llm.apply_model(partial(_edit, edit))
+                stack.callback(self._llm.apply_model, _leave)
+            if edit.blocks:
+                self._change_blocks(edit.blocks, stack)
+            self._script = edit.script
+            stack.callback(setattr, self, "_script", None)
             yield
-            return
-        self._llm.apply_model(partial(_edit, edit))
-        try:
-            yield
-        finally:
-            self._llm.apply_model(_leave)
+
+    def _change_blocks(self, blocks: tuple[BlockEdit, ...], stack: ExitStack) -> None:
+        """Hook edits of blocks in every worker, and test them on one prompt."""
+        if self._compiled:
+            raise LensflowError(
+                "edits of blocks do not reach vllm's compiled graphs; set evaluation.enforce_eager: true, or "
+                "evaluation.engine: hf"
+            )
+        prompt = self._tokenizer.encode(edits.TEST)
+
+        def score() -> float:
+            self._llm.reset_prefix_cache()
+            return self.loglikelihoods([(prompt, prompt[:3])])[0][0]
+
+        def hook(edits_: Sequence[BlockEdit]) -> None:
+            self._llm.collective_rpc(_hook, args=(tuple(edits_),))
+
+        stack.callback(self._llm.reset_prefix_cache)
+        stack.callback(self._llm.collective_rpc, _unhook)
+        # A family whose blocks return something other than (x, residual) is noticed by an edit that changes nothing.
+        plain = score()
+        hook([replace(block, operation="add", vector=torch.zeros(block.width), strength=0.0) for block in blocks])
+        if not math.isclose(score(), plain, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            raise LensflowError(
+                "vllm's blocks of this model do not return the residual stream; set evaluation.engine: hf"
+            )
+        self._llm.collective_rpc(_unhook)
+        hook(blocks)
+        score()
+        for recorded in self._llm.collective_rpc(_recorded):
+            edits.check(blocks, recorded, "vllm")
+        self._llm.reset_prefix_cache()
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -250,7 +312,65 @@ def _leave(model: Any) -> None:
     del model.compute_logits
 
 
+def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
+    """Let a worker of vLLM's edit its blocks, and record the next passes; called where it runs.
+
+    Raises:
+        LensflowError: the model has no single stack of blocks.
+    """
+    model, runner = worker.get_model(), worker.model_runner
+    depth = model.config.num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if len(stacks) != 1:
+        raise LensflowError(f"vllm's model has no single stack of {depth} blocks; set evaluation.engine: hf")
+    places = edits.Places()
+
+    def locate(module: nn.Module, args: Any, kwargs: Any) -> None:
+        count = runner.input_batch.num_reqs
+        tokens = torch.from_numpy(runner.query_start_loc.np[: count + 1].copy()).diff()
+        positions = kwargs["positions"] if "positions" in kwargs else args[1]
+        places.index = positions  # with the pads behind the tokens of the requests, whose prompts have no end
+        places.prompt = torch.full_like(positions, edits.WHOLE, dtype=torch.long)
+        prompts = torch.from_numpy(runner.input_batch.num_prompt_tokens[:count].copy()).repeat_interleave(tokens)
+        places.prompt[: len(prompts)] = prompts.to(places.prompt)
+
+    worker.recorded = []
+    worker.handles = [
+        model.register_forward_pre_hook(locate, with_kwargs=True),
+        *edits.change(stacks[0], blocks, places, _states_of, _with_states),
+        *(recorders := edits.record(stacks[0], blocks, places, _states_of, worker.recorded)),
+    ]
+    worker.recorders = recorders
+
+
+def _recorded(worker: Any) -> list[edits.Recorded]:
+    """Return what a worker recorded since `_hook`, and record no more."""
+    for handle in worker.recorders:
+        handle.remove()
+    found: list[edits.Recorded] = list(worker.recorded)
+    worker.recorded.clear()
+    return found
+
+
+def _unhook(worker: Any) -> None:
+    """Undo `_hook`."""
+    for handle in worker.handles:
+        handle.remove()
+    worker.handles = []
+
+
+def _states_of(output: Any) -> Tensor:
+    """Return the residual stream (tokens, d) of what a block returns: (x, residual), which the next norm adds."""
+    states: Tensor = output[0] + output[1] if isinstance(output, tuple) else output
+    return states
+
+
+def _with_states(output: Any, states: Tensor) -> Any:
+    return (torch.zeros_like(states), states, *output[2:]) if isinstance(output, tuple) else states
+
+
 def start(checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources) -> VllmEngine:
     """Start the engine on a checkpoint, with no more positions than the model has."""
     longest = min(evaluation.max_model_len, positions(checkpoint) or evaluation.max_model_len)
-    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, longest, resources)
+    eager = evaluation.enforce_eager
+    return VllmEngine(checkpoint, evaluation.dtype, tokenizer, longest, resources, enforce_eager=eager)

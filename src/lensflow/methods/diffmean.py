@@ -1,0 +1,49 @@
+"""DiffMean: the difference of two languages' mean states is added in one block (arXiv 2601.08331, CLaS-Bench).
+
+μ(ℓ,x) is the mean state after block ℓ over all tokens of language x but BOS. With g the wanted language, s the
+language to move away from and u(v) = v/‖v‖, all tokens get h ← h + α u(μ(ℓ,g) - μ(ℓ,s)).
+
+Defaults are CLaS-Bench's choice for Llama-3.1-8B-Instruct, block 20 of 32 and α = 5, made on the benchmark's own
+answers. α is a length, so that it means little for other models: with `unit: state_norm` it is a share of the states'
+mean length after the block. The paper takes 10M tokens of CulturaX per language; here the training corpus's prompts
+are read. The method is told the wanted language and the prompt's.
+"""
+
+from typing import Literal
+
+from lensflow.methods.base import Block, Injecting, Run, Trained, blocks_of
+from lensflow.schema.types import NonNegative
+
+
+class DiffMean(Injecting):
+    """The unit difference of two languages' mean states is added in one block."""
+
+    kind: Literal["diffmean"]
+    layer: Block = 0.625  # 20 of 32; paper, Llama-3.1-8B-Instruct
+    strength: NonNegative = 5.0  # α; paper, the same model
+    unit: Literal["absolute", "state_norm"] = "absolute"  # of α; state_norm: a share of the mean length ‖h(ℓ)‖
+
+
+Config = DiffMean
+
+
+def train(run: Run[DiffMean]) -> Trained:
+    """Write what is added for each pair of languages."""
+    from torch.nn.functional import normalize
+
+    from lensflow.artifacts import deltas, interventions
+    from lensflow.artifacts.interventions import BlockEdit, Intervention
+    from lensflow.methods.probing import text_states
+
+    means, norms = {}, {}
+    for language, states in text_states(run):
+        means[language], norms[language] = states.token_mean, states.mean_norm
+    (layer,) = blocks_of(run.method.layer, len(means[run.setting.central]), "layer")
+    blocks = {}
+    for (source, wanted), away in run.method.pairs(run.setting):
+        vector = normalize(means[wanted][layer] - means[away][layer], dim=0).float()
+        length = float(norms[source][layer]) if run.method.unit == "state_norm" else 1.0
+        blocks[source, wanted] = [BlockEdit(layer, "add", vector, strength=run.method.strength * length)]
+    interventions.write(Intervention(blocks=blocks), run.output)
+    deltas.write({}, run.backbone.parent, run.output)
+    return Trained(tokens=0, parameters=0)

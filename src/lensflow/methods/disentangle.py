@@ -1,0 +1,52 @@
+"""MLRS: the language subspace is removed in middle blocks and re-injected above (arXiv 2505.15257).
+
+M_s(ℓ) ∈ R^{d×(K-1)} is the language-specific subspace after block ℓ (`mathematics.subspaces`), fitted to the K
+languages' mean states at the last prompt token, as in Lens. All tokens get h ← h - λ M_s M_sᵀh, without centring: λ >
+0 removes what is specific to languages, λ < 0 amplifies it.
+
+Defaults: λ = 0.3 in the middle and -0.1 above, the example of the paper, in the share of the depth that blocks 10 to
+19 of its 28 have, and in all blocks above. The paper has K = 11 languages; here they are the setting's. Both λ are to
+be chosen on the `-dev` benchmarks: the authors' script chooses them on the evaluated results. The method is told no
+language.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from lensflow.methods.base import Layers, Method, Run, Trained, blocks_of
+from lensflow.schema.types import NonNegative
+
+
+class Disentangle(Method):
+    """The language-specific subspace is removed in middle blocks and amplified above."""
+
+    needs_states: ClassVar[bool] = True
+    seeded: ClassVar[bool] = False
+
+    kind: Literal["disentangle"]
+    remove: NonNegative = 0.3  # λ in `remove_layers`; paper
+    remove_layers: Layers = Field(default=[0.36, 0.7])  # 10 to 19 of 28; paper
+    reinject: NonNegative = 0.1  # -λ in the blocks above; paper
+
+
+Config = Disentangle
+
+
+def train(run: Run[Disentangle]) -> Trained:
+    """Write the subspaces and what is done with them."""
+    from lensflow.artifacts import deltas, interventions
+    from lensflow.artifacts.interventions import ANY, BlockEdit, Intervention
+    from lensflow.mathematics.subspaces import fit_subspaces
+    from lensflow.methods.probing import prompt_means
+
+    method = run.method
+    means, _ = prompt_means(run)
+    bases = fit_subspaces(means, run.setting.rank).specific.float()
+    middle = blocks_of(method.remove_layers, len(means), "remove_layers")
+    strengths = dict.fromkeys(middle, method.remove)
+    strengths |= dict.fromkeys(range(middle.stop, len(means)), -method.reinject)
+    edits = [BlockEdit(layer, "remove", basis=bases[layer], strength=c) for layer, c in strengths.items()]
+    interventions.write(Intervention(blocks={ANY: edits}), run.output)
+    deltas.write({}, run.backbone.parent, run.output)
+    return Trained(tokens=0, parameters=0)

@@ -1,0 +1,45 @@
+"""Steering of the logits: λδ is added to the state after the final norm while the model answers; nothing is trained.
+
+The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
+where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
+model is told with every prompt. The central language, and those outside of the setting, are left alone.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from lensflow.methods.base import Pushing, Run, Trained, check_space
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
+
+
+class LogitBias(Pushing):
+    """λδ is added to the state after the final norm, in the target languages: Lens's push without training."""
+
+    seeded: ClassVar[bool] = False
+    told_language: ClassVar[bool] = True
+
+    kind: Literal["logit_bias"]
+
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
+        """Check that every target has a λ, and that directions are those of the space that is steered."""
+        super().check(extraction, settings)
+        check_space(self.kind, settings)
+
+
+Config = LogitBias
+
+
+def train(run: Run[LogitBias]) -> Trained:
+    """Write what is added in each target language."""
+    from lensflow.artifacts import deltas, interventions, language_subspaces
+    from lensflow.mathematics import directions
+
+    assert run.hidden is not None
+    subspaces = language_subspaces.load(run.hidden.subspaces, run.setting)
+    own = directions.own_directions(subspaces.directions, subspaces.languages, run.setting.targets)
+    norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
+    shifts = directions.shifts(own, run.method.strength_of, run.method.lambda_unit, norms)
+    interventions.write(interventions.Intervention(shifts=shifts), run.output)
+    deltas.write({}, run.backbone.parent, run.output)
+    return Trained(tokens=0, parameters=0)

@@ -1,0 +1,267 @@
+"""What methods that edit the residual stream write, against their equations: loops over texts and tokens."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lensflow.artifacts import interventions
+from lensflow.artifacts.texts import read_texts
+from lensflow.errors import LensflowError
+from lensflow.methods.base import Run, StateFiles, blocks_of
+from lensflow.methods.registry import AnyMethod
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.parsing import parse
+from lensflow.schema.setting import Setting
+from lensflow.stages import extract_hidden_states, train
+from lensflow.storage.atomic import write_jsonl
+from tests import tiny
+
+PROMPT = PlainPrompt(format="plain", template="Q: {prompt}\nA:")
+TEXTS = {
+    "en": ["What is rain?", "Who was Ada?", "Name a colour.", "How old is the sun?"],
+    "zh": ["雨是什么？", "艾达是谁？", "说一种颜色。", "太阳多大了？"],
+    "sw": ["Mvua ni nini?", "Ada alikuwa nani?", "Taja rangi.", "Jua lina umri gani?"],
+}
+TRAIN = 3
+
+
+class Backbone:
+    """A tiny model, its texts and their states, one text at a time and in float64."""
+
+    def __init__(self, family, folder, checkpoint):
+        self.folder, self.manifest = folder, folder / "backbone" / "manifest.json"
+        tiny.backbone(checkpoint(family), self.manifest)
+        self.tokenizer = PromptTokenizer(self.manifest.parent, PROMPT)
+        self.model = AutoModelForCausalLM.from_pretrained(self.manifest.parent, dtype=torch.float32).eval()
+        self.setting = Setting(central="en", languages=tuple(TEXTS))
+        self.texts = {language: folder / "texts" / f"{language}.jsonl" for language in TEXTS}
+        self.hidden = {language: folder / "states" / f"{language}.safetensors" for language in TEXTS}
+        for language, texts in TEXTS.items():
+            rows = [
+                {"id": str(i), "split": "train" if i < TRAIN else "dev", "prompt": t, "answer": t[::-1]}
+                for i, t in enumerate(texts)
+            ]
+            write_jsonl(self.texts[language], rows)
+            self.extract(language)
+
+    def extract(self, language):
+        decoder, extraction = extract_hidden_states.load_decoder(self.manifest.parent), Extraction(batch_tokens=64)
+        kept = read_texts(self.texts[language], ["train", "dev"])
+        sequences = extract_hidden_states.tokenize(self.tokenizer, language, kept, extraction)
+        scratch = self.folder / "scratch" / language
+        scratch.mkdir(parents=True)
+        states = extract_hidden_states.extract(decoder, sequences, extraction, scratch)
+        extract_hidden_states.save(self.hidden[language], states, sequences.names)
+
+    @torch.no_grad()
+    def states(self, ids):
+        """After every block, before the final norm: (L, T, d)."""
+        found = []
+        handles = [
+            layer.register_forward_hook(lambda m, a, output: found.append(output[0] if output.ndim == 3 else output))
+            for layer in self.model.base_model.layers
+        ]
+        self.model(torch.tensor([ids]), use_cache=False)
+        for handle in handles:
+            handle.remove()
+        return torch.stack(found).double()
+
+    def plain(self, language):
+        """States of each train text outside of the prompt format, without the first token."""
+        return [
+            self.states([1, *self.tokenizer.tokenizer.encode(t, add_special_tokens=False).ids])[:, 1:]
+            for t in self.train(language)
+        ]
+
+    def prompts(self, language):
+        """The last token's states of each train prompt, in its format: (L, d) each."""
+        return [self.states(self.tokenizer.encode(text))[:, -1] for text in self.train(language)]
+
+    def train(self, language):
+        return TEXTS[language][:TRAIN]
+
+    def run(self, method, name="run", seed=0):
+        output = self.folder / "runs" / name / "seed0" / "delta.safetensors"
+        this = parse(AnyMethod, method)
+        hidden = StateFiles(Extraction(), self.folder / "unused", self.hidden) if this.needs_states else None
+        train.train_measured(Run(this, self.setting, seed, PROMPT, self.manifest, self.texts, output, hidden))
+        assert load_file(output) == {}
+        return interventions.load(output.with_name(interventions.NAME))
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3"])
+def backbone(request, checkpoint, tmp_path_factory):
+    return Backbone(request.param, tmp_path_factory.mktemp(request.param), checkpoint)
+
+
+def mean(rows):
+    return sum(rows) / len(rows)
+
+
+def close(tensor, wanted):
+    assert torch.allclose(tensor.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_steer(backbone):
+    written = backbone.run({"kind": "steer", "layers": [1, 2], "strength": 0.5})
+    means = {language: mean(backbone.prompts(language)) for language in TEXTS}
+    for source, wanted, away in (("en", "zh", "en"), ("zh", "zh", "en"), ("sw", "zh", "en"), ("zh", "en", "zh")):
+        edits = written.edit(wanted, source).blocks
+        assert [(e.layer, e.operation, e.strength, e.positions) for e in edits] == [
+            (1, "add", 0.5, "generated"),
+            (2, "add", 0.5, "generated"),
+        ]
+        for edit in edits:
+            close(edit.vector, means[wanted][edit.layer] - means[away][edit.layer])
+    assert written.edit("en") is None
+    published = backbone.run({"kind": "steer", "away_from": "prompt"}, "prompt")
+    assert published.edit("zh") is None
+    (edit,) = published.edit("zh", "sw").blocks
+    close(edit.vector, means["zh"][2] - means["sw"][2])
+
+
+def test_diffmean(backbone):
+    written = backbone.run({"kind": "diffmean", "layer": 1, "strength": 2.0, "unit": "state_norm"})
+    tokens = {language: torch.cat(backbone.plain(language), dim=1)[1] for language in TEXTS}
+    difference = mean(list(tokens["zh"])) - mean(list(tokens["en"]))
+    length = mean([float(h.norm()) for h in tokens["sw"]])
+    (edit,) = written.edit("zh", "sw").blocks
+    close(edit.vector, difference / difference.norm())
+    assert (edit.layer, edit.positions, edit.restore_norm) == (1, "all", False)
+    assert edit.strength == pytest.approx(2 * length, rel=1e-5)
+    (there,), (back,) = written.edit("sw", "en").blocks, written.edit("en", "sw").blocks
+    close(there.vector, -back.vector.double())
+    absolute = backbone.run({"kind": "diffmean"}, "absolute")
+    (edit,) = absolute.edit("zh").blocks
+    assert (edit.layer, edit.strength) == (2, 5.0)
+    assert float(edit.vector.norm()) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_recover(backbone, beta):
+    written = backbone.run({"kind": "recover", "source_strength": beta, "strength": 1.5}, f"recover-{beta}")
+    means = {language: mean([text.mean(1) for text in backbone.plain(language)]) for language in TEXTS}
+    centre = mean(list(means.values()))
+    for source, wanted in (("en", "zh"), ("sw", "en"), ("zh", "zh"), ("en", "en")):
+        away = 0 if source == wanted else beta * (means[source] - centre)
+        edits = written.edit(wanted, source).blocks
+        assert [edit.layer for edit in edits] == list(range(tiny.LAYERS))
+        for edit in edits:
+            v = (means[wanted] - centre - away)[edit.layer]
+            close(edit.vector, v / v.norm())
+            assert (edit.strength, edit.positions, edit.restore_norm) == (1.5, "but_first", True)
+            h = torch.randn(2, 3, tiny.WIDTH)
+            changed = edit(h, torch.arange(3).expand(2, 3), torch.tensor([[3], [3]]))
+            assert torch.allclose(changed.norm(dim=-1), h.norm(dim=-1), rtol=1e-5)
+            assert torch.equal(changed[:, 0], h[:, 0]) and not torch.allclose(changed[:, 1], h[:, 1])
+    if beta == 1.0:  # centring makes no difference
+        v = (means["zh"] - means["sw"])[0]
+        close(written.edit("zh", "sw").blocks[0].vector, v / v.norm())
+
+
+def test_disentangle(backbone):
+    written = backbone.run({"kind": "disentangle", "remove": 0.6, "reinject": 0.2})
+    means = torch.stack([mean(backbone.prompts(language)) for language in TEXTS], dim=1)
+    edits = written.edit("fr", "de").blocks  # it is told no language
+    assert [(edit.layer, edit.strength) for edit in edits] == [(1, 0.6), (2, 0.6), (3, -0.2)]
+    h, places = torch.randn(5, tiny.WIDTH), torch.arange(5)
+    for edit in edits:
+        differences = (means[edit.layer] - means[edit.layer].mean(0)).T
+        basis = torch.linalg.svd(differences, full_matrices=False).U[:, :2]
+        inside = sum((h.double() @ m)[:, None] * m for m in basis.T)
+        close(edit(h, places, places), h.double() - edit.strength * inside)
+    _, edit, _ = edits
+    whole, undone = (interventions.BlockEdit(2, "remove", basis=edit.basis, strength=c) for c in (1.0, -1.0))
+    assert (whole(h, places, places) @ edit.basis).abs().max() < 1e-5
+    half = interventions.BlockEdit(2, "remove", basis=edit.basis, strength=0.5)
+    back = interventions.BlockEdit(2, "remove", basis=edit.basis, strength=-0.5)
+    inside = h @ edit.basis @ edit.basis.T
+    assert torch.allclose(back(half(h, places, places), places, places), h - 0.25 * inside, atol=1e-5)
+    assert torch.allclose(undone(h, places, places), h + inside, atol=1e-5)
+
+
+def test_lda_injection(backbone):
+    """Without pruning, the shift is the part of the difference of standardised means that lies in span(W)."""
+    written = backbone.run({"kind": "lda_injection", "threshold": 0.0, "strength": 2.0})
+    rows = {language: torch.stack([text[1].mean(0) for text in backbone.plain(language)]) for language in TEXTS}
+    whole = torch.cat(list(rows.values()))
+    z = {language: (r - whole.mean(0)) / whole.std(0, correction=0) for language, r in rows.items()}
+    (there,), (back,) = written.edit("zh", "sw").blocks, written.edit("sw", "zh").blocks
+    assert (there.layer, there.operation, there.strength, there.positions) == (tiny.LAYERS // 2 - 1, "add", 2.0, "all")
+    close(there.vector, -back.vector.double())
+    (zh,), (sw,) = written.edit("zh", "zh").blocks, written.edit("sw", "sw").blocks
+    assert torch.allclose(zh.vector - sw.vector, there.vector, atol=1e-4)
+    span = torch.linalg.qr(torch.stack([zh.vector, sw.vector], dim=1).double()).Q
+    difference = z["zh"].mean(0) - z["sw"].mean(0)
+    inside = span @ (span.T @ there.vector.double())
+    assert torch.allclose(inside, there.vector.double(), atol=1e-4)
+    # W+ is a right inverse on y: the discriminant coordinates of the shift are those of the difference.
+    (en,) = written.edit("en", "en").blocks
+    total = sum(len(r) for r in rows.values())
+    centre = sum(e.vector.double() * len(rows[x]) for e, x in ((zh, "zh"), (sw, "sw"), (en, "en"))) / total
+    assert centre.norm() < 1e-3 * zh.vector.norm()  # y is centred
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    labels = [x for x in TEXTS for _ in rows[x]]
+    analysis = LinearDiscriminantAnalysis(solver="svd").fit(torch.cat(list(z.values())).numpy(), labels)
+    axes = torch.linalg.qr(torch.from_numpy(analysis.scalings_[:, :2])).Q
+    close(there.vector, axes @ (axes.T @ difference))
+    pruned = backbone.run({"kind": "lda_injection", "threshold": 1e6}, "pruned")
+    assert not pruned.edit("zh", "sw").blocks[0].vector.any()
+
+
+def test_language_dimensions(backbone):
+    written = backbone.run({"kind": "language_dimensions", "dimensions": 5, "strength": 1.5})
+    means = {language: torch.cat(backbone.plain(language), dim=1)[-1].mean(0) for language in TEXTS}
+    for wanted in ("zh", "sw"):
+        (edit,) = written.edit(wanted, "en").blocks
+        assert edit.layer == 3
+        chosen = (means["en"] - means[wanted]).abs().topk(5).indices.tolist()
+        h, places = torch.randn(4, tiny.WIDTH), torch.arange(4)
+        after = edit(h, places, places)
+        for j in range(tiny.WIDTH):
+            if j in chosen:
+                close(after[:, j], 1.5 * means[wanted][j].expand(4))
+                assert (after[:, j] == 1.5 * edit.vector[j]).all()
+            else:
+                assert torch.equal(after[:, j], h[:, j])
+    assert written.edit("en", "zh") is None and written.edit("en") is None
+    (edit,) = backbone.run({"kind": "language_dimensions"}, "share").edit("zh").blocks
+    assert edit.basis.shape == (tiny.WIDTH, 3)
+    with pytest.raises(LensflowError, match=r"^dimensions: 99 of a model that has 32; lower it$"):
+        backbone.run({"kind": "language_dimensions", "dimensions": 99}, "many")
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "wanted"),
+    [("all", 3, [0, 1, 2]), (2, 4, [2]), (0.5, 9, [4]), ([1, 3], 4, [1, 2, 3]), ([0.25, 3], 4, [1, 2, 3])],
+)
+def test_the_blocks_that_a_key_names(layers, depth, wanted):
+    assert list(blocks_of(layers, depth)) == wanted
+
+
+@pytest.mark.parametrize(("layers", "named"), [(4, "4 to 4"), ([2, 1], "2 to 1"), ([0.5, 9], "2 to 9")])
+def test_blocks_that_a_model_lacks(layers, named):
+    message = rf"^layers: .* names blocks {named} of a model that has 4; name blocks from 0 to 3, the first one first$"
+    with pytest.raises(LensflowError, match=message):
+        blocks_of(layers, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kind": "steer", "layers": 1.5}, "mine.layers: must be 'all', a block's number from 0 or a share of"),
+        ({"kind": "steer", "layers": [1]}, "or a list of the first and the last block, not [1]"),
+        ({"kind": "steer", "positions": "some"}, "mine.positions: must be 'all', 'but_first', 'prompt' or 'generated'"),
+        ({"kind": "diffmean", "strength": -1.0}, "mine.strength: must be greater than or equal to 0"),
+        ({"kind": "diffmean", "layer": "all"}, "mine.layer: must be a block's number from 0 or a share of the depth"),
+        ({"kind": "recover", "away_from": "prompt"}, "unknown key 'away_from'"),
+    ],
+)
+def test_refused_keys(method, message):
+    with pytest.raises(LensflowError) as error:
+        parse(dict[str, AnyMethod], {"mine": method}, "config: methods")
+    assert message in str(error.value)
