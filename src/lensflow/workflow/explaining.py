@@ -29,9 +29,9 @@ class Key:
     def __str__(self) -> str:
         """Say what the key means, which values it takes and what it is by default."""
         lines = [" ".join((self.field.description or "No description.").split())]
-        if values := _choices(self.field.annotation):
+        if values := choices_of(self.field.annotation):
             lines.append(f"one of: {', '.join(map(str, values))}")
-        lines.append(f"default: {_default(self.field)}")
+        lines.append(f"default: {default_of(self.field)}")
         return "\n".join(f"    {line}" for line in lines)
 
 
@@ -90,13 +90,15 @@ def _kind_of(name: str) -> tuple[str, ...]:
     return tuple(entries[name].kind for entries in (config.methods, config.benchmarks) if name in entries)
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the values that a key can have, if it can have only some."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    return tuple(value for inner in get_args(annotation) for value in _choices(inner))
+    return tuple(value for inner in get_args(annotation) for value in choices_of(inner))
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """Return a key's default in words."""
     if field.is_required():
         return "none, it must be given"
     if isinstance(field.default, BaseModel):
