@@ -21,7 +21,7 @@ OUTPUTS = {
     "answer": ("tiny/*/*/seed0/answers.json", "cells"),
     "score": ("tiny/*/*/seed0/scores.json", "tiny/*/*/seed0/samples"),
     "judge": ("tiny/*/*/seed0/judged.json", "tiny/*/*/seed0/verdicts", "verdicts"),
-    "collect_scores": ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv"),
+    "collect_scores": ("scores.csv", "comparisons.csv", "versus.csv", "claims.csv", "sweeps.csv"),
     "resolve_config": ("config.json",),
     "make_table": ("tables",),
     "make_figures": ("figures",),

@@ -32,6 +32,7 @@ COMPARED = (
     "scores.csv",
     "comparisons.csv",
     "versus.csv",
+    "claims.csv",
     "sweeps.csv",
     "tables/*",
     "*/*/*/*/scores.json",

@@ -14,8 +14,11 @@ from lensflow.mathematics import statistics
 from lensflow.mathematics.statistics import Sample
 from lensflow.measures import claims
 from lensflow.measures.catalogue import ABSENT, CLAIMED, NOT_SHOWN, SHOWN
+from lensflow.presentation.blocks import Block, TableInputs
 from lensflow.presentation.decisions import decisions_of
 from lensflow.presentation.verdict import verdict_of
+from lensflow.presentation.verdict_table import verdict
+from lensflow.presentation.writers.markdown import to_markdown
 from lensflow.schema.protocol import Protocol
 from lensflow.schema.setting import Setting
 from lensflow.storage.atomic import write_json
@@ -170,7 +173,9 @@ def test_the_verdict_says_who_leads_what_is_kept_and_how_to_export():
 def test_nothing_is_concluded_about_a_method_that_was_not_applied():
     found = said((90, 20, 20), left=0.9, lens=(90, 60, 60))
     (only,) = found.sentences
-    assert only.startswith("Not applied, with more than 0.3 of the way left, so that nothing is concluded: lens (0.90)")
+    assert only.startswith(
+        "Nothing is concluded about lens (0.90): not applied, because more than 0.3 of the way to the"
+    )
     assert found.export == ""
 
 
@@ -231,3 +236,15 @@ def test_power_prints_the_smallest_detectable_difference_of_each_claim(tmp_path,
     (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(asked | {"dev": {}}))
     assert main.main(["power", "protocol.yaml", "results"]) == 2
     assert "dev: names no benchmark for 'generation'; add one" in capsys.readouterr().err
+
+
+def test_the_table_has_a_line_for_each_claim_and_says_how_it_was_decided():
+    found = claims.by_default(runs((90, 20, 20), lens=(90, 60, 60)), BLOCKS, SETTINGS, {})
+    block = Block("tiny", "trio", "en", ("zh", "sw"), (), ())
+    costs = {Place("tiny", "trio", "lens", 0): {"residual": 0.9}}
+    text = to_markdown(verdict(TableInputs((block,), costs=costs, decisions=decisions_of(found))))
+    lines = [line for line in text.splitlines() if line.startswith(("| more", "| the"))]
+    assert [line.split(" | ")[-1] for line in lines] == ["shown |", "shown |"]
+    assert all("| lens ‡ not applied | base | usable, " in line for line in lines)
+    assert "Holm's correction over the methods" in text and "after training, more than 0.3 of the way" in text
+    assert verdict(TableInputs((block,))).sheets == ()

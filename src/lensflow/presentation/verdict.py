@@ -144,8 +144,8 @@ def _applied(
     sentences = [f"Applied, with what is left of the way to the push target: {_listed(applied)}."] if applied else []
     if missed:
         sentences.append(
-            f"Not applied, with more than {LEFT:g} of the way left, so that nothing is concluded: {_listed(missed)}; "
-            "train longer."
+            f"Nothing is concluded about {_listed(missed)}: not applied, because more than {LEFT:g} of the way to the "
+            "push target is left; train longer."
         )
     return sentences
 
