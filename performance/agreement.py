@@ -8,6 +8,7 @@
 
 import argparse
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -260,7 +261,7 @@ which this page does not run.
   language means and δ to float16, and the terms of the loss to bfloat16. Ours averages in float64 and compares in
   float32.
 - **Order of batches.** HF's Trainer shuffles with its own generator. The rows "another order" show what a different
-  order of the same texts changes. The rows "our order of texts" give both sides one order.
+  order of the same texts changes after an epoch of {steps} steps. The rows "our order of texts" give both sides one order.
 - **Pads.** The published code reads the state at position -1. This page pads on the left. If a tokenizer pads on the
   right, position -1 of a short text is a pad; the row "if pads stand at the end" shows what that changes.
 - **Truncated prompts.** Both sides cut the end of a prompt of more than 64 or 128 tokens. The last token of a long
@@ -294,7 +295,14 @@ def main() -> None:
     rows = [["stage", *columns], ["---"] * (1 + len(columns))]
     rows += [[measure, *(column.get(measure, "–") for column in columns.values())] for measure in first]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    facts = {"texts": args.texts, "pairs": args.pairs, "machine": processor(), "torch": torch.__version__}
+    steps = math.ceil(args.pairs / 8)
+    facts = {
+        "texts": args.texts,
+        "pairs": args.pairs,
+        "steps": steps,
+        "machine": processor(),
+        "torch": torch.__version__,
+    }
     write_text(ROOT / "docs/agreement.md", PAGE.format(table=table, **facts))
 
 
