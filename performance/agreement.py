@@ -261,7 +261,8 @@ which this page does not run.
   language means and δ to float16, and the terms of the loss to bfloat16. Ours averages in float64 and compares in
   float32.
 - **Order of batches.** HF's Trainer shuffles with its own generator. The rows "another order" show what a different
-  order of the same texts changes after an epoch of {steps} steps. The rows "our order of texts" give both sides one order.
+  order of the same texts changes after an epoch of {steps} steps. The rows "our order of texts" give both sides one
+  order.
 - **Pads.** The published code reads the state at position -1. This page pads on the left. If a tokenizer pads on the
   right, position -1 of a short text is a pad; the row "if pads stand at the end" shows what that changes.
 - **Truncated prompts.** Both sides cut the end of a prompt of more than 64 or 128 tokens. The last token of a long
