@@ -74,24 +74,24 @@ def ours(config: Config, manifest: Path, datasets: Path, work: Path) -> Ours:
     """Run our stages."""
     plan = Plan(config, ROOT, ROOT)
     (checkpoint,) = plan.trained()
-    ids: dict[str, dict[str, list[list[int]]]] = {PROBING: {}, MANIPULATION: {}}
-    for corpus, found in ids.items():
-        extracting = Extracting.model_validate(plan.extract_hidden_states(BACKBONE, corpus))
-        for language in LANGUAGES:
-            texts, output = work / corpus / f"{language}.jsonl", work / corpus / f"{language}.safetensors"
-            pairing = Pairing.model_validate(plan.pair_data(corpus, language))
-            pair_data.run(pairing, root=ROOT, datasets_root=datasets, output=texts)
-            extract_hidden_states.run(extracting, backbone=manifest, texts=texts, gpus=0, output=output)
-            tokenizer = PromptTokenizer(manifest.parent, extracting.prompt)
-            kept = read_texts(texts, ["train"])
-            found[language] = extract_hidden_states.tokenize(tokenizer, language, kept, extracting.extraction).ids
     files = {
         corpus: {
             "states": [work / corpus / f"{language}.safetensors" for language in LANGUAGES],
             "texts": [work / corpus / f"{language}.jsonl" for language in LANGUAGES],
         }
-        for corpus in ids
+        for corpus in (PROBING, MANIPULATION)
     }
+    ids: dict[str, dict[str, list[list[int]]]] = {}
+    for corpus, paths in files.items():
+        extracting = Extracting.model_validate(plan.extract_hidden_states(BACKBONE, corpus))
+        tokenizer = PromptTokenizer(manifest.parent, extracting.prompt)
+        ids[corpus] = {}
+        for language, texts in zip(LANGUAGES, paths["texts"], strict=True):
+            pairing = Pairing.model_validate(plan.pair_data(corpus, language))
+            pair_data.run(pairing, root=ROOT, datasets_root=datasets, output=texts)
+            kept = read_texts(texts, ["train"])
+            ids[corpus][language] = extract_hidden_states.tokenize(tokenizer, language, kept, extracting.extraction).ids
+        extract_hidden_states.run(extracting, backbone=manifest, texts=paths["texts"], gpus=0, outputs=paths["states"])
     subspaces, delta = work / "subspaces.safetensors", work / "run" / "seed0" / "delta.safetensors"
     fit_subspaces.run(Fitting.model_validate(plan.fit_subspaces(SETTING)), **files[PROBING], output=subspaces)
     delta.parent.mkdir(parents=True)
