@@ -8,6 +8,7 @@
 
 import argparse
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -73,24 +74,24 @@ def ours(config: Config, manifest: Path, datasets: Path, work: Path) -> Ours:
     """Run our stages."""
     plan = Plan(config, ROOT, ROOT)
     (checkpoint,) = plan.trained()
-    ids: dict[str, dict[str, list[list[int]]]] = {PROBING: {}, MANIPULATION: {}}
-    for corpus, found in ids.items():
-        extracting = Extracting.model_validate(plan.extract_hidden_states(BACKBONE, corpus))
-        for language in LANGUAGES:
-            texts, output = work / corpus / f"{language}.jsonl", work / corpus / f"{language}.safetensors"
-            pairing = Pairing.model_validate(plan.pair_data(corpus, language))
-            pair_data.run(pairing, root=ROOT, datasets_root=datasets, output=texts)
-            extract_hidden_states.run(extracting, backbone=manifest, texts=texts, gpus=0, output=output)
-            tokenizer = PromptTokenizer(manifest.parent, extracting.prompt)
-            kept = read_texts(texts, ["train"])
-            found[language] = extract_hidden_states.tokenize(tokenizer, language, kept, extracting.extraction).ids
     files = {
         corpus: {
             "states": [work / corpus / f"{language}.safetensors" for language in LANGUAGES],
             "texts": [work / corpus / f"{language}.jsonl" for language in LANGUAGES],
         }
-        for corpus in ids
+        for corpus in (PROBING, MANIPULATION)
     }
+    ids: dict[str, dict[str, list[list[int]]]] = {}
+    for corpus, paths in files.items():
+        extracting = Extracting.model_validate(plan.extract_hidden_states(BACKBONE, corpus))
+        tokenizer = PromptTokenizer(manifest.parent, extracting.prompt)
+        ids[corpus] = {}
+        for language, texts in zip(LANGUAGES, paths["texts"], strict=True):
+            pairing = Pairing.model_validate(plan.pair_data(corpus, language))
+            pair_data.run(pairing, root=ROOT, datasets_root=datasets, output=texts)
+            kept = read_texts(texts, ["train"])
+            ids[corpus][language] = extract_hidden_states.tokenize(tokenizer, language, kept, extracting.extraction).ids
+        extract_hidden_states.run(extracting, backbone=manifest, texts=paths["texts"], gpus=0, outputs=paths["states"])
     subspaces, delta = work / "subspaces.safetensors", work / "run" / "seed0" / "delta.safetensors"
     fit_subspaces.run(Fitting.model_validate(plan.fit_subspaces(SETTING)), **files[PROBING], output=subspaces)
     delta.parent.mkdir(parents=True)
@@ -260,7 +261,8 @@ which this page does not run.
   language means and δ to float16, and the terms of the loss to bfloat16. Ours averages in float64 and compares in
   float32.
 - **Order of batches.** HF's Trainer shuffles with its own generator. The rows "another order" show what a different
-  order of the same texts changes. The rows "our order of texts" give both sides one order.
+  order of the same texts changes after an epoch of {steps} steps. The rows "our order of texts" give both sides one
+  order.
 - **Pads.** The published code reads the state at position -1. This page pads on the left. If a tokenizer pads on the
   right, position -1 of a short text is a pad; the row "if pads stand at the end" shows what that changes.
 - **Truncated prompts.** Both sides cut the end of a prompt of more than 64 or 128 tokens. The last token of a long
@@ -294,7 +296,14 @@ def main() -> None:
     rows = [["stage", *columns], ["---"] * (1 + len(columns))]
     rows += [[measure, *(column.get(measure, "–") for column in columns.values())] for measure in first]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    facts = {"texts": args.texts, "pairs": args.pairs, "machine": processor(), "torch": torch.__version__}
+    steps = math.ceil(args.pairs / 8)
+    facts = {
+        "texts": args.texts,
+        "pairs": args.pairs,
+        "steps": steps,
+        "machine": processor(),
+        "torch": torch.__version__,
+    }
     write_text(ROOT / "docs/agreement.md", PAGE.format(table=table, **facts))
 
 
