@@ -16,12 +16,14 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs/reference"
 MADE_BY = "<!-- Written by performance/reference.py. -->\n\n"
 KEYS_HEAD = """# Every key of the configuration
 
-Names that you choose, such as the name of a method, are left out: `methods.lens.lambda` is the key `lambda` of each method of kind
-`lens`. `lensflow explain KEY` prints the same text in the terminal. [Configuration](../configuration.md) shows the keys in use.
+Names that you choose, such as the name of a method, are left out: `methods.lens.lambda` is the key `lambda` of each
+method of kind `lens`. `lensflow explain KEY` prints the same text in the terminal. [Configuration](../configuration.md)
+shows the keys in use.
 """
 COMMANDS_HEAD = """# Every command
 
-`lensflow COMMAND --help` prints the same text. The stages at the end are called by Snakemake; you can also run each of them alone.
+`lensflow COMMAND --help` prints the same text. The stages at the end are called by Snakemake; you can also run each of
+them alone.
 """
 
 
