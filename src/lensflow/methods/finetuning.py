@@ -55,6 +55,8 @@ def adapters_of(lora: Lora, model: Any) -> LoraConfig:
 
     parts = {name: module for name, module in model.named_modules() if name}
     (decoder,) = (name for name, module in parts.items() if module is decoder_of(model))
+    if any(one.startswith(decoder) and other.startswith(decoder) for one, other in model.all_tied_weights_keys.items()):
+        raise LensflowError(f"model type '{model.config.model_type}': layers share weights; set lora: null")
     linear = {name: module for name, module in parts.items() if isinstance(module, nn.Linear)}
     head = model.get_output_embeddings()
     left_out = [name for name, module in linear.items() if not name.startswith(decoder) and module is not head]
