@@ -112,7 +112,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite"), _MLA),
     **dict.fromkeys(("glm_moe_dsa", "minicpm3", "youtu", "longcat_flash"), _MLA),
     **dict.fromkeys(("gemma2", "gemma3_text", "cohere2", "olmo3", "gpt_oss", "vaultgemma", "exaone4"), _MIXED),
-    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "olmo_hybrid"), _LINEAR),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "olmo_hybrid", "granitemoehybrid"), _LINEAR),
     "gemma4_text": _MIXED,
     "cohere_compass_text": {
         "rope_parameters": {
@@ -153,6 +153,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid"] * LAYERS, "router_hidden_size": 16},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [32, 32]},
     "bamba": {"attn_layer_indices": [1, 3]},
+    "kimi_linear": {**_MLA, **_LINEAR},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "deepseek_v2": {**_MLA, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -228,7 +230,7 @@ class Reference:
         decoder = decoder_of(self.model)
         kept: list[Tensor] = []
         handles = [
-            layer.register_forward_hook(lambda m, a, out: kept.append(out[0] if isinstance(out, tuple) else out))
+            layer.register_forward_hook(lambda m, a, out: kept.append(out[0] if isinstance(out, tuple | list) else out))
             for layer in layers_of(decoder)
         ]
         output = decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state

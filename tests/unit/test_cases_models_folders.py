@@ -198,8 +198,8 @@ def hub(tmp_path, monkeypatch) -> dict[str, Any]:
     ("config", "prompt", "message"),
     [
         ({"quantization_config": {"quant_method": "awq"}}, {}, r"^backbones.b.source: .*the weights are quantised"),
-        ({"text_config": {}}, {}, r"^backbones.b.source: .*has a language model in it"),
-        ({"num_hidden_layers": None}, {}, r"^backbones.b.source: .*has no num_hidden_layers"),
+        ({"model_type": "llava", "text_config": {}}, {}, r"^backbones.b.source: .*has a language model in it"),
+        ({"model_type": "odd", "hidden_size": None}, {}, r"^backbones.b.source: .*has no num_hidden_layers or hidden"),
         ({}, {"format": "chat"}, "has no chat template; set prompt.format: plain"),
     ],
 )

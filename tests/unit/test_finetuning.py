@@ -18,7 +18,7 @@ from lensflow.artifacts import export
 from lensflow.errors import LensflowError
 from lensflow.methods import finetuning
 from lensflow.methods.base import Run
-from lensflow.methods.finetuning import IGNORED, Example, answered, collate, cut, plain
+from lensflow.methods.finetuning import IGNORED, Example, answered, cut, packed, plain
 from lensflow.methods.registry import METHODS
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
@@ -126,7 +126,7 @@ def test_a_tokenizer_without_an_end(checkpoint, tmp_path):
 
 def test_a_batch_lies_end_to_end():
     short, long = Example("a", [1, 7, 2], [False, False, True]), Example("b", [1, 8, 9, 2], [True] * 4)
-    batch = collate([short, long])
+    batch = packed([short, long])
     assert batch["input_ids"].tolist() == [[1, 7, 2, 1, 8, 9, 2]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3]]
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, 2, IGNORED, 8, 9, 2]]

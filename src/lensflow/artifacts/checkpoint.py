@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
                 f"{path} wants code of the checkpoint's own (auto_map) for model_type '{family}', which is not run; "
                 "give one of a family that transformers has"
             )
+    if "text_config" in config:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise LensflowError(
+                f"{path}: model_type '{family}' has a language model in it (text_config), which transformers does not "
+                "run alone; give the checkpoint of a language model"
+            )
     try:
         size_of(folder)
     except LensflowError as error:
@@ -111,8 +119,10 @@ def size_of(folder: Path) -> tuple[int, int]:
     if not all(isinstance(value, int) for value in found):
         from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds
 
-        family = config["model_type"]
-        text = AutoConfig.from_pretrained(folder).get_text_config(decoder=True) if family in CONFIG_MAPPING else None
+        family, text = config["model_type"], None
+        if family in CONFIG_MAPPING:
+            with suppress(Exception):  # a family's own code can fail in any way
+                text = AutoConfig.from_pretrained(folder).get_text_config(decoder=True)
         found = [getattr(text, key, None) for key in ("num_hidden_layers", "hidden_size")]
         if not all(isinstance(value, int) for value in found):
             raise LensflowError(f"{path} has no num_hidden_layers or hidden_size: family '{family}' is not supported")

@@ -37,6 +37,17 @@ NAMED = 10  # most examples that the log names of those that are left out
 IGNORED = -100  # label of a token that the loss does not count; torch's cross-entropy has it as default
 
 
+@torch.inference_mode()
+def _is_linear(module: nn.Linear) -> bool:
+    """Return whether a layer takes and gives what its sizes say; routers and grouped layers of some families do not."""
+    weight = module.weight
+    try:
+        output = module(torch.zeros(2, module.in_features, dtype=weight.dtype, device=weight.device))
+    except RuntimeError:
+        return False
+    return isinstance(output, Tensor) and output.shape == (2, module.out_features)
+
+
 def adapters_of(lora: Lora, model: Any) -> LoraConfig:
     """Return peft's configuration of adapters for every linear layer of a model's text decoder.
 
@@ -55,11 +66,12 @@ def adapters_of(lora: Lora, model: Any) -> LoraConfig:
 
     parts = {name: module for name, module in model.named_modules() if name}
     (decoder,) = (name for name, module in parts.items() if module is decoder_of(model))
+    if any(one.startswith(decoder) and other.startswith(decoder) for one, other in model.all_tied_weights_keys.items()):
+        raise LensflowError(f"model type '{model.config.model_type}': layers share weights; set lora: null")
     linear = {name: module for name, module in parts.items() if isinstance(module, nn.Linear)}
     head = model.get_output_embeddings()
     left_out = [name for name, module in linear.items() if not name.startswith(decoder) and module is not head]
-    # A family's own linear layers may take or give other shapes, as routers do.
-    left_out += [name for name, module in linear.items() if type(module).forward is not nn.Linear.forward]
+    left_out += [name for name, module in linear.items() if not _is_linear(module)]
     left_out += [
         f"{name}.out_proj" for name, module in parts.items() if hasattr(module, "A_log") and hasattr(module, "D")
     ]

@@ -134,11 +134,11 @@ class Skeleton:
         Raises:
             LensflowError: layers hand each other more than their states.
         """
-        self._are_tuples = isinstance(output, tuple)
+        self._are_tuples = isinstance(output, tuple | list)
         parts = tuple(output[1:]) if self._are_tuples else ()
         self._more = tuple(None for _ in parts)
         # Attention weights (n, heads, T, T) are only returned to be looked at.
-        if any(part is not None and part.shape[2:] != 2 * output[0].shape[1:2] for part in parts):
+        if any(part is not None and getattr(part, "shape", ())[2:] != 2 * output[0].shape[1:2] for part in parts):
             family = self.model.config.model_type
             raise LensflowError(f"model type '{family}': layers hand more than their states to the next one")
 
@@ -187,6 +187,10 @@ def check_decoder(checkpoint: Path) -> None:
             raise LensflowError(
                 f"model type '{config.model_type}': a family of encoders or encoder-decoders; give a decoder-only model"
             )
+        if getattr(config, "attn_type", None) == "bi":  # XLNet
+            raise LensflowError(f"model type '{config.model_type}': tokens see what comes after them")
+        if hasattr(config, "audio_vocab_size"):  # Moshi
+            raise LensflowError(f"model type '{config.model_type}': reads and writes sound, not texts")
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         layers_of(decoder_of(model))
 

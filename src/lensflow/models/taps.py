@@ -38,7 +38,7 @@ def tap_layers(
 
     def keep_output(index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            states["out", index] = _checked(output[0] if isinstance(output, tuple) else output)
+            states["out", index] = _checked(output[0] if isinstance(output, tuple | list) else output)
 
         return layers[index].register_forward_hook(hook)
 

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.likelihood import Counted, Likeliest, Masks, distributions, read_prompts
-from lensflow.models.loading import decoder_of, import_transformers, layers_of, load_model, may_pack
+from lensflow.models.loading import decoder_of, import_transformers, layers_of, load_model, may_pack, one_line
 from lensflow.models.skeleton import Skeleton
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import Resources
@@ -103,12 +102,13 @@ class TransformersEngine:
             max_new_tokens=decoding.max_new_tokens,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
+            use_cache=self._caches_tokens,
             **(sampling if decoding.temperature > 0 else {}),
         )
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
-        if len({len(prompt) for prompt in prompts}) > 1 and not self._pads_left:
-            batches = [list(group) for batch in batches for _, group in groupby(batch, key=lambda i: len(prompts[i]))]
+        if len(prompts) > 1 and not self._pads_left:
+            batches = [[index] for index in order]
         torch.manual_seed(decoding.seed)
         answers: dict[int, Answer] = {}
         last, room = set(ends), Room(self._tokenizer, decoding)
@@ -223,24 +223,46 @@ class TransformersEngine:
         edits.check(edit.blocks, recorded, "hf")
 
     @functools.cached_property
-    @torch.inference_mode()
+    def _caches_tokens(self) -> bool:
+        """Whether a second token that is generated from a cache has the logits that it has without one."""
+        prompt = _random_ids(self.model, 5)
+        try:
+            steps, said = self._try_tokens([prompt], use_cache=True)
+        except LensflowError:
+            return False
+        with torch.inference_mode():
+            whole = self.model(torch.tensor([[*prompt, said[0]]], device=steps.device), use_cache=False).logits[0, -1]
+        return bool((steps[1] - whole.float()).norm() < self._tolerance * whole.float().norm())
+
+    @functools.cached_property
     def _pads_left(self) -> bool:
         """Whether a prompt that is padded on the left goes on as it does alone; two tokens are tried."""
+        short, long = _random_ids(self.model, 5), _random_ids(self.model, 17)
+        alone, said = self._try_tokens([short], use_cache=self._caches_tokens)
+        try:
+            padded, said_padded = self._try_tokens([short, long], use_cache=self._caches_tokens)
+        except LensflowError:
+            return False
+        same = len(alone) if said == said_padded else 1  # behind other tokens there are other logits
+        return bool(((padded - alone)[:same].norm(dim=1) < self._tolerance * alone[:same].norm(dim=1)).all())
+
+    @torch.inference_mode()
+    def _try_tokens(self, prompts: list[list[int]], *, use_cache: bool) -> tuple[Tensor, list[int]]:
+        """Generate two tokens; return the first prompt's logits (2, V), and its tokens."""
         from transformers import GenerationConfig
 
         settings = GenerationConfig(
-            max_new_tokens=2, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+            min_new_tokens=2,
+            max_new_tokens=2,
+            pad_token_id=0,
+            use_cache=use_cache,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        short, long = _random_ids(self.model, 5), _random_ids(self.model, 17)
-
-        def logits(prompts: list[list[int]]) -> tuple[Tensor, list[int]]:
-            ids, mask = self._pad(prompts, left=True)
+        ids, mask = self._pad(prompts, left=True)
+        with one_line(self._checkpoint, "generate with"):
             output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
-            return torch.stack([step[0] for step in output.logits]).float(), output.sequences[0, -2:].tolist()
-
-        (alone, said), (padded, said_padded) = logits([short]), logits([short, long])
-        same = len(alone) if said == said_padded else 1  # behind other tokens there are other logits
-        return bool(((padded - alone)[:same].norm(dim=1) < self._tolerance * alone[:same].norm(dim=1)).all())
+        return torch.stack([step[0] for step in output.logits]).float(), output.sequences[0, -2:].tolist()
 
     @functools.cached_property
     @torch.inference_mode()
