@@ -137,4 +137,4 @@ def test_a_folder_and_a_table_end_in_a_verdict(tmp_path, monkeypatch, capfd):
     done = subprocess.run(
         f"{config['command']} --dry-run", shell=True, cwd="run", capture_output=True, text=True, check=True
     )
-    assert "Nothing to be done" in done.stdout + done.stderr, config["command"]
+    assert "Nothing to be done" in done.stdout + done.stderr
