@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lensflow.errors import LensflowError
+from lensflow.presentation.blocks import LEFT
 from lensflow.workflow import project
 from lensflow.workflow.drafts import drafting, texts
 from lensflow.workflow.drafts.drafting import Request, draft
@@ -52,6 +53,7 @@ def test_a_folder_and_a_table_become_a_configuration_of_their_own(here):
     (run,) = config.runs
     assert run.methods == ("base", "lens-gentle", "lens-strong")
     assert config.evaluation.limit == 12
+    assert config.methods["lens-gentle"].until.residual == LEFT
     assert "lensflow run lensflow.yaml" in text and "its model card does not say" in text
 
 

@@ -71,7 +71,8 @@ def build(folder: Path, environment: Mapping[str, str], arguments: Mapping[str, 
                     place = folder / path  # a folder of the repository goes where it was
                     assert target in (".", "./", source)
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(ROOT / path, place)
+                    place.unlink(missing_ok=True)
+                    shutil.copy(ROOT / path, place, follow_symlinks=False)  # as docker does
         elif name == "RUN":
             done = subprocess.run(["sh", "-c", rest], cwd=folder, env=variables, capture_output=True, text=True)
             assert not done.returncode, done.stderr

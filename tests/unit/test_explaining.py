@@ -34,7 +34,7 @@ def test_a_key_is_found_by_its_name_or_with_sections_before_it(name, paths):
 def test_values_default_and_inner_keys_are_named():
     assert explain("truncation_side").splitlines()[2:] == ["    one of: left, right", "    default: left"]
     assert explain("residual").endswith("default: none, it must be given")
-    assert "keys: attention, dtype, enforce_eager, engine, limit, max_model_len, sample" in explain("evaluation")
+    assert "\n    keys: attention, dtype, " in explain("evaluation")
 
 
 def test_an_unknown_key_is_one_line_with_a_suggestion():

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from lensflow.cli import main, running
+from lensflow.presentation.verdict import verdict_lines
 from tests.tiny import save_checkpoint
 from tests.workflow.workspace import write_checkpoint
 
@@ -124,13 +124,17 @@ def test_a_folder_and_a_table_end_in_a_verdict(tmp_path, monkeypatch, capfd):
     write_texts(tmp_path / "texts.csv")
     assert main.main(["new", *WISH, "--methods", "lens-strong", "--directory", "run"]) == 0
     file = Path("run/lensflow.yaml")
-    file.write_text(file.read_text().replace("engine: auto", "engine: hf"))
+    quick = file.read_text().replace("engine: auto", "engine: hf")
+    file.write_text(quick.replace("generation: {corpus: texts}", "generation: {corpus: texts, max_new_tokens: 8}"))
     assert main.main(["run", "run/lensflow.yaml"]) == 0
-    *lines, report = capfd.readouterr().out.strip().splitlines()[-6:]
-    assert report == "Report: run/results/report.html"
-    assert any(line.startswith("More usable answers than base:") for line in lines)
+    config = json.loads(Path("run/results/config.json").read_text()) | {"results": "run/results"}
+    verdict = verdict_lines(config, Path("run/results"))
+    assert verdict
+    said = capfd.readouterr().out.strip().splitlines()
+    assert said[-len(verdict) - 1 :] == [*verdict, "Report: run/results/report.html"]
     assert Path("run/results/report.html").is_file()
     # The file runs by Snakemake alone, and there is nothing left to do.
-    command = json.loads(Path("run/results/config.json").read_text())["command"]
-    done = subprocess.run(f"{command} --dry-run", shell=True, cwd="run", capture_output=True, text=True, check=True)
-    assert "Nothing to be done" in done.stdout + done.stderr, shlex.quote(command)
+    done = subprocess.run(
+        f"{config['command']} --dry-run", shell=True, cwd="run", capture_output=True, text=True, check=True
+    )
+    assert "Nothing to be done" in done.stdout + done.stderr

@@ -118,6 +118,8 @@ class Injecting(Method):
     told_language: ClassVar[bool] = True
 
     away_from: Literal["central", "prompt"] = "central"
+    """The language that states move away from: the `central` language, or the prompt's (`prompt`, as in the
+    publications). With `prompt`, nothing changes if the prompt is in the wanted language."""
 
     def pairs(self, setting: Setting) -> Iterator[tuple[tuple[str, str], str]]:
         """Give each pair of a prompt's and a wanted language with the language to move away from."""

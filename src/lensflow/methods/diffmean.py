@@ -19,9 +19,12 @@ class DiffMean(Injecting):
     """The unit difference of two languages' mean states is added in one block."""
 
     kind: Literal["diffmean"]
-    layer: Block = 0.625  # 20 of 32; paper, Llama-3.1-8B-Instruct
-    strength: NonNegative = 5.0  # α; paper, the same model
-    unit: Literal["absolute", "state_norm"] = "absolute"  # of α; state_norm: a share of the mean length ‖h(ℓ)‖
+    layer: Block = 0.625
+    """The block whose states move: its number, or a share of the depth. Paper: 20 of 32 for Llama-3.1-8B-Instruct."""
+    strength: NonNegative = 5.0
+    """α, how far states move. Source: paper, for the same model."""
+    unit: Literal["absolute", "state_norm"] = "absolute"
+    """Unit of α: `absolute`, or a share of the mean length of the block's states (`state_norm`)."""
 
 
 Config = DiffMean

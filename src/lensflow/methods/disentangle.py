@@ -25,9 +25,12 @@ class Disentangle(Method):
     seeded: ClassVar[bool] = False
 
     kind: Literal["disentangle"]
-    remove: NonNegative = 0.3  # λ in `remove_layers`; paper
-    remove_layers: Layers = Field(default=[0.36, 0.7])  # 10 to 19 of 28; paper
-    reinject: NonNegative = 0.1  # -λ in the blocks above; paper
+    remove: NonNegative = 0.3
+    """λ in the middle blocks: the share of the language subspace that is removed. Source: paper."""
+    remove_layers: Layers = Field(default=[0.36, 0.7])
+    """The middle blocks, first and last: numbers, or shares of the depth. Paper: 10 to 19 of 28."""
+    reinject: NonNegative = 0.1
+    """-λ in the blocks above: how much the language subspace is amplified. Source: paper."""
 
 
 Config = Disentangle

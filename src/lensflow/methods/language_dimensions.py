@@ -26,9 +26,12 @@ class LanguageDimensions(Method):
     told_language: ClassVar[bool] = True
 
     kind: Literal["language_dimensions"]
-    dimensions: Count | None = None  # K; null: 400/4096 of the width; paper
-    strength: NonNegative = 1.0  # α; within the paper's grid
-    layer: Block = 0.75  # ℓ; within the paper's grid
+    dimensions: Count | None = None
+    """K, the number of dimensions that are overwritten. The default is 400/4096 of the width (paper)."""
+    strength: NonNegative = 1.0
+    """α, the factor of the wanted language's means. The default is within the paper's grid."""
+    layer: Block = 0.75
+    """The block: its number, or a share of the depth. The default is within the paper's grid."""
 
 
 Config = LanguageDimensions

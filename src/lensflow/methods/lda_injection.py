@@ -27,10 +27,14 @@ class LdaInjection(Method):
     told_language: ClassVar[bool] = True
 
     kind: Literal["lda_injection"]
-    strength: NonNegative = 0.5  # α; paper, Qwen2.5-0.5B
-    layer: Block | None = None  # null: L/2 - 1; paper
-    components: Count = 100  # k, at most K - 1; paper
-    threshold: NonNegative = 0.01  # of |U|; paper
+    strength: NonNegative = 0.5
+    """α, how far states move. Source: paper, for Qwen2.5-0.5B."""
+    layer: Block | None = None
+    """The block: its number, or a share of the depth. The default is L/2 - 1 of L blocks (paper)."""
+    components: Count = 100
+    """k, the number of discriminants, at most K - 1 for K languages. Source: paper."""
+    threshold: NonNegative = 0.01
+    """Weights of the classifier below it, in size, are pruned. Source: paper."""
 
 
 Config = LdaInjection

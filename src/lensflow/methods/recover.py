@@ -25,10 +25,14 @@ class Recover(Method):
     told_language: ClassVar[bool] = True
 
     kind: Literal["recover"]
-    strength: NonNegative = 1.0  # α; authors' README
-    source_strength: NonNegative = 1.0  # β; authors' code
-    layers: Layers = "all"  # authors' code
-    restore_norm: bool = True  # authors' code
+    strength: NonNegative = 1.0
+    """α, how far states move. Source: README of the authors' code."""
+    source_strength: NonNegative = 1.0
+    """β, the weight of the prompt's language. Source: authors' code."""
+    layers: Layers = "all"
+    """The blocks: `all`, a number or share of the depth, or the first and the last one. Source: authors' code."""
+    restore_norm: bool = True
+    """Whether a state keeps its length. Source: authors' code."""
 
 
 Config = Recover

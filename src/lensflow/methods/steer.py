@@ -20,10 +20,15 @@ class Steer(Injecting):
     needs_states: ClassVar[bool] = True
 
     kind: Literal["steer"]
-    layers: Layers = 0.5  # CAA: a block in the middle
-    strength: NonNegative = 1.0  # m; CAA
-    positions: Literal["all", "but_first", "prompt", "generated"] = "generated"  # CAA
-    restore_norm: bool = False  # CAA
+    layers: Layers = 0.5
+    """The blocks: `all`, a number or share of the depth, or the first and the last one. The default is one block
+    in the middle (CAA)."""
+    strength: NonNegative = 1.0
+    """m, the factor of the vector. Source: CAA."""
+    positions: Literal["all", "but_first", "prompt", "generated"] = "generated"
+    """The tokens whose states move. Source: CAA, the `generated` ones."""
+    restore_norm: bool = False
+    """Whether a state keeps its length. Source: CAA, which does not."""
 
 
 Config = Steer

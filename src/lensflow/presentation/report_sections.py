@@ -75,11 +75,12 @@ def _samples(block: Block, results: Path) -> list[Samples]:
 
 
 def _answers(block: Block, results: Path, benchmark: str, language: str) -> dict[str, list[dict[str, Any]]]:
-    """The answers of one cell by method, and by seed beyond the first; those that there are."""
+    """The answers of one cell by method, and by seed beyond the first; those that there are and that were judged."""
     by_method = {}
     for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
         setting = layout.NO_SETTING if method == layout.BASE else block.setting
         path = results / Place(block.backbone, setting, method, seed).samples(benchmark, language)
-        if path.is_file():
-            by_method[method if seed == 0 else f"{method} (seed {seed})"] = read_jsonl(path)
+        # Answers are not judged in a language in which too few prompts themselves are recognised.
+        if path.is_file() and "outcome" in (samples := read_jsonl(path))[0]:
+            by_method[method if seed == 0 else f"{method} (seed {seed})"] = samples
     return by_method

@@ -16,6 +16,7 @@ from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
 from lensflow.languages import english_name
 from lensflow.models.engines.registry import FAST, PLAIN
+from lensflow.presentation.blocks import LEFT
 from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
 from lensflow.schema.types import Language
@@ -26,6 +27,7 @@ from lensflow.workflow.experiment import Config, read
 
 TEMPLATE = "templates/lensflow.yaml.j2"
 METHODS, BENCHMARKS = ("lens-gentle", "lens-strong"), ("generation", "likelihood")
+MOST_EPOCHS = 20  # of the methods above, which one epoch on few texts does not apply
 ITEMS, FEWEST_ITEMS = 100, 10  # per language that are evaluated: the usual number, and the fewest that a budget leaves
 # What a processor core computes while it generates, in FLOP/s, and tokens of an answer: they only estimate a budget.
 CORE_FLOPS, ANSWER_TOKENS = 2e10, 64
@@ -102,6 +104,7 @@ def draft(request: Request, folder: Path) -> str:
         streamed=_is_streamed(model, request.gpus),
         resources={"gpus": request.gpus} if request.gpus else {},
         methods=methods,
+        applied={name: {"until": {"residual": LEFT, "epochs": MOST_EPOCHS}} for name in methods if name in METHODS},
         benchmarks=benchmarks,
         changed=changed,
     )
