@@ -145,7 +145,7 @@ class FineTuning(Method):
     lora: Lora | None = Lora()  # null: all weights train
     layers: Count | None = None  # only the top so many blocks train, as in Lens; null: all, with embeddings and head
     lr: Positive = 2e-4  # of adapters: QLoRA (Dettmers et al., 2023); for all weights: 2e-5 (alpaca)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # alpaca
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "cosine"  # alpaca
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03  # share of the steps; alpaca
     weight_decay: NonNegative = 0.0  # alpaca; HF's Trainer
     max_grad_norm: Positive = 1.0  # HF's Trainer
