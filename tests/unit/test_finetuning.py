@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 from multiprocessing import get_context
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from lensflow.artifacts import export
 from lensflow.errors import LensflowError
-from lensflow.methods import finetuning
+from lensflow.methods import alignment, finetuning
 from lensflow.methods.base import Run
 from lensflow.methods.finetuning import IGNORED, Example, answered, cut, packed, plain
 from lensflow.methods.registry import METHODS
@@ -200,6 +201,59 @@ def test_only_the_top_blocks_train(run):
 def _names(run):
     model = AutoModelForCausalLM.from_pretrained(run.backbone.parent)
     return [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_midalign_is_cross_entropy_and_a_double_loop_over_cosines(run, family):
+    """The Trainer's first loss against states of sentences one by one."""
+    keys = {"batch_size": 64, "epochs": 1, "lora": None, "lr": 1e-4, "temperature": 0.2}
+    plain, aligned = (
+        run(family=family, folder=name, **keys, weight=weight, kind="midalign")
+        for name, weight in (("plain", 0.0), ("aligned", 0.5))
+    )
+    for one in (plain, aligned):
+        train(one)
+    task = run(family=family, folder="sft", **{k: v for k, v in keys.items() if k != "temperature"})
+    train(task)
+    assert history(plain)[0]["loss"] == pytest.approx(history(task)[0]["loss"], rel=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(plain.backbone.parent, dtype=torch.float32).eval()
+    tokenizer = finetuning.tokenizer_of(plain)
+
+    def mean_state(text):
+        found = []
+        hook = model.base_model.layers[tiny.LAYERS // 2 - 1].register_forward_hook(lambda m, a, o: found.append(o[0]))
+        with torch.no_grad():
+            model(torch.tensor([[BOS, *tokenizer.tokenizer.encode(text, add_special_tokens=False).ids]]))
+        hook.remove()
+        states = found[0] if found[0].ndim == 2 else found[0][0]
+        return states[1:].double().mean(0)
+
+    places = [(language, index) for language in ("zh", "sw") for index in range(TRAIN)]
+    p = [mean_state(item("en", index, "train", False)["prompt"]) for _, index in places]
+    q = [mean_state(item(language, index, "train", False)["prompt"]) for language, index in places]
+    total = 0.0
+    for i, one in enumerate(p):
+        scores = [math.exp(float(torch.cosine_similarity(one, other, dim=0)) / 0.2) for other in q]
+        total -= math.log(scores[i] / sum(scores))
+    expected = history(task)[0]["loss"] + 0.5 * total / len(p)
+    assert history(aligned)[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_alignment_does_not_train_the_blocks_above(run, monkeypatch):
+    one = run(kind="midalign", lora=None)
+    monkeypatch.setattr(alignment.finetuning.Loss, "forward", lambda self, *given: {"loss": torch.tensor(0.0)})
+    losses = {}
+
+    def fine_tune(run, train, dev, loss, batch):
+        model = AutoModelForCausalLM.from_pretrained(run.backbone.parent, dtype=torch.float32)
+        loss(model, model.base_model.layers)(**batch(train))["loss"].backward()
+        losses.update({name: parameter.grad for name, parameter in model.named_parameters()})
+
+    monkeypatch.setattr(finetuning, "fine_tune", fine_tune)
+    train(one)
+    trained = {name for name, grad in losses.items() if grad is not None and grad.any()}
+    assert any("layers.1." in name for name in trained)
+    assert not [name for name in trained if re.search(r"layers\.[23]\.|^lm_head|model\.norm", name)]
 
 
 def test_cpt_learns_from_plain_text(run, monkeypatch):

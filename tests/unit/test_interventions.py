@@ -225,6 +225,22 @@ def test_steering_is_lenss_push(build, stages, unit):
     assert written.edit("en") is None and written.edit("fr") is None
 
 
+def test_controls_of_steering(build):
+    def shifts(name, **keys):
+        folder = build({"kind": "logit_bias", "direction": name} | keys, name + str(keys.get("draw", "")))
+        return interventions.load(folder / interventions.NAME).shifts
+
+    own, negative, deranged, common = map(shifts, ("own", "negative", "deranged", "common"))
+    assert torch.equal(negative["zh"], -own["zh"])
+    assert torch.equal(deranged["zh"], own["sw"]) and torch.equal(deranged["sw"], own["zh"])
+    assert torch.cosine_similarity(common["zh"], common["sw"], dim=0) > 0.999
+    for name in ("rotated", "covariance", "common"):
+        one, other = shifts(name), shifts(name, draw=3)
+        for language in ("zh", "sw"):
+            assert float(one[language].norm()) == pytest.approx(float(own[language].norm()), rel=1e-4)
+            assert torch.allclose(one[language], other[language]) == (name == "common")
+
+
 def test_lsar_removes_what_tells_languages_apart(build, stages):
     written = interventions.load(build({"kind": "lsar"}) / interventions.NAME)
     setting = stages("llama").setting("post_norm")

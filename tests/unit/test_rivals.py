@@ -1,5 +1,7 @@
 """What methods that edit the residual stream write, against their equations: loops over texts and tokens."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,15 +9,20 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.texts import read_texts
+from lensflow.benchmarks.base import generated
 from lensflow.errors import LensflowError
 from lensflow.methods.base import Run, StateFiles, blocks_of
 from lensflow.methods.registry import AnyMethod
+from lensflow.models.engines.protocol import Answer
 from lensflow.models.tokenizer import PromptTokenizer
-from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt, Resources
+from lensflow.schema.decoding import Decoding
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
+from lensflow.schema.stages import Answering
 from lensflow.stages import extract_hidden_states, train
+from lensflow.stages.answer import Session, Speaker
 from lensflow.storage.atomic import write_jsonl
 from tests import tiny
 
@@ -26,6 +33,7 @@ TEXTS = {
     "sw": ["Mvua ni nini?", "Ada alikuwa nani?", "Taja rangi.", "Jua lina umri gani?"],
 }
 TRAIN = 3
+STAGE = {"prompt": PROMPT.canonical(), "evaluation": {"engine": "hf"}, "cells": [], "checkpoints": {}}
 
 
 class Backbone:
@@ -233,6 +241,60 @@ def test_language_dimensions(backbone):
     assert edit.basis.shape == (tiny.WIDTH, 3)
     with pytest.raises(LensflowError, match=r"^dimensions: 99 of a model that has 32; lower it$"):
         backbone.run({"kind": "language_dimensions", "dimensions": 99}, "many")
+
+
+FRAME = {"zh": "问：{prompt}\n答：", "sw": "Swali: {prompt}\nJibu:"}
+
+
+def test_native_frames_and_examples(backbone):
+    """The prompt as the model gets it, letter by letter."""
+    written = backbone.run({"kind": "prompt", "instruction": None, "frame": FRAME, "examples": 2}, "frame")
+    session = Session(backbone.manifest, Answering.model_validate(STAGE), Resources())
+    zh, en, first = (Speaker(session, None, written, language) for language in ("zh", "en", "sw"))
+    told = "问：雨是什么？\n答： ？么什是雨\n\n问：艾达是谁？\n答： ？谁是达艾\n\n问：<eos>几点？\n答："
+    ids = zh.prompting.encode(zh.instruct("<eos>几点？"))
+    assert zh.tokenizer.decode(ids) == told and ids.count(2) == 0
+    assert en.prompting is session.tokenizer and en.instruct("When?") == "When?"
+    assert first.prompting.render("X").endswith("Swali: X\nJibu:")
+    assert zh.prompting is Speaker(session, None, written, "zh").prompting
+    (rows,) = [generated(Asked(zh), {"1": "几点？"}, Decoding(max_new_tokens=2))]
+    assert rows == [{"prompt": "几点？", "answer": "", "tokens": [], "cut": False}]
+    assert [session.tokenizer.decode(prompt) for prompt in Asked.prompts] == [told.replace("<eos>", "")]
+
+
+class Asked:
+    """An asker that takes prompts down."""
+
+    prompts: ClassVar[list] = []
+
+    def __init__(self, speaker):
+        self.prompting, self.instruct, self.tokenizer = speaker.prompting, speaker.instruct, speaker.tokenizer
+
+    def generate(self, prompts, decoding):
+        Asked.prompts[:] = prompts
+        return [Answer("", (), cut=False)] * len(prompts)
+
+
+def test_examples_of_a_chat_are_turns(backbone, tmp_path):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((backbone.manifest.parent / file).read_bytes())
+    template = "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    shots = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    tokenizer = PromptTokenizer(tmp_path, ChatPrompt(format="chat"), shots)
+    assert tokenizer.render("C") == "[user: A][assistant: B][user: C]"
+
+
+def test_what_a_prompt_needs(backbone):
+    method = parse(AnyMethod, {"kind": "prompt", "examples": 2, "frame": {"zh": "{prompt}"}})
+    with pytest.raises(ValueError, match=r"^frame: no text for sw of setting mine; add it$"):
+        method.check(Extraction(), {"mine": backbone.setting})
+    items = [{"id": "1", "prompt": {}, "answer": {"zh": "x", "sw": "y"}}]
+    message = r"^examples: 2 is more than the 1 items with answers in 'zh' of corpus 'embedded'; lower it$"
+    with pytest.raises(ValueError, match=message):
+        method.check_items(items, backbone.setting)
+    with pytest.raises(LensflowError, match=r"mine\.frame\.zh: must contain {prompt} exactly once"):
+        parse(dict[str, AnyMethod], {"mine": {"kind": "prompt", "frame": {"zh": "x"}}}, "config: methods")
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,8 @@ class Intervention:
         constrained: languages whose answers are generated in their script alone.
         instructions: language of the prompt -> what the model is told with it.
         place: where an instruction stands.
+        frames: language -> the plain template of its prompts, instead of the backbone's.
+        shots: language -> pairs of a question and its answer that stand before a prompt.
     """
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -155,6 +157,8 @@ class Intervention:
     constrained: Sequence[str] = ()
     instructions: Mapping[str, str] = field(default_factory=dict)
     place: Literal["before", "after"] = "before"
+    frames: Mapping[str, str] = field(default_factory=dict)
+    shots: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
     @property
     def width(self) -> int | None:
@@ -236,6 +240,7 @@ def write(intervention: Intervention, delta: Path) -> None:
     told: dict[str, Any] = {}
     if intervention.instructions:
         told |= {"instructions": intervention.instructions, "place": intervention.place}
+    told |= {name: value for name in ("frames", "shots") if (value := getattr(intervention, name))}
     if settings:
         told["blocks"] = settings
     if intervention.constrained:

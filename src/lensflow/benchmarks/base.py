@@ -50,6 +50,10 @@ class Asker(Protocol):
     def tokenizer(self) -> Any:
         """The `lensflow.models.tokenizer.PromptTokenizer` of the backbone."""
 
+    @property
+    def prompting(self) -> Any:
+        """The tokenizer that renders prompts as the method has them: in its frame, and behind its examples."""
+
     def instruct(self, prompt: str) -> str:
         """Return what the user says: the prompt, with an instruction where the method gives one."""
 
@@ -265,7 +269,7 @@ class FromDataset(Benchmark):
 
 def generated(asker: Asker, prompts: Mapping[str, str], decoding: Decoding) -> list[Row]:
     """Have prompts answered; return rows of `prompt` and of what `said` returns."""
-    encoded = [asker.tokenizer.encode(asker.instruct(prompt)) for prompt in prompts.values()]
+    encoded = [asker.prompting.encode(asker.instruct(prompt)) for prompt in prompts.values()]
     answers = said(asker, encoded, decoding)
     return [{"prompt": prompt, **answer} for prompt, answer in zip(prompts.values(), answers, strict=True)]
 

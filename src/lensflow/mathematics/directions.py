@@ -3,7 +3,9 @@
 Source: Lens (arXiv 2410.04407, section 3.2). The direction of a language is `subspaces.directions`.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice, permutations
 from typing import Literal
 
 import torch
@@ -45,6 +47,65 @@ def shifts(
             shift = shift / shift.norm() * norms[language]
         found[language] = strength_of(language) * shift
     return found
+
+
+def rotated(directions: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Turn all directions by one random rotation: lengths and angles between languages (their Gram matrix) stay.
+
+    Args:
+        directions: language -> δ (d,), fewer of them than d.
+        generator: of the rotation, uniform over rotations.
+    """
+    stacked = torch.stack(list(directions.values())).double()
+    triangle = torch.linalg.qr(stacked.mT).R  # δ = Q R, and any other orthonormal Q has the same Gram matrix RᵀR
+    drawn = torch.randn(stacked.shape[1], len(stacked), generator=generator, dtype=torch.float64)
+    basis: Tensor = torch.linalg.qr(drawn).Q
+    return dict(zip(directions, (basis @ triangle).mT.to(next(iter(directions.values()))), strict=True))
+
+
+def covariance_matched(
+    directions: Mapping[str, Tensor], states: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw each direction from a normal distribution with the states' covariance, at the length of its own δ.
+
+    Args:
+        directions: language -> δ (d,).
+        states: (N, d), whose covariance it is.
+        generator: of the draws.
+    """
+    centred = states.double() - states.double().mean(0)
+    weights = torch.randn(len(directions), len(centred), generator=generator, dtype=torch.float64)
+    drawn = torch.nn.functional.normalize(weights @ centred, dim=-1)
+    return {
+        language: (delta.norm() * direction).to(delta)
+        for (language, delta), direction in zip(directions.items(), drawn, strict=True)
+    }
+
+
+def common(directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every language the mean direction away from the central one, at the length of its own δ (d,)."""
+    mean = torch.nn.functional.normalize(torch.stack(list(directions.values())).mean(0), dim=-1)
+    return {language: delta.norm() * mean for language, delta in directions.items()}
+
+
+def deranged(directions: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Give every language the direction of another one, by a derangement of the languages.
+
+    Args:
+        directions: language -> δ (d,).
+        number: of the derangement, in lexicographic order.
+
+    Raises:
+        LensflowError: there are not so many.
+    """
+    languages = list(directions)
+    without = (order for order in permutations(languages) if all(map(operator.ne, order, languages)))
+    order = next(islice(without, number, None), None)
+    if order is None:
+        raise LensflowError(
+            f"draw: {len(languages)} languages have no derangement {number}; lower it, or add a language"
+        )
+    return {language: directions[other] for language, other in zip(languages, order, strict=True)}
 
 
 def random_subspace(agnostic: Tensor, rank: int, generator: torch.Generator) -> Tensor:

@@ -80,6 +80,20 @@ def residual(target: Tensor, reference: Tensor, shift: Tensor, specific: Tensor)
     return left
 
 
+def contrast(source: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """−mean_i log [exp(cos(p_i, q_i)/τ) / Σ_j exp(cos(p_i, q_j)/τ)]: translations come closer than other sentences.
+
+    Source: mid-align (arXiv 2502.14830), one direction.
+
+    Args:
+        source: p, (n, d) states of n sentences.
+        target: q, (n, d) of their translations.
+        temperature: τ.
+    """
+    p, q = (torch.nn.functional.normalize(states, dim=-1) for states in (source, target))
+    return torch.nn.functional.cross_entropy(p @ q.mT / temperature, torch.arange(len(p), device=p.device))
+
+
 def _difference(states: Tensor, others: Tensor) -> Tensor:
     """`states` − `others` in float32 or better."""
     dtype = torch.promote_types(states.dtype, torch.float32)

@@ -158,7 +158,7 @@ class FineTuning(Method):
     """Number of top blocks that train, as in Lens, while all else is frozen. The default trains all weights."""
     lr: Positive = 2e-4
     """Learning rate of AdamW. Source for adapters: QLoRA (Dettmers et al., 2023); for all weights 2e-5 (Alpaca)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "cosine"
     """Schedule of the learning rate. Source: Alpaca."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Warm-up as a share of the steps. Source: Alpaca."""

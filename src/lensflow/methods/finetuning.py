@@ -7,8 +7,8 @@ checkpoints are pickles, which are neither written nor read here.
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -152,7 +152,7 @@ def cut(examples: Sequence[Example], max_tokens: int, needed: bool = True) -> li
     Raises:
         LensflowError: no example is left.
     """
-    shortened = [Example(e.name, e.ids[:max_tokens], e.counted[:max_tokens]) for e in examples]
+    shortened = [replace(e, ids=e.ids[:max_tokens], counted=e.counted[:max_tokens]) for e in examples]
     kept = [example for example in shortened if any(example.counted[1:])]
     if left_out := [example.name for example in shortened if not any(example.counted[1:])]:
         if needed and not kept:
@@ -224,13 +224,17 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
             raise LensflowError(f"step {state.global_step}: the loss or its gradient is not finite; lower lr")
 
 
-class _Loss(nn.Module):
+class Loss(nn.Module):
     """A language model's loss, for which its output layer computes the tokens alone that count.
 
     With a vocabulary of 262 k that layer is most of the work of a small model, and much of a batch is prompts.
+
+    Args:
+        model: that trains, perhaps with adapters.
+        blocks: its layers, for losses that read their states.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
         super().__init__()
         self.model = model
 
@@ -245,7 +249,13 @@ class _Loss(nn.Module):
         return {"loss": cross_entropy(logits.float(), following[counted])}
 
 
-def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> Trained:
+def fine_tune(
+    run: Run[F],
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    loss: Callable[[Any, nn.ModuleList], nn.Module] = Loss,
+    more: Callable[[Any], dict[str, Tensor]] = lambda examples: {},
+) -> Trained:
     """Train on examples and write the delta and the history.
 
     The loss of a batch is the mean over the tokens that count in it. It is recorded at every step and, where there are
@@ -255,6 +265,8 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
         run: the training.
         train: what to train on.
         dev: what to record the loss of; may be empty.
+        loss: of the model and its blocks, called with a batch: see `packed` and `padded`.
+        more: what the loss reads of a batch's examples beside these.
 
     Raises:
         LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
@@ -272,11 +284,10 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
             f"model type '{model.config.model_type}': the checkpoint has no tensor '{odd[0]}'; "
             "this family is not supported"
         )
-    collate = packed if packs(model) else padded
+    collate, blocks = packed if packs(model) else padded, layers_of(decoder_of(model))
     if config.lora is not None:
         model = get_peft_model(model, adapters_of(config.lora, model))
     if config.layers is not None:
-        blocks = layers_of(decoder_of(model))
         if config.layers > len(blocks):
             raise LensflowError(f"layers: {config.layers} of a model that has {len(blocks)}; lower it")
         model.requires_grad_(False)
@@ -284,7 +295,11 @@ def fine_tune(run: Run[F], train: Sequence[Example], dev: Sequence[Example]) -> 
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
-            _Loss(model), _arguments(run, unused, bool(dev), device), collate, list(train), list(dev) or None
+            loss(model, blocks),
+            _arguments(run, unused, bool(dev), device),
+            lambda examples: collate(examples) | more(examples),
+            list(train),
+            list(dev) or None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_Progress(run.output.parent.parent.name))

@@ -6,7 +6,9 @@ model is told with every prompt. The central language, and those outside of the 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from lensflow.methods.base import Pushing, Run, Trained, check_space
 from lensflow.schema.extraction import Extraction
@@ -20,6 +22,9 @@ class LogitBias(Pushing):
     told_language: ClassVar[bool] = True
 
     kind: Literal["logit_bias"]
+    # Controls: -δ; the mean δ of all targets; one rotation of all δ; draws with the states' covariance; another's δ.
+    direction: Literal["own", "negative", "common", "rotated", "covariance", "deranged"] = "own"
+    draw: Annotated[int, Field(ge=0)] = 0  # of `rotated`, `covariance` and `deranged`
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that every target has a λ, and that directions are those of the space that is steered."""
@@ -32,12 +37,27 @@ Config = LogitBias
 
 def train(run: Run[LogitBias]) -> Trained:
     """Write what is added in each target language."""
-    from lensflow.artifacts import deltas, interventions, language_subspaces
+    import torch
+
+    from lensflow.artifacts import deltas, interventions, language_subspaces, states
     from lensflow.mathematics import directions
 
     assert run.hidden is not None
     subspaces = language_subspaces.load(run.hidden.subspaces, run.setting)
     own = directions.own_directions(subspaces.directions, subspaces.languages, run.setting.targets)
+    generator = torch.Generator().manual_seed(run.method.draw)
+    match run.method.direction:
+        case "negative":
+            own = {language: -delta for language, delta in own.items()}
+        case "common":
+            own = directions.common(own)
+        case "rotated":
+            own = directions.rotated(own, generator)
+        case "covariance":
+            found = [states.load(run.hidden.states[language]).post_norm for language in run.setting.languages]
+            own = directions.covariance_matched(own, torch.cat(found), generator)
+        case "deranged":
+            own = directions.deranged(own, run.method.draw)
     norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
     shifts = directions.shifts(own, run.method.strength_of, run.method.lambda_unit, norms)
     interventions.write(interventions.Intervention(shifts=shifts), run.output)

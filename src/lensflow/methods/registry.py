@@ -6,7 +6,9 @@ from lensflow.methods.base import Method
 from lensflow.provenance.code import closure, code_digest
 from lensflow.schema.kinds import Kinds
 
-METHODS = Kinds("lensflow.methods", Method, {"registry", "finetuning", "probing"}, function="train", without="base")
+METHODS = Kinds(
+    "lensflow.methods", Method, {"registry", "alignment", "finetuning", "probing"}, function="train", without="base"
+)
 AnyMethod = Annotated[Method, METHODS]
 
 

@@ -17,6 +17,23 @@ from lensflow.schema.setting import Setting
 from lensflow.schema.types import Count
 
 
+def check_answers(
+    kind: str, items: Sequence[Mapping[str, Any]], setting: Setting, language: str
+) -> list[Mapping[str, Any]]:
+    """Return the items with an answer in a language.
+
+    Raises:
+        ValueError: there is none; see `Method.check_items`.
+    """
+    answered = [item for item in items if language in item.get("answer", {})]
+    if not answered:
+        raise ValueError(
+            f"kind: {kind} trains on answers, and corpus '{setting.training}' has none in '{language}'; add "
+            "them to its train.jsonl, or choose another method or corpus"
+        )
+    return answered
+
+
 class Sft(FineTuning):
     """Supervised fine-tuning on prompts and answers; the loss is of the answers' tokens."""
 
@@ -39,13 +56,7 @@ class Sft(FineTuning):
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are answers in every language that is trained on."""
         for language in self.languages_in(setting):
-            answered = [item for item in items if language in item.get("answer", {})]
-            if not answered:
-                raise ValueError(
-                    f"kind: sft trains on answers, and corpus '{setting.training}' has none in '{language}'; add "
-                    "them to its train.jsonl, or choose another method or corpus"
-                )
-            super().check_items(answered, setting)
+            super().check_items(check_answers(self.kind, items, setting, language), setting)
         if self.replay is not None:
             there = sum(setting.central in item.get("answer", {}) for item in items)
             if self.replay > there:

@@ -27,19 +27,22 @@ class PromptTokenizer:
     Args:
         checkpoint: folder with tokenizer.json, tokenizer_config.json and, for chat prompts, chat_template.jinja.
         prompt: the prompt format of the backbone.
+        shots: messages that every conversation begins with: example questions and their answers.
 
     Raises:
         LensflowError: the format is `chat` and the tokenizer has no chat template.
     """
 
-    def __init__(self, checkpoint: Path, prompt: PlainPrompt | ChatPrompt) -> None:
+    def __init__(
+        self, checkpoint: Path, prompt: PlainPrompt | ChatPrompt, shots: Sequence[Mapping[str, str]] = ()
+    ) -> None:
         self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._chat = ChatTemplate(checkpoint, prompt) if isinstance(prompt, ChatPrompt) else None
         self._add_tokens(checkpoint)
         self.prompt = prompt
-        self._checkpoint = checkpoint
+        self._checkpoint, self._shots = checkpoint, shots
         encoding = self.tokenizer.encode("a", add_special_tokens=True)
         own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
         self._prefix = "".join(encoding.tokens[: own[0]]) if own else ""  # what the tokenizer puts before a text
@@ -75,7 +78,7 @@ class PromptTokenizer:
         Args:
             messages: dictionaries with `role` (`system`, `user`, `assistant`) and `content`; the last one is a user's.
         """
-        messages = [{**message, "content": self.literal(message["content"])} for message in messages]
+        messages = [{**message, "content": self.literal(message["content"])} for message in (*self._shots, *messages)]
         if self._chat is None:
             rendered = ""
             for message in messages:

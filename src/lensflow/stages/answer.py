@@ -36,7 +36,7 @@ from lensflow.models.likelihood import drift
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.provenance.code import code_digest
 from lensflow.provenance.records import recording
-from lensflow.schema.backbone import Resources
+from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.parsing import parse
@@ -81,6 +81,17 @@ class Session:
         self._files = WeightFiles(self.folder)
         self._engines: dict[str, Engine] = {}
         self._delta: dict[str, Path | None] = {}  # engine -> the delta that its weights have
+
+    @functools.cache  # noqa: B019, one session lives as long as its stage
+    def prompting(self, frame: str | None, shots: tuple[tuple[str, str], ...]) -> PromptTokenizer:
+        """Return the tokenizer with another plain template and with examples; see `Intervention`."""
+        prompt = self.tokenizer.prompt if frame is None else PlainPrompt(format="plain", template=frame)
+        messages = [
+            {"role": role, "content": text}
+            for shot in shots
+            for role, text in zip(("user", "assistant"), shot, strict=True)
+        ]
+        return PromptTokenizer(self.folder, prompt, messages)
 
     @functools.cached_property
     def ends(self) -> list[int]:
@@ -149,6 +160,14 @@ class Speaker:
         """The backbone's tokenizer."""
         return self.session.tokenizer
 
+    @property
+    def prompting(self) -> PromptTokenizer:
+        """The tokenizer that renders prompts as the method has them."""
+        frame, shots = self.intervention.frames.get(self.language), self.intervention.shots.get(self.language, ())
+        if frame is None and not shots:
+            return self.session.tokenizer
+        return self.session.prompting(frame, tuple((question, answer) for question, answer in shots))
+
     def instruct(self, prompt: str) -> str:
         """Return what the user says."""
         return self.intervention.instruct(self.language, prompt)
@@ -203,7 +222,7 @@ class Listener:
         self.requests: list[Any] = []
         self.engines: set[str] = set()
         self.tokenizer = speaker.tokenizer
-        self.instruct = speaker.instruct
+        self.instruct, self.prompting = speaker.instruct, speaker.prompting
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """Take down prompts."""
@@ -283,7 +302,8 @@ class Answerer:
 
     def asked(self, cell: Cell, speaker: Speaker) -> Asked:
         """Work out what a cell asks a checkpoint, and with that its key; no engine starts."""
-        place = (cell.name, cell.language, speaker.instruct("\0"))  # checkpoints differ in their instructions alone
+        prompt = speaker.prompting.render(speaker.instruct("\0"))  # checkpoints differ in their prompts alone
+        place = (cell.name, cell.language, prompt)
         if place not in self._requests:
             listener = Listener(speaker)
             self._ask(cell, listener)
