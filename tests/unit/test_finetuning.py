@@ -465,7 +465,7 @@ def test_a_family_whose_checkpoints_have_other_names(run, monkeypatch):
             self.location = {f"old.{name}": path for name, path in self.location.items()}
 
     monkeypatch.setattr(finetuning, "WeightFiles", Renamed)
-    message = r"^model type 'llama': the checkpoint has no tensor 'model\.embed_tokens\.weight'; this family is not"
+    message = r"^model type 'llama': the checkpoint has no tensor 'lm_head\.weight'; this family is not"
     with pytest.raises(LensflowError, match=message):
         train(run())
 

@@ -22,9 +22,12 @@ class LogitBias(Pushing):
     told_language: ClassVar[bool] = True
 
     kind: Literal["logit_bias"]
-    # Controls: -δ; the mean δ of all targets; one rotation of all δ; draws with the states' covariance; another's δ.
     direction: Literal["own", "negative", "common", "rotated", "covariance", "deranged"] = "own"
-    draw: Annotated[int, Field(ge=0)] = 0  # of `rotated`, `covariance` and `deranged`
+    """The direction that is added: the language's `own` δ, or a control. `negative`: -δ. `common`: the mean δ of all
+    targets. `rotated`: one rotation of all δ. `covariance`: a draw with the states' covariance. `deranged`: another
+    target's δ."""
+    draw: Annotated[int, Field(ge=0)] = 0
+    """Number of the draw of `rotated`, `covariance` and `deranged`."""
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that every target has a λ, and that directions are those of the space that is steered."""

@@ -24,14 +24,22 @@ class MidAlign(FineTuning):
     """Fine-tuning on answers, with translations aligned in a middle layer."""
 
     kind: Literal["midalign"]
-    layer: Block | None = None  # null: L/2 - 1; paper
-    temperature: Positive = 0.1  # τ; paper
-    weight: NonNegative = 1.0  # of the alignment; paper
-    lora: Lora | None = Lora(dropout=0.1)  # paper
-    lr: Positive = 5e-4  # paper
-    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "inverse_sqrt"  # paper
-    epochs: Count = 10  # paper
-    batch_size: Count = 32  # paper
+    layer: Block | None = None
+    """Block after which translations are aligned. The default is L/2 - 1 (paper)."""
+    temperature: Positive = 0.1
+    """Temperature τ of the contrast. Source: paper."""
+    weight: NonNegative = 1.0
+    """Weight of the alignment. Source: paper."""
+    lora: Lora | None = Lora(dropout=0.1)
+    """Adapters on every linear layer but the output layer; null trains all weights. Source: paper."""
+    lr: Positive = 5e-4
+    """Learning rate. Source: paper."""
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "inverse_sqrt"
+    """Schedule of the learning rate. Source: paper."""
+    epochs: Count = 10
+    """Number of epochs. Source: paper."""
+    batch_size: Count = 32
+    """Examples per step. Source: paper."""
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are answers in every target language, and as many as asked for."""
