@@ -364,7 +364,7 @@ class Family:
         decoder = StreamedDecoder(self.folder, sequences.ids)
         scratch = self.work / "scratch" / "stream"
         scratch.mkdir(parents=True)
-        found = extract_hidden_states.stream(decoder, sequences, self.extraction, scratch)
+        found = next(extract_hidden_states.stream(decoder, [sequences], self.extraction, [scratch]))
         close("layers", found.layers, self.extracted.layers)
         close("post_norm", found.post_norm, self.extracted.post_norm)
         close("tokens", found.tokens, self.extracted.tokens)
