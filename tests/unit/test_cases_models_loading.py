@@ -86,6 +86,17 @@ def test_a_weight_that_is_missing_is_not_filled_with_random_numbers(checkpoint, 
             load()
 
 
+def test_a_weight_of_another_shape_is_named(checkpoint, tmp_path):
+    for path in checkpoint("llama").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text()) | {"intermediate_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        LensflowError, match=r"weight '.*' has the shape \(.*48.*\), and config.json wants \(.*32.*\); "
+    ):
+        load_decoder(tmp_path)
+
+
 def test_names_without_the_models_prefix_are_understood(checkpoint, tmp_path):
     source = checkpoint("llama")
     tensors = {name: tensor for path in source.glob("*.safetensors") for name, tensor in load_file(path).items()}

@@ -183,6 +183,18 @@ def test_tokens_that_only_the_settings_name(tmp_path, settings):
     assert ours.decode(ids) != f"a{WORDS[1]}<|new|>b"
 
 
+def test_a_token_without_an_embedding_is_refused(tmp_path):
+    """Added to the tokenizer, while the embeddings were not resized."""
+    save(tmp_path, added_tokens_decoder={"281": {"content": "<|new|>", "special": True}})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 281}))
+    PromptTokenizer(tmp_path, PlainPrompt(format="plain")).encode("b")
+    message = (
+        r"token '<\|new\|>' has the id 281, and the model has 281 embeddings; leave it out of the prompt, or resize"
+    )
+    with pytest.raises(LensflowError, match=message):
+        PromptTokenizer(tmp_path, PlainPrompt(format="plain", template="<|new|>{prompt}")).encode("b")
+
+
 def test_no_eos_is_said(tmp_path):
     tokenizer = PromptTokenizer(save(tmp_path, eos_token=None), PlainPrompt(format="plain"))
     assert tokenizer.end_tokens == set()

@@ -267,6 +267,18 @@ def test_eos_token_ids_prefers_the_generation_config(tmp_path: Path, content: An
     assert eos_token_ids(tmp_path, none) == expected
 
 
+def test_what_is_longer_than_the_model_was_made_for_is_refused(engine):
+    """Its 128 positions; behind them rotary embeddings go on, without a word and with another meaning."""
+    message = r"^a prompt and its answer of 129 tokens exceed the 128 positions of the model; lower max_new_tokens"
+    with pytest.raises(LensflowError, match=message):
+        engine.generate([[5] * 100], decoding(29))
+    with pytest.raises(LensflowError, match=message):
+        engine.loglikelihoods([([5] * 120, [6] * 9), ([5], [6])])
+    with pytest.raises(LensflowError, match=message):
+        engine.read([[5] * 129], [[True] * 129], None)
+    assert len(engine.loglikelihoods([([5] * 120, [6] * 8)])) == 1
+
+
 def test_a_checkpoints_own_way_of_generating_changes_nothing(checkpoint, tokenizer, engine, tmp_path):
     """Qwen2.5 has a penalty on repetition there, which vLLM does not apply."""
     for path in checkpoint.iterdir():

@@ -67,13 +67,17 @@ def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention)
         attention: transformers' implementation.
 
     Raises:
-        LensflowError: transformers cannot load it, or a weight is missing.
+        LensflowError: transformers cannot load it, or a weight is missing or of another shape.
     """
     transformers = import_transformers()
     try:
         attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            checkpoint,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # a family's own code can fail in any way
         raise LensflowError(f"{checkpoint}: transformers cannot load it ({last_line(error)})") from error
@@ -81,6 +85,12 @@ def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention)
         raise LensflowError(
             f"{checkpoint}: weight '{missing[0]}' is missing (of {len(missing)}); give a whole checkpoint, "
             "whose tensors have the names that transformers saves"
+        )
+    if mismatched := sorted(report["mismatched_keys"], key=str):
+        name, found, wanted = mismatched[0]
+        raise LensflowError(
+            f"{checkpoint}: weight '{name}' has the shape {tuple(found)}, and config.json wants {tuple(wanted)}; "
+            "give files that belong together"
         )
     loaded: PreTrainedModel = model
     return loaded

@@ -14,6 +14,7 @@ from lensflow.artifacts.tokens import added_tokens, special_tokens
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
+from lensflow.storage.verified import read_json
 
 PLACEHOLDER = "{prompt}"
 # Stands, in a rendered prompt, on both sides of what reads like a special token but came with a text. It is a Unicode
@@ -43,6 +44,8 @@ class PromptTokenizer:
         self._add_tokens(checkpoint)
         self.prompt = prompt
         self._checkpoint, self._shots = checkpoint, shots
+        config = checkpoint / "config.json"
+        self._embeddings = read_json(config).get("vocab_size") if config.is_file() else None
         encoding = self.tokenizer.encode("a", add_special_tokens=True)
         own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
         self._prefix = "".join(encoding.tokens[: own[0]]) if own else ""  # what the tokenizer puts before a text
@@ -202,7 +205,19 @@ class PromptTokenizer:
         """Token ids, and the characters that each covers in the text without its marks.
 
         What the tokenizer adds behind a text, such as EOS, is left out: a prompt goes on with its answer.
+
+        Raises:
+            LensflowError: the model has no embedding for a token, because one was added to the tokenizer alone.
         """
+        ids, offsets = self._tokenised(marked, add_special_tokens)
+        if self._embeddings is not None and (highest := max(ids, default=0)) >= self._embeddings:
+            raise LensflowError(
+                f"{self._checkpoint}: token '{self.tokenizer.id_to_token(highest)}' has the id {highest}, and the "
+                f"model has {self._embeddings} embeddings; leave it out of the prompt, or resize the embeddings"
+            )
+        return ids, offsets
+
+    def _tokenised(self, marked: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
         pieces = marked.split(MARK)  # every second one is literal
         if len(pieces) == 1:
             encoding = self.tokenizer.encode(marked, add_special_tokens=add_special_tokens)

@@ -88,12 +88,7 @@ class TransformersEngine:
         """
         from transformers import GenerationConfig
 
-        longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
-        if self._positions is not None and longest > self._positions:
-            raise LensflowError(
-                f"a prompt and its answer of {longest} tokens exceed the {self._positions} positions of the model; "
-                "lower max_new_tokens or shorten the prompt"
-            )
+        self._check_length(max(map(len, prompts), default=0) + decoding.max_new_tokens)
         stop = decoding.stop
         ends = end_token_ids(self._eos, self._tokenizer.vocabulary if stop else [], stop)
         sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
@@ -131,7 +126,12 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """See `Engine.loglikelihoods`. Contexts that several requests share are read once where that saves much."""
+        """See `Engine.loglikelihoods`. Contexts that several requests share are read once where that saves much.
+
+        Raises:
+            LensflowError: a context and its continuation are longer than what the model was made for.
+        """
+        self._check_length(max((len(context) + len(last) for context, last in requests), default=0))
         scores = [(0.0, True)] * len(requests)
         whole = [len(context) + len(continuation) - 1 for context, continuation in requests]
         shared = sum(map(len, {tuple(context) for context, _ in requests})) + sum(len(last) for _, last in requests)
@@ -151,6 +151,7 @@ class TransformersEngine:
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
         """See `Engine.read`."""
+        self._check_length(max(map(len, sequences), default=0))
         return read_prompts(self.model, sequences, counted, masks)
 
     def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
@@ -289,6 +290,13 @@ class TransformersEngine:
     def _tolerance(self) -> float:
         """Relative error that the weights' precision explains."""
         return 1e-3 if self.model.dtype == torch.float32 else 5e-2
+
+    def _check_length(self, longest: int) -> None:
+        if self._positions is not None and longest > self._positions:
+            raise LensflowError(
+                f"a prompt and its answer of {longest} tokens exceed the {self._positions} positions of the model; "
+                "lower max_new_tokens, shorten the prompt or give fewer examples"
+            )
 
     def close(self) -> None:
         """See `Engine.close`."""
