@@ -7,9 +7,10 @@ import pytest
 
 from lensflow.errors import LensflowError
 from lensflow.presentation.blocks import Block, Cell, Row, TableInputs
-from lensflow.presentation.reported_table import compared, of_settings, reported
+from lensflow.presentation.reported_table import compared, reported
 from lensflow.presentation.writers.csv import to_csv
 from lensflow.presentation.writers.markdown import to_markdown
+from lensflow.schema.reported import of_settings
 from lensflow.workflow.experiment import read
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ DRAWING = {"matplotlib", "sklearn"}
 PLANNING = "lensflow.workflow.plan"
 # Stages that import like each other -> which large libraries none of them needs to start.
 LEFT_OUT = {
-    ("prepare_backbone", "pair_data", "fetch_items", "resolve_config"): MODELS | TABLES | DRAWING,
+    ("prepare_backbone", "pair_data", "fetch_items", "resolve_config"): MODELS - {"tokenizers"} | TABLES | DRAWING,
     ("score", "judge", "collect_scores", "make_table", "report"): MODELS | DRAWING,
     ("extract_hidden_states", "fit_subspaces", "train", "answer"): MODELS - {"torch", "tokenizers"} | TABLES | DRAWING,
     ("make_figures",): MODELS - {"torch"},

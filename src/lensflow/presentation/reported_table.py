@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any
 
 from lensflow.measures.catalogue import METRICS
 from lensflow.presentation.blocks import Block, Cell, TableInputs
@@ -79,14 +78,3 @@ def compared(ours: Cell, figure: Figure, scale: float, decimals: int) -> tuple[E
     difference = value - min(max(value, lower), upper)
     meet = NOTHING if math.isnan(low + high) else Entry("yes" if low <= upper and lower <= high else "no")
     return own, Entry(shown), Entry(f"{difference:+z.{decimals}f}", difference), meet
-
-
-def of_settings(papers: Mapping[str, Reported], settings: Iterable[str]) -> dict[str, Any]:
-    """Return the tables that belong to some settings, as plain values."""
-    wanted = set(settings)
-    found = {}
-    for name, paper in papers.items():
-        tables = [table.canonical() for table in paper.tables if table.setting in wanted]
-        if tables:
-            found[name] = {"source": paper.source.canonical(), "tables": tables}
-    return found

@@ -1,6 +1,7 @@
 """The section `reported`: numbers that a paper reports, and which of our scores stands beside each."""
 
-from typing import Annotated, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -81,3 +82,14 @@ class Reported(Strict):
     """The paper."""
     tables: tuple[ReportedTable, ...] = Field(min_length=1, strict=False)
     """Its tables."""
+
+
+def of_settings(papers: Mapping[str, Reported], settings: Iterable[str]) -> dict[str, Any]:
+    """Return the tables that belong to some settings, as plain values."""
+    wanted = set(settings)
+    found = {}
+    for name, paper in papers.items():
+        tables = [table.canonical() for table in paper.tables if table.setting in wanted]
+        if tables:
+            found[name] = {"source": paper.source.canonical(), "tables": tables}
+    return found

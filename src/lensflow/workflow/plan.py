@@ -24,9 +24,9 @@ from lensflow.methods.base import FineTuning
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
-from lensflow.presentation.reported_table import of_settings
 from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import FolderSource
+from lensflow.schema.reported import of_settings
 from lensflow.stages.prepare_backbone import check_prompt, check_source
 from lensflow.storage.digests import canonical_json, digest
 from lensflow.storage.integrity import MANIFEST
