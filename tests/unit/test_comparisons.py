@@ -132,7 +132,7 @@ def test_ratios_are_compared_by_swapping_items():
     [
         ("fidelity", 0.4, "better"),
         ("fidelity", -0.4, "worse"),
-        ("loops", 0.4, "worse"),
+        ("repetition", 0.4, "worse"),
         ("unparsed", -0.4, "better"),
         ("bleu", 0.4, "differs"),
         ("bleu", -0.4, "differs"),
@@ -257,7 +257,7 @@ def test_a_mark_needs_an_interval_without_0():
     ("metric", "items", "room"),
     [
         ("fidelity", [1] * 8 + [0] * 2, 2),
-        ("loops", [1] * 8 + [0] * 2, 8),
+        ("repetition", [1] * 8 + [0] * 2, 8),
         ("bleu", [1] * 8 + [0] * 2, 8),
         ("rating", [3.0] * 10, 10),
         ("fidelity", [None] * 3 + [1] * 7, 3),
@@ -284,7 +284,7 @@ def test_equivalence_is_asked_in_every_language_of_metrics_with_a_margin():
 
 def test_retention_is_asked_of_the_central_language_and_of_metrics_with_a_margin():
     rng = np.random.default_rng(0)
-    names = ("fidelity", "loops", "bleu")
+    names = ("fidelity", "repetition", "bleu")
     same = [1] * 285 + [0] * 15
 
     def of(items):
@@ -295,7 +295,7 @@ def test_retention_is_asked_of_the_central_language_and_of_metrics_with_a_margin
     assert rows["same", "fidelity", "en"]["retention"] == "kept" and rows["same", "fidelity", "en"]["margin"] == 0.05
     assert rows["lost", "fidelity", "en"]["retention"] == "not shown"
     assert rows["same", "bleu", "en"]["retention"] == "kept"
-    for key in (("same", "loops", "en"), ("same", "fidelity", "zh"), ("base", "fidelity", "en")):
+    for key in (("same", "repetition", "en"), ("same", "fidelity", "zh"), ("base", "fidelity", "en")):
         assert rows[key]["retention"] is None
     few = {language: bits(rng, 20, 0.9) for language in ("base", "lens")}
     rows = table(*(content(cell("en", score("fidelity", few["base"]))), {"lens": of(few["lens"])}))

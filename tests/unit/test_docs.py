@@ -46,13 +46,13 @@ def test_the_readmes_claims_are_cells_of_the_demo():
     for row in rows:
         method, claims = row.split("|")[1].strip(), CLAIM.findall(row)
         assert len(claims) == 3
-        for claim, metric in zip(claims, ("usable", "wrong_language", "loops"), strict=True):
+        for claim, metric in zip(claims, ("usable", "wrong_language", "repetition"), strict=True):
             cell = cells.loc[method, metric]
             shown = [cell.difference, cell.difference_low, cell.difference_high]
             mark = {"better": " +", "worse": " −"}.get(cell["mark"], "")
             assert claim == (*(f"{value:+.3f}".replace("-", "−") for value in shown), mark)
             assert cell.n == 600
-    assert f"loops in {cells.loc['base', 'loops'].value:.3f} of these answers" in " ".join(text.split())
+    assert f"loops in {cells.loc['base', 'repetition'].value:.3f} of these answers" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ METRICS: Mapping[str, Metric] = {
     "wrong_language": Metric(
         "generation", "↓", 2, "share of answers in another language", _share_of(Outcome.WRONG_LANGUAGE), needs=JUDGED
     ),
-    "loops": Metric(
+    "repetition": Metric(
         "generation",
         "↓",
         2,
@@ -82,7 +82,7 @@ METRICS: Mapping[str, Metric] = {
         _share_of(Outcome.LOOP),
         needs=JUDGED,
     ),
-    "copies": Metric(
+    "copying": Metric(
         "generation",
         "↓",
         2,

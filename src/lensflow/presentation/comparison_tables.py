@@ -24,8 +24,8 @@ from lensflow.presentation.sheets import (
 
 # What the paper's Table 1 reports, under its headings. A metric of a task that is not known here is of understanding.
 UNDERSTANDING = ("accuracy", "exact_match")
-GENERATION = ("usable", "wrong_language", "loops", "copies", "line_pass_rate", "rating")
-CENTRAL = (*UNDERSTANDING, "usable", "loops", "rating", "nll")
+GENERATION = ("usable", "wrong_language", "repetition", "copying", "line_pass_rate", "rating")
+CENTRAL = (*UNDERSTANDING, "usable", "repetition", "rating", "nll")
 
 
 TERMS = ("pull", "push", "retain")

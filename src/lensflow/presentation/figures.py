@@ -46,8 +46,8 @@ WIDEST = 12.0  # inches that the report has room for
 OUTCOMES: Mapping[str, Mapping[str, Any]] = {
     "usable": {"facecolor": "#0072B2", "edgecolor": "white"},
     "undetermined": {"facecolor": "#E6E6E6", "edgecolor": "white"},
-    "copies": {"facecolor": "#F0E442", "edgecolor": "#666666", "hatch": "...."},
-    "loops": {"facecolor": "#E69F00", "edgecolor": "#666666", "hatch": "////"},
+    "copying": {"facecolor": "#F0E442", "edgecolor": "#666666", "hatch": "...."},
+    "repetition": {"facecolor": "#E69F00", "edgecolor": "#666666", "hatch": "////"},
     "wrong_language": {"facecolor": "#D55E00", "edgecolor": "#666666", "hatch": "xxxx"},
     "empty": {"facecolor": "#999999", "edgecolor": "white"},
 }
