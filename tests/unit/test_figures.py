@@ -12,8 +12,22 @@ from lensflow.presentation import figures
 from lensflow.presentation.blocks import Cell, main_table
 
 SHARES = {
-    "base": {"usable": 0.4, "undetermined": 0.0, "copying": 0.1, "repetition": 0.3, "wrong_language": 0.2, "empty": 0.0},
-    "lens": {"usable": 0.8, "undetermined": 0.1, "copying": 0.0, "repetition": 0.1, "wrong_language": 0.0, "empty": 0.0},
+    "base": {
+        "usable": 0.4,
+        "undetermined": 0.0,
+        "copying": 0.1,
+        "repetition": 0.3,
+        "wrong_language": 0.2,
+        "empty": 0.0,
+    },
+    "lens": {
+        "usable": 0.8,
+        "undetermined": 0.1,
+        "copying": 0.0,
+        "repetition": 0.1,
+        "wrong_language": 0.0,
+        "empty": 0.0,
+    },
 }
 
 
