@@ -103,8 +103,7 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-DROPPED = {"layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers", "moe_layers", "indexer_types"}
-# What the sizes alone do not make a valid configuration of. A value of None takes the family's own.
+# What the sizes alone do not make a valid configuration of.
 _MLA = {"head_dim": 16, "num_key_value_heads": 4, "qk_head_dim": 32}
 _MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]}
 _LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]}
@@ -116,7 +115,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma4_text": _MIXED,
     "cohere_compass_text": {
         "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}
         }
     },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
@@ -174,7 +173,7 @@ def shrink(config: Any, **more: Any) -> dict[str, Any]:
             keys[key] = shrink(type(own), **OVERRIDES.get(own.model_type, {}))
         elif key in SIZES and not isinstance(value, list | dict) and (value is not None or key.endswith("token_id")):
             keys[key] = SIZES[key]
-    return keys | {key: value for key, value in more.items() if value is not None}
+    return keys | more
 
 
 def build(family: str, folder: Path) -> None:
@@ -182,8 +181,6 @@ def build(family: str, folder: Path) -> None:
     transformers = import_transformers()
     cls = transformers.CONFIG_MAPPING[family]
     config = cls(**shrink(cls, **OVERRIDES.get(family, {})))
-    if config.model_type == "qwen2" and family == "qwen2":
-        config.tie_word_embeddings = True
     model = transformers.AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -313,7 +310,6 @@ class Family:
             self.results[name], self.notes[name] = CRASH, one_line(error)
         else:
             self.results[name] = OK
-        self.notes.pop(name, None) if self.results[name] == OK else None
         if os.environ.get("VERBOSE"):
             print(name, self.results[name], self.notes.get(name, ""), f"{time.monotonic() - started:.1f}s", flush=True)
         return self.results[name] == OK
