@@ -162,6 +162,14 @@ def test_what_else_differs(old, tmp_path, changes, shown):
     assert not any(difference.allowed for difference in found)
 
 
+@pytest.mark.parametrize(("value", "exact", "allowed"), [(0.9701, False, True), (0.9701, True, False)])
+def test_a_value_without_an_interval_may_be_rounded_elsewhere(tmp_path, value, exact, allowed):
+    old = write(tmp_path / "published", "flat", low=None, high=None)
+    other = write(tmp_path / "other", low=None, high=None, value=value)
+    found, _ = published.compare(old, other, exact=exact)
+    assert found and all(difference.allowed is allowed for difference in found)
+
+
 def test_a_value_without_an_interval_must_be_the_same(tmp_path):
     old = write(tmp_path / "published", "flat", low=None, high=None)
     same = write(tmp_path / "results", low=None, high=None)
