@@ -55,8 +55,8 @@ def compare(published: Path, results: Path, *, exact: bool = False) -> tuple[lis
 
     On one platform (`same_platform`) everything must be the same. Elsewhere numbers are rounded otherwise, and a value
     may lie inside of the published 95 % interval of its cell; one without an interval may differ by 0.1 %. Counts must
-    be the same, but for those that depend on the answers, as of `line_pass_rate`. Interval ends, p-values and marks follow from
-    items that the tables do not show: they must be the same where all values are.
+    be the same, but for those that depend on the answers, as of `line_pass_rate`. Interval ends, p-values and marks
+    follow from items that the tables do not show: they must be the same where all values are.
 
     Args:
         published: folder of published tables.

@@ -30,7 +30,8 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.storage.verified import read_json
 
 READS = False  # whole distributions
-_ROUNDING = 1e-3  # of a log-likelihood, where an edit changes nothing
+# Of a log-likelihood where an edit changes nothing. The sum that an edit makes is rounded once more in bfloat16.
+_ROUNDING = {"float32": 1e-3, "bfloat16": 0.1}
 _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
 
 
@@ -117,6 +118,7 @@ class VllmEngine:
                 return force if tokens else end if extra else None
 
         self._compiled = on_gpu and not enforce_eager
+        self._rounding = _ROUNDING[dtype]
         on_devices: dict[str, Any] = {
             "tensor_parallel_size": max(1, resources.gpus),
             "gpu_memory_utilization": resources.gpu_memory,
@@ -267,7 +269,7 @@ class VllmEngine:
         # A family whose blocks return something other than (x, residual) is noticed by an edit that changes nothing.
         plain = score()
         hook([replace(block, operation="add", vector=torch.zeros(block.width), strength=0.0) for block in blocks])
-        if not math.isclose(score(), plain, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        if not math.isclose(score(), plain, rel_tol=self._rounding, abs_tol=self._rounding):
             raise LensflowError(
                 "vllm's blocks of this model do not return the residual stream; set evaluation.engine: hf"
             )
