@@ -9,7 +9,7 @@ PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo study test test-slow lint setup lock
+.PHONY: demo study test test-slow docs lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
@@ -32,6 +32,10 @@ test: .venv/.installed  ## unit, workflow and end-to-end tests
 
 test-slow: .venv/.installed  ## what takes minutes: every fault, a real cluster, LaTeX, the report in a browser
 	@pytest -m slow
+
+docs: .venv/.installed  ## the documentation site, in site/; fails where a link leads nowhere
+	@python performance/reference.py
+	@uv tool run --quiet --from zensical==0.0.73 zensical build --strict
 
 lint: .venv/.installed  ## style, types, workflow
 	ruff check .

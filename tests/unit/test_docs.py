@@ -1,5 +1,6 @@
 """The documents say what the code does and what the pipeline printed."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_the_readmes_claims_are_cells_of_the_demo():
     "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Resources, Run, Setting, Sft, LogitBias]
 )
 def test_every_key_is_explained(section):
-    text = (ROOT / "config/README.md").read_text()
+    text = (ROOT / "docs/configuration.md").read_text()
     names = {field.alias or name for name, field in section.model_fields.items()} - {"kind"}
     assert {name for name in names if not re.search(rf"[`.]{name}`|\b{name}:", text)} == set()
 
@@ -66,3 +67,18 @@ def test_every_key_is_explained(section):
 def test_the_documents_pictures_exist():
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / picture).is_file()
+
+
+def test_the_reference_pages_are_what_the_script_writes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "performance")
+    pages = importlib.import_module("reference").PAGES
+    assert {name: page() for name, page in pages.items()} == {
+        name: (ROOT / "docs/reference" / name).read_text(encoding="utf-8") for name in pages
+    }
+
+
+def test_every_page_is_on_the_site():
+    site = (ROOT / "zensical.toml").read_text()
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    parts = {name for name in pages if name.split("/")[0] in ("benchmarks", "study", "demo") and name not in site}
+    assert {name for name in pages - parts if f'"{name}"' not in site} == set()

@@ -25,7 +25,7 @@ ANSWERS = {"en": ENGLISH, "sw": SWAHILI, "bn": BENGALI}
 class Bytes:
     """A tokenizer with a token per byte, and an end token; a prompt is `Q: … A:`."""
 
-    eos = 256
+    eos, prefix = 256, 257
 
     def ids_of(self, text: str, add_special_tokens: bool) -> list[int]:
         return [*([257] if add_special_tokens else []), *text.encode()]

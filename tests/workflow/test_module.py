@@ -10,7 +10,9 @@ import yaml
 
 from tests.workflow.workspace import REPOSITORY, Workspace, demo_config
 
-SECTION = (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("## As a module\n")[1].split("\n## ")[0]
+SECTION = (
+    (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8").split("## As a module\n")[1].split("\n## ")[0]
+)
 SNAKEFILE = SECTION.split("```python\n")[1].split("```")[0]  # as the documentation has it
 RECORDING = 'printf "%s\\n" "$*" >> "$CALLS"\n'
 

@@ -1,4 +1,4 @@
-"""The method that config/README.md adds from outside of the package, as it stands there."""
+"""The method that docs/configuration.md adds from outside of the package, as it stands there."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.chain import Chain
 from tests.workflow.workspace import REPOSITORY, Workspace
 
 SECTION = (
-    (REPOSITORY / "config/README.md").read_text(encoding="utf-8").split("### Add a method\n")[1].split("\n### ")[0]
+    (REPOSITORY / "docs/configuration.md").read_text(encoding="utf-8").split("### Add a method\n")[1].split("\n### ")[0]
 )
 FILE, ENTRY = (re.search(rf"```{kind}\n(.*?)```", SECTION, re.DOTALL)[1] for kind in ("python", "yaml"))
 
