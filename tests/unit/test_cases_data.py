@@ -213,7 +213,7 @@ def test_the_catalog_reads_files_of_the_published_form(tmp_path):
         (folder / source.file).parent.mkdir(parents=True)
     (folder / manipulation.file).write_text(json.dumps({"Definition": [""], "Instances": instances}))
     rows(folder / probing.file, texts)
-    assert [row["prompt"] for row in paired(manipulation, "sw", tmp_path).rows] == [f"sw {n}" for n in range(200)]
+    assert [row["prompt"] for row in paired(manipulation, "sw", tmp_path).rows] == [f"sw {n}\n" for n in range(200)]
     assert [row["prompt"] for row in paired(probing, "bn", tmp_path).rows] == [f"bn text {n}" for n in range(300)]
     (tmp_path / "language-confusion").mkdir()
     with zipfile.ZipFile(tmp_path / "language-confusion/test_sets.zip", "w") as archive:

@@ -43,7 +43,7 @@ def test_the_folder_is_the_clone_that_one_works_in_else_the_installed_one(tmp_pa
     assert project.folder().resolve() == REPOSITORY
     monkeypatch.chdir(tmp_path)
     assert project.folder() == project.INSTALLED
-    assert read([], project.folder()).title == "Lensflow demo: Lens on two small models"
+    assert read([], project.folder()).title == "Lensflow demo: Lens, steering and a prompt on one small model"
 
 
 @pytest.mark.parametrize("given", ["file", "more"])
@@ -58,5 +58,8 @@ def test_runs_lie_on_top_of_the_catalogs_and_not_of_the_demo(tmp_path, given):
 
 def test_a_configuration_without_runs_changes_the_demo():
     config = read([], REPOSITORY, {"evaluation": {"limit": 5}})
-    assert (config.title, config.evaluation.limit) == ("Lensflow demo: Lens on two small models", 5)
+    assert (config.title, config.evaluation.limit) == (
+        "Lensflow demo: Lens, steering and a prompt on one small model",
+        5,
+    )
     assert config.evaluation.dtype == "bfloat16"

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 def config_of(sweep, **run):
     data = read([], ROOT).canonical()
     data["sweeps"] = {"mine": {"method": "lens-gentle"} | sweep}
-    data["runs"] = [data["runs"][1] | {"methods": ["base"], "sweeps": ["mine"]} | run]
+    own = {"backbones": ["smollm2-135m-instruct"], "settings": ["en-zh"], "methods": ["base"], "sweeps": ["mine"]}
+    data["runs"] = [data["runs"][0] | own | run]
     return load(data)
 
 

@@ -97,7 +97,10 @@ def test_without_options_the_file_here_runs_else_the_demo(here, started, capsys)
     assert main.main(["run"]) == 2
     Path("empty").mkdir()
     main.main(["run", "--directory", "empty"])
-    assert yaml.safe_load(Path("empty/lensflow.yaml").read_text())["title"] == "Lensflow demo: Lens on two small models"
+    assert (
+        yaml.safe_load(Path("empty/lensflow.yaml").read_text())["title"]
+        == "Lensflow demo: Lens, steering and a prompt on one small model"
+    )
     assert [folder for _, folder, _ in started] == [here, here / "empty"]
 
 
