@@ -66,4 +66,7 @@ onstart:
 onerror:
     for line in [line for file in log for line in failures(Path(file), Path.cwd())]:
         print(line, file=sys.stderr)
-    print("Run the same command again to go on; what is finished is kept.", file=sys.stderr)
+    print(
+        "Run the same command again to go on; what is finished is kept.",
+        file=sys.stderr,
+    )
