@@ -145,7 +145,7 @@ def snakemake(workspace: Workspace, *arguments: str) -> subprocess.CompletedProc
 def test_a_dry_run(workspace):
     done = snakemake(workspace, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"total +15\b", done.stdout), done.stderr
+    assert re.search(r"total +16\b", done.stdout), done.stderr
 
 
 def test_pods(workspace, tmp_path):

@@ -120,7 +120,7 @@ def test_a_mistake_is_one_line(recording, tmp_path):
 def test_all_files_that_are_read_are_fetched_from_a_git_host():
     listed = (REPOSITORY / "Snakefile").read_text().split("OWN_FILES = [")[1].split("]")[0]
     own = {line.strip().strip('",') for line in listed.splitlines() if line.strip()}
-    folders = [REPOSITORY / "config/catalog", REPOSITORY / "config/tasks"]
+    folders = [REPOSITORY / "config" / name for name in ("catalog", "reported", "tasks")]
     found = {path.relative_to(REPOSITORY).as_posix() for folder in folders for path in folder.rglob("*.yaml")}
     assert own == found | {"config/demo.yaml"}
 

@@ -40,7 +40,7 @@ def scored(*runs: str) -> set[str]:
 def job(rule: str, output: str) -> str:
     """Name a job by its rule and what tells it from others of the rule."""
     path = Path(output).relative_to("results")
-    if rule == "pair_data":
+    if rule in ("pair_data", "extract_hidden_states"):
         return f"{rule} {path.name.split('.')[0]}"
     if rule == "fetch_items":
         return f"{rule} {path.parts[1]} {path.name.split('.')[0]}"
@@ -50,8 +50,6 @@ def job(rule: str, output: str) -> str:
         return f"{rule} {path.parts[1]}"
     if rule in ("train", "score"):
         return f"{rule} {path.parts[1]}/{path.parts[2]}"
-    if rule.startswith("extract_"):
-        return "extract_hidden_states"
     if rule.startswith("answer_"):
         return "answer"
     return rule
@@ -152,7 +150,7 @@ def change_what_no_result_depends_on(config: dict) -> None:
         (swap_two_weights, trained("en-zh/lens-b", "en-sw/lens-b") | ANSWERS_AND_LATER | {"resolve_config"}),
         (
             add_a_language,
-            {"pair_data ja", "extract_hidden_states", "fetch_items cldr ja", "fit_subspaces en-zh"}
+            {"pair_data ja", "extract_hidden_states ja", "fetch_items cldr ja", "fit_subspaces en-zh"}
             | {"resolve_config"}
             | trained("en-zh/lens-a", "en-zh/lens-b")
             | ANSWERS_AND_LATER,
@@ -178,22 +176,13 @@ def test_a_changed_configuration(finished, config, change: Callable[[dict], None
     assert planned(finished, config) == expected
 
 
-def test_a_new_language_leaves_the_states_of_the_others_where_they_are(finished, config):
-    """Also where the job fails: the stage itself knows what is up to date."""
-    folder, asked = finished.root / "results/tiny/hidden_states/embedded", "results/tiny/en-zh/subspaces.safetensors"
-    (folder / "en.safetensors").write_text("states")
+def test_changes_at_once_are_all_seen(finished, config):
+    """A new language of one setting does not hide a new learning rate in another one."""
     add_a_language(config)
-    try:
-        finished.before_stages('[ "$1" != extract-hidden-states ] || exit 1\n')
-        assert finished.snakemake(config, "--", asked).returncode == 1
-        assert (folder / "en.safetensors").read_text() == "states"
-        finished.before_stages("")
-        assert finished.snakemake(config, "--", asked).returncode == 0
-        assert (folder / "en.safetensors").read_text() == "states"
-        assert (folder / "ja.safetensors").is_file()
-    finally:
-        finished.before_stages("")
-        assert finished.snakemake(demo_config(), "--", asked).returncode == 0
+    change_lr(config)
+    after = planned(finished, config)
+    assert set(trained("en-zh/lens-a", "en-sw/lens-a")) <= after and "train en-sw/lens-b" not in after
+    assert "extract_hidden_states ja" in after and "extract_hidden_states en" not in after
 
 
 FIT_AND_LATER = {"fit_subspaces en-zh", "fit_subspaces en-sw"} | trained(*RUNS) | ANSWERS_AND_LATER
@@ -220,7 +209,7 @@ def test_a_text_of_the_corpus(finished, config):
         finished.root, ("src/lensflow/data/corpus/dev.jsonl", "飞机为什么能一直飞在空中？", "飞机为什么能飞？")
     ):
         assert planned(finished, config) == (
-            {"pair_data zh", "extract_hidden_states", "fit_subspaces en-zh"}
+            {"pair_data zh", "extract_hidden_states zh", "fit_subspaces en-zh"}
             | trained("en-zh/lens-a", "en-zh/lens-b")
             | ANSWERS_AND_LATER
         )
@@ -347,9 +336,10 @@ def test_a_file_that_is_edited_in_the_folder_of_a_backbone(finished, config, nam
     """All that prompts and answers depend on, beside the weights (which every reader compares with the manifest)."""
     path = finished.root / "model" / name
     before = path.read_bytes() if path.is_file() else None
+    states = {f"extract_hidden_states {language}" for language in ("en", "zh", "sw")}
     try:
         path.write_text('{"bos_token": "<s>"}')
-        assert planned(finished, config) == {"prepare_backbone", "extract_hidden_states"} | FIT_AND_LATER
+        assert planned(finished, config) == {"prepare_backbone"} | states | FIT_AND_LATER
     finally:
         path.unlink() if before is None else path.write_bytes(before)
 

@@ -84,10 +84,10 @@ def test_groups_resources_and_a_cancelled_job(cluster, tmp_path):
         )
         for job in cluster.jobs()
     ]
-    states = "states_extract_tiny__embedded_fit_subspaces"
+    states = "states_extract_hidden_states_fit_subspaces"
     tables = "tables_collect_scores_make_figures_make_table_report_resolve_config"
     train = "train_wildcards_tiny_en-zh_lens-a_0"
-    # 13 stages, 8 jobs: short ones share a job, one after the other; the training again, with twice of everything.
+    # 14 stages, 8 jobs: short ones share a job, one after the other; the training again, with twice of everything.
     assert sorted(jobs) == sorted(
         [
             ("inputs_pair_data", "COMPLETED", 1000, 6, "", "other"),

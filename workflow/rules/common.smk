@@ -79,26 +79,14 @@ def of_languages(pattern, use):
 
 
 def states_of(use):
-    """An input function: the hidden states of the corpus that the setting has for `use`, in all its languages.
-
-    `ancient`: a job that extracts a new language touches the files of the others, which are as they were. Texts and
-    backbone are inputs of the same jobs, and `states_digest` a parameter: together they tell whether states changed.
-    """
-    paths = of_languages(
+    """An input function: the hidden states of the corpus that the setting has for `use`, in all its languages."""
+    return of_languages(
         "results/{backbone}/hidden_states/{corpus}/{language}.safetensors", use
-    )
-    return lambda wildcards: [ancient(path) for path in paths(wildcards)]
-
-
-def states_digest(use):
-    """A parameter function: what hidden states depend on beside their texts and their backbone."""
-    return lambda wildcards: PLAN.states_digest(
-        wildcards.backbone, PLAN.corpus(wildcards.setting, use)
     )
 
 
 def with_states(paths):
-    """An input or parameter function: `paths` for a method that needs hidden states, nothing for the others."""
+    """An input function: `paths` for a method that needs hidden states, nothing for the others."""
     return lambda wildcards: (
         paths(wildcards) if PLAN.needs_states(wildcards.method) else []
     )

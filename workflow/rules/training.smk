@@ -29,7 +29,6 @@ rule train:
     params:
         config=configured("train"),
         code=lambda wildcards: PLAN.training_code(wildcards.method),
-        states=with_states(states_digest("training")),
     shell:
         "lensflow train --config {params.config:q} --backbone {input.backbone} --subspaces {input.subspaces}"
         " --states {input.states} --texts {input.texts} --gpus {resources.gpu} --output {output.delta} 2> {log}"

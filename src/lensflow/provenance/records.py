@@ -102,10 +102,11 @@ def _used(kept: Journal, made: Path, inputs: Mapping[str, str]) -> dict[str, str
 
 
 def _written(kept: Journal, made: Path) -> dict[str, str]:
-    """Return what was written and is still there: path -> sha256."""
+    """Return what was written and is still there: path -> sha256. Hidden files only serve a run that goes on."""
     folder = made if made.is_dir() else made.parent
     files = [path for path in kept.written if path.is_relative_to(folder) and path.is_file()]
-    return {relative(path, made.parent): current_digest(path) for path in sorted(files)}
+    named = {relative(path, made.parent): path for path in sorted(files)}
+    return {name: current_digest(path) for name, path in named.items() if "/." not in f"/{name}"}
 
 
 def without_places(value: Any) -> Any:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensflow.artifacts.checkpoint import verifying
+from lensflow.artifacts.checkpoint import verify, verifying
 from lensflow.artifacts.states import HiddenStates, save
 from lensflow.artifacts.texts import Text, read_texts
 from lensflow.errors import LensflowError
@@ -239,7 +239,11 @@ def run(config: Extracting, *, backbone: Path, texts: Sequence[Path], gpus: int,
     if not missing:
         return
     kept = [read_texts(path, ["train", "dev"]) for path, _ in missing]
-    tokenizer = PromptTokenizer(backbone.parent, config.prompt)
+    try:
+        tokenizer = PromptTokenizer(backbone.parent, config.prompt)
+    except Exception:
+        verify(backbone)  # a damaged file is named; all of them are verified before anything is computed
+        raise
     sequences = [
         tokenize(tokenizer, path.stem, of_language, config.extraction)
         for (path, _), of_language in zip(missing, kept, strict=True)

@@ -28,7 +28,7 @@ from lensflow.provenance.code import code_digest
 from lensflow.schema.backbone import FolderSource
 from lensflow.schema.reported import of_settings
 from lensflow.stages.prepare_backbone import check_prompt, check_source
-from lensflow.storage.digests import canonical_json, digest
+from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
 from lensflow.storage.paths import resolve
 from lensflow.workflow import protocols, sweeps
@@ -58,26 +58,6 @@ class Part:
     def rule(self) -> str:
         """The name of the rule that answers for them."""
         return f"answer_{_word(self.backbone)}_{'only_' if self.one_by_one else ''}{self.number}"
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """The texts that one job extracts the hidden states of.
-
-    Attributes:
-        backbone: whose states.
-        corpus: the corpus of the texts.
-        languages: all that any setting needs of it.
-    """
-
-    backbone: str
-    corpus: str
-    languages: tuple[str, ...]
-
-    @property
-    def rule(self) -> str:
-        """The name of the rule that extracts them."""
-        return f"extract_{_word(self.backbone)}__{_word(self.corpus)}"
 
 
 def _word(name: str) -> str:
@@ -360,24 +340,6 @@ class Plan:
         entry = self.config.backbones[backbone]
         return entry.prompts.get(corpus, entry.prompt).canonical()
 
-    def extracted(self) -> list[Extracted]:
-        """Return which hidden states are extracted: a job for each backbone and corpus."""
-        found: dict[tuple[str, str], dict[str, None]] = {}
-        for backbone, name in dict.fromkeys((c.backbone, c.setting) for c in self.trained()):
-            if self.on_states(backbone, name):
-                setting = self.config.settings[name]
-                for corpus in (setting.probing, setting.training):
-                    found.setdefault((backbone, corpus), {}).update(dict.fromkeys(setting.languages))
-        return [Extracted(*place, tuple(languages)) for place, languages in found.items()]
-
-    def states_digest(self, backbone: str, corpus: str) -> str:
-        """Return what tells that hidden states have changed though their texts and backbone have not.
-
-        Snakemake cannot tell it by their files: adding a language writes the others' again, with the same content.
-        """
-        code = code_digest(STAGES["extract_hidden_states"].module)
-        return digest([self.extract_hidden_states(backbone, corpus), code])
-
     def fetch_items(self, benchmark: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `fetch_items`."""
         entry = self.config.benchmarks[benchmark]
@@ -517,7 +479,7 @@ class Plan:
         }
 
     def _title(self) -> str:
-        methods = list(dict.fromkeys(checkpoint.method for checkpoint in self.trained())) or [BASE]
+        methods = list(dict.fromkeys(c.method for c in self.shown() if c.method != BASE)) or [BASE]
         named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
         return f"{named} on {', '.join(self.backbones)}"
 
