@@ -23,7 +23,12 @@ from tests.faults.project import REPOSITORY, Project, Run, configuration, judge,
 
 REPORT = REPOSITORY / "docs/faults.md"
 # What says why a run stopped; the last is all that there is to say of a killed job.
-SAYS = (r"^error: .*$", r"^Error: Directory cannot be locked.*$", r"^A stage did not finish: .*$")
+SAYS = (
+    r"^error: .*$",
+    r"^Error: Directory cannot be locked.*$",
+    r"^A stage did not finish: .*$",
+    r"^The run was stopped .*$",
+)
 HEAD = """# Faults
 
 What happens when something goes wrong in the middle of a run. `pytest -m '' tests/faults` writes every line: it does it

@@ -324,7 +324,9 @@ def test_vllm_engine_against_naive_loops(checkpoint: Path, model: Any, tokenizer
         with engine.edited(random_edit()):
             check(engine, Edited(model, random_edit()), tokenizer, 1e-4)
         check(engine, model, tokenizer, 1e-4)
-        with pytest.raises(LensflowError, match=r"^evaluation\.max_model_len: 64 .* of 70 tokens; raise it$"):
+        with pytest.raises(
+            LensflowError, match=r"^evaluation\.max_model_len: 64 .* of 70 tokens; raise it, or lower max_new_tokens"
+        ):
             engine.generate([[0] * 60], decoding(10))
     finally:
         engine.close()

@@ -50,4 +50,4 @@ def test_one_line_names_stage_cause_and_log(tmp_path, written, cause):
 
 def test_a_run_that_stopped_before_its_first_stage(tmp_path):
     (tmp_path / "snakemake.log").write_text("WorkflowError: no such file\n")
-    assert failures(tmp_path / "snakemake.log", tmp_path) == []
+    assert failures(tmp_path / "snakemake.log", tmp_path) == ["The run was stopped before all stages were finished."]

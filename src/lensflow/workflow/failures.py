@@ -8,14 +8,15 @@ _KILLED = "it was killed without a word; for want of memory?"
 
 
 def failures(log: Path, folder: Path) -> list[str]:
-    """Return one line per stage that failed: its name, the cause, and the log that has more.
+    """Return one line per stage that failed: its name, the cause, and the log that has more; one line if none did.
 
     Args:
         log: Snakemake's own log of the run.
         folder: where the run was started; the stages' logs are named from there.
     """
     failed = dict(_FAILED.findall(log.read_text(encoding="utf-8", errors="replace")))
-    return [f"A stage did not finish: {rule}: {_cause(folder / file)} (log: {file})" for rule, file in failed.items()]
+    lines = [f"A stage did not finish: {rule}: {_cause(folder / file)} (log: {file})" for rule, file in failed.items()]
+    return lines or ["The run was stopped before all stages were finished."]
 
 
 def _cause(log: Path) -> str:
