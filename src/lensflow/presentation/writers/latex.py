@@ -41,7 +41,7 @@ def to_latex(document: Document) -> str:
 
 def _sheet(sheet: Sheet) -> str:
     pages = _pages(sheet)
-    notes = [r"\raggedright\scriptsize", *(rf"{escape(note)}.\par" for note in sheet.notes)]
+    notes = [r"\raggedright\tiny", *(rf"{escape(note)}.\par" for note in sheet.notes)]
     tables = []
     for number, pieces in enumerate(pages):
         heading = escape(sheet.caption) + (", continued" if number else "")
