@@ -4,14 +4,13 @@ Every model type of transformers' causal-LM mapping is built with 4 layers, take
 and each step is compared with transformers itself. A family runs in a process of its own with a time limit; finished
 ones are read from the work folder, so that a run that was stopped goes on.
 
-python performance/families.py WORK [--only NAME ...] [--jobs 2] [--seconds 240] [--page docs/families.md]
+python -m performance.families WORK [--only NAME ...] [--jobs 2] [--seconds 240] [--page docs/families.md]
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import sys
 import time
 import traceback
 from collections import Counter
@@ -21,33 +20,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY))
+import peft  # noqa: F401 - here, so that the processes of families need not
+import torch
+from tests import tiny
+from torch import Tensor
 
-import peft  # noqa: E402, F401 - here, so that the processes of families need not
-import torch  # noqa: E402
-from tests import tiny  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from lensflow.artifacts.export import export  # noqa: E402
-from lensflow.artifacts.states import save  # noqa: E402
-from lensflow.artifacts.texts import read_texts  # noqa: E402
-from lensflow.errors import LensflowError  # noqa: E402
-from lensflow.methods.finetuning import Example, fine_tune  # noqa: E402
-from lensflow.methods.lens.config import Lens  # noqa: E402
-from lensflow.methods.lens.training import train as train_lens  # noqa: E402
-from lensflow.methods.sft import Sft  # noqa: E402
-from lensflow.models.engines.hf import TransformersEngine  # noqa: E402
-from lensflow.models.engines.process import prepare_process  # noqa: E402
-from lensflow.models.loading import decoder_of, import_transformers, layers_of, load_decoder  # noqa: E402
-from lensflow.models.streaming import StreamedDecoder  # noqa: E402
-from lensflow.models.tokenizer import PromptTokenizer  # noqa: E402
-from lensflow.schema.backbone import PlainPrompt  # noqa: E402
-from lensflow.schema.decoding import Decoding  # noqa: E402
-from lensflow.schema.extraction import Extraction  # noqa: E402
-from lensflow.stages import extract_hidden_states, fit_subspaces  # noqa: E402
-from lensflow.stages.extract_hidden_states import Sequences, tokenize  # noqa: E402
-from lensflow.storage.atomic import write_jsonl  # noqa: E402
+from lensflow.artifacts.export import export
+from lensflow.artifacts.states import save
+from lensflow.artifacts.texts import read_texts
+from lensflow.errors import LensflowError
+from lensflow.methods.finetuning import Example, fine_tune
+from lensflow.methods.lens.config import Lens
+from lensflow.methods.lens.training import train as train_lens
+from lensflow.methods.sft import Sft
+from lensflow.models.engines.hf import TransformersEngine
+from lensflow.models.engines.process import prepare_process
+from lensflow.models.loading import decoder_of, import_transformers, layers_of, load_decoder
+from lensflow.models.streaming import StreamedDecoder
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.extraction import Extraction
+from lensflow.stages import extract_hidden_states, fit_subspaces
+from lensflow.stages.extract_hidden_states import Sequences, tokenize
+from lensflow.storage.atomic import write_jsonl
 
 STEPS = ("prepare", "resident", "stream", "lens", "export", "sft lora", "sft full", "generate", "likelihood", "choices")
 OK, REFUSED, WRONG, CRASH, SKIPPED = "ok", "refused", "WRONG", "CRASH", "–"

@@ -259,7 +259,7 @@ class Space:
 
 
 class Lens:
-    """The method; its keys are those of a method of kind `lens` (`lensflow explain methods.lens.lr`).
+    """The method, with the same keys as a method of kind `lens` (`lensflow explain methods.lens.lr`).
 
     Args:
         strength: λ, as a share of the states' length unless `lambda_unit` says otherwise.

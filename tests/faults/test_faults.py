@@ -31,9 +31,9 @@ SAYS = (
 )
 HEAD = """# Faults
 
-What happens when something goes wrong in the middle of a run. `pytest -m '' tests/faults` writes every line: it does it
-to a very small model in a real run and compares scores, samples and tables with those of an undisturbed run, byte
-by byte.
+What happens when something goes wrong in the middle of a run. `pytest -m '' tests/faults` writes every line. It
+damages a real run of a very small model and then compares scores, samples and tables with an undisturbed run, byte by
+byte.
 
 | case | what was done | what happened |
 |---|---|---|

@@ -90,7 +90,7 @@ def test_rows_below_a_field(tmp_path):
     [
         ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
-        ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' stands there twice; rename one$"),
+        ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' occurs twice; rename one$"),
         ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; mend it$"),
         ("t.json", '{"a": \n', r"t\.json: cannot be read \(.*\); mend the file$"),
         ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),

@@ -57,7 +57,7 @@ def test_one_command_writes_a_file_checks_it_and_starts_snakemake(here, started,
     said = capsys.readouterr()
     assert "lensflow.yaml: 2 trainings, 18 cells" in said.out
     assert said.err == (
-        "error: lensflow.yaml: a stage failed, its log is above; mend it and go on by: lensflow run "
+        "error: lensflow.yaml: a stage failed, and its log is above; correct the cause and continue: lensflow run "
         f"{here / 'lensflow.yaml'}\n"
     )
 

@@ -49,7 +49,7 @@ class BlockEdit:
         vector: v; None where the operation has none.
         basis: B; None where the operation has none.
         strength: c.
-        positions: the tokens whose state is changed: `all`, all `but_first`, those of the `prompt`, those `generated`.
+        positions: tokens whose state changes: `all`, all `but_first`, only the `prompt`, or only what is `generated`.
         restore_norm: whether h' gets the length of h.
     """
 

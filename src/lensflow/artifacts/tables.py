@@ -79,7 +79,7 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
     reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
     names = reader.fieldnames or ()
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise LensflowError(f"{where}: column '{twice}' stands there twice; rename one")
+        raise LensflowError(f"{where}: column '{twice}' occurs twice; rename one")
     for row in reader:
         if None in row or None in row.values():
             raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")

@@ -154,7 +154,9 @@ def _snakemake(file: Path, gpus: int) -> None:
     command += ["--resources", "judge=1", f"gpu={gpus}"]
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     if subprocess.run(command, env=environment, check=False).returncode:
-        raise LensflowError(f"{file.name}: a stage failed, its log is above; mend it and go on by: lensflow run {file}")
+        raise LensflowError(
+            f"{file.name}: a stage failed, and its log is above; correct the cause and continue: lensflow run {file}"
+        )
 
 
 def _verdict(results: Path, shown: str) -> list[str]:

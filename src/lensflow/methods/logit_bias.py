@@ -30,7 +30,7 @@ class LogitBias(Pushing):
     """Number of the draw of `rotated`, `covariance` and `deranged`."""
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that every target has a λ, and that directions are those of the space that is steered."""
+        """Check that every target has a λ, and that the directions belong to the space that is steered."""
         super().check(extraction, settings)
         check_space(self.kind, settings)
 

@@ -41,7 +41,7 @@ class Sft(FineTuning):
     languages: Literal["targets", "all"] = "targets"
     """Train on the `targets`, or on `all` languages."""
     replay: Count | None = None
-    """Number of items of the central language that are added to those of the targets, the first ones."""
+    """Number of items of the central language that are trained on as well, the first ones."""
 
     def languages_in(self, setting: Setting) -> tuple[str, ...]:
         """Return the languages that are trained on."""
