@@ -4,6 +4,7 @@ Source: github.com/circle-hit/Lens, commit 2ffa3f0. The tokenizers are stand-ins
 own special tokens and chat templates.
 """
 
+import importlib
 import json
 import random
 import shutil
@@ -28,6 +29,9 @@ from lensflow.workflow.experiment import Config, read
 from lensflow.workflow.plan import Plan
 
 ROOT = Path(__file__).parents[2]
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "performance")
+    published_procedure = importlib.import_module("published_procedure")
 PUBLISHED = ROOT.parent / "shared/published/lens"
 LANGUAGES = ("en", "zh", "ja", "ko", "ar", "bn", "sw")
 FILES = {
@@ -81,15 +85,7 @@ def published_probing(folder: Path, texts: list[str]) -> list[list[int]]:
     """Probing/probe.py, 37-42 and 60, without the pads."""
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=512)
     tokenizer.pad_token = tokenizer.eos_token
-    rendered = [
-        tokenizer.apply_chat_template(
-            [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": text.strip()}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        for text in texts
-    ]
-    batch = tokenizer(rendered, return_tensors="pt", padding=True, truncation=True, max_length=64)
+    batch = published_procedure.probing_batch(tokenizer, texts)
     rows = zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
     return [[index for index, real in zip(*row, strict=True) if real] for row in rows]
 
