@@ -44,7 +44,7 @@ def read_text(path: Path, most: int) -> str:
             raise LensflowError(f"{path}: more than {most} bytes; give a smaller file")
         return content.decode()
     except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file") from None
+        raise LensflowError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
     except OSError as error:
