@@ -64,6 +64,13 @@ def test_references_are_neither_loops_nor_copies_and_are_once_they_are_made_so(r
     assert not any(is_copy(f"{prompt} {answer}", prompt) for _, prompt, answer in references)
 
 
+@pytest.mark.parametrize("room", [100, 160])
+def test_a_prompt_that_is_given_back_until_there_is_no_room_left_is_a_copy(references, room):
+    """The last sentence stops in the middle of a word."""
+    cut = [(prompt[:room], prompt) for _, prompt, _ in references if len(prompt) > room + 10]
+    assert len(cut) > 100 and [text for text, prompt in cut if not is_copy(text, prompt)] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_loop_is_found_where_only_the_end_loops(references, language):
     texts = [answer for code, _, answer in references if code == language]

@@ -116,7 +116,13 @@ def _continues(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) 
     """Whether a sentence, however short, is one of the prompt's, or at the end of the answer the beginning of one."""
     words = _words(text)
     cut = is_last and not _ENDED.search(text)
-    return bool(words) and any(words == (of_prompt[: len(words)] if cut else of_prompt) for _, of_prompt in asked)
+    return bool(words) and any(_begins(words, of_prompt) if cut else words == of_prompt for _, of_prompt in asked)
+
+
+def _begins(words: list[str], of_prompt: list[str]) -> bool:
+    """Whether words are the first ones of the prompt's sentence; the last one may be cut off."""
+    end = len(words) - 1
+    return words[:-1] == of_prompt[:end] and of_prompt[end : end + 1] != [] and of_prompt[end].startswith(words[-1])
 
 
 def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *, cut: bool) -> bool:
