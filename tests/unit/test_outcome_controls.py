@@ -7,6 +7,7 @@ import pytest
 
 from lensflow.measures.answerers import ANSWERERS, Item
 from lensflow.measures.outcomes import Judgement, judge
+from lensflow.measures.samples import describe
 
 LANGUAGES = ["en", "zh", "ja", "ko", "ar", "bn", "sw"]
 N = 30  # items
@@ -70,3 +71,14 @@ def test_what_tells_answerers_apart_is_usable(judged):
     usable = {name: share(judged[name, "sw"], "usable") for name in ANSWERERS}
     assert min(usable["reference"], usable["other item"]) >= 0.95  # content is measured elsewhere
     assert max(usable[name] for name in ANSWERERS if name not in ("reference", "other item")) == 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_validation_has_a_pair_of_controls(items, language):
+    # What the model said does not matter to them.
+    samples = [
+        {"prompt": item.prompt[language], "answer": "…", "reference": item.answer[language]} for item in items[:10]
+    ]
+    found = describe(samples, language)
+    assert all(one["reference_usable"] for one in found) and not any(one["echo_usable"] for one in found)
+    assert not any("reference_usable" in one for one in describe([{"prompt": "Why?", "answer": "So."}], "en"))

@@ -176,6 +176,10 @@ class Benchmark(Strict):
         """
         return [{"id": id_, **row} for id_, row in zip(items, rows, strict=True)]
 
+    def references(self, folders: Folders, language: str) -> Mapping[str, str]:
+        """Return the reference answers that it has, by id, for the controls that are shown beside the methods."""
+        return {}
+
     def unit_of(self, id_: str) -> str:
         """Return what an item counts as in statistics: itself, or a group of items that depend on one another."""
         return id_
@@ -204,6 +208,11 @@ class FromCorpus(Benchmark):
             return {}
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
+
+    def references(self, folders: Folders, language: str) -> Mapping[str, str]:
+        """Read the reference answers of the split; a corpus need not have any."""
+        texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
+        return {text.id: text.answer for text in texts if text.answer}
 
 
 class FromAnswers(FromCorpus):

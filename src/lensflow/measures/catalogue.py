@@ -142,6 +142,27 @@ METRICS: Mapping[str, Metric] = {
         tested=False,
         of_items=True,
     ),
+    "usable_reference": Metric(
+        "generation",
+        "",
+        2,
+        "positive control: share of the reference answers that count as usable; near 1, or the measure errs",
+        lambda sample, language: sample["reference_usable"],
+        needs=("reference_usable",),
+        tested=False,
+        of_items=True,
+    ),
+    "usable_echo": Metric(
+        "generation",
+        "",
+        2,
+        "negative control: share of the prompts that count as usable when they are given back as answers; near 0, or "
+        "the measure errs",
+        lambda sample, language: sample["echo_usable"],
+        needs=("echo_usable",),
+        tested=False,
+        of_items=True,
+    ),
     "cut": Metric(
         "generation",
         "",

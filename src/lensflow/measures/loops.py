@@ -21,7 +21,7 @@ CANDIDATES = 8  # periods that are tried: the most frequent distances between eq
 # text is three words said a fourth time, or half of it is seven words said again. A song says its chorus three times.
 SAID = ((16, 4, 0.25), (36, 2, 0.5))
 LONG = 30  # width of a unit that says a sentence
-CUT = 1.75  # times that a long unit is said at least
+CUT = 1.5  # times that a long unit is said at least
 RUN = 12  # marks of one kind in a row that count as said over and over
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
 

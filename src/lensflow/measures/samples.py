@@ -19,6 +19,8 @@ def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
     Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
     The prompts are known to be in the language, so the share of them that the detector accepts is its ceiling. If the
     ceiling is shown to be below `CEILING`, only `prompt_faithful` is returned.
+
+    Two answerers of known worth are judged as controls: the reference answer, where there is one, and the prompt.
     """
     read = [is_faithful(sample["prompt"], language) is True for sample in samples]
     if proportion_interval(sum(read), len(read))[1] < CEILING:
@@ -27,7 +29,15 @@ def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
         {
             "prompt_faithful": faithful,
             "identified": identify(sample["answer"]),
+            "echo_usable": judge(sample["prompt"], language, sample["prompt"]).usable,
+            **_reference(sample, language),
             **asdict(judge(sample["answer"], language, sample["prompt"])),
         }
         for sample, faithful in zip(samples, read, strict=True)
     ]
+
+
+def _reference(sample: Sample, language: str) -> dict[str, bool]:
+    if "reference" not in sample:
+        return {}
+    return {"reference_usable": judge(sample["reference"], language, sample["prompt"]).usable}
