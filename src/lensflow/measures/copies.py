@@ -29,6 +29,24 @@ _LABEL = regex.compile(r"[:：][\s*]*$")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
 
+# Question words. In some languages they open a question, and a sentence that opens with the same one asks again ("what"
+# is left out: "What cows eat is grass"). In others they stand where the answer would, so that a sentence that still has
+# one has not answered.
+_OPENING = frozenset(
+    _WORD.findall(
+        "why where when who how warum wo wann wer wie pourquoi où quand qui comment dónde cuándo quién cómo onde "
+        "quando quem perché dove chi waarom waar wanneer hoe почему где когда кто как mengapa kenapa kapan siapa "
+        "bagaimana لماذا أين متى كيف"
+    )
+)
+_IN_PLACE = frozenset(
+    _WORD.findall(
+        "nini wapi lini nani gani vipi কী কেন কোথায় কখন কীভাবে क्या क्यों कहाँ कहां कब कौन कैसे 무엇 무엇을 무엇이 왜 어디 "
+        "어디에 언제 누가 누구 어떻게 어떤 neden nerede nasıl hangi gì đâu"
+    )
+)
+_UNSPACED_IN_PLACE = ("什么", "什麼", "哪里", "哪裡", "怎么", "怎麼", "多少", "なぜ", "どこ", "いつ", "だれ", "どう")
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -139,8 +157,19 @@ def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *
     if min(found.of_answer, found.of_prompt) < ALTERED:
         return False
     if _QUESTION.search(question):
-        return bool(_QUESTION.search(text))  # it still asks; else it answers in the question's words
+        # It still asks; else it answers in the question's words.
+        return bool(_QUESTION.search(text)) or _asks_again(words, of_prompt)
     return not found.new_at_end or bool(_ENDED.search(question) and _ENDED.search(text))
+
+
+def _asks_again(words: list[str], of_prompt: list[str]) -> bool:
+    """Whether a sentence without a question mark still has the question word of the prompt's."""
+    if words[0] == of_prompt[0] and words[0] in _OPENING:
+        return True
+    text, asked = "".join(words), "".join(of_prompt)
+    return any(word in _IN_PLACE and word in of_prompt for word in words) or any(
+        word in text and word in asked for word in _UNSPACED_IN_PLACE
+    )
 
 
 def _align(words: list[str], of_prompt: list[str]) -> _Alignment:
