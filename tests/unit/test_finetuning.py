@@ -162,6 +162,18 @@ def test_sft_learns_from_the_targets_answers(run, monkeypatch):
     assert [e.name for e in found["train"]] == [f"{code} train-{i}" for code in tiny.LANGUAGES for i in range(2)]
 
 
+def test_resampled_items_are_another_bootstrap_sample_for_every_seed(run, monkeypatch):
+    def names(seed):
+        found = [example.name.split() for example in learnt_from(run(resample=True, seed=seed), monkeypatch)["train"]]
+        return [[name for language, name in found if language == code] for code in ("zh", "sw")]
+
+    first, second = names(0), names(1)
+    assert first == names(0) and first != second
+    assert first[0] == first[1]  # the languages stay parallel
+    assert len(first[0]) == TRAIN and len(set(first[0])) < TRAIN
+    assert set(first[0]) <= {f"train-{i}" for i in range(TRAIN)}
+
+
 def test_replay_adds_the_central_languages_first_items(run, monkeypatch):
     names = [example.name for example in learnt_from(run(replay=2), monkeypatch)["train"]]
     without = [example.name for example in learnt_from(run(), monkeypatch)["train"]]

@@ -475,6 +475,15 @@ def test_the_lines_that_are_used_are_noted(stages, tmp_path):
     assert kept.lines == {files.texts[language]: lines for language in files.setting("post_norm").languages}
 
 
+def test_resampled_items_are_another_bootstrap_sample_for_every_seed(stages):
+    files = stages("llama")
+    drawn = [make_trainer(files, lens(resample=True), seed=seed)[0].indices for seed in (0, 0, 1)]
+    all_of_them = make_trainer(files, lens())[0].indices
+    assert drawn[0] == drawn[1] and drawn[0]["train"] != drawn[2]["train"]
+    assert len(drawn[0]["train"]) == len(all_of_them["train"]) > len(set(drawn[0]["train"]))
+    assert drawn[0]["dev"] == all_of_them["dev"] and set(drawn[0]["train"]) <= set(all_of_them["train"])
+
+
 @pytest.mark.parametrize("changed", [{"lr": 2e-3}, {"retain_on": "mean"}, {"lambda": 0.5}, {"seed": 1}])
 def test_a_checkpoint_of_another_run_is_ignored(stages, tmp_path, changed):
     files = stages("llama")

@@ -3,6 +3,7 @@
 Also the kind `base`, the untouched backbone, for which nothing is trained.
 """
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Count, Language, NonNegative, Positive
+
+T = TypeVar("T")
 
 
 class Method(Strict):
@@ -131,6 +134,11 @@ class Injecting(Method):
                     yield (source, wanted), away
 
 
+def resampled(items: Sequence[T], seed: int) -> list[T]:
+    """Draw as many items as there are, with replacement, in their order; the same places for equal numbers of items."""
+    return [items[place] for place in sorted(random.Random(seed).choices(range(len(items)), k=len(items)))]
+
+
 class Lora(Strict):
     """Low-rank adapters of every linear layer but the output layer, merged into the weights at the end (peft)."""
 
@@ -150,6 +158,9 @@ class FineTuning(Method):
 
     examples: Count | None = None
     """Number of items per language, the first ones of the train split. The default is all."""
+    resample: bool = False
+    """Draws as many of these items as there are, with replacement, anew for every seed; seeds then show how much a
+    result depends on the items, and not on their order alone."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
     """Longest example in tokens; longer ones lose their end. Source: Alpaca."""
     lora: Lora | None = Lora()

@@ -23,7 +23,7 @@ from transformers.trainer_callback import ProgressCallback
 from lensflow.artifacts import deltas
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.methods.base import FineTuning, Lora, Run, Trained
+from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
 from lensflow.models.conversion import Conversion
 from lensflow.models.loading import attention_of, decoder_of, device_of, layers_of, may_pack
 from lensflow.models.tokenizer import PromptTokenizer
@@ -127,6 +127,8 @@ def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list
         )
     lines = list(rows)[:wanted]
     used(run.texts[language], lines)
+    if split == "train" and run.method.resample:
+        lines = resampled(lines, run.seed)
     return [rows[line] for line in lines]
 
 

@@ -64,6 +64,9 @@ class Lens(Pushing):
     code: bfloat16 under DeepSpeed)."""
     examples: Count | None = None
     """Number of items to train on; the first ones are taken. The default is all."""
+    resample: bool = False
+    """Draws as many of these items as there are, with replacement, anew for every seed; seeds then show how much a
+    result depends on the items, and not on their order alone."""
     epochs: Count = 1
     """Number of epochs. Source: paper."""
     until: Until | None = None

@@ -23,7 +23,7 @@ from lensflow.artifacts import deltas, language_subspaces
 from lensflow.artifacts.states import load
 from lensflow.artifacts.texts import Text, check_aligned, read_texts
 from lensflow.errors import LensflowError
-from lensflow.methods.base import Run, Trained
+from lensflow.methods.base import Run, Trained, resampled
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import LensObjective, objective
 from lensflow.models.batching import batches_by_length, pad
@@ -271,7 +271,11 @@ class LensTrainer:
         self.config, self.setting, self.seed = config, setting, seed
         self.stack, self.caches, self.objective, self.pooling = stack, caches, objective, pooling
         central = caches[setting.central]
-        self.indices = {"train": central.of_split("train")[: config.examples], "dev": central.of_split("dev")}
+        train = central.of_split("train")[: config.examples]
+        self.indices = {
+            "train": resampled(train, seed) if config.resample else train,
+            "dev": central.of_split("dev"),
+        }
         self.units = {split: self._units(indices) for split, indices in self.indices.items()}
         if not self.units["train"]:
             raise LensflowError("the training corpus has no text in its train split")
