@@ -243,14 +243,15 @@ COMPARED = (
     "difference_high",
     "test",
     "p",
-    "p_holm",
+    "p_adjusted",
+    "needed",
     "mark",
     "margin",
     "retention",
     "equivalence",
 )
 AGAINST = "against"
-SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
+SIGNIFICANT = 0.05  # of adjusted p-values: the chance of one false mark or more in a family
 
 # Verdicts on claims, and the tests that they rest on.
 SHOWN, NOT_SHOWN, ABSENT = "shown", "not shown", "shown to be absent"
