@@ -166,7 +166,8 @@ def contrast(
         languages: those in which neither method has the score are left out.
 
     Returns:
-        The seeds and the comparison, as in `compare` but without p. It is empty if one side lacks the score.
+        The seeds of both sides and the comparison, as in `compare` but without p. It is empty if one side lacks the
+        score.
         The test; None if both sides are the same weights or nothing can be compared.
     """
     answers = _answers(runs, *score)
@@ -176,7 +177,8 @@ def contrast(
     seeds, others = _shared(_seeds(ours, defined), _seeds(theirs, defined))
     if not (seeds and others):
         return {}, None
-    row: dict[str, Any] = {"metric": score[1], "seeds": " ".join(map(str, seeds))}
+    row: dict[str, Any] = {"metric": score[1]}
+    row |= {"seeds": " ".join(map(str, seeds)), "comparator_seeds": " ".join(map(str, others))}
     return row, _compare(row, _grid(theirs, defined, others), _grid(ours, defined, seeds))
 
 
