@@ -46,7 +46,7 @@ def comparisons(methods, languages):
                 row |= {"value": value, "low": value - 0.1, "high": value + 0.1}
                 if number:
                     row |= {"difference": number, "difference_low": number - 0.1, "difference_high": number + 0.1}
-                    row |= {"p": 0.01, "p_holm": 0.02, "mark": marks[(place + number) % 3], "left_out": 1}
+                    row |= {"p": 0.01, "p_adjusted": 0.02, "mark": marks[(place + number) % 3], "left_out": 1}
                 if number and language == "en":
                     row |= {"margin": 0.05, "retention": "kept" if number % 2 else "not shown"}
                 rows.append(row)

@@ -100,9 +100,23 @@ def results(tmp_path, monkeypatch) -> Path:
         compared += f"tiny,trio,{method_name},0,generation,fidelity,{language},0.5\n"
     compared += "tiny,trio,lens,0,generation,fidelity,targets,0.5\n"
     rows += "tiny,trio,lens,0,quiz,rating,zh,1,1,0.2,1,w,q\n"
-    csv = {"results/scores.csv": rows, "results/comparisons.csv": compared, "results/sweeps.csv": COMPARED}
+    decided = (
+        "backbone,setting,claim,method,comparator,benchmark,metric,language,seeds,comparator_seeds,difference,verdict\n"
+    )
+    decided += "tiny,trio,helps,lens,base,generation,fidelity,targets,0,0,0.1,shown\n"
+    decided += "tiny,trio,keeps,lens,base,generation,fidelity,central,0,0,0,not shown\n"
+    csv = {
+        "results/claims.csv": decided,
+        "results/scores.csv": rows,
+        "results/comparisons.csv": compared,
+        "results/sweeps.csv": COMPARED,
+    }
     stage("collect_scores", "results/scores.csv", f"{base}/scores.json", f"{run}/scores.json", files=csv)
-    tables = {"results/tables/main.csv": compared, "results/tables/cost.csv": "a\n1\n"}
+    tables = {
+        "results/tables/main.csv": compared,
+        "results/tables/cost.csv": "a\n1\n",
+        "results/tables/verdict.csv": decided,
+    }
     stage("make_table", "results/tables", "results/config.json", "results/comparisons.csv", files=tables)
     stage("report", "results/report.html", "results/comparisons.csv", files={"results/report.html": "<html>"})
     write_entry(Path("results/cells/ab/abc.json"), {"scores": []})
@@ -270,7 +284,7 @@ def test_base_stands_in_no_setting(results, capsys):
         ("results/tables/main.csv", "not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value"),
         (
             "results/tables/cost.csv:2:a",
-            "rows of scores.csv, comparisons.csv, versus.csv, sweeps.csv, tables/main.csv can be",
+            "versus.csv, claims.csv, sweeps.csv, tables/main.csv, tables/verdict.csv can be traced",
         ),
         ("elsewhere/scores.csv:2:n", "elsewhere/scores.csv: no such file"),
         ("empty/scores.csv:2:n", "empty/scores.csv: not a CSV table (No columns to parse from file); make it again"),
@@ -282,6 +296,34 @@ def test_what_cannot_be_traced(results, capsys, place, message):
     write_text(Path("odd/scores.csv"), "n\n1\n")
     (line,) = said(capsys, "trace", place, code=2)
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("row", "languages", "first"),
+    [
+        (2, ("zh", "sw"), "difference = 0.1 (tiny trio lens generation fidelity targets)"),
+        (3, ("en",), "difference = 0 "),
+    ],
+)
+def test_a_claim_is_followed_to_the_answers_of_both_sides(results, capsys, row, languages, first):
+    lines = said(capsys, "trace", f"results/tables/verdict.csv:{row}:difference")
+    assert lines[0].startswith(first)
+    assert [line.split()[0] for line in lines[1:4]] == [
+        "results/tables/verdict.csv",
+        "results/claims.csv",
+        "results/scores.csv",
+    ]
+    assert f"row {row}" in lines[1] and f"row {row}" in lines[2]
+    samples = [line.split()[0] for line in lines if "/samples/" in line]
+    assert samples == [
+        f"results/tiny/{side}/seed0/samples/generation.{language}.jsonl"
+        for side in ("trio/lens", "none/base")
+        for language in languages
+    ]
+    collected = said(capsys, "trace", f"results/claims.csv:{row}:difference")
+    assert [line for line in collected if "/samples/" in line] == [
+        line.removeprefix("  ") for line in lines if "/samples/" in line
+    ]
 
 
 def test_a_missing_record_ends_the_trace(results, capsys):
@@ -383,7 +425,9 @@ def test_a_crate_is_read_back(results, tmp_path, capsys, output):
     assert crate.get("results/tiny/trio/lens/seed0/delta.safetensors") is None
     action = crate.get("#tables")
     assert {one.id for one in action["object"]} == {"results/config.json", "results/comparisons.csv"}
-    assert {one.id for one in action["result"]} == {"results/tables/main.csv", "results/tables/cost.csv"}
+    assert {one.id for one in action["result"]} == {
+        f"results/tables/{name}.csv" for name in ("main", "cost", "verdict")
+    }
     assert action["instrument"].id == "#make_table" and action["endTime"] >= action["startTime"]
     for entity in crate.data_entities:
         assert (crate.source / entity.id).is_file(), entity.id

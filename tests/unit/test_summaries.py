@@ -51,7 +51,7 @@ def block(rows, settings=SETTINGS):
 def rows():
     found = []
     for method, value, change in (("base", 0.3, None), ("sft", 0.5, 0.2), ("lens", 0.9, 0.6), ("lens-push", 0.4, 0.1)):
-        more = {} if change is None else compared(change, p=0.01, p_holm=0.02, mark="better")
+        more = {} if change is None else compared(change, p=0.01, p_adjusted=0.02, mark="better")
         for language, less in (("en", 0.1), ("zh", 0.2), ("sw", 0.15), ("targets", 0)):
             for benchmark, metric in (
                 ("generation", "usable"),
@@ -152,9 +152,9 @@ def test_best_and_second_best_are_those_of_the_main_table(rows):
 def test_legend_of_the_summary_explains_what_it_shows(rows):
     notes = summary(block(rows)).notes
     assert any(note.startswith("accuracy: ") for note in notes) and not any(note.startswith("cut:") for note in notes)
-    # The family of the tests is that of the whole block, shown or not.
+    # The tests are those of the whole block, shown or not.
     count = sum(row["p"] is not None for row in rows)
-    assert any(f"Holm's correction over all {count} tests" in note for note in notes)
+    assert any(f"({count} tests in " in note for note in notes)
 
 
 def test_ablation_says_what_differs_and_by_how_much_from_base(rows):

@@ -39,7 +39,7 @@ COMPARED = {
     "difference_high": 0.18,
     "test": "exact permutation",
     "p": 0.001,
-    "p_holm": 0.012,
+    "p_adjusted": 0.012,
 }
 
 
@@ -147,7 +147,7 @@ def test_metric_of_another_benchmark_keeps_its_own_rows(scores):
 
 
 def test_mistakes_are_named(scores):
-    for column in ("low", "p_holm"):
+    for column in ("low", "p_adjusted"):
         with pytest.raises(LensflowError, match=f"'{column}'"):
             main_table(scores.drop(columns=column), SETTINGS, [])
     with pytest.raises(LensflowError, match="tiny/duo/base/generation/fidelity/en occurs twice"):
@@ -339,7 +339,7 @@ def marked():
         row("lens", "fidelity", "zh", 0.6, mark="better", **COMPARED),
         row("lens", "fidelity", "en", 0.46, mark="worse", margin=0.05, retention="kept", **COMPARED),
         row("lens", "bleu", "en", 0.7, mark="differs", margin=0.2, retention="not shown", **COMPARED),
-        row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_holm": 1.0, "left_out": 3}),
+        row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_adjusted": 1.0, "left_out": 3}),
     ]
     return main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
 
@@ -368,7 +368,7 @@ def test_marks_in_html(marked):
 
 
 def test_a_comparison_of_one_item_has_no_interval():
-    alone = {"difference": 0.25, "p": 1.0, "p_holm": 1.0, "margin": 0.05, "retention": "not shown"}
+    alone = {"difference": 0.25, "p": 1.0, "p_adjusted": 1.0, "margin": 0.05, "retention": "not shown"}
     rows = [row("base", "fidelity", "en", 0.0), row("lens", "fidelity", "en", 0.25, **alone)]
     setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
     blocks = main_table(pd.DataFrame(rows), setting, [])
@@ -391,34 +391,35 @@ def test_marks_in_csv(marked):
     }
     mine = records["lens", "fidelity", "en"]
     assert (mine["mark"], mine["margin"], mine["retention"]) == ("worse", "0.05", "kept")
-    assert (mine["difference"], mine["p"], mine["p_holm"]) == ("0.1", "0.001", "0.012")
+    assert (mine["difference"], mine["p"], mine["p_adjusted"]) == ("0.1", "0.001", "0.012")
     assert mine["test"] == "exact permutation"
     assert records["lens", "bleu", "zh"]["mark"] == records["base", "bleu", "zh"]["p"] == ""
 
 
 def test_legend_says_test_correction_family_and_margins(marked):
     lines = legends.legend(marked)
-    (tests,) = (line for line in lines if "Holm" in line)
+    (tests,) = (line for line in lines if "maxT" in line)
     assert tests.startswith("+ better, − worse than base on the same items, ≠ differs where neither direction")
-    assert "two-sided p ≤ 0.05 after Holm's correction over all 4 tests, and a 95 % interval of the difference" in tests
+    assert "exploratory, two-sided p ≤ 0.05 after a step-down maxT correction (Westfall and Young) within a" in tests
+    assert "all methods and languages against base (4 tests in 2 families)" in tests
     (left,) = (line for line in lines if "left out" in line)
     assert left.startswith("3 scores (one item in one metric and language) are left out of these comparisons")
     (margins,) = (line for line in lines if "non-inferiority" in line)
     assert margins.startswith("✓ kept, ? not shown to be kept in the central language")
     assert margins.endswith("one-sided at 2.5 %, each by itself; margins: fidelity 0.05, bleu 0.2")
     assert not any("by construction" in line for line in lines)
-    (tests,) = (line for line in legends.legend(marked * 2) if "Holm" in line)
-    assert "over all tests of a block (4, 4)" in tests
+    (tests,) = (line for line in legends.legend(marked * 2) if "maxT" in line)
+    assert "(8 tests in 4 families)" in tests
 
 
 @pytest.mark.parametrize(
     ("rooms", "line"),
     [
-        ((8, 24, 24), "no mark for better is possible with n = 24 and 3 tests in 0 of them"),
-        ((3, 8, 24), "n = 24 and 3 tests in 1 of them: 7 questions must get better and none worse, and 3 can; n = 56 "),
+        ((8, 24, 24), "none"),
+        ((3, 8, 24), "n = 24 in 1 of 3 tests: 7 questions must get better and none worse, and 3 can; n = 56 "),
         (
             (0, 4, 24),
-            "in 2 of them: 7 questions must get better and none worse, and 0 to 4 can; n = 42 would do, but for",
+            "in 2 of 3 tests: 7 questions must get better and none worse, and 0 to 4 can; n = 42 would do, but for",
         ),
         ((0, 0, 0), "and 0 can"),
     ],
@@ -426,7 +427,7 @@ def test_legend_says_test_correction_family_and_margins(marked):
 def test_legend_says_where_no_mark_is_possible(rooms, line):
     rows = [row("base", "fidelity", language, 0.5) for language in ("en", "zh", "sw")]
     for language, room in zip(("en", "zh", "sw"), rooms, strict=True):
-        rows.append(row("lens", "fidelity", language, 0.5, **COMPARED, questions=24, room=room))
+        rows.append(row("lens", "fidelity", language, 0.5, **COMPARED, questions=24, room=room, needed=7))
     found = [text for text in legends.legend(main_table(pd.DataFrame(rows), SETTINGS, [])) if "no mark" in text]
     if min(rooms) >= 7:
         assert not found
@@ -488,7 +489,7 @@ def test_legend_of_known_metrics_and_of_nothing_compared(marked, blocks):
     (block,) = marked
     fidelity = dataclasses.replace(block, rows=tuple(row for row in block.rows if row.metric == "fidelity"))
     assert "≠" not in "".join(legends.legend([fidelity]))
-    assert not any("Holm" in line or "margins" in line for line in legends.legend(blocks))
+    assert not any("maxT" in line or "margins" in line for line in legends.legend(blocks))
 
 
 def test_metrics_to_come_have_a_direction():

@@ -1,7 +1,7 @@
 """Intervals and paired tests over evaluation items. All intervals are at the 95 % level; all tests are two-sided."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-SWAPS = 99_999  # of a permutation test: Holm's correction of a whole table needs p-values well below 1e-4
+SWAPS = 99_999  # of a permutation test, if there are more
+CHUNK = 1000  # swaps at a time
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 POWER = 0.8  # chance that a test shows the smallest detectable difference
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
@@ -442,50 +443,82 @@ def paired_permutation(base: ArrayLike, other: ArrayLike, seed: int = 0) -> Floa
     Returns:
         (), or (T,).
     """
-    difference = np.asarray(other, dtype=float) - np.asarray(base, dtype=float)
-    columns = difference.reshape(len(difference), -1)
-    columns = columns[columns.any(axis=1)]
-    n, total = len(columns), columns.sum(0)
-    reach = np.abs(total) - 1e-9 * np.abs(columns).sum(0)  # as far out, but for rounding
+    differences = np.asarray(other, dtype=float) - np.asarray(base, dtype=float)
+    return max_t(differences.reshape(len(differences), -1), seed).p.reshape(differences.shape[1:])
 
-    def as_far(swapped: NDArray[np.generic]) -> NDArray[np.int64]:
-        return np.asarray((np.abs(total - 2 * (swapped.astype(float) @ columns)) >= reach).sum(0))
 
+@dataclass(frozen=True)
+class Family:
+    """The tests of a family (`max_t`).
+
+    Attributes:
+        p: of each test by itself, (T,).
+        adjusted: the same for the family, (T,).
+        needed: how many items must change, all in one direction, so that a test can be significant.
+    """
+
+    p: Floats
+    adjusted: Floats
+    needed: int
+
+
+def max_t(differences: Floats, seed: int = 0, alpha: float = 0.05) -> Family:
+    """Step-down maxT of T paired tests on n items (Westfall and Young, Resampling-Based Multiple Testing, 1993).
+
+    An item's differences change their sign together in all tests, so the correlation of the tests is kept. The
+    statistic is |sum d| / sqrt(sum d²), whose denominator no sign changes. Of a test in which k items differ it is at
+    most sqrt(k), so a test that cannot be significant does not cost the others any power. The family-wise error is kept
+    in large samples. For a single test it is the exact permutation test.
+
+    Args:
+        differences: (n, T), such as the differences of `null_deviations`; 0 for an item that a test does not have.
+        seed: of the signs; if there are at most `SWAPS` of them (2^n), all are used instead.
+        alpha: family-wise level, for `needed`.
+    """
+    columns = differences[differences.any(axis=1)]
+    sizes = np.sqrt((columns**2).sum(0))
+    columns = columns / np.where(sizes > 0, sizes, 1)
+    order = np.argsort(-np.abs(columns.sum(0)), kind="stable")
+    columns = columns[:, order]
+    total = columns.sum(0)
+    reach = np.abs(total) - 1e-9  # as far out, but for rounding
+    alone, stepped, largest = np.zeros(len(order)), np.zeros(len(order)), []
+    for swapped in _swaps(len(columns), seed):
+        found = np.abs(total - 2 * (swapped.astype(float) @ columns))
+        alone += (found >= reach).sum(0)
+        of_rest = np.maximum.accumulate(found[:, ::-1], axis=1)[:, ::-1]  # of each test and all that are less far out
+        stepped += (of_rest >= reach).sum(0)
+        largest.append(of_rest[:, 0])
+    drawn, itself = sum(map(len, largest)), 0 if 2 ** len(columns) <= SWAPS else 1
+    p, adjusted = np.empty((2, len(order)))
+    p[order] = (alone + itself) / (drawn + itself)
+    adjusted[order] = np.maximum.accumulate((stepped + itself) / (drawn + itself))
+    return Family(p, adjusted, _needed(np.concatenate(largest), alpha))
+
+
+def _swaps(n: int, seed: int) -> Iterator[NDArray[np.generic]]:
+    """Which of n items change places, (≤ CHUNK, n) of 0 and 1: all ways if at most `SWAPS`, or random ones."""
     if 2**n <= SWAPS:
-        p = as_far((np.arange(2**n)[:, None] >> np.arange(n)) & 1) / 2**n
-    else:
-        rng, count = np.random.default_rng(seed), np.ones(columns.shape[1])
-        for start in range(0, SWAPS, 1000):
-            size = min(1000, SWAPS - start)
-            bits = np.frombuffer(rng.bytes(size * -(-n // 8)), dtype=np.uint8).reshape(size, -1)
-            count += as_far(np.unpackbits(bits, axis=1, count=n))
-        p = count / (SWAPS + 1)
-    return np.asarray(p.reshape(difference.shape[1:]))
+        yield (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return
+    rng = np.random.default_rng(seed)
+    for start in range(0, SWAPS, CHUNK):
+        size = min(CHUNK, SWAPS - start)
+        bits = np.frombuffer(rng.bytes(size * -(-n // 8)), dtype=np.uint8).reshape(size, -1)
+        yield np.unpackbits(bits, axis=1, count=n)
+
+
+def _needed(largest: Floats, alpha: float) -> int:
+    """How many items must change alike: k of them give a statistic of sqrt(k), and by themselves a p of 2^(1 - k)."""
+    k = math.ceil(1 - math.log2(alpha) - 1e-9)
+    while (largest >= math.sqrt(k) - 1e-9).mean() > alpha:
+        k += 1
+    return k
 
 
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     """Holm's (1979) step-down adjustment of a family of m ≥ 1 p-values: (m,), in the order given."""
     return np.asarray(multipletests(p_values, method="holm")[1])
-
-
-def needed_changes(tests: int, alpha: float = 0.05) -> int:
-    """How many questions must change, all for the better, so that the smallest p of a family can be significant.
-
-    With k changed questions that all go the same way, the exact test has p = 2^(1 - k). Holm's smallest threshold is
-    alpha / tests.
-    """
-    return math.ceil(1 + math.log2(tests / alpha) - 1e-9)
-
-
-def needed_n(tests: int, alpha: float = 0.05, room: float = 1.0) -> int:
-    """How many questions are enough for a mark if all that can change do change for the better.
-
-    Args:
-        tests: number of tests that Holm's correction is over.
-        alpha: family-wise level.
-        room: share of the questions that can change, > 0: those that base has wrong.
-    """
-    return math.ceil(needed_changes(tests, alpha) / room - 1e-9)
 
 
 def is_equivalent(low: float, high: float, margin: float) -> bool:

@@ -250,6 +250,8 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 UNKNOWN_METRIC = Metric("", "", 3, "")
+# The columns that name a row of comparisons.csv and of what is made from it.
+CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
 # The columns of comparisons.csv: a cell of the table, and its comparison with base. versus.csv has the same columns and
 # AGAINST before them, which names a method; its `base` is the value of that method.
 COLUMNS = ("backbone", "setting", "method", "seeds", "benchmark", "metric", "language", "n", "value", "low", "high")
@@ -264,14 +266,15 @@ COMPARED = (
     "difference_high",
     "test",
     "p",
-    "p_holm",
+    "p_adjusted",
+    "needed",
     "mark",
     "margin",
     "retention",
     "equivalence",
 )
 AGAINST = "against"
-SIGNIFICANT = 0.05  # of Holm's adjusted p-values: the chance of one false mark or more in a block
+SIGNIFICANT = 0.05  # of adjusted p-values: the chance of one false mark or more in a family
 
 # Verdicts on claims, and the tests that they rest on.
 SHOWN, NOT_SHOWN, ABSENT = "shown", "not shown", "shown to be absent"
@@ -282,7 +285,8 @@ CLAIMED = (
     "protocol",  # of the study, or the claims that every run tests
     *("backbone", "setting", "claim", "says", "method", "comparator"),
     *("benchmark", "metric", "language", "direction", "test", "margin", "reason"),
-    *("seeds", "questions", "reference", "value", "difference", "difference_low", "difference_high"),
-    *("p", "p_adjusted", "endpoint_verdict", "verdict"),
+    *("seeds", "comparator_seeds", "questions", "reference", "value"),
+    *("difference", "difference_low", "difference_high", "p", "p_adjusted"),
+    *("endpoint_verdict", "verdict"),
 )
 OF_STUDY, BY_DEFAULT = "study", "default"

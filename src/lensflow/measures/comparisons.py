@@ -76,9 +76,10 @@ def compare(
 ) -> pd.DataFrame:
     """Compute the cells of each block's table.
 
-    Holm's correction is over all tests of a block: methods × benchmarks × metrics × languages, with the mean over the
-    targets. A metric with a margin also gets a test of equivalence, and in the central language one of non-inferiority,
-    each by itself.
+    The comparisons are exploratory. A family of tests is one benchmark and one metric of a block: its methods ×
+    languages, with the mean over the targets, against one reference. Its p-values are adjusted together (`_judge`). A
+    metric with a margin also gets a test of equivalence, and in the central language one of non-inferiority, each by
+    itself.
 
     Args:
         runs: place -> its cells, as in scores.json and judged.json; base has the setting "none" and is compared in
@@ -123,8 +124,8 @@ def _block(
         if cell["language"] in languages
     )
     rows: list[dict[str, Any]] = []
-    tests: list[Test] = []
     for benchmark, metric in scores:
+        family: list[Test] = []
         answers, spec = _answers(places, benchmark, metric), METRICS.get(metric, UNKNOWN_METRIC)
         defined = [target for target in targets if any(target in of_method for of_method in answers.values())]
         groups = {language: [language] for language in languages}
@@ -146,10 +147,10 @@ def _block(
                     continue
                 test = _compare(row, _grid(its, members, theirs), _grid(of_method, members, seeds))
                 if test is not None and spec.tested:
-                    tests.append(test)
+                    family.append(test)
                 if metric in margins and "difference" in row:
                     row |= _within(row, margins[metric], language == setting.central)
-    _judge(tests)
+        _judge(family)
     return rows
 
 
@@ -165,7 +166,8 @@ def contrast(
         languages: those in which neither method has the score are left out.
 
     Returns:
-        The seeds and the comparison, as in `compare` but without p. It is empty if one side lacks the score.
+        The seeds of both sides and the comparison, as in `compare` but without p. It is empty if one side lacks the
+        score.
         The test; None if both sides are the same weights or nothing can be compared.
     """
     answers = _answers(runs, *score)
@@ -175,7 +177,8 @@ def contrast(
     seeds, others = _shared(_seeds(ours, defined), _seeds(theirs, defined))
     if not (seeds and others):
         return {}, None
-    row: dict[str, Any] = {"metric": score[1], "seeds": " ".join(map(str, seeds))}
+    row: dict[str, Any] = {"metric": score[1]}
+    row |= {"seeds": " ".join(map(str, seeds)), "comparator_seeds": " ".join(map(str, others))}
     return row, _compare(row, _grid(theirs, defined, others), _grid(ours, defined, seeds))
 
 
@@ -303,31 +306,22 @@ def _room(base: Sample, kept: Bools, better: str) -> int:
     return room.get(better, max(room.values()))
 
 
-def _judge(tests: Sequence[Test]) -> None:
-    """Add to the rows of a block's tests which test it was, its p, Holm's adjusted p, and the mark.
+def _judge(family: Sequence[Test]) -> None:
+    """Add to the rows of a family's tests which test it was, its p, the p adjusted for the family, and the mark.
 
-    One rule holds for all methods, with one seed or with several. A mark needs a significant adjusted p
-    (`statistics.exact_p`, or `statistics.paired_permutation`) and a 95 % interval of the difference that excludes 0.
-    With several seeds the interval covers other seeds. A mark of one seed says nothing about other seeds.
+    One rule holds for all methods, with one seed or with several. A mark needs a significant adjusted p and a 95 %
+    interval of the difference that excludes 0. With several seeds the interval covers other seeds. A mark of one seed
+    says nothing about other seeds. The adjusted p is that of `statistics.max_t`: a question changes sides in all
+    methods and languages together. The unadjusted p is exact where it can be (`statistics.exact_p`).
     """
-    if not tests:
+    if not family:
         return
-    swapped: dict[tuple[str, str], list[Test]] = {}
-    for test in tests:
-        exact = statistics.exact_p(test.base, test.other)
-        test.row["test"] = PERMUTATION if exact is None else EXACT
-        if exact is None:
-            swapped.setdefault((test.row["benchmark"], test.row["language"]), []).append(test)
-        else:
-            test.row["p"] = exact
-    for together in swapped.values():
-        sides = [np.array(statistics.null_deviations(test.base, test.other)) for test in together]
-        p_values = statistics.paired_permutation(*np.stack(sides, axis=2))
-        for test, p in zip(together, p_values, strict=True):
-            test.row["p"] = float(p)
-    for test, adjusted in zip(tests, statistics.holm([test.row["p"] for test in tests]), strict=True):
-        row = test.row
-        row["p_holm"] = float(adjusted)
-        if adjusted <= SIGNIFICANT and (row["difference_low"] > 0 or row["difference_high"] < 0):
+    sides = [np.array(statistics.null_deviations(test.base, test.other)) for test in family]
+    tested = statistics.max_t(np.stack([other - base for base, other in sides], axis=1))
+    for test, p, adjusted in zip(family, tested.p, tested.adjusted, strict=True):
+        row, exact = test.row, statistics.exact_p(test.base, test.other)
+        row["test"], row["p"] = (PERMUTATION, float(p)) if exact is None else (EXACT, exact)
+        row["p_adjusted"], row["needed"] = float(max(adjusted, row["p"])), tested.needed
+        if row["p_adjusted"] <= SIGNIFICANT and (row["difference_low"] > 0 or row["difference_high"] < 0):
             better = {"↑": 1, "↓": -1}.get(_better(row["metric"]), 0) * row["difference"]
             row["mark"] = "better" if better > 0 else "worse" if better < 0 else "differs"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensflow.artifacts.layout import BASE, Place
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import COLUMNS, COMPARED, METRICS, TARGETS, UNKNOWN_METRIC, Metric
+from lensflow.measures.catalogue import CELL, COLUMNS, COMPARED, METRICS, TARGETS, UNKNOWN_METRIC, Metric
 from lensflow.presentation.decisions import Decision
 from lensflow.schema.setting import Setting
 
@@ -204,9 +204,8 @@ def main_table(
     """
     if absent := [column for column in (*COLUMNS, *COMPARED) if column not in cells.columns]:
         raise LensflowError(f"comparisons: no column {absent[0]!r}; collect the scores again")
-    key = ["backbone", "setting", "method", "benchmark", "metric", "language"]
-    if (twice := cells.duplicated(key)).any():
-        name = "/".join(str(part) for part in cells.loc[twice, key].iloc[0])
+    if (twice := cells.duplicated(list(CELL))).any():
+        name = "/".join(str(part) for part in cells.loc[twice, list(CELL)].iloc[0])
         raise LensflowError(f"comparisons: {name} occurs twice; collect the scores again")
     backbones = list(dict.fromkeys(cells["backbone"]))
     blocks = [

@@ -28,12 +28,14 @@ class Decision:
     says: str
     method: str
     comparator: str
+    benchmark: str
     metric: str
     language: str
     direction: str
     test: str
     margin: float
     seeds: str
+    comparator_seeds: str
     questions: int
     reference: float
     value: float
@@ -98,7 +100,7 @@ def read_decisions(path: Path) -> list[Decision]:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(checked(path), dtype={"seeds": str})
+        frame = pd.read_csv(checked(path), dtype={"seeds": str, "comparator_seeds": str})
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file; run collect-scores") from None
     return decisions_of(frame)

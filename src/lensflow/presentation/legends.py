@@ -1,9 +1,9 @@
 """The notes below tables."""
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 from lensflow.artifacts.layout import BASE
-from lensflow.mathematics import statistics
 from lensflow.measures.catalogue import METRICS, SIGNIFICANT, TARGETS
 from lensflow.presentation.blocks import LEFT, MARKS, NOT_APPLIED, RETENTION, TOLD, Block, Row
 from lensflow.presentation.sheets import MISSING
@@ -75,12 +75,12 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     signs = f"{MARKS['better']} better, {MARKS['worse']} worse than {reference} on the same items"
     if not all(row.spec.better for row in rows):
         signs += f", {MARKS['differs']} differs where neither direction is known to be better"
-    family = f"all {sizes[0]} tests" if len(blocks) == 1 else f"all tests of a block ({', '.join(map(str, sizes))})"
     lines = [
-        f"{signs}: two-sided p ≤ {SIGNIFICANT} after Holm's correction over {family}, and a 95 % interval of "
-        "the difference without 0; the test is a paired permutation of each question's mean over seeds, exact for "
-        "shares of the same items (McNemar's test with one seed and language); with one seed a mark says nothing about "
-        "other seeds"
+        f"{signs}: exploratory, two-sided p ≤ {SIGNIFICANT} after a step-down maxT correction (Westfall and Young) "
+        f"within a family, and a 95 % interval of the difference without 0; a family is one metric of one benchmark, "
+        f"all methods and languages against {reference} ({sum(sizes)} tests in {_families(blocks)} families); the test "
+        "is a paired permutation of each question's mean over seeds, exact for shares of the same items (McNemar's "
+        "test with one seed and language); with one seed a mark says nothing about other seeds"
     ]
     left_out = [cell.compared.get("left_out", 0) for row in rows for key, cell in row.cells.items() if key != TARGETS]
     if sum(left_out):
@@ -92,21 +92,28 @@ def _tests(blocks: Sequence[Block], reference: str) -> list[str]:
     return lines
 
 
+def _families(blocks: Sequence[Block]) -> int:
+    return sum(
+        len({row.heading for row in block.rows if any("p" in cell.compared for cell in row.cells.values())})
+        for block in blocks
+    )
+
+
 def _unmarkable(block: Block) -> str | None:
     """Say where no mark for better is possible with these questions and tests, and how many questions are enough."""
-    tested = [cell.compared for row in block.rows for cell in row.cells.values() if "p" in cell.compared]
-    sizes = [(int(compared["room"]), int(compared["questions"])) for compared in tested if "room" in compared]
-    needed = statistics.needed_changes(len(tested), SIGNIFICANT)
-    if not (short := [(room, questions) for room, questions in sizes if room < needed]):
+    tested = [cell.compared for row in block.rows for cell in row.cells.values() if "needed" in cell.compared]
+    sizes = [tuple(int(compared[key]) for key in ("room", "questions", "needed")) for compared in tested]
+    if not (short := [size for size in sizes if size[0] < size[2]]):
         return None
-    rooms, ns = zip(*short, strict=True)
-    enough = max((statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
+    rooms, ns, needed = zip(*short, strict=True)
+    # If all that can change do change for the better.
+    enough = max((math.ceil(needs * n / room - 1e-9) for room, n, needs in short if room), default=0)
     would_do = f"; n = {enough} would do" if enough else ""
     if enough and 0 in rooms:
         would_do += ", but for what is at its best"
     return (
-        f"no mark for better is possible with n = {_range(ns)} and {len(tested)} tests in {len(short)} of them: "
-        f"{needed} questions must get better and none worse, and {_range(rooms)} can{would_do}"
+        f"no mark for better is possible with n = {_range(ns)} in {len(short)} of {len(tested)} tests: "
+        f"{_range(needed)} questions must get better and none worse, and {_range(rooms)} can{would_do}"
     )
 
 

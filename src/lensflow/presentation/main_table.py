@@ -61,7 +61,7 @@ def _explained(cell: Cell, decimals: int) -> str:
     words = [f"{compared['mark']} than base"] if compared.get("mark") in ("better", "worse") else []
     low, difference, high = cell.difference
     words.append(f"difference {difference:+z.{decimals}f} {bounds(low, high, decimals)}".rstrip())
-    words += [f"adjusted p {compared['p_holm']:.2g}"] if "p_holm" in compared else []
+    words += [f"adjusted p {compared['p_adjusted']:.2g}"] if "p_adjusted" in compared else []
     if "retention" in compared:
         verdict = {"not shown": "not shown to be kept"}.get(compared["retention"], compared["retention"])
         words.append(f"{verdict} within {compared['margin']:g}")

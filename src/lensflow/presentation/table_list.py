@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lensflow.measures.catalogue import CELL
 from lensflow.presentation.blocks import TableInputs
 from lensflow.presentation.comparison_tables import ablation, summary, versus
 from lensflow.presentation.cost_table import cost
@@ -14,8 +15,7 @@ from lensflow.presentation.writers.csv import to_csv
 from lensflow.presentation.writers.latex import to_latex
 from lensflow.presentation.writers.markdown import to_markdown
 
-# The columns that name a row, of a table with a line per score and of one with a line per entry.
-CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")
+# The columns that name a row of a table with a line per entry.
 ENTRY = ("backbone", "setting", "panel", "method", "column")
 
 
@@ -41,7 +41,7 @@ TABLES: tuple[Table, ...] = (
     Table("summary", "Methods side by side", summary, ENTRY),
     Table("main", "Every metric in every language", main, CELL),
     Table("ablation", "Variants of Lens: difference to base", ablation, ENTRY),
-    Table("versus", "All methods: difference to one of them", versus),
+    Table("versus", "All methods: difference to one of them", versus, ENTRY),
     Table("reported", "Beside reported numbers", reported),
     Table("cost", "What training takes", cost),  # which depends on the machine
 )

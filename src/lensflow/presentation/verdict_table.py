@@ -1,6 +1,8 @@
 """The table of claims: what a run has shown."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
 
 from lensflow.measures.catalogue import ABSENT, NOT_SHOWN, SHOWN
 from lensflow.presentation.applied import not_applied
@@ -27,15 +29,15 @@ VERDICT_NOTE = (
 def verdict(inputs: TableInputs) -> Document:
     """Return the claims of each block: estimate with interval, p and verdict. A claim without scores has no line."""
     unapplied = not_applied(inputs.costs)
-    return document_of(
-        _sheet(
-            [one for one in inputs.decisions if (one.backbone, one.setting) == (block.backbone, block.setting)],
-            f"Verdict: {block.caption}",
-            unapplied,
-            inputs.told_language,
-        )
+    of_blocks = [
+        [one for one in inputs.decisions if (one.backbone, one.setting) == (block.backbone, block.setting)]
         for block in inputs.blocks
+    ]
+    sheets = document_of(
+        _sheet(decisions, f"Verdict: {block.caption}", unapplied, inputs.told_language)
+        for block, decisions in zip(inputs.blocks, of_blocks, strict=True)
     )
+    return replace(sheets, records=tuple(map(asdict, chain(*of_blocks))))
 
 
 def _sheet(

@@ -14,17 +14,24 @@ import pandas as pd
 
 from lensflow.artifacts.layout import ANSWERS, BASE, JUDGED, NO_SETTING, SCORES
 from lensflow.errors import LensflowError
+from lensflow.measures.catalogue import CELL, CENTRAL, TARGETS
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
+from lensflow.storage.frames import read_table
 from lensflow.storage.integrity import Record, record_of, unchanged
 from lensflow.storage.journal import spans
 from lensflow.storage.verified import read_json, read_jsonl
 
-TRACED = ("scores.csv", "comparisons.csv", "versus.csv", "sweeps.csv", "tables/main.csv")
+# A table -> the file that its rows are taken from, and the columns that name a row of both.
+TABLES = {
+    "main.csv": ("comparisons.csv", CELL),
+    "verdict.csv": ("claims.csv", (*CELL, "claim", "comparator")),
+}
+COLLECTED = ("scores.csv", "comparisons.csv", "versus.csv", "claims.csv", "sweeps.csv")
+TRACED = (*COLLECTED, *(f"tables/{name}" for name in TABLES))
 TEXTS, ITEMS = "data", "benchmarks"  # folders of {corpus} and of {benchmark}, {language}.jsonl in each
 FEWSHOT = "fewshot"  # the split of items that are examples
 Cells = Mapping[tuple[str, str], Mapping[str, Any]]  # of a scores.json: benchmark, language -> cell
-PLACE = ("backbone", "setting", "method", "benchmark", "metric", "language")
 
 
 def trace(place: str) -> str:
@@ -46,7 +53,7 @@ def trace(place: str) -> str:
     results = file.parent.parent if file.parent.name == "tables" else file.parent
     if file.relative_to(results).as_posix() not in TRACED:
         raise LensflowError(f"{named}: rows of {', '.join(TRACED)} can be traced")
-    frame = _rows(named)
+    frame = read_table(named, CELL)
     if not 2 <= row <= len(frame) + 1:
         raise LensflowError(f"{named}: no row {row}; row 1 is the header, the others are 2 to {len(frame) + 1}")
     columns = list(frame.columns)
@@ -55,17 +62,21 @@ def trace(place: str) -> str:
         raise LensflowError(f"{named}: no column '{column}'; it has {', '.join(columns)}")
     cell = {str(key): str(value) for key, value in frame.iloc[row - 2].items()}
     walk = _Walk(results)
-    shown = " ".join(str(cell[key]) for key in PLACE)
+    shown = " ".join(str(cell[key]) for key in CELL)
     walk.say(0, f"{name} = {cell[name] or 'empty'} ({shown})")
     with _of_a_run(results):
         walk.file(1, file, f"row {row}")
         depth = 2
-        if file.name == "main.csv":
-            compared = results / "comparisons.csv"
-            found = _matching(_rows(compared), {key: cell[key].removeprefix("'") for key in PLACE})
-            walk.file(depth, compared, f"row {', '.join(str(number) for number, _ in found)}")
+        if file.name in TABLES:
+            source, key = TABLES[file.name]
+            found = _matching(read_table(results / source, key), {name: cell[name].removeprefix("'") for name in key})
+            walk.file(depth, results / source, f"row {', '.join(str(number) for number, _ in found)}")
             depth += 1
-        walk.runs(depth, cell, file.name == "scores.csv")
+        if file.name != "scores.csv":
+            walk.file(depth, results / "scores.csv")
+        walk.runs(depth, cell, [cell["seed"]] if file.name == "scores.csv" else cell["seeds"].split())
+        if "comparator" in cell:  # both sides of a claim
+            walk.runs(depth, cell | {"method": cell["comparator"]}, cell["comparator_seeds"].split())
     return "\n".join(walk.lines)
 
 
@@ -75,18 +86,6 @@ def _parse(place: str) -> tuple[Path, int, str]:
     if not (row.isdecimal() and column):
         raise LensflowError(f"{place}: not FILE.csv:ROW:COLUMN, such as results/tables/main.csv:2:value")
     return Path(f"{file}.csv"), int(row), column
-
-
-def _rows(file: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(unchanged(file), dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise LensflowError(f"{file}: no such file") from None
-    except (ValueError, OSError) as error:
-        raise LensflowError(f"{file}: not a CSV table ({' '.join(str(error).split())}); make it again") from None
-    if absent := [key for key in PLACE if key not in frame.columns]:
-        raise LensflowError(f"{file}: no column '{absent[0]}'; make the table again")
-    return frame
 
 
 def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
@@ -193,20 +192,15 @@ class _Walk:
     def say(self, depth: int, text: str) -> None:
         self.lines.append("  " * depth + text)
 
-    def runs(self, depth: int, cell: Mapping[str, str], single: bool) -> None:
+    def runs(self, depth: int, cell: Mapping[str, str], seeds: Iterable[str]) -> None:
         """Show the scores of each seed, and what they were made of."""
-        seeds = [cell["seed"]] if single else cell["seeds"].split()
-        frame, scores = _rows(self.results / "scores.csv"), self.results / "scores.csv"
-        if not single:
-            self.file(depth, scores)
+        scores = self.results / "scores.csv"
+        frame, members = read_table(scores, CELL), self._members(cell)
         for seed in seeds:
             setting = NO_SETTING if cell["method"] == BASE else cell["setting"]
             wanted = {key: cell[key] for key in ("backbone", "method", "benchmark", "metric")}
-            wanted |= {"setting": setting, "seed": seed}
-            in_language = _matching(frame, wanted | {"language": cell["language"]})
-            rows = in_language or [
-                (number, row) for number, row in _matching(frame, wanted) if row["language"] in self._targets(cell)
-            ]
+            found = _matching(frame, wanted | {"setting": setting, "seed": seed})
+            rows = [(number, row) for number, row in found if row["language"] in members]
             run = self.results / cell["backbone"] / setting / cell["method"] / f"seed{seed}"
             cells = _cells(run / SCORES)
             asked = [(row["benchmark"], row["language"]) for _, row in rows]
@@ -237,9 +231,13 @@ class _Walk:
                 self.say(depth + 1, f"judge of {name} {judge}")
         self.file(depth, scores, cells=cells)
 
-    def _targets(self, cell: Mapping[str, str]) -> list[str]:
-        """The languages that the mean over languages is over."""
+    def _members(self, cell: Mapping[str, str]) -> list[str]:
+        """The languages that a row is about: of a mean, all of them."""
+        if cell["language"] not in (TARGETS, CENTRAL):
+            return [cell["language"]]
         setting = read_json(self.results / "config.json")["settings"][cell["setting"]]
+        if cell["language"] == CENTRAL:
+            return [setting["central"]]
         return [language for language in setting["languages"] if language != setting["central"]]
 
     def name(self, file: Path) -> str:

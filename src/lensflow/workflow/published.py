@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lensflow.benchmarks.registry import modules_of
 from lensflow.errors import LensflowError
+from lensflow.measures.catalogue import CELL
 from lensflow.methods.registry import method_modules
 from lensflow.presentation import table_list
 from lensflow.provenance.code import closure, code_digest, module_digest
@@ -20,6 +19,7 @@ from lensflow.provenance.records import without_places
 from lensflow.storage import environment
 from lensflow.storage.atomic import write_json, write_text
 from lensflow.storage.digests import canonical_json, current_digest
+from lensflow.storage.frames import read_table
 from lensflow.storage.integrity import RECORD, read_record, record_of, unchanged
 from lensflow.storage.parsing import parse_json
 from lensflow.storage.verified import read_json
@@ -29,7 +29,7 @@ from lensflow.workflow.stages import STAGES
 # A file below the results folder -> the columns that name a row.
 TABLES: Mapping[str, tuple[str, ...]] = {
     **{f"tables/{table.name}.csv": table.key for table in table_list.TABLES if table.key},
-    "comparisons.csv": table_list.CELL,
+    "comparisons.csv": CELL,
 }
 INTERVALS = {"value": ("low", "high"), "difference": ("difference_low", "difference_high")}
 EXACT = ("seeds", "n", "paired", "left_out")
@@ -132,14 +132,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 def _read(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[tuple[str, ...], dict[str, str]]]:
     """The columns of a table beside `keys`, and its rows by them, all as text."""
-    try:
-        frame = pd.read_csv(unchanged(path), dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file; run the workflow, or accept-tables for published ones") from None
-    except (ValueError, OSError) as error:
-        raise LensflowError(f"{path}: not a CSV table ({error}); make it again") from None
-    if absent := [key for key in keys if key not in frame.columns]:
-        raise LensflowError(f"{path}: no column '{absent[0]}'; make the table again")
+    frame = read_table(path, keys)
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for record in frame.to_dict("records"):
         row = tuple(str(record[key]) for key in keys)
