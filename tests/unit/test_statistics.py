@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest, multinomial, norm, permutation_test, t
 from statsmodels.stats.power import TTestPower
 
 from lensflow.mathematics import statistics
+from lensflow.mathematics.power import needed_changes, needed_n
 from lensflow.mathematics.statistics import (
     Sample,
     components,
@@ -21,8 +22,6 @@ from lensflow.mathematics.statistics import (
     interval,
     is_equivalent,
     is_kept,
-    needed_changes,
-    needed_n,
     null_deviations,
     paired_permutation,
     paired_shares_interval,

@@ -15,7 +15,6 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test: Holm's correction of a whole table needs p-values well below 1e-4
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
-POWER = 0.8  # chance that a test shows the smallest detectable difference
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
 # Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
 # the coverage is too high with 1. With 0 it is too low if questions are equally hard in all languages.
@@ -349,17 +348,6 @@ def paired_p(base: Sample, other: Sample) -> float:
     return float(paired_permutation(*null_deviations(base, other))) if exact is None else exact
 
 
-def detectable(half: float, items: int, planned: int) -> float:
-    """Return the smallest true difference that `planned` items show with 80 % power, two-sided at 5 %.
-
-    Args:
-        half: half the width of the 95 % interval of the difference over `items` items.
-        items: > 0.
-        planned: > 0.
-    """
-    return half * (1 + float(norm.ppf(POWER)) / Z) * math.sqrt(items / planned)
-
-
 def is_kept(low: float, high: float, margin: float, better: str) -> bool:
     """Whether a metric got worse by less than the margin: a one-sided test of non-inferiority of size 2.5 %.
 
@@ -466,26 +454,6 @@ def paired_permutation(base: ArrayLike, other: ArrayLike, seed: int = 0) -> Floa
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
     """Holm's (1979) step-down adjustment of a family of m ≥ 1 p-values: (m,), in the order given."""
     return np.asarray(multipletests(p_values, method="holm")[1])
-
-
-def needed_changes(tests: int, alpha: float = 0.05) -> int:
-    """How many questions must change, all for the better, so that the smallest p of a family can be significant.
-
-    With k changed questions that all go the same way, the exact test has p = 2^(1 - k). Holm's smallest threshold is
-    alpha / tests.
-    """
-    return math.ceil(1 + math.log2(tests / alpha) - 1e-9)
-
-
-def needed_n(tests: int, alpha: float = 0.05, room: float = 1.0) -> int:
-    """How many questions are enough for a mark if all that can change do change for the better.
-
-    Args:
-        tests: number of tests that Holm's correction is over.
-        alpha: family-wise level.
-        room: share of the questions that can change, > 0: those that base has wrong.
-    """
-    return math.ceil(needed_changes(tests, alpha) / room - 1e-9)
 
 
 def is_equivalent(low: float, high: float, margin: float) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from lensflow.artifacts.layout import BASE
-from lensflow.mathematics import statistics
+from lensflow.mathematics.power import needed_changes, needed_n
 from lensflow.measures.catalogue import METRICS, SIGNIFICANT, TARGETS
 from lensflow.presentation.blocks import LEFT, MARKS, NOT_APPLIED, RETENTION, TOLD, Block, Row
 from lensflow.presentation.sheets import MISSING
@@ -96,11 +96,11 @@ def _unmarkable(block: Block) -> str | None:
     """Say where no mark for better is possible with these questions and tests, and how many questions are enough."""
     tested = [cell.compared for row in block.rows for cell in row.cells.values() if "p" in cell.compared]
     sizes = [(int(compared["room"]), int(compared["questions"])) for compared in tested if "room" in compared]
-    needed = statistics.needed_changes(len(tested), SIGNIFICANT)
+    needed = needed_changes(len(tested), SIGNIFICANT)
     if not (short := [(room, questions) for room, questions in sizes if room < needed]):
         return None
     rooms, ns = zip(*short, strict=True)
-    enough = max((statistics.needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
+    enough = max((needed_n(len(tested), SIGNIFICANT, room / n) for room, n in short if room), default=0)
     would_do = f"; n = {enough} would do" if enough else ""
     if enough and 0 in rooms:
         would_do += ", but for what is at its best"
