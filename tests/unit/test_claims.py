@@ -11,6 +11,7 @@ from lensflow.artifacts.layout import Place
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.mathematics import statistics
+from lensflow.mathematics.power import detectable
 from lensflow.mathematics.statistics import Sample
 from lensflow.measures import claims
 from lensflow.measures.catalogue import ABSENT, CLAIMED, NOT_SHOWN, SHOWN
@@ -138,13 +139,13 @@ def test_detectable_difference_is_detected_in_four_of_five_samples():
     rng, n = np.random.default_rng(0), 400
     pilot = rng.random((2, n)) < 0.4
     low, high = statistics.difference_interval(share(pilot[0]), share(pilot[1]))
-    smallest = statistics.detectable((high - low) / 2, n, n)
+    smallest = detectable((high - low) / 2, n, n)
     found = 0
     for _ in range(200):
         base, other = rng.random((2, n)) < np.array([[0.4], [0.4 + smallest]])
         found += statistics.paired_p(share(base), share(other)) <= 0.05
     assert 0.7 < found / 200 < 0.9
-    assert statistics.detectable(0.1, 60, 240) == pytest.approx(statistics.detectable(0.05, 1, 1))
+    assert detectable(0.1, 60, 240) == pytest.approx(detectable(0.05, 1, 1))
 
 
 CONFIG = {"results": "out", "told_language": ["prompt"], "settings": {"trio": {"central": "en"}}}

@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lensflow.methods.registry import METHODS
 from lensflow.provenance import code
 from lensflow.workflow.stages import STAGES
 
-CACHED = (code.code_digest, code.closure, code.module_digest, code.imports_of, code._code)
+CACHED = (code.code_digest, code.closure, code.imports_of, code._summary)
 
 
 def forget() -> None:
@@ -174,17 +175,64 @@ def test_the_words_of_messages_change_no_result(copy):
         ("if a:\n    raise ValueError('a')", "if b:\n    raise ValueError('a')"),
     ],
 )
-def test_what_changes_a_result(tmp_path, old, new):
-    found = []
-    for number, text in enumerate((old, new)):
-        (tmp_path / f"{number}.py").write_text(text)
-        found.append(code._code(tmp_path / f"{number}.py"))
-    assert found[0] != found[1]
+def test_what_changes_a_result(old, new):
+    assert code._code(ast.parse(old)) != code._code(ast.parse(new))
+
+
+# --- What is kept for the next start ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parsed(copy, monkeypatch):
+    """The files that are parsed, where bytecode may be written."""
+    files = []
+
+    def parse(source, *args):
+        files.append(source)
+        return ast_parse(source, *args)
+
+    ast_parse = ast.parse
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    monkeypatch.setattr(code.ast, "parse", parse)
+    return files
+
+
+def test_a_file_is_parsed_once_until_it_changes(copy, parsed):
+    before = digests()
+    assert len(parsed) > 100
+    parsed.clear()
+    assert digests() == before and parsed == []
+    changed = copy / "storage" / "cache.py"
+    changed.write_text(f"{changed.read_text(encoding='utf-8')}\nADDED = 1\n", encoding="utf-8")
+    assert digests() != before and parsed == [changed.read_bytes()]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"valid_for": ', '{"digest": "x", "named": []}'])
+def test_a_damaged_summary_is_made_again(copy, parsed, content):
+    before = digests()
+    (kept,) = (copy / "storage" / "__pycache__").glob("cache.*.json")
+    sound = kept.read_text()
+    kept.write_text(content)
+    assert digests() == before and kept.read_text() == sound
+
+
+def test_a_module_that_appears_under_an_imported_name_counts(copy, parsed):
+    before = code.closure("lensflow.storage.cache")
+    name = copy / "storage" / "atomic" / "__init__.py"  # a package now; one of the names imported from it is a module
+    name.parent.mkdir()
+    (copy / "storage" / "atomic.py").replace(name)
+    (name.parent / "write_json.py").write_text("")
+    forget()
+    assert set(code.closure("lensflow.storage.cache")) - set(before) == {"lensflow.storage.atomic.write_json"}
+
+
+# --- Which stages a statement counts for ------------------------------------------------------------------------------
 
 
 def test_one_statement_of_each_module_changes_exactly_the_stages_above_it(copy, monkeypatch):
     """Every module of the package in turn, every stage and every method."""
-    monkeypatch.setattr(code, "_code", remembered(code._code))
+    monkeypatch.setattr(code, "_summary", remembered(code._summary))
     monkeypatch.setattr(code, "imports_of", remembered(code.imports_of))
     before, covered = digests(), closures()
     files = sorted(copy.rglob("*.py"))
@@ -193,7 +241,6 @@ def test_one_statement_of_each_module_changes_exactly_the_stages_above_it(copy, 
     for file in files:
         module, text = module_of(file, copy), file.read_text(encoding="utf-8")
         file.write_text(f"{text}\nADDED = 1\n", encoding="utf-8")
-        code.module_digest.cache_clear()
         code.code_digest.cache_clear()
         after = code_digests()
         changed = {name for name in before if before[name] != after[name]}

@@ -92,22 +92,20 @@ def digests(
     config["runs"][0]["benchmarks"] += ["generation", "cldr"]
     config["runs"][1] |= {"methods": ["lens-a", "sft", "steer"], "benchmarks": ["generation", "likelihood", "cldr"]}
     plan = Plan(experiment.read([], workspace.root, config), workspace.root, workspace.root)
-    read = code._code.__wrapped__  # not what it remembers
+    read = code._summary.__wrapped__  # not what it remembers
     known = {path: read(path) for path in SOURCES.values()}
 
     def of(module: str, text: str) -> dict[str, str]:
         copy = tmp_path / f"{module}.py"
         copy.write_text(text, encoding="utf-8")
         changed = known | {SOURCES[module]: read(copy)}
-        monkeypatch.setattr(code, "_code", changed.__getitem__)
+        monkeypatch.setattr(code, "_summary", changed.__getitem__)
         code.code_digest.cache_clear()
-        code.module_digest.cache_clear()
         return jobs(plan)
 
     yield of
     monkeypatch.undo()
     code.code_digest.cache_clear()
-    code.module_digest.cache_clear()
 
 
 def jobs(plan: Plan) -> dict[str, str]:

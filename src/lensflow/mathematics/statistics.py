@@ -16,7 +16,6 @@ RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test, if there are more
 CHUNK = 1000  # swaps at a time
 Z = float(norm.ppf((1 + CONFIDENCE) / 2))
-POWER = 0.8  # chance that a test shows the smallest detectable difference
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
 # Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
 # the coverage is too high with 1. With 0 it is too low if questions are equally hard in all languages.
@@ -348,17 +347,6 @@ def paired_p(base: Sample, other: Sample) -> float:
     """Two-sided p of the difference: `exact_p`, or random swaps if there is no exact one."""
     exact = exact_p(base, other)
     return float(paired_permutation(*null_deviations(base, other))) if exact is None else exact
-
-
-def detectable(half: float, items: int, planned: int) -> float:
-    """Return the smallest true difference that `planned` items show with 80 % power, two-sided at 5 %.
-
-    Args:
-        half: half the width of the 95 % interval of the difference over `items` items.
-        items: > 0.
-        planned: > 0.
-    """
-    return half * (1 + float(norm.ppf(POWER)) / Z) * math.sqrt(items / planned)
 
 
 def is_kept(low: float, high: float, margin: float, better: str) -> bool:

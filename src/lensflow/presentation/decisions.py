@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensflow.errors import LensflowError
-from lensflow.mathematics import statistics
+from lensflow.mathematics.power import detectable
 from lensflow.measures.catalogue import ABSENT, NON_INFERIORITY, NOT_SHOWN, OF_STUDY
 from lensflow.presentation.sheets import bounds
 from lensflow.storage.integrity import checked
@@ -88,7 +88,7 @@ class Decision:
         half = (self.difference_high - self.difference_low) / 2
         if not half > 0:  # also nan
             return 0
-        return math.ceil(self.questions * (statistics.detectable(half, 1, 1) / self.margin) ** 2)
+        return math.ceil(self.questions * (detectable(half, 1, 1) / self.margin) ** 2)
 
 
 def read_decisions(path: Path) -> list[Decision]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lensflow.mathematics import statistics
+from lensflow.mathematics.power import detectable
 from lensflow.presentation.decisions import Decision
 from lensflow.presentation.sheets import Document, Entry, Line, Panel, Sheet
 
@@ -31,6 +31,6 @@ def power(decisions: Sequence[Decision], items: int) -> Document:
 
 def _entries(one: Decision, items: int) -> tuple[Entry, ...]:
     half = (one.difference_high - one.difference_low) / 2
-    smallest = statistics.detectable(half, one.questions, items)
+    smallest = detectable(half, one.questions, items)
     texts = (str(one.questions), f"{smallest:.3f}", f"{one.margin:g}", str(one.enough))
     return tuple(map(Entry, texts))

@@ -8,12 +8,17 @@ Comments, docstrings and the texts of exceptions cannot change a result, so they
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import json
+import sys
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "lensflow"
 FOLDER = Path(__file__).parents[1]
@@ -32,7 +37,7 @@ def code_digest(*modules: str) -> str:
         checksum.update(module_digest(module).encode())
     for module in modules:
         if not is_own(module):
-            checksum.update(_code(_file_of(module)).encode())
+            checksum.update(_code(ast.parse(_file_of(module).read_bytes())).encode())
     return checksum.hexdigest()[:16]
 
 
@@ -48,10 +53,9 @@ def closure(*modules: str) -> list[str]:
     return sorted(module for module in seen if is_own(module) and module not in WORDING)
 
 
-@functools.cache
 def module_digest(module: str) -> str:
     """Return the digest of one module alone."""
-    return hashlib.sha256(_code(_file_of(module)).encode()).hexdigest()[:16]
+    return _summary(_file_of(module)).digest
 
 
 def is_own(module: str) -> bool:
@@ -75,11 +79,44 @@ def imports_of(file: Path) -> list[str]:
     Raises:
         SyntaxError: the file has a relative import, which this package does not use.
     """
-    found: dict[str, None] = {}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        for module in _named(node, file):
-            found |= dict.fromkeys(_with_packages(module))
-    return list(found)
+    modules = (name for name in _summary(file).named if _file_of(name).is_file())
+    return list(dict.fromkeys(part for module in modules for part in _with_packages(module)))
+
+
+class _Summary(NamedTuple):
+    """What counts of a file.
+
+    Attributes:
+        named: what it imports from this package: modules, and names that may be modules.
+        digest: of its code.
+    """
+
+    named: list[str]
+    digest: str
+
+
+@functools.cache
+def _summary(file: Path) -> _Summary:
+    """Summarise a file, or read its summary, which lies beside the file's bytecode.
+
+    A summary is valid for one text of the file, one text of this module and one version of Python. To parse every
+    module takes longer than all else that the workflow does itself when it starts.
+    """
+    source = file.read_bytes()
+    valid_for = hashlib.sha256(b"".join([sys.version.encode(), Path(__file__).read_bytes(), source])).hexdigest()
+    kept = Path(importlib.util.cache_from_source(str(file))).with_suffix(".json")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, an old or a damaged one
+        found = json.loads(kept.read_bytes())
+        if found.pop("valid_for") == valid_for:
+            return _Summary(**found)
+    tree = ast.parse(source)
+    named = list(dict.fromkeys(name for node in ast.walk(tree) for name in _named(node, file)))
+    summary = _Summary(named, hashlib.sha256(_code(tree).encode()).hexdigest()[:16])
+    if not sys.dont_write_bytecode:
+        content = json.dumps({"valid_for": valid_for, **summary._asdict()})
+        # As bytecode: at once, or not at all where nothing may be written.
+        SourceFileLoader(file.stem, str(file)).set_data(str(kept), content.encode())
+    return summary
 
 
 def _with_packages(module: str) -> list[str]:
@@ -96,8 +133,7 @@ def _named(node: ast.AST, file: Path) -> Iterator[str]:
             raise SyntaxError(f"{file}, line {node.lineno}: a relative import; write the whole path")
         if node.module and is_own(node.module):
             yield node.module
-            inner = (f"{node.module}.{alias.name}" for alias in node.names)
-            yield from (module for module in inner if _file_of(module).is_file())
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 class _Bare(ast.NodeTransformer):
@@ -131,6 +167,5 @@ def _without_texts(node: ast.AST) -> ast.AST:
     return node
 
 
-@functools.cache
-def _code(file: Path) -> str:
-    return ast.dump(_Bare().visit(ast.parse(file.read_text(encoding="utf-8"))))
+def _code(tree: ast.Module) -> str:
+    return ast.dump(_Bare().visit(tree))
