@@ -14,7 +14,7 @@ settings.load_profile("busy")
 NEED_TORCH = """agreement agreement_with_published answer api applied benchmark_method cases_finetuning cases_lm_eval
     cases_models_loading cases_models_prompts cases_settings comparisons cost_page deltas directions edits
     engines families finetuning harness hidden_states interventions judging losses methods objective plan
-    presentation probabilities projections published published_choices references rivals script_mask stages
+    presentation probabilities projections published published_choices references rivals script_mask serving stages
     startup subspaces tables training untrusted"""
 if find_spec("torch"):
     from tests.models import checkpoint, stages  # noqa: F401

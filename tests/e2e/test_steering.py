@@ -66,6 +66,27 @@ def test_both_engines_give_the_same_answers(manifest, run, by_transformers):
         engine.close()
 
 
+def test_the_model_cards_lines_for_transformers(config, manifest, train, tmp_path, capsys):
+    """An edit of a block, in the model's own chat template."""
+    folder, home = train({"kind": "steer", "strength": 2.0}), tmp_path / "home"
+    tokenizer = PromptTokenizer(manifest.parent, config.backbones[NAME].prompt)
+    engine, ids = TransformersEngine(manifest.parent, "float32", tokenizer), [tokenizer.encode(p) for p in PROMPTS]
+    plain = engine.generate(ids, ANSWER)
+    with engine.edited(interventions.load(folder / interventions.NAME).edit("zh")):
+        expected = engine.generate(ids, ANSWER)
+    engine.close()
+    assert expected != plain
+    delta = folder / "delta.safetensors"
+    assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(home)]) == 0
+    card = (home / "README.md").read_text()
+    (code,) = (found for found in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "lensflow.serving" in found)
+    code = code.replace("max_new_tokens=128", f"max_new_tokens={ANSWER.max_new_tokens}")
+    for prompt, answer in zip(PROMPTS, expected, strict=True):
+        capsys.readouterr()
+        exec(code, {"folder": str(home), "question": prompt})
+        assert capsys.readouterr().out == answer.text + "\n"
+
+
 def test_the_model_cards_lines_for_vllm(manifest, run, by_transformers, tmp_path):
     """The exported folder by itself, without Lensflow's engine."""
     tokenizer, ids, steered, _ = by_transformers

@@ -182,7 +182,10 @@ def test_the_model_card_says_what_was_not_applied(stages, tmp_path, left, marked
     delta = tmp_path / "tiny" / "trio" / "mine" / "seed0" / "delta.safetensors"
     deltas.write({}, stages("llama").checkpoint, delta)
     setting = stages("llama").setting("post_norm").canonical()
-    write_json(delta.with_name("config.json"), {"setting": setting, "method": {"kind": "lens"}})
+    write_json(
+        delta.with_name("config.json"),
+        {"setting": setting, "method": {"kind": "lens"}, "prompt": {"format": "plain", "template": "{prompt}"}},
+    )
     score = {"metric": "nll", "value": 1.0, "low": None, "high": None, "n": 3}
     cell = {"benchmark": "likelihood", "language": "en", "scores": [score]}
     write_json(delta.with_name("scores.json"), {"cells": [cell]})

@@ -508,7 +508,8 @@ def export(folder, tmp_path):
     """Run `lensflow export` for a run that `build` made; return the new folder and its model card."""
     method, setting = {"kind": folder.parent.name}, {"central": "en", "languages": list(tiny.LANGUAGES)}
     setting |= {"probing": "prompts", "training": "prompts"}
-    (folder / "config.json").write_text(json.dumps({"method": method, "setting": setting, "seed": 0}))
+    config = {"method": method, "setting": setting, "seed": 0, "prompt": PROMPT.canonical()}
+    (folder / "config.json").write_text(json.dumps(config))
     home, manifest = tmp_path / "home", tmp_path / "backbone" / "manifest.json"
     arguments = ["--backbone", str(manifest), "--delta", str(folder / "delta.safetensors"), str(home)]
     assert main.main(["export", *arguments]) == 0
@@ -537,17 +538,16 @@ def test_the_lines_of_an_exported_steering(build, tmp_path):
         expected = engine.generate(prompts, Decoding(max_new_tokens=6))
     assert texts_of(expected) != texts_of(plain)
 
-    by_hook, by_bias = {"folder": str(home)}, {"folder": str(home)}
-    exec(code_of(card, "register_forward_hook"), by_hook)
-    exec(code_of(card, "LogitsProcessorList"), by_bias)
-    for names, more in ((by_hook, {}), (by_bias, {"logits_processor": by_bias["steered"]})):
-        for prompt, answer in zip(prompts, texts_of(expected), strict=True):
-            output = names["model"].generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, **more)
-            assert tokenizer.decode(output[0, len(prompt) :].tolist()) == answer
+    names = {"folder": str(home)}
+    exec(code_of(card, "LogitsProcessorList"), names)
+    for prompt, answer in zip(prompts, texts_of(expected), strict=True):
+        given = {"max_new_tokens": 6, "do_sample": False, "logits_processor": names["steered"]}
+        output = names["model"].generate(torch.tensor([prompt]), **given)
+        assert tokenizer.decode(output[0, len(prompt) :].tolist()) == answer
 
     assert "All weights are the backbone's." in card and "corpus `prompts` for the subspaces" in card
     assert "**This folder alone answers as the untouched backbone.**" in card
-    assert 'Apply it as "At generation"\nsays, to prompts in sw, zh.' in card
+    assert 'Apply it as\n"How to load it" says, to answers in sw, zh.' in card
     names = {path.name for path in (home / "intervention").iterdir()}
     assert names == {"intervention.safetensors", "logit_bias.zh.safetensors", "logit_bias.sw.safetensors"}
     (bias,) = load_file(home / "intervention" / "logit_bias.sw.safetensors").values()
@@ -564,8 +564,8 @@ def test_a_capped_model_is_exported_without_a_bias(build, tmp_path):
 def test_the_lines_of_an_exported_lsar(build, tmp_path):
     folder = build({"kind": "lsar"}, "lsar")
     home, card = export(folder, tmp_path)
-    names, ids = {"folder": str(home)}, tiny.random_sequences(1, seed=4)[0]
-    exec(code_of(card, "register_forward_hook"), names)
+    names, ids = {"folder": str(home), "question": "a"}, tiny.random_sequences(1, seed=4)[0]
+    exec(code_of(card, "lensflow.serving.hf"), names)
     edit = interventions.load(folder / interventions.NAME).edit("zh")
     naive = Naive(home, StateEdit(torch.zeros(tiny.WIDTH), edit.removed))
     assert torch.allclose(names["model"](torch.tensor([ids])).logits[0].double(), naive.logits(ids), atol=1e-4)

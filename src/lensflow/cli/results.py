@@ -23,6 +23,7 @@ def add(commands: Subparsers) -> None:
     sub.add_argument("--backbone", type=Path, required=True, help="manifest.json of the backbone's checkpoint")
     sub.add_argument("--delta", type=Path, required=True, help="delta.safetensors (train)")
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
+    sub.add_argument("--reference", action="store_true", help="name the backbone, and copy none of its weights")
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -55,4 +56,4 @@ def export(args: argparse.Namespace) -> None:
     """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
     from lensflow.presentation.exporting import export
 
-    print(export(args.backbone, args.delta, args.folder))
+    print(export(args.backbone, args.delta, args.folder, reference=args.reference))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lensflow.artifacts.exported import FOLDER
 from lensflow.models.engines.process import prepare_process
 
 
@@ -63,7 +64,7 @@ def hand_on(intervention: Path, biases: Mapping[str, Tensor], folder: Path) -> N
 
     vLLM takes every safetensors file beside the weights for weights.
     """
-    target = folder / "intervention"
+    target = folder / FOLDER
     target.mkdir()
     shutil.copyfile(intervention, target / intervention.name)
     for language, bias in biases.items():

@@ -1,23 +1,28 @@
-"""A checkpoint that can be taken home, with its model card."""
+"""A method that can be taken home, with its model card."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
-from lensflow.artifacts import checkpoint, interventions
+from safetensors import safe_open
+
+from lensflow.artifacts import checkpoint, exported, interventions
 from lensflow.artifacts import export as exporting
 from lensflow.errors import LensflowError
 from lensflow.models import logit_bias
-from lensflow.presentation.model_card import model_card
-from lensflow.storage.atomic import write_text
+from lensflow.presentation.model_card import acts, model_card, public
+from lensflow.storage.atomic import write_json, write_text
+from lensflow.storage.verified import read_json
 
 
-def export(backbone: Path, delta: Path, folder: Path) -> str:
+def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False) -> str:
     """Put a backbone and a delta together in a new folder, links resolved.
 
     Args:
         backbone: manifest of the backbone's checkpoint.
         delta: `delta.safetensors`, with what else `train` wrote beside it.
         folder: new folder for the checkpoint.
+        reference: name the backbone, and copy none of its weights.
 
     Returns:
         One line: the folder, and how it is used.
@@ -28,16 +33,32 @@ def export(backbone: Path, delta: Path, folder: Path) -> str:
     if not delta.is_file():
         raise LensflowError(f"{delta}: no such file; train the method, or name its delta.safetensors")
     manifest, applied = checkpoint.verify(backbone), delta.with_name(interventions.NAME)
-    intervention = interventions.load(applied)
+    intervention, config = interventions.load(applied), read_json(delta.with_name("config.json"))
     biases = logit_bias.logit_biases(backbone.parent, intervention.shifts)
-    card = model_card(manifest, delta, intervention, biased=bool(biases))
+    card = model_card(manifest, delta, intervention, biased=bool(biases), reference=reference)
     with tempfile.TemporaryDirectory(dir=backbone.parent) as temporary:
-        exported = Path(temporary) / "checkpoint" / "manifest.json"
-        exporting.export(backbone, delta, exported)
-        if intervention.width is not None:
-            logit_bias.hand_on(applied, biases, exported.parent)
-        write_text(exported.parent / "README.md", card)
-        exporting.copy_out(exported.parent, folder)
-    if intervention.width is not None or intervention.instructions:
+        made = Path(temporary) / "checkpoint"
+        if reference:
+            _refer(delta, made)
+        else:
+            exporting.export(backbone, delta, made / "manifest.json")
+        if acts(intervention):
+            logit_bias.hand_on(applied, biases, made)
+        content = exported.description(manifest, public(manifest["source"]), config, intervention)
+        write_json(made / exported.NAME, content)
+        write_text(made / "README.md", card)
+        exporting.copy_out(made, folder)
+    if reference:
+        return f"{folder}: what the method changes, without the backbone's weights; README.md says how to load it"
+    if acts(intervention) or intervention.instructions:
         return f"{folder}: this folder alone is not the method, which acts while the model answers; README.md says how"
     return f"{folder}: load it with transformers or vLLM"
+
+
+def _refer(delta: Path, folder: Path) -> None:
+    """Copy a delta that changes something."""
+    folder.mkdir()
+    with safe_open(delta, framework="pt") as file:
+        changes = any(file.keys())
+    if changes:
+        shutil.copyfile(delta, folder / exported.DELTA)

@@ -1,5 +1,6 @@
 """The model card of an exported checkpoint: what it was made from, how, and how it scored."""
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
 from lensflow.artifacts import costs
-from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.interventions import ANY, Intervention
 from lensflow.presentation.blocks import LEFT
 from lensflow.presentation.legends import NOT_APPLIED_NOTE
 from lensflow.storage.integrity import checked
@@ -39,7 +40,9 @@ _OF_MAKERS = {
 }
 
 
-def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervention, *, biased: bool) -> str:
+def model_card(
+    manifest: Mapping[str, Any], delta: Path, intervention: Intervention, *, biased: bool, reference: bool = False
+) -> str:
     """Write the card of a backbone with a delta.
 
     Args:
@@ -48,6 +51,7 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
             backbone in the same results folder, are taken up where they have been computed.
         intervention: what lies beside the delta.
         biased: whether its shifts are handed on as biases on the logits.
+        reference: whether the folder names the backbone in the place of its weights.
 
     Raises:
         LensflowError: there is no configuration beside the delta.
@@ -55,6 +59,8 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
     run = delta.parent
     config = read_json(run / "config.json")
     setting, source = config["setting"], manifest["source"]
+    targets = [language for language in setting["languages"] if language != setting["central"]]
+    answered = _answered(intervention)
     license_id, license_name = hub_license(manifest["license"])
     with safe_open(checked(delta), framework="pt") as file:
         changed = sorted(file.keys())
@@ -72,19 +78,50 @@ def model_card(manifest: Mapping[str, Any], delta: Path, intervention: Intervent
             template_path=str(TEMPLATE),
             name=run.parts[-2] if len(run.parts) > 1 else "lens",
             kind=config["method"]["kind"],
-            source=_public(source),
+            source=public(source),
             manifest=manifest,
             setting=setting,
-            targets=[language for language in setting["languages"] if language != setting["central"]],
+            targets=targets,
             configuration=yaml.safe_dump(config, allow_unicode=True, sort_keys=False),
             changed=changed,
             intervention=intervention,
             biased=biased,
+            reference=reference,
+            needs_backbone=reference and source.get("kind") != "hub",
+            acts=acts(intervention),
+            answered=answered,
+            example=next((language for language in targets if language in answered), targets[0]),
+            tokenised=_tokenised(config["prompt"]),
             scores=_rows(run / "scores.json", run.parents[2] / "none" / "base" / "seed0" / "scores.json"),
             warning=_warning(run / "cost.json"),
             version=version("lensflow"),
         )
     )
+
+
+def acts(intervention: Intervention) -> bool:
+    """Return whether an intervention changes states or restricts tokens while the model answers."""
+    return intervention.width is not None or bool(intervention.constrained)
+
+
+def _tokenised(prompt: Mapping[str, Any]) -> str:
+    """Return the Python expression that makes token ids of `question`."""
+    if prompt["format"] == "plain":
+        template = json.dumps(prompt["template"], ensure_ascii=False)
+        return f'tokenizer({template}.replace("{{prompt}}", question), return_tensors="pt")'
+    system = prompt.get("system")
+    before = "" if system is None else f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, '
+    variables = "".join(f", {name}={value!r}" for name, value in prompt.get("template_variables", {}).items())
+    return (
+        f'tokenizer.apply_chat_template([{before}{{"role": "user", "content": question}}], add_generation_prompt=True, '
+        f'return_tensors="pt", return_dict=True{variables})'
+    )
+
+
+def _answered(intervention: Intervention) -> list[str]:
+    """Return the languages of answers that an intervention acts on; empty if it acts on all alike, or on none."""
+    pairs = [] if ANY in intervention.blocks else [wanted for _, wanted in intervention.blocks]
+    return list(dict.fromkeys([*intervention.shifts, *pairs, *intervention.constrained]))
 
 
 def hub_license(name: str) -> tuple[str, str | None]:
@@ -95,8 +132,8 @@ def hub_license(name: str) -> tuple[str, str | None]:
     return "other", re.sub(r"[^a-z0-9.]+", "-", called).strip("-.") or "other"
 
 
-def _public(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a card says of a backbone's source: of a local folder, its name and not where it lies."""
+def public(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what others are told of a backbone's source: of a local folder, its name and not where it lies."""
     return dict(source) | ({"path": Path(source["path"]).name} if source.get("kind") == "folder" else {})
 
 

@@ -208,17 +208,17 @@ class TransformersEngine:
 
         def locate(decoder: nn.Module, args: Any, kwargs: Any) -> None:
             ids = args[0] if args else kwargs["input_ids"]
-            places.index = _index(ids, kwargs)
+            places.index = index_of(ids, kwargs)
             lengths = [edits.WHOLE] * len(ids) if self._prompts is None else self._prompts
             places.prompt = torch.tensor(lengths, device=ids.device)[:, None]
 
         hooks.enter_context(decoder_of(self.model).register_forward_pre_hook(locate, with_kwargs=True))
-        for handle in edits.change(layers, edit.blocks, places, _states_of, _with_states):
+        for handle in edits.change(layers, edit.blocks, places, states_of, with_states):
             hooks.enter_context(handle)
         recorded: list[edits.Recorded] = []
         prompt = self._tokenizer.encode(edits.TEST)
         with ExitStack() as recorders:
-            for handle in edits.record(layers, edit.blocks, places, _states_of, recorded):
+            for handle in edits.record(layers, edit.blocks, places, states_of, recorded):
                 recorders.enter_context(handle)
             self.loglikelihoods([(prompt, prompt[:3])])
         edits.check(edit.blocks, recorded, "hf")
@@ -439,7 +439,7 @@ def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]
         yield batch
 
 
-def _index(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
+def index_of(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
     """Return the place (rows, T) of each token of a pass in its sequence, from what the decoder is given."""
     index: Tensor | None = given.get("position_ids")
     if index is None:
@@ -452,13 +452,14 @@ def _index(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
     return index.expand(ids.shape)
 
 
-def _states_of(output: Any) -> Tensor:
+def states_of(output: Any) -> Tensor:
     """Return the residual stream (rows, T, d) of what a block returns: a tensor, or one first among others."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 
 
-def _with_states(output: Any, states: Tensor) -> Any:
+def with_states(output: Any, states: Tensor) -> Any:
+    """Return what a block returns, with another residual stream."""
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 

@@ -1,0 +1,134 @@
+"""What `lensflow export` writes beside weights, for whoever runs the method outside of the pipeline.
+
+`lensflow.json` says what the method is, which backbone it belongs to, its languages and the prompt format. The folder
+`intervention` has the tensors of what acts while the model answers. `delta.safetensors` is there only if the folder
+has no weights of its own and the method changes some.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lensflow.artifacts import interventions
+from lensflow.artifacts.interventions import Intervention
+from lensflow.errors import LensflowError, of_the_hub
+from lensflow.storage.verified import read_json
+
+NAME = "lensflow.json"
+FOLDER = "intervention"
+DELTA = "delta.safetensors"
+FORMAT = 1
+_KEYS = {"format", "method", "backbone", "prompt", "central", "languages", "edits"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported method.
+
+    Attributes:
+        folder: where it lies on this machine.
+        content: of its `lensflow.json`.
+        intervention: what acts while the model answers.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+    intervention: Intervention
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the folder has the backbone's weights, too."""
+        return (self.folder / "config.json").is_file()
+
+    def known(self, language: str) -> str:
+        """Return a language that the method knows.
+
+        Raises:
+            LensflowError: it knows others only.
+        """
+        if language not in self.content["languages"]:
+            raise LensflowError(
+                f"{self.folder}: knows no language '{language}'; name one of {', '.join(self.content['languages'])}"
+            )
+        return language
+
+
+def description(
+    manifest: Mapping[str, Any], source: Mapping[str, Any], config: Mapping[str, Any], intervention: Intervention
+) -> dict[str, Any]:
+    """Return the content of `lensflow.json`.
+
+    Args:
+        manifest: of the backbone.
+        source: of the backbone, as others may see it.
+        config: of the training.
+        intervention: whose edits are listed; their tensors are in `intervention/intervention.safetensors`.
+    """
+    blocks = [
+        {"prompt": source_language, "answer": language}
+        | {name: value for name, value in vars(edit).items() if name not in ("vector", "basis")}
+        for (source_language, language), edits in intervention.blocks.items()
+        for edit in edits
+    ]
+    edits = {
+        "blocks": blocks,
+        "after_the_final_norm": sorted(intervention.shifts) if intervention.removed is None else ["*"],
+        "script": list(intervention.constrained),
+    }
+    named = ("weights", "model_type", "layers", "hidden_size", "license")
+    return {
+        "format": FORMAT,
+        "method": config["method"]["kind"],
+        "backbone": {"source": dict(source)} | {name: manifest[name] for name in named},
+        "prompt": config["prompt"],
+        "central": config["setting"]["central"],
+        "languages": list(config["setting"]["languages"]),
+        "edits": edits,
+    }
+
+
+def read(place: str | Path) -> Exported:
+    """Read an exported method.
+
+    Args:
+        place: its folder, or owner/name on the hub, of which everything but weights is fetched.
+
+    Raises:
+        LensflowError: there is none, or it does not fit this version.
+    """
+    folder = local(place, [NAME, DELTA, "config.json", f"{FOLDER}/*"])
+    path = folder / NAME
+    if not path.is_file():
+        raise LensflowError(f"{path}: no such file; give a folder that lensflow export wrote")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
+        raise LensflowError(f"{path}: not in format {FORMAT} of this version; export the method again")
+    applied = folder / FOLDER / interventions.NAME
+    return Exported(folder, content, interventions.load(applied) if applied.is_file() else Intervention())
+
+
+def local(place: str | Path, patterns: list[str], revision: str | None = None) -> Path:
+    """Return a folder, or the local copy of a repository on the hub.
+
+    Args:
+        place: the folder, or owner/name.
+        patterns: files of the repository that are fetched.
+        revision: commit of the repository; None for the newest.
+
+    Raises:
+        LensflowError: there is no such folder, and no such repository.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    name = str(place)
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise LensflowError(f"{name}: no such folder; give one, or owner/name on the hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's errors have no common type
+        raise LensflowError(
+            f"{name}: neither a folder nor to be had from the hub ({of_the_hub(error)[:160]}); check name and network"
+        ) from None

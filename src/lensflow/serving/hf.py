@@ -1,0 +1,194 @@
+"""An exported method in transformers, outside of the pipeline.
+
+from lensflow.serving.hf import load
+
+model, tokenizer = load("my-model", language="sw")
+
+After that `model.generate` and everything that calls it, such as transformers' pipelines, answer as the method does.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lensflow.artifacts import exported
+from lensflow.artifacts.checkpoint import SMALL_FILES
+from lensflow.artifacts.exported import Exported
+from lensflow.artifacts.interventions import StateEdit
+from lensflow.artifacts.weights import WeightFiles
+from lensflow.errors import LensflowError
+from lensflow.models.conversion import Conversion
+from lensflow.models.engines import edits
+from lensflow.models.engines.hf import InScript, index_of, states_of, with_states
+from lensflow.models.engines.script_mask import ScriptMask
+from lensflow.models.loading import decoder_of, layers_of
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import Prompt
+from lensflow.schema.parsing import parse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
+
+
+def load(
+    place: str | Path,
+    language: str | None = None,
+    source: str | None = None,
+    backbone: str | Path | None = None,
+    **given: Any,
+) -> tuple[Any, Any]:
+    """Load an exported method: its backbone, the weights that it changes, and what acts while the model answers.
+
+    Args:
+        place: folder that `lensflow export` wrote, or owner/name of one on the hub.
+        language: that answers should be in; None applies the changed weights alone.
+        source: language of the prompts; None if it is the same.
+        backbone: folder of the backbone, if `place` has no weights and the backbone is not on the hub.
+        given: further arguments of transformers' `from_pretrained`, such as `dtype` and `device_map`.
+
+    Returns:
+        transformers' model and tokenizer.
+
+    Raises:
+        LensflowError: there is no such method, it knows no such language, or it belongs to another backbone.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = exported.read(place)
+    folder = _backbone(found, backbone)
+    model = AutoModelForCausalLM.from_pretrained(folder, **given).eval()
+    if not found.is_whole and (found.folder / exported.DELTA).is_file():
+        changed = load_file(found.folder / exported.DELTA)
+        weights = model.state_dict()
+        for name, tensor in Conversion(model, WeightFiles(folder)).from_checkpoint(changed).items():
+            if weights[name].shape != tensor.shape:
+                raise LensflowError(f"{place}: tensor '{name}' has another shape than in {folder}; give its backbone")
+            weights[name].copy_(tensor)
+    if language is not None:
+        _apply(model, found, language, source, folder)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def apply(model: Any, place: str | Path, language: str, source: str | None = None) -> Callable[[], None]:
+    """Let a loaded model answer as an exported method does; weights stay as they are.
+
+    Args:
+        model: the method's backbone, as transformers loads it.
+        place, language, source: as for `load`.
+
+    Returns:
+        A function that undoes it, after which another language can be applied.
+
+    Raises:
+        LensflowError: as `load`; or something is applied already, or an edit does not reach the computation.
+    """
+    found = exported.read(place)
+    return _apply(model, found, language, source, found.folder if found.is_whole else None)
+
+
+def _backbone(found: Exported, given: str | Path | None) -> Path:
+    """Return the folder that weights are loaded from."""
+    if found.is_whole:
+        return found.folder
+    if given is not None:
+        return Path(given)
+    origin = found.content["backbone"]["source"]
+    if origin.get("kind") != "hub":
+        raise LensflowError(
+            f"{found.folder}: its backbone is not on the hub; give the folder of its weights (backbone)"
+        )
+    return exported.local(origin["name"], [*SMALL_FILES, "*.safetensors"], origin["revision"])
+
+
+def _apply(
+    model: "PreTrainedModel", found: Exported, language: str, source: str | None, backbone: Path | None
+) -> Callable[[], None]:
+    if "generate" in vars(model):
+        raise LensflowError("apply: the model has a method already; undo that one first")
+    edit = found.intervention.edit(found.known(language), found.known(source or language))
+    decoder = decoder_of(model)
+    shape = (decoder.config.hidden_size, decoder.config.num_hidden_layers)
+    wanted = tuple(found.content["backbone"][name] for name in ("hidden_size", "layers"))
+    if shape != wanted:
+        raise LensflowError(
+            f"{found.folder}: is for {wanted[1]} blocks and states of {wanted[0]} dimensions, the model has {shape[1]} "
+            f"and {shape[0]}; load the method's own backbone"
+        )
+    with ExitStack() as started:  # undone if the test of an edit fails
+        if edit is not None:
+            mask = None if edit.script is None else _mask(found, edit.script, backbone or _backbone(found, None))
+            _Applied(model, edit, mask, started)
+        return started.pop_all().close
+
+
+def _mask(found: Exported, language: str, backbone: Path) -> ScriptMask:
+    prompt = parse(Prompt, found.content["prompt"], str(found.folder / exported.NAME))
+    return ScriptMask(PromptTokenizer(backbone, prompt), language)
+
+
+class _Applied:
+    """An edit in a model: hooks on its blocks and on its final norm, and a `generate` that says where prompts end.
+
+    Args:
+        model: transformers' model.
+        edit: of its states.
+        mask: of the script that is generated; None for any.
+        undo: gets what undoes it all.
+    """
+
+    def __init__(self, model: "PreTrainedModel", edit: StateEdit, mask: ScriptMask | None, undo: ExitStack) -> None:
+        self._generate, self._mask = model.generate, mask
+        self._prompts: list[int] = []  # lengths of the prompts that are continued; none: nothing is generated
+        self._places = edits.Places()
+        model.generate = self.generate
+        undo.callback(delattr, model, "generate")
+        decoder = decoder_of(model)
+        if edit.shift is not None or edit.removed is not None:
+
+            def after_norm(decoder: nn.Module, args: Any, output: Any) -> None:
+                output.last_hidden_state = edit(output.last_hidden_state)
+
+            undo.enter_context(decoder.register_forward_hook(after_norm))
+        if edit.blocks:
+            undo.enter_context(decoder.register_forward_pre_hook(self._locate, with_kwargs=True))
+            layers = layers_of(decoder)
+            for handle in edits.change(layers, edit.blocks, self._places, states_of, with_states):
+                undo.enter_context(handle)
+            self._check(decoder, edit, layers)
+
+    def _check(self, decoder: "PreTrainedModel", edit: StateEdit, layers: nn.ModuleList) -> None:
+        recorded: list[edits.Recorded] = []
+        self._prompts = [3]  # and two tokens that count as generated
+        with ExitStack() as recorders, torch.inference_mode():
+            for handle in edits.record(layers, edit.blocks, self._places, states_of, recorded):
+                recorders.enter_context(handle)
+            decoder(input_ids=torch.arange(3, 8, device=decoder.device)[None], use_cache=False)
+        self._prompts = []
+        edits.check(edit.blocks, recorded, "hf")
+
+    def _locate(self, decoder: nn.Module, args: Any, kwargs: Any) -> None:
+        ids = args[0] if args else kwargs["input_ids"]
+        self._places.index = index_of(ids, kwargs)
+        lengths = self._prompts or [edits.WHOLE]
+        copies = len(ids) // len(lengths)  # beams, or several answers to a prompt
+        prompt = torch.tensor(lengths, device=ids.device).repeat_interleave(copies)
+        self._places.prompt = prompt[:, None]
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **given: Any) -> Any:
+        """Generate as the model does; `given` are transformers' arguments."""
+        ids = given.get("input_ids") if inputs is None else inputs
+        if ids is None:
+            raise LensflowError("generate: give input_ids; prompts of other kinds are not edited")
+        mask = given.get("attention_mask")
+        self._prompts = (torch.ones_like(ids) if mask is None else mask).sum(1).tolist()
+        if self._mask is not None:
+            given["logits_processor"] = [*(given.get("logits_processor") or ()), InScript(self._mask, ids.shape[1])]
+        try:
+            return self._generate(inputs, *args, **given)
+        finally:
+            self._prompts = []
