@@ -21,18 +21,19 @@ def session(manifest: Path, prompt: Prompt, **settings: Any) -> Session:
     return Session(manifest, config, Resources())
 
 
-def speaker(one: Session, run: Path | None, language: str) -> Speaker:
+def speaker(one: Session, run: Path | None, language: str, source: str | None = None) -> Speaker:
     """Return the checkpoint in the folder of a run, or the untouched backbone, as it answers in a language."""
     if run is None:
-        return Speaker(one, None, Intervention(), language)
-    return Speaker(one, run / "delta.safetensors", interventions.load(run / interventions.NAME), language)
+        return Speaker(one, None, Intervention(), language, source)
+    return Speaker(one, run / "delta.safetensors", interventions.load(run / interventions.NAME), language, source)
 
 
 def samples(
     one: Session, folders: Folders, cell: Cell, cache: Path, run: Path | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Answer a cell as the stage `answer` does, and score it as `score` does; return samples and metric -> value."""
-    answerer, asker = Answerer(one, folders, cache), speaker(one, run, cell.language)
+    source = cell.benchmark.prompted_in(cell.language)
+    answerer, asker = Answerer(one, folders, cache), speaker(one, run, cell.language, source)
     asked = answerer.asked(cell, asker)
     answerer.answer(asked, asker)
     rows = read_entry(entry(cache, asked.key))["answers"]

@@ -79,6 +79,6 @@ def test_every_validation_has_a_pair_of_controls(items, language):
     samples = [
         {"prompt": item.prompt[language], "answer": "…", "reference": item.answer[language]} for item in items[:10]
     ]
-    found = describe(samples, language)
+    found = describe(samples, language, language)
     assert all(one["reference_usable"] for one in found) and not any(one["echo_usable"] for one in found)
-    assert not any("reference_usable" in one for one in describe([{"prompt": "Why?", "answer": "So."}], "en"))
+    assert not any("reference_usable" in one for one in describe([{"prompt": "Why?", "answer": "So."}], "en", "en"))

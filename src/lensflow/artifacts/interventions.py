@@ -140,15 +140,15 @@ class Intervention:
     """What a method does at test time; by default nothing.
 
     Attributes:
-        shifts: language of the prompt -> what is added to states after the final norm, (d,) float32.
+        shifts: wanted language -> what is added to states after the final norm, (d,) float32.
         removed: (d, r) float32, orthonormal: the subspace that is removed from these states, in every language.
         blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
             for all pairs that are not there.
         constrained: languages whose answers are generated in their script alone.
-        instructions: language of the prompt -> what the model is told with it.
+        instructions: wanted language -> what the model is told with a prompt.
         place: where an instruction stands.
-        frames: language -> the plain template of its prompts, instead of the backbone's.
-        shots: language -> pairs of a question and its answer that stand before a prompt.
+        frames: wanted language -> the plain template of prompts, instead of the backbone's.
+        shots: wanted language -> pairs of a question and its answer that stand before a prompt.
     """
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -185,7 +185,7 @@ class Intervention:
         return edit if any(value is not None and value != () for value in vars(edit).values()) else None
 
     def instruct(self, language: str, prompt: str) -> str:
-        """Return a prompt of a language with what the model is told, on a line of its own."""
+        """Return a prompt with what the model is told to answer in a language, on a line of its own."""
         instruction = self.instructions.get(language)
         if instruction is None:
             return prompt

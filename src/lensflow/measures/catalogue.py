@@ -65,7 +65,7 @@ METRICS: Mapping[str, Metric] = {
         "generation",
         "↑",
         2,
-        "share of answers in the language of the prompt that are no loop, no copy of the prompt, not empty and not "
+        "share of answers in the wanted language that are no loop, no copy of the prompt, not empty and not "
         "undetermined",
         lambda sample, language: sample["usable"],
         needs=JUDGED,
@@ -106,7 +106,7 @@ METRICS: Mapping[str, Metric] = {
         "generation",
         "↑",
         2,
-        "share of answers in the language of the prompt, among the answers whose language can be told",
+        "share of answers in the wanted language, among the answers whose language can be told",
         lambda sample, language: sample["faithful"],
         needs=("faithful",),
     ),
@@ -114,7 +114,7 @@ METRICS: Mapping[str, Metric] = {
         "generation",
         "↑",
         2,
-        "share of answers whose every line of five or more tokens is in the language of the prompt (Language Confusion "
+        "share of answers whose every line of five or more tokens is in the wanted language (Language Confusion "
         "Benchmark)",
         lambda sample, language: sample["line_pass"],
         needs=("line_pass",),
@@ -235,6 +235,15 @@ METRICS: Mapping[str, Metric] = {
         2,
         "share of multiple-choice questions whose right choice scores highest; it says whether knowledge is kept, not "
         "whether answers can be read",
+    ),
+    "chrf": Metric(
+        "flores",
+        "↑",
+        1,
+        "mean over items of chrF (chrF2 of sacrebleu, from 0 to 100), the character n-gram F score of one translation "
+        "against its reference; not the chrF of the whole corpus",
+        lambda sample, language: sample["chrf"],
+        needs=("chrf",),
     ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),

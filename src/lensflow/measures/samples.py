@@ -13,31 +13,38 @@ from lensflow.measures.outcomes import judge
 CEILING = 0.9  # of the detector: if it accepts a smaller share of the prompts, answers are not judged
 
 
-def describe(samples: Sequence[Sample], language: str) -> list[dict[str, Any]]:
-    """Judge the answers to prompts in one language: return the outcome of each, and what it was decided by.
+def describe(samples: Sequence[Sample], language: str, source: str) -> list[dict[str, Any]]:
+    """Judge the answers to prompts: return the outcome of each, and what it was decided by.
 
     Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
-    The prompts are known to be in the language, so the share of them that the detector accepts is its ceiling. If the
-    ceiling is shown to be below `CEILING`, only `prompt_faithful` is returned.
+    Prompts in the wanted language also measure the detector: the share of them that it accepts is its ceiling. If the
+    ceiling is shown to be below `CEILING`, only `prompt_faithful` is returned. Prompts in another language say nothing
+    about the detector, so the answers to them have no `prompt_faithful`.
 
     Two answerers of known worth are judged as controls: the reference answer, where there is one, and the prompt.
+
+    Args:
+        samples: with `prompt` and `answer`, perhaps with `reference`.
+        language: that the answers should be in.
+        source: language of the prompts.
     """
-    read = [is_faithful(sample["prompt"], language) is True for sample in samples]
-    if proportion_interval(sum(read), len(read))[1] < CEILING:
-        return [{"prompt_faithful": faithful} for faithful in read]
+    read: list[dict[str, Any]] = [{} for _ in samples]
+    if source == language:
+        accepted = [is_faithful(sample["prompt"], language) is True for sample in samples]
+        read = [{"prompt_faithful": faithful} for faithful in accepted]
+        if proportion_interval(sum(accepted), len(accepted))[1] < CEILING:
+            return read
     return [
-        {
-            "prompt_faithful": faithful,
-            "identified": identify(sample["answer"]),
-            "echo_usable": judge(sample["prompt"], language, sample["prompt"]).usable,
-            **_reference(sample, language),
-            **asdict(judge(sample["answer"], language, sample["prompt"])),
-        }
-        for sample, faithful in zip(samples, read, strict=True)
+        found
+        | {"identified": identify(sample["answer"])}
+        | _controls(sample, language)
+        | asdict(judge(sample["answer"], language, sample["prompt"]))
+        for sample, found in zip(samples, read, strict=True)
     ]
 
 
-def _reference(sample: Sample, language: str) -> dict[str, bool]:
-    if "reference" not in sample:
-        return {}
-    return {"reference_usable": judge(sample["reference"], language, sample["prompt"]).usable}
+def _controls(sample: Sample, language: str) -> dict[str, bool]:
+    answers = {"echo_usable": sample["prompt"]}
+    if "reference" in sample:
+        answers["reference_usable"] = sample["reference"]
+    return {name: judge(answer, language, sample["prompt"]).usable for name, answer in answers.items()}

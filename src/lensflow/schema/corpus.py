@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Count, Language
+from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Language
 
 
 class CorpusDataset(Strict):
@@ -43,8 +43,8 @@ class CorpusDataset(Strict):
     """Whether white space at a prompt's ends is removed. Published code: only of its probing texts."""
     aligned: bool = True
     """Whether items of one id are translations of each other. Other corpora serve for probing alone."""
-    train: Count
-    """Number of items to train on, the first ones."""
+    train: Annotated[int, Field(ge=0)]
+    """Number of items to train on, the first ones; 0 for a corpus that only benchmarks read."""
     dev: Annotated[int, Field(ge=0)] = 0
     """Number of items after those, which watch training."""
     test: Annotated[int, Field(ge=0)] = 0
@@ -56,6 +56,8 @@ class CorpusDataset(Strict):
             raise ValueError("language: the column with the language; it belongs to layout rows, and only there")
         if self.layout == "configs" and self.config is not None:
             raise ValueError("config: with layout configs every language has its own; remove it")
+        if not self.train + self.dev + self.test:
+            raise ValueError("train, dev and test are all 0; ask for items")
         return self
 
 

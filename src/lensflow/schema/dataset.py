@@ -22,7 +22,8 @@ class Dataset(Strict):
     field: str | None = None
     """Key of a JSON file that holds the rows."""
     configs: tuple[str, ...] = Field(default=(), strict=False)
-    """Configurations that are read one after the other, instead of the language's own."""
+    """Configurations that are read one after the other, instead of the language's own; `{config}` in one of them stands
+    for the language's own."""
     split: str = "test"
     """Split that is evaluated."""
     fewshot_split: str | None = None

@@ -107,7 +107,7 @@ def fetched(
         if split is None:
             continue
         items: Iterable[dict[str, Any]] = ()
-        for named in source.configs or (config,):
+        for named in [part.replace("{config}", config) for part in source.configs or ("{config}",)]:
             where = f"benchmarks.{name}: data set {source.path} ({named}, {split})"
             if source.path.startswith(EMBEDDED):
                 items = _generate(source.path.removeprefix(EMBEDDED), language, where)

@@ -72,7 +72,7 @@ def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[li
         The units that statistics count, and the scores of the metrics; a unit of several items has their mean.
     """
     if samples and {"answer", "prompt"} <= samples[0].keys():
-        for sample, found in zip(samples, describe(samples, language), strict=True):
+        for sample, found in zip(samples, describe(samples, language, benchmark.prompted_in(language)), strict=True):
             sample.update(found)
     units: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):

@@ -151,8 +151,14 @@ class Plan:
             for name in run.settings:
                 setting = self.config.settings[name]
                 for role in ("probing", "training"):
+                    corpus = getattr(setting, role)
+                    source = self.config.corpora[corpus].dataset
+                    if source is not None and not source.train:
+                        raise LensflowError(
+                            f"settings.{name}.{role}: corpus '{corpus}' has train: 0; name another, or raise it"
+                        )
                     for language in setting.languages:
-                        self._require(getattr(setting, role), language, f"settings.{name}")
+                        self._require(corpus, language, f"settings.{name}")
                 for benchmark_name, named in run.benchmarks.items():
                     benchmark, where = self.config.benchmarks[benchmark_name], f"benchmarks.{benchmark_name}"
                     for language in named or setting.languages:
