@@ -15,9 +15,9 @@ An own answer that reached its limit is learnt without an end, an empty one is l
 Four things differ from the paper. Its y_t is a machine translation of a_c; here it is the corpus's own answer, because
 no translator is part of the pipeline: put translations of the backbone's answers into the corpus to have the paper's.
 Its code-switched pairs need dictionaries and are left out. The instructions above are ours; without them the two
-answers to one prompt would contradict each other. The authors' code and exact values were not available, so mixture,
-decoding and rates are not theirs: all parts count alike, answers are greedy, and the rest is what `sft` has (Alpaca,
-QLoRA). The method is told no language when it is evaluated.
+answers to one prompt would contradict each other. We know the paper from its abstract and from summaries, and the
+authors' code was not available, so mixture, decoding and rates are not theirs: all parts count alike, answers are
+greedy, and the rest is what `sft` has (Alpaca, QLoRA). The method is told no language when it is evaluated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
