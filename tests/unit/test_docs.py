@@ -13,6 +13,7 @@ from lensflow.methods.lens.config import Lens
 from lensflow.methods.logit_bias import LogitBias
 from lensflow.methods.prompt import Prompt
 from lensflow.methods.qalign import Qalign
+from lensflow.methods.sdrrl import Sdrrl
 from lensflow.methods.sft import Sft
 from lensflow.schema.backbone import Resources
 from lensflow.schema.evaluation import Evaluation
@@ -56,7 +57,8 @@ def test_the_readmes_claims_are_cells_of_the_demo():
 
 
 @pytest.mark.parametrize(
-    "section", [Cpt, Evaluation, Extraction, Judge, Lens, Lora, Prompt, Qalign, Resources, Run, Setting, Sft, LogitBias]
+    "section",
+    [Cpt, Evaluation, Extraction, Judge, Lens, LogitBias, Lora, Prompt, Qalign, Resources, Run, Sdrrl, Setting, Sft],
 )
 def test_every_key_is_explained(section):
     text = (ROOT / "docs/configuration.md").read_text()

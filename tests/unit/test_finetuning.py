@@ -251,6 +251,17 @@ def test_midalign_is_cross_entropy_and_a_double_loop_over_cosines(run, family):
     assert history(aligned)[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_midalign_aligns_the_items_that_have_answers(run, texts, tmp_path, monkeypatch):
+    """Also if the first items have none."""
+    late = dict(texts, zh=tmp_path / "zh.jsonl")
+    write_jsonl(late["zh"], [item("zh", index, "train", index > 4) for index in range(TRAIN)])
+    found = []
+    monkeypatch.setattr(finetuning, "fine_tune", lambda run, train, *given: found.extend(train))
+    train(run(kind="midalign", examples=2, texts=late))
+    decode = PromptTokenizer(run().backbone.parent, PROMPT).decode
+    assert [decode(e.source) for e in found] == [f"en train {index}?" for index in (5, 6, 0, 1)]
+
+
 def test_alignment_does_not_train_the_blocks_above(run, monkeypatch):
     one = run(kind="midalign", lora=None)
     monkeypatch.setattr(alignment.finetuning.Loss, "forward", lambda self, *given: {"loss": torch.tensor(0.0)})

@@ -11,7 +11,10 @@ from lensflow.mathematics.directions import random_subspace
 from lensflow.mathematics.subspaces import directions, fit_subspaces
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.lens.objective import objective
+from lensflow.methods.registry import AnyMethod
 from lensflow.provenance.code import closure
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 
 LANGUAGES = ("en", "zh", "ja", "sw")
@@ -68,6 +71,68 @@ def test_random_is_elsewhere_and_as_long(subspaces, unit):
     assert abs(cosine) < 0.999  # each language has its own
 
 
+STATES = [torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(7)) for _ in LANGUAGES]
+
+
+@pytest.mark.parametrize("unit", ["absolute", "state_norm"])
+@pytest.mark.parametrize("control", ["negative", "common", "deranged", "rotated", "covariance"])
+def test_a_control_is_as_long_and_within_reach(subspaces, control, unit):
+    found = objective(lens(direction=control, lambda_unit=unit), subspaces, TARGETS, 0, STATES)
+    reference = objective(lens(lambda_unit=unit), subspaces, TARGETS)
+    assert torch.equal(found.agnostic, reference.agnostic)
+    torch.testing.assert_close(found.specific.T @ found.specific, torch.eye(found.specific.shape[1]))
+    torch.testing.assert_close(found.agnostic @ found.specific, torch.zeros(found.specific.shape[1]), atol=1e-5, rtol=0)
+    assert torch.equal(found.specific, reference.specific) == (control in ("negative", "common", "deranged"))
+    for language in TARGETS:
+        shift, usual = found.shifts[language], reference.shifts[language]
+        torch.testing.assert_close(found.specific @ (found.specific.T @ shift), shift)  # as push needs it
+        if control != "deranged" or unit == "state_norm":
+            torch.testing.assert_close(shift.norm(), usual.norm())
+        assert not torch.allclose(shift, usual)
+
+
+def test_controls_within_the_subspace(subspaces):
+    shifts = {
+        control: objective(lens(direction=control), subspaces, TARGETS).shifts
+        for control in ("negative", "common", "deranged")
+    }
+    mean = sum(own(subspaces, language) for language in TARGETS)
+    for language, lender in (("zh", "ja"), ("ja", "sw"), ("sw", "zh")):  # the first derangement
+        delta = OF_EACH[language] * own(subspaces, language)
+        torch.testing.assert_close(shifts["negative"][language], -delta)
+        torch.testing.assert_close(shifts["common"][language], delta.norm() * mean / mean.norm())
+        torch.testing.assert_close(shifts["deranged"][language], OF_EACH[language] * own(subspaces, lender))
+    other = objective(lens(direction="deranged", draw=1), subspaces, TARGETS).shifts
+    torch.testing.assert_close(other["zh"], OF_EACH["zh"] * own(subspaces, "sw"))
+
+
+def test_rotated_keeps_the_gram_matrix(subspaces):
+    found = objective(lens(direction="rotated", **{"lambda": 1.0}), subspaces, TARGETS, seed=2)
+    deltas = torch.stack([own(subspaces, language) for language in TARGETS])
+    turned = torch.stack([found.shifts[language] for language in TARGETS])
+    torch.testing.assert_close(turned @ turned.T, deltas @ deltas.T)
+
+
+def test_covariance_draws_are_the_states_without_what_they_share(subspaces):
+    """States that vary along M_a and one axis leave only that axis."""
+    agnostic = torch.nn.functional.normalize(subspaces.agnostic[-1], dim=0)
+    axis = torch.nn.functional.normalize(torch.eye(WIDTH)[0] - agnostic[0] * agnostic, dim=0)
+    states = [9 + torch.outer(rows[:, 0], axis) + 5 * torch.outer(rows[:, 1], agnostic) for rows in STATES]
+    found = objective(lens(direction="covariance", **{"lambda": 1.0}), subspaces, TARGETS[:1], 0, states)
+    shift = found.shifts["zh"]
+    torch.testing.assert_close(shift.norm(), own(subspaces, "zh").norm())
+    torch.testing.assert_close((shift @ axis).abs(), shift.norm())
+
+
+@pytest.mark.parametrize("control", ["rotated", "covariance", "random"])
+def test_a_draw_is_the_seeds_unless_it_has_a_number(subspaces, control):
+    def shift(seed, **keys):
+        return objective(lens(direction=control, **keys), subspaces, TARGETS, seed, STATES).shifts["zh"]
+
+    assert torch.equal(shift(3), shift(0, draw=3)) and torch.equal(shift(5, draw=3), shift(3))
+    assert not torch.allclose(shift(3), shift(4))
+
+
 def test_the_seed_decides_the_random_direction(subspaces):
     first, again, other = (objective(lens(direction="random"), subspaces, TARGETS, seed) for seed in (0, 0, 1))
     assert torch.equal(first.specific, again.specific)
@@ -106,6 +171,25 @@ def test_permuted_needs_another_target():
         ValueError, match=r"^direction: permuted needs at least two target languages, setting a has one"
     ):
         lens(direction="permuted").check(extraction, {"a": setting})
+
+
+@pytest.mark.parametrize(
+    ("targets", "draw", "message"),
+    [
+        (1, None, r"^direction: deranged has 0 draws for the 1 target languages of setting a; lower draw, or use"),
+        (2, 1, r"^direction: deranged has 1 draws for the 2 target languages of setting a"),
+        (3, 2, r"^direction: deranged has 2 draws"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lens", "logit_bias", "diffmean"])
+def test_there_are_only_so_many_derangements(kind, targets, draw, message):
+    setting = Setting.model_validate({"central": "en", "languages": LANGUAGES[: targets + 1]})
+    keys = {} if draw is None else {"draw": draw}
+    method = parse(AnyMethod, {"kind": kind, "direction": "deranged"} | keys)
+    with pytest.raises(ValueError, match=message):
+        method.check(Extraction(), {"a": setting})
+    if draw:
+        parse(AnyMethod, {"kind": kind, "direction": "deranged", "draw": draw - 1}).check(Extraction(), {"a": setting})
 
 
 def test_steering_needs_nothing_of_lens():

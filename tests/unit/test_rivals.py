@@ -148,6 +148,34 @@ def test_diffmean(backbone):
     assert float(edit.vector.norm()) == pytest.approx(1, rel=1e-6)
 
 
+def test_controls_of_diffmean(backbone):
+    def vectors(direction, **keys):
+        method = {"kind": "diffmean", "layer": 1, "direction": direction} | keys
+        written = backbone.run(method, direction + str(keys.get("draw", "")))
+        pairs = [(wanted, source) for wanted in TEXTS for source in TEXTS if written.edit(wanted, source)]
+        return {pair: written.edit(*pair).blocks[0].vector.double() for pair in pairs}
+
+    tokens = {language: torch.cat(backbone.plain(language), dim=1)[1] for language in TEXTS}
+    delta = {x: mean(list(tokens[x])) - mean(list(tokens["en"])) for x in ("zh", "sw")}
+    own, negative, common, deranged = map(vectors, ("own", "negative", "common", "deranged"))
+    together = delta["zh"] + delta["sw"]
+    for wanted, lender in (("zh", "sw"), ("sw", "zh")):
+        close(own[wanted, "en"], delta[wanted] / delta[wanted].norm())
+        close(negative[wanted, "en"], -own[wanted, "en"])
+        close(common[wanted, "en"], together / together.norm())
+        close(deranged[wanted, "en"], own[lender, "en"])
+    rotated, other = vectors("rotated"), vectors("rotated", draw=1)
+    assert abs(float(rotated["zh", "en"] @ rotated["sw", "en"] - own["zh", "en"] @ own["sw", "en"])) < 1e-5
+    assert not torch.allclose(rotated["zh", "en"], other["zh", "en"])
+    drawn = vectors("covariance")["zh", "en"]
+    rows = torch.stack([text[1].mean(0) for language in TEXTS for text in backbone.plain(language)])
+    axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:-1]
+    assert float((axes @ drawn).norm()) == pytest.approx(1, rel=1e-5)
+    for found in (own, negative, common, deranged, rotated):
+        assert found.keys() == own.keys()
+        close(found["en", "zh"], -found["zh", "en"])
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 def test_recover(backbone, beta):
     written = backbone.run({"kind": "recover", "source_strength": beta, "strength": 1.5}, f"recover-{beta}")

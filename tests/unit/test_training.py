@@ -514,3 +514,19 @@ def test_a_checkpoint_for_another_backbone_is_ignored(stages, tmp_path):
     other, _ = make_trainer(stages("mistral"), lens())
     other.load_checkpoint(tmp_path / "scratch.safetensors")
     assert other.step == 0
+
+
+@pytest.mark.parametrize("space", ["post_norm", "pre_norm"])
+def test_the_covariance_is_that_of_the_states_at_the_top(stages, tmp_path, monkeypatch, space):
+    files, found = stages("llama"), []
+
+    def watched(*given):
+        found.append(given)
+        return objective(*given)
+
+    monkeypatch.setattr(training, "objective", watched)
+    train(files, tmp_path, lens(direction="covariance"), seed=3, space=space)
+    ((*_, seed, states),) = found
+    assert seed == 3 and len(states) == len(tiny.LANGUAGES)
+    for code, rows in zip(tiny.LANGUAGES, states, strict=True):
+        assert torch.equal(rows, caches_of(files, space)[code].top)

@@ -49,6 +49,35 @@ def shifts(
     return found
 
 
+def controlled(
+    control: str, directions: Mapping[str, Tensor], draw: int, states: Sequence[Tensor] = ()
+) -> Mapping[str, Tensor]:
+    """Return the directions that a control puts in the place of δ.
+
+    Args:
+        control: `own` for δ itself, `negative`, `common`, `rotated`, `covariance` or `deranged`.
+        directions: language -> δ (d,).
+        draw: number of the draw of `rotated`, `covariance` and `deranged`.
+        states: several (n, d), whose common covariance `covariance` takes.
+
+    Raises:
+        LensflowError: the languages have no derangement of that number.
+    """
+    generator = torch.Generator().manual_seed(draw)
+    match control:
+        case "negative":
+            return {language: -delta for language, delta in directions.items()}
+        case "common":
+            return common(directions)
+        case "rotated":
+            return rotated(directions, generator)
+        case "covariance":
+            return covariance_matched(directions, torch.cat(list(states)), generator)
+        case "deranged":
+            return deranged(directions, draw)
+    return directions
+
+
 def rotated(directions: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Turn all directions by one random rotation: lengths and angles between languages (their Gram matrix) stay.
 

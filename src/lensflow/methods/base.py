@@ -3,6 +3,7 @@
 Also the kind `base`, the untouched backbone, for which nothing is trained.
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,41 @@ class Pushing(Method):
         for name, setting in settings.items():
             if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
                 raise ValueError(f"lambda: no value for {sorted(missing)[0]} of setting {name}")
+
+
+Draw = Annotated[int, Field(ge=0)]
+
+
+def check_derangement(draw: int, settings: Mapping[str, Setting]) -> None:
+    """Check that the target languages of each setting have so many derangements.
+
+    Raises:
+        ValueError: see `Method.check`.
+    """
+    for name, setting in settings.items():
+        there = round(math.factorial(len(setting.targets)) / math.e)
+        if draw >= there:
+            raise ValueError(
+                f"direction: deranged has {there} draws for the {len(setting.targets)} target languages of setting "
+                f"{name}; lower draw, or use another setting or direction"
+            )
+
+
+class Controlled(Method):
+    """What methods have in common that add a direction per language, in whose place they can put a control."""
+
+    direction: Literal["own", "negative", "common", "rotated", "covariance", "deranged"] = "own"
+    """The direction that is added: the language's `own` δ, or a control. `negative`: -δ. `common`: the mean δ of all
+    targets. `rotated`: one rotation of all δ. `covariance`: a draw with the states' covariance. `deranged`: another
+    target's δ."""
+    draw: Draw = 0
+    """Number of the draw of `rotated`, `covariance` and `deranged`."""
+
+    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+        """Check that there are as many derangements as asked for."""
+        super().check(extraction, settings)
+        if self.direction == "deranged":
+            check_derangement(self.draw, settings)
 
 
 _Block = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]

@@ -7,15 +7,18 @@ Defaults are CLaS-Bench's choice for Llama-3.1-8B-Instruct, block 20 of 32 and �
 answers. α is a length, so that it means little for other models: with `unit: state_norm` it is a share of the states'
 mean length after the block. The paper takes 10M tokens of CulturaX per language; here the training corpus's prompts
 are read. The method is told the wanted language and the prompt's.
+
+As controls, other vectors stand in the place of all δ(x) = μ(x) - μ(c), where c is the central language: v is then
+u(δ'(g) - δ'(s)), with δ'(c) = 0.
 """
 
 from typing import Literal
 
-from lensflow.methods.base import Block, Injecting, Run, Trained, blocks_of
+from lensflow.methods.base import Block, Controlled, Injecting, Run, Trained, blocks_of
 from lensflow.schema.types import NonNegative
 
 
-class DiffMean(Injecting):
+class DiffMean(Controlled, Injecting):
     """The unit difference of two languages' mean states is added in one block."""
 
     kind: Literal["diffmean"]
@@ -32,20 +35,27 @@ Config = DiffMean
 
 def train(run: Run[DiffMean]) -> Trained:
     """Write what is added for each pair of languages."""
+    import torch
     from torch.nn.functional import normalize
 
     from lensflow.artifacts import deltas, interventions
     from lensflow.artifacts.interventions import BlockEdit, Intervention
+    from lensflow.mathematics.directions import controlled
     from lensflow.methods.probing import text_states
 
-    means, norms = {}, {}
+    central = run.setting.central
+    means, norms, texts = {}, {}, []
     for language, states in text_states(run):
-        means[language], norms[language] = states.token_mean, states.mean_norm
-    (layer,) = blocks_of(run.method.layer, len(means[run.setting.central]), "layer")
+        (layer,) = blocks_of(run.method.layer, len(states.token_mean), "layer")
+        means[language], norms[language] = states.token_mean[layer], float(states.mean_norm[layer])
+        texts.append(states.text_means[:, layer].clone())
+    own = {language: means[language] - means[central] for language in run.setting.targets}
+    deltas_of = {central: torch.zeros_like(means[central])}
+    deltas_of |= controlled(run.method.direction, own, run.method.draw, texts)
     blocks = {}
     for (source, wanted), away in run.method.pairs(run.setting):
-        vector = normalize(means[wanted][layer] - means[away][layer], dim=0).float()
-        length = float(norms[source][layer]) if run.method.unit == "state_norm" else 1.0
+        vector = normalize(deltas_of[wanted] - deltas_of[away], dim=0).float()
+        length = norms[source] if run.method.unit == "state_norm" else 1.0
         blocks[source, wanted] = [BlockEdit(layer, "add", vector, strength=run.method.strength * length)]
     interventions.write(Intervention(blocks=blocks), run.output)
     deltas.write({}, run.backbone.parent, run.output)

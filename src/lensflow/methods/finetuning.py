@@ -1,7 +1,7 @@
 """Fine-tuning of the whole network on texts, by HF's Trainer, with peft's adapters or on all weights.
 
-What the methods of kind sft, cpt and qalign share. A training that is killed begins again: the Trainer's own
-checkpoints are pickles, which are neither written nor read here.
+What the methods of kind sft, cpt, qalign, midalign and sdrrl share. A training that is killed begins again: the
+Trainer's own checkpoints are pickles, which are neither written nor read here.
 """
 
 import logging
@@ -130,6 +130,16 @@ def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list
     if split == "train" and run.method.resample:
         lines = resampled(lines, run.seed)
     return [rows[line] for line in lines]
+
+
+def pairs_of(
+    run: Run[F], language: str, split: str, key: str = "prompt"
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return the items of `rows_of`, each behind the same item in the central language."""
+    rows, path = rows_of(run, language, split, key), run.texts[run.setting.central]
+    central = {row["id"]: (line, row) for line, row in enumerate(read_jsonl(path), start=1)}
+    used(path, [central[row["id"]][0] for row in rows])
+    return [(central[row["id"]][1], row) for row in rows]
 
 
 def answered(tokenizer: PromptTokenizer, name: str, prompt: str, answer: str) -> Example:

@@ -62,16 +62,15 @@ def train(run: Run[MidAlign]) -> Trained:
         return tokenizer.ids_of(tokenizer.literal(text), add_special_tokens=True)
 
     def examples(split: str) -> list[finetuning.Example]:
-        central = {row["id"]: row["prompt"] for row in finetuning.rows_of(run, run.setting.central, split)}
         return [
             alignment.Aligned(
                 f"{language} {row['id']}",
                 *tokenizer.encode_answered(row["prompt"], row["answer"]),
-                source=plain(central[row["id"]]),
+                source=plain(central["prompt"]),
                 target=plain(row["prompt"]),
             )
             for language in run.setting.targets
-            for row in finetuning.rows_of(run, language, split, "answer")
+            for central, row in finetuning.pairs_of(run, language, split, "answer")
         ]
 
     def layer_of(depth: int) -> int:

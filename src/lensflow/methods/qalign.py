@@ -32,16 +32,15 @@ def train(run: Run[Qalign]) -> Trained:
     tokenizer, central = finetuning.tokenizer_of(run), run.setting.central
 
     def examples(split: str) -> list[finetuning.Example]:
-        translations = {row["id"]: row["prompt"] for row in finetuning.rows_of(run, central, split)}
         return [
             finetuning.answered(
                 tokenizer,
                 f"{language} {row['id']}",
                 instruction(english_name(language), english_name(central), row["prompt"]),
-                translations[row["id"]],
+                translation["prompt"],
             )
             for language in run.setting.targets
-            for row in finetuning.rows_of(run, language, split)
+            for translation, row in finetuning.pairs_of(run, language, split)
         ]
 
     return finetuning.fine_tune(run, examples("train"), examples("dev"))

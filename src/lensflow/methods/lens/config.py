@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lensflow.methods.base import Pushing
+from lensflow.methods.base import Draw, Pushing, check_derangement
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
@@ -39,9 +39,13 @@ class Lens(Pushing):
     kind: Literal["lens"]
     layers: Count = 2
     """Number of top decoder layers that train. Published code: the last 1-2 of 32."""
-    direction: Literal["own", "random", "permuted"] = "own"
-    """The direction along which a target is pushed: its `own` δ (paper), or, as controls, a `random` one or
-    another target's (`permuted`)."""
+    direction: Literal["own", "random", "permuted", "negative", "common", "rotated", "covariance", "deranged"] = "own"
+    """The direction along which a target is pushed: its `own` δ (paper), or a control. `random`: a random one.
+    `permuted`: the next target's δ. `negative`: -δ. `common`: the mean δ of all targets. `rotated`: one rotation of all
+    δ. `covariance`: a draw with the states' covariance. `deranged`: another target's δ."""
+    draw: Draw | None = None
+    """Number of the draw of `random`, `rotated`, `covariance` and `deranged`. The default is the run's seed, so that
+    each seed has a draw of its own."""
     weights: LensWeights = LensWeights()
     """Weights of the terms of the loss."""
     retain_on: Literal["last", "mean"] = "last"
@@ -106,3 +110,5 @@ class Lens(Pushing):
                     f"direction: permuted needs at least two target languages, setting {name} has one; "
                     "use another setting or direction"
                 )
+        if self.direction == "deranged":
+            check_derangement(self.draw or 0, settings)

@@ -1,14 +1,16 @@
 """The objective of Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), and of its controls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lensflow.artifacts.costs import Term
 from lensflow.artifacts.language_subspaces import LanguageSubspaces
 from lensflow.mathematics import directions, losses
+from lensflow.mathematics.projections import coordinates
 from lensflow.methods.lens.config import Lens
 
 
@@ -84,33 +86,59 @@ class LensObjective:
         return float(torch.cat(left).mean())
 
 
-def objective(config: Lens, subspaces: LanguageSubspaces, targets: tuple[str, ...], seed: int = 0) -> LensObjective:
+def objective(
+    config: Lens,
+    subspaces: LanguageSubspaces,
+    targets: tuple[str, ...],
+    seed: int = 0,
+    states: Sequence[Tensor] = (),
+) -> LensObjective:
     """Build the objective at the top layer.
 
-    What δ is, `direction` says. `own`: the language's own (the paper). Controls: `permuted` gives every target the δ of
-    the one after it, and the last one that of the first. `random` puts a random subspace of the same rank, orthogonal
-    to M_a, in the place of M_s, and in it a random direction of the length of the language's own δ.
+    What δ is, `direction` says. `own`: the language's own (the paper). Controls within M_s: `negative`, `common` and
+    `deranged` (`lensflow.mathematics.directions`); `permuted` gives every target the δ of the one after it, and the
+    last one that of the first. Other controls put another subspace in the place of M_s, orthogonal to M_a as M_s is:
+
+    - `random`: a random subspace of the same rank, and in it a random direction of the length of the language's own δ.
+    - `rotated`: a random subspace of the same rank, and in it the coordinates that δ has in M_s: M_s and all δ are
+      rotated together, and the Gram matrix of the δ stays.
+    - `covariance`: draws with the covariance of `states`, without their part along M_a, of δ's length, and their span.
 
     Args:
         config: the method.
         subspaces: of the setting.
         targets: the languages that are pushed.
-        seed: of what is random.
+        seed: of the run, which numbers the draw unless the method does.
+        states: (n, d) of each language at the top.
 
     Raises:
-        LensflowError: `direction: random` and the states have no more dimensions than M_a and M_s.
+        LensflowError: the states have no more dimensions than M_a and M_s, or the targets no such derangement.
     """
+    draw = seed if config.draw is None else config.draw
+    generator = torch.Generator().manual_seed(draw)
     agnostic, specific = subspaces.agnostic[-1], subspaces.specific[-1]
-    pushed = own = directions.own_directions(subspaces.directions, subspaces.languages, targets)
-    if config.direction == "permuted":
-        pushed = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
-    elif config.direction == "random":
-        generator = torch.Generator().manual_seed(seed)
-        specific = directions.random_subspace(agnostic, specific.shape[1], generator)
-        pushed = {
-            language: delta.norm() * specific @ directions.random_unit(specific.shape[1], generator)
-            for language, delta in own.items()
-        }
+    own = directions.own_directions(subspaces.directions, subspaces.languages, targets)
+    pushed: Mapping[str, Tensor]
+    match config.direction:
+        case "permuted":
+            pushed = dict(zip(targets, [own[language] for language in (*targets[1:], targets[0])], strict=True))
+        case "random":
+            specific = directions.random_subspace(agnostic, specific.shape[1], generator)
+            pushed = {
+                language: delta.norm() * specific @ directions.random_unit(specific.shape[1], generator)
+                for language, delta in own.items()
+            }
+        case "rotated":
+            turned = directions.random_subspace(agnostic, specific.shape[1], generator)
+            pushed = {language: turned @ coordinates(delta, specific) for language, delta in own.items()}
+            specific = turned
+        case "covariance":
+            unit = normalize(agnostic, dim=0)
+            outside = [rows - torch.outer(rows @ unit, unit) for rows in states]
+            pushed = directions.controlled("covariance", own, draw, outside)
+            specific = torch.linalg.qr(torch.stack(list(pushed.values()), dim=1)).Q
+        case other:
+            pushed = directions.controlled(other, own, draw)
     norms = dict(zip(subspaces.languages, subspaces.norms[-1], strict=True))
     shifts = directions.shifts(pushed, config.strength_of, config.lambda_unit, norms)
     return LensObjective(config, agnostic, specific, shifts)

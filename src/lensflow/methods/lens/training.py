@@ -542,7 +542,7 @@ def train(run: Run[Lens]) -> Trained:
         run.seed,
         stack,
         caches,
-        objective(config, subspaces, setting.targets, run.seed),
+        objective(config, subspaces, setting.targets, run.seed, [cache.top for cache in caches.values()]),
         extraction.pooling,
     )
     dev = trainer.indices["dev"]
