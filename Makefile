@@ -35,6 +35,7 @@ test-slow: .venv/.installed  ## what takes minutes: every fault, a real cluster,
 
 docs: .venv/.installed  ## the documentation site, in site/; fails where a link leads nowhere
 	@python performance/reference.py
+	@python performance/method_pages.py
 	@uv tool run --quiet --from zensical==0.0.73 zensical build --strict
 
 lint: .venv/.installed  ## style, types, workflow

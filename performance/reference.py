@@ -34,9 +34,17 @@ def keys_page() -> str:
 
 
 def _section(name: str, rows: list[Key]) -> str:
-    lines = [f"\n## `{name}`\n" if name else "\n## At the top\n", "| key | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{key.path[-1]}` | {_cell(default_of(key.field))} | {_cell(_meaning(key))} |" for key in rows]
-    return "\n".join(lines) + "\n"
+    title = f"\n## `{name}`\n" if name else "\n## At the top\n"
+    return f"{title}\n{key_table(rows, len(rows[0].path) - 1)}\n"
+
+
+def key_table(rows: list[Key], depth: int) -> str:
+    """Return a table of keys, without the first `depth` parts of their paths."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    lines += [
+        f"| `{'.'.join(key.path[depth:])}` | {_cell(default_of(key.field))} | {_cell(_meaning(key))} |" for key in rows
+    ]
+    return "\n".join(lines)
 
 
 def _meaning(key: Key) -> str:

@@ -13,6 +13,7 @@ from lensflow.methods.lens.config import Lens
 from lensflow.methods.logit_bias import LogitBias
 from lensflow.methods.prompt import Prompt
 from lensflow.methods.qalign import Qalign
+from lensflow.methods.registry import METHODS
 from lensflow.methods.sdrrl import Sdrrl
 from lensflow.methods.sft import Sft
 from lensflow.schema.backbone import Resources
@@ -77,6 +78,53 @@ def test_the_reference_pages_are_what_the_script_writes(monkeypatch):
     assert {name: page() for name, page in pages.items()} == {
         name: (ROOT / "docs/reference" / name).read_text(encoding="utf-8") for name in pages
     }
+
+
+@pytest.fixture
+def method_pages(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "performance")
+    return importlib.import_module("method_pages")
+
+
+def test_the_methods_pages_are_what_the_script_writes(method_pages):
+    there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/methods").iterdir()}
+    assert method_pages.pages() == there
+
+
+@pytest.mark.parametrize("kind", METHODS.builtin())
+def test_a_methods_docstring_says_where_it_is_from_and_what_it_is_told(method_pages, kind):
+    text, config = " ".join(method_pages.docstring(kind).split()), METHODS.config_of(kind)
+    told = re.search(r"is told the (prompt's |wanted )?language|is told the language of the answer", text)
+    assert bool(told) == config.told_language != ("is told no language" in text)
+    if kind != "base":
+        assert re.search(r"\d{4}\.\d{5}|et al\.", text)
+        assert re.search("[Dd]efault", text) if config.model_fields.keys() - {"kind"} else "There are no keys." in text
+
+
+RESULT = "x,pair,lens-gentle,usable,targets,0.5,0.25,0.75,8,0.125,-0.25,0.5,better,\n"
+
+
+def test_a_methods_results_and_cost_are_those_of_the_tables(method_pages, tmp_path):
+    columns = "backbone,setting,method,metric,language,value,low,high,n,difference,difference_low,difference_high"
+    (tmp_path / "demo").mkdir()
+    main, cost = (tmp_path / "demo" / f"{name}.csv" for name in ("main", "cost"))
+    central = RESULT.replace("targets", "en").replace("better,", ",not shown")
+    main.write_text(f"{columns},mark,retention\n{RESULT}{central}{RESULT.replace('usable', 'cut')}")
+    without = method_pages.pages(tmp_path)
+    page = without["lens.md"]
+    row = "| x, pair | lens-gentle | usable ↑ | {} | 0.500 [0.250, 0.750] | 8 | +0.125 [-0.250, +0.500] | {} |"
+    assert row.format("targets", "better") in page and row.format("en", "not shown to be kept") in page
+    assert page.count("| x, pair |") == 2 and page.endswith("What it cost is not in the committed results.\n")
+    assert without["sft.md"].endswith("## What it gave and what it cost\n\nIt is not in the committed results.\n")
+    lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "lens")]
+    cost.write_text("backbone,setting,panel,method,column,value,low,high,rank\n" + "\n".join(lines))
+    page = method_pages.pages(tmp_path)["lens.md"]
+    table = page[page.rindex("| backbone, setting |") :].splitlines()
+    assert table == [
+        "| backbone, setting | method | time (s) |",
+        "| --- | --- | --: |",
+        "| x, pair | lens-gentle (3 seeds) | 1,234.5 |",
+    ]
 
 
 def test_every_page_is_on_the_site():

@@ -320,7 +320,10 @@ def check_space(kind: str, settings: Mapping[str, Setting]) -> None:
 
 
 class Base(Method):
-    """The untouched backbone."""
+    """The untouched backbone.
+
+    All methods are compared with it. Nothing is trained, nothing changes while it answers, and it is told no language.
+    """
 
     seeded: ClassVar[bool] = False
 

@@ -7,7 +7,7 @@ place of a learned gate.
 
 For a language in Latin script the mask would not tell it from English, so such languages are left alone, as are
 languages outside of the setting. Log-likelihoods are the backbone's: a mask of the vocabulary would make them
-infinite. The method is told the wanted language.
+infinite. There are no keys. The method is told the wanted language.
 """
 
 from typing import ClassVar, Literal

@@ -1,4 +1,10 @@
-"""Continual pre-training on the training corpus's texts, outside of any prompt format."""
+"""Continual pre-training on the training corpus's texts, outside of any prompt format (Gururangan et al., 2020).
+
+A text x is an item's prompt and, where it has one, its answer on the next line, with EOS behind. Training lowers the
+mean of -log p(x_i | x_1 … x_{i-1}) over all tokens of the target languages' texts.
+
+Defaults are those of `sft`: Alpaca's and QLoRA's values. The method is told no language.
+"""
 
 from typing import Literal
 

@@ -1,8 +1,12 @@
 """Steering of the logits: λδ is added to the state after the final norm while the model answers; nothing is trained.
 
+It is our own control of Lens (arXiv 2410.04407): the push that Lens trains towards, h ← h + λδ, without training. λ = 1
+is Lens's default, too.
+
 The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
 where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
-model is told with every prompt. The central language, and those outside of the setting, are left alone.
+method is told with every prompt: it is told the prompt's language. The central language, and those outside of the
+setting, are left alone.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,9 @@ LSAR itself makes an encoder's sentence embeddings comparable between languages:
 language-specific subspace, e - M_s M_sᵀe, before sentences are looked up across languages (Tatoeba, LAReQA). It decodes
 nothing. Here the same is done to the states from which a decoder's next token is predicted, in every language alike, so
 that it need not be told which one the prompt is in.
+
+M_s is the setting's subspace of the top layer, with the rank that the setting has, K-1 for K languages unless it says
+otherwise. There are no keys. The method is told no language.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,8 @@ All of this stands with prompts of the target languages only: the central langua
 whose text is lm-eval's own, and held-out likelihood do not see it. The method is told the language of the answer.
 
 Sources: the Language Confusion Benchmark (arXiv 2406.20052) gives examples, ReCoVeR's (arXiv 2509.14814) are in the
-language of the answer, as here. Nothing is trained.
+language of the answer, as here. The default instruction, "Answer in {language_name}." before the prompt, is ours.
+Nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence

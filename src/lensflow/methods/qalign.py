@@ -3,6 +3,10 @@
 The model learns to translate a question of a target language into the central language, which needs parallel questions
 and no answers. QAlign's second stage, instruction tuning in the central language, is not part of it, so that the method
 sees the same data as Lens.
+
+Training lowers the mean of -log p over the tokens of the translation, which follows the instruction "Translate this
+question from {language} into {central language}: …" (its words are ours). Defaults are those of the authors' code,
+which are Stanford Alpaca's; adapters and their rate are QLoRA's. The method is told no language.
 """
 
 from typing import Literal

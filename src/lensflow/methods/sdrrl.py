@@ -16,8 +16,8 @@ Four things differ from the paper. Its y_t is a machine translation of a_c; here
 no translator is part of the pipeline: put translations of the backbone's answers into the corpus to have the paper's.
 Its code-switched pairs need dictionaries and are left out. The instructions above are ours; without them the two
 answers to one prompt would contradict each other. We know the paper from its abstract and from summaries, and the
-authors' code was not available, so mixture, decoding and rates are not theirs: all parts count alike, answers are
-greedy, and the rest is what `sft` has (Alpaca, QLoRA). The method is told no language when it is evaluated.
+authors' code was not available, so the defaults are not theirs: all parts count alike, answers are greedy and have 256
+tokens at most (ours), and the rest is what `sft` has (Alpaca, QLoRA). The method is told no language.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,14 @@
-"""Supervised fine-tuning on instructions and answers: the paper's baseline xSFT.
+"""Supervised fine-tuning on instructions and answers: xSFT, a baseline of the Lens paper (arXiv 2410.04407).
 
 The paper's xSFT sees as much data as Lens does, its xSFT-Full all that there is: `examples` is how much. By default
 only the target languages are trained on, the ones that Lens pushes; `languages: all` adds the central one's answers,
 and `replay` some of them, against forgetting. With `layers` the top blocks alone train, which are Lens's weights with
 cross-entropy as the loss (LinguaMap, arXiv 2601.20009, tunes the last one or two blocks): embeddings, final norm and
 output layer are frozen, too.
+
+Training lowers the mean of -log p(y_i | x, y_1 … y_{i-1}) over the tokens of the answers y to prompts x, in the
+backbone's own prompt format, EOS included. Defaults come from Stanford Alpaca and HF's Trainer, for adapters from QLoRA
+(Dettmers et al., 2023), Alpaca-LoRA and peft; each key names its source. The method is told no language.
 """
 
 from collections.abc import Mapping, Sequence

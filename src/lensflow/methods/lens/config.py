@@ -34,7 +34,7 @@ class Until(Strict):
 
 
 class Lens(Pushing):
-    """Language subspace manipulation (paper, section 3.2)."""
+    """States of the top layers are moved in the language subspaces by training (paper, section 3.2)."""
 
     kind: Literal["lens"]
     layers: Count = 2
