@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.errors import LensflowError
 from lensflow.methods import finetuning, sdrrl
-from lensflow.methods.base import Run
+from lensflow.methods.base import Run, resampled
 from lensflow.methods.registry import AnyMethod
 from lensflow.models.engines import hf
 from lensflow.schema.backbone import PlainPrompt
@@ -152,6 +152,15 @@ def test_the_lines_that_are_used_are_noted(run, monkeypatch):
     with journal() as kept:
         learnt_from(this, monkeypatch)
     assert kept.lines == {this.texts["en"]: {1}, this.texts["zh"]: {1, 3}, this.texts["sw"]: {1, 3}}
+
+
+def test_resampled_items_are_learnt_as_often_in_the_central_language(run, monkeypatch):
+    seed = next(seed for seed in range(9) if len(set(resampled([0, 1], seed))) == 1)
+    names = [
+        example.name for example in learnt_from(run(seed=seed, resample=True, parts=["own", "target"]), monkeypatch)
+    ]
+    (item,) = set(resampled(["0", "1"], seed))
+    assert names == [f"en {item}"] * 2 + [f"zh {item} target"] * 2 + [f"sw {item} target"] * 2
 
 
 @pytest.mark.parametrize(

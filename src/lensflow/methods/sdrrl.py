@@ -20,6 +20,7 @@ authors' code was not available, so the defaults are not theirs: all parts count
 tokens at most (ours), and the rest is what `sft` has (Alpaca, QLoRA). The method is told no language.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -142,6 +143,9 @@ def train(run: Run[Sdrrl]) -> Trained:
         for language in run.setting.targets
         for rows in finetuning.pairs_of(run, language, "train", key)
     ]
+    asked: Counter[str] = Counter()  # how often each item is trained on; more than once if the items are resampled
+    for language in run.setting.targets:
+        asked |= Counter(x["id"] for other, x, _ in items if other == language)
     prompts = {x["id"]: x["prompt"] for _, x, _ in items} if OF_OWN_ANSWERS & set(method.parts) else {}
 
     def example(name: str, pair: Pair) -> finetuning.Example:
@@ -155,7 +159,11 @@ def train(run: Run[Sdrrl]) -> Trained:
         own = not_empty(answers, run)
         examples = []
         if "own" in method.parts:
-            examples += [example(f"{central} {name}", Pair(prompts[name], *said)) for name, said in own.items()]
+            examples += [
+                example(f"{central} {name}", Pair(prompts[name], *own[name]))
+                for name in asked.elements()
+                if name in own
+            ]
         for part in method.parts:
             for language, x, y in items:
                 texts = (x["prompt"], y["prompt"], y.get("answer", ""))
