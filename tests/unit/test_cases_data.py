@@ -76,6 +76,18 @@ def test_a_file_inside_of_an_archive(tmp_path, name):
         list(read_rows(tmp_path / "all.zip", "other.csv", None, "here"))
 
 
+def test_lines_of_a_text_file(tmp_path):
+    (tmp_path / "en.txt").write_bytes("\ufeffWhy does it rain?\r\n\n  How is bread made? \n".encode())
+    expected = [{"text": "Why does it rain?"}, {"text": "How is bread made?"}]
+    assert list(read_rows(tmp_path / "en.txt", None, None, "here")) == expected
+    as_csv(tmp_path / "t.csv")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "en.txt", "data/en.txt")
+        archive.write(tmp_path / "t.csv", "t.csv")
+    assert list(read_rows(tmp_path / "all.zip", "data/en.txt", None, "here")) == expected
+    assert list(read_rows(tmp_path / "all.zip", None, None, "here")) == ROWS  # a text is no table, unless it is named
+
+
 def test_rows_below_a_field(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"about": "x", "Instances": ROWS}))
@@ -114,7 +126,7 @@ def test_lines_in_a_file_called_json(tmp_path):
     assert list(read_rows(tmp_path / "table.json", None, None, "here")) == ROWS
 
 
-@pytest.mark.parametrize("path", ["data/table.xlsx", "table.txt", "me/table"])
+@pytest.mark.parametrize("path", ["data/table.xlsx", "table.doc", "me/table"])
 def test_a_local_file_of_another_kind_is_named(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     Path(path).parent.mkdir(exist_ok=True)

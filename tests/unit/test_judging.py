@@ -18,6 +18,7 @@ import pytest
 
 from lensflow.cli import main
 from lensflow.errors import LensflowError
+from lensflow.measures import grading
 from lensflow.schema.judge import Judge
 from lensflow.stages import collect_scores
 from lensflow.stages import judge as judge_module
@@ -157,7 +158,7 @@ def good(number: int, _: dict[str, Any]) -> Reply:
 def test_the_prompts_are_the_authors():
     """The digest covers the four entries "single..." of their judge_prompts.jsonl."""
     expected = "e1b7f8990803d52f0edacf5de7a36e536c479ea834127387f470fbafb7e16b1a"
-    assert digest(judge_module.prompts()) == expected
+    assert digest(grading.prompts()) == expected
 
 
 def test_the_slots_are_filled_once_and_with_the_right_texts():
@@ -174,10 +175,10 @@ def test_the_slots_are_filled_once_and_with_the_right_texts():
                     slots[f"answer_{number}"] = texts[number + 1]
                     slots[f"ref_answer_{number}"] = "r" + texts[number + 3]
                 # Piece by piece: what stands between braces in the prompt itself is a slot.
-                pieces = judge_module.prompts()[name]["user"].replace("}", "{").split("{")
+                pieces = grading.prompts()[name]["user"].replace("}", "{").split("{")
                 expected = "".join(slots[piece] if place % 2 else piece for place, piece in enumerate(pieces))
-                system, user = judge_module.messages(sample if referenced else sample | {"reference": []}, turn)
-                assert system == {"role": "system", "content": judge_module.prompts()[name]["system"]}
+                system, user = grading.messages(sample if referenced else sample | {"reference": []}, turn)
+                assert system == {"role": "system", "content": grading.prompts()[name]["system"]}
                 assert user == {"role": "user", "content": expected}
 
 
@@ -195,7 +196,7 @@ def test_the_slots_are_filled_once_and_with_the_right_texts():
 def test_a_turn_is_judged_by_its_reference_exactly_if_it_has_one(reference, shown):
     sample = SAMPLES[1] | {"reference": reference}
     for turn, expected in enumerate(shown, start=1):
-        assert ("eference" in judge_module.messages(sample, turn)[1]["content"]) == expected
+        assert ("eference" in grading.messages(sample, turn)[1]["content"]) == expected
 
 
 # What is read
@@ -222,13 +223,13 @@ def test_a_turn_is_judged_by_its_reference_exactly_if_it_has_one(reference, show
     ],
 )
 def test_a_rating_is_read_and_never_guessed(verdict, expected):
-    assert judge_module.rating(verdict) == expected
+    assert grading.rating(verdict) == expected
 
 
 def test_every_number_from_1_to_10_is_read_and_no_other():
     for tenth in range(0, 1200):
         value = tenth / 10
-        assert judge_module.rating(f"x [[{value}]] y") == (value if 1 <= value <= 10 else None)
+        assert grading.rating(f"x [[{value}]] y") == (value if 1 <= value <= 10 else None)
 
 
 # What is written
@@ -281,7 +282,7 @@ def test_what_a_judged_checkpoint_holds(serve, run):
 
 
 def asked(sample: dict[str, Any], turn: int) -> dict[str, Any]:
-    return {"messages": judge_module.messages(sample, turn)}
+    return {"messages": grading.messages(sample, turn)}
 
 
 def test_a_verdict_that_says_nothing_is_counted(serve, run):
@@ -320,7 +321,9 @@ def test_nothing_is_asked_twice(serve, run):
     assert (run / "verdicts" / "mt-bench.en.jsonl").read_bytes() == verdicts
 
 
-@pytest.mark.parametrize("keys", [{"model": "another"}, {"temperature": 0.5}, {"max_tokens": 7}])
+@pytest.mark.parametrize(
+    "keys", [{"model": "another"}, {"temperature": 0.5}, {"max_tokens": 7}, {"extra": {"top_p": 0.8}}]
+)
 def test_another_judge_is_asked_for_everything(serve, run, keys):
     server = serve(good)
     cell = judge(run, server)["cells"][0]["cell"]

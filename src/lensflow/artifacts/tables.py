@@ -1,4 +1,4 @@
-"""Rows of data files that others published: CSV, TSV, JSON, JSON lines or Parquet, also inside a zip archive."""
+"""Rows of data files that others published: CSV, TSV, JSON, JSON lines, Parquet or lines, also inside a zip archive."""
 
 import csv
 import gzip
@@ -12,7 +12,7 @@ from lensflow.errors import LensflowError
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
 
 Row = dict[str, Any]
-_ZIP, _PACKED = ".zip", ".gz"
+_ZIP, _PACKED, _TEXT = ".zip", ".gz", ".txt"
 
 
 def is_table(name: str) -> bool:
@@ -57,7 +57,8 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
 
 
 def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
-    tables = [name for name in archive.namelist() if Path(name).suffix in _READERS and "__MACOSX" not in name]
+    kinds = set(_READERS) - {_TEXT}  # such as a README
+    tables = [name for name in archive.namelist() if Path(name).suffix in kinds and "__MACOSX" not in name]
     if wanted is None and len(tables) == 1:
         return tables[0]
     if wanted not in archive.namelist():
@@ -116,11 +117,15 @@ def _fields(value: Any) -> str:
     return f"set field to one of {', '.join(lists)}" if lists else "set field to the key that holds the rows"
 
 
+def _lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    """Each line that is not blank, as column `text`."""
+    for _, line in _numbered(file, where):
+        if text := line.decode("utf-8-sig").strip():
+            yield {"text": text}
+
+
 def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
-    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
-        here = f"{where}, line {number}"
-        if len(line) > LONGEST_LINE:
-            raise LensflowError(f"{here}: more than {LONGEST_LINE} bytes; shorten or remove it")
+    for here, line in _numbered(file, where):
         if line.strip():
             text = line.decode("utf-8-sig")
             try:
@@ -128,6 +133,15 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
             except ValueError as error:
                 raise LensflowError(f"{here}: not valid JSON ({error}); mend the line") from None
             yield _checked(row, here)
+
+
+def _numbered(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
+    """Each line with its place."""
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+        here = f"{where}, line {number}"
+        if len(line) > LONGEST_LINE:
+            raise LensflowError(f"{here}: more than {LONGEST_LINE} bytes; shorten or remove it")
+        yield here, line
 
 
 def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
@@ -150,4 +164,5 @@ _READERS: Mapping[str, Callable[[IO[bytes], str | None, str], Iterator[Row]]] = 
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,
+    _TEXT: _lines,
 }

@@ -94,7 +94,7 @@ class Benchmark(Strict):
 
     kind: str
     generates: ClassVar[bool] = False  # whether the language of its answers is identified
-    judged: ClassVar[bool] = False  # whether a judge rates its answers
+    judged: ClassVar[str] = ""  # how a judge grades its answers, a name in `measures.grading.PROTOCOLS`
 
     @property
     def corpora(self) -> tuple[str, ...]:

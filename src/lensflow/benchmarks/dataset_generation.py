@@ -10,10 +10,9 @@ from lensflow.schema.decoding import Decoding
 from lensflow.schema.types import Language
 
 
-class DatasetGeneration(FromDataset, Decoding):
-    """Answers to the prompts of a data set (Language Confusion Benchmark: Marchisio et al., 2024)."""
+class FromPrompts(FromDataset, Decoding):
+    """A benchmark on the prompts of a data set, which may ask for answers in another language."""
 
-    kind: Literal["dataset_generation"]
     generates: ClassVar[bool] = True
     prompt: str = "prompt"
     """Column of the prompt, or a path into one, such as `turns.0`."""
@@ -31,6 +30,12 @@ class DatasetGeneration(FromDataset, Decoding):
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Have every prompt answered."""
         return generated(asker, {id_: text_at(item, self.prompt, f"item '{id_}'") for id_, item in items.items()}, self)
+
+
+class DatasetGeneration(FromPrompts):
+    """Answers to the prompts of a data set (Language Confusion Benchmark: Marchisio et al., 2024)."""
+
+    kind: Literal["dataset_generation"]
 
 
 Config = DatasetGeneration

@@ -14,7 +14,7 @@ class MtBench(FromDataset, Decoding):
     """Two-turn questions whose answers a judge rates from 1 to 10 (MT-Bench: Zheng et al., 2023)."""
 
     kind: Literal["mt_bench"]
-    judged: ClassVar[bool] = True
+    judged: ClassVar[str] = "quality"
     judge: Judge
     """The model that rates answers."""
     temperatures: dict[str, NonNegative] = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}

@@ -30,6 +30,33 @@ def proportion_interval(k: float, n: float) -> tuple[float, float]:
     return 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
 
 
+def harmonic_items(first: Sequence[float], second: Sequence[float | None]) -> list[float | None]:
+    """Spread the harmonic mean of two means over their n items, so that it has an interval and paired tests.
+
+    With means a and b, H = 2ab/(a+b) is linear in each mean to first order (delta method). Item i with values x and y
+    gets H + 2 (b/(a+b))² (x - a) + 2 (a/(a+b))² (y - b) n/m, where m items have a y; without y the last term is 0. The
+    mean of these values is H. A single one may lie outside of the range of x and y.
+
+    Args:
+        first: x of each item, from 0.
+        second: y of each item, from 0; None where it is not known.
+
+    Returns:
+        One value per item; None for each if no y is known.
+    """
+    known = [value for value in second if value is not None]
+    if not known:
+        return [None] * len(first)
+    a, b = math.fsum(first) / len(first), math.fsum(known) / len(known)
+    if a + b == 0:
+        return [0.0] * len(first)
+    slope, other = 2 * (b / (a + b)) ** 2, 2 * (a / (a + b)) ** 2 * len(first) / len(known)
+    return [
+        2 * a * b / (a + b) + slope * (x - a) + (0.0 if y is None else other * (y - b))
+        for x, y in zip(first, second, strict=True)
+    ]
+
+
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """BCa bootstrap interval (Efron 1987) of sum(numerators) / sum(denominators), such as nats per token; (n,) items.
 

@@ -247,6 +247,32 @@ METRICS: Mapping[str, Metric] = {
     ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
+    "steering": Metric(
+        "clas-bench",
+        "↑",
+        2,
+        "harmonic mean of language_forcing and relevance (CLaS-Bench); its interval and tests are those of the delta "
+        "method",
+    ),
+    "language_forcing": Metric(
+        "clas-bench",
+        "↑",
+        2,
+        "share of answers in the wanted language; an answer whose language cannot be told counts as a failure",
+    ),
+    "relevance": Metric(
+        "clas-bench",
+        "↑",
+        2,
+        "mean of a judge's ratings of relevance and coherence (0, 1 or 2) as a share of 2, whatever the answer's "
+        "language",
+    ),
+    "relevant_in_language": Metric(
+        "clas-bench",
+        "↑",
+        2,
+        "share of answers that are in the wanted language and have the judge's highest rating of relevance",
+    ),
     "unparsed": Metric("", "↓", 2, "share of the judge's verdicts that hold no rating"),
     "nll": Metric(
         "likelihood",
@@ -258,6 +284,7 @@ METRICS: Mapping[str, Metric] = {
         weight="tokens",
     ),
 }
+BY_JUDGE = ("rating", "steering", "language_forcing", "relevance", "relevant_in_language", "unparsed")
 UNKNOWN_METRIC = Metric("", "", 3, "")
 # The columns that name a row of comparisons.csv and of what is made from it.
 CELL = ("backbone", "setting", "method", "benchmark", "metric", "language")

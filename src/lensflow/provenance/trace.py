@@ -14,7 +14,7 @@ import pandas as pd
 
 from lensflow.artifacts.layout import ANSWERS, BASE, JUDGED, NO_SETTING, SCORES
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import CELL, CENTRAL, TARGETS
+from lensflow.measures.catalogue import BY_JUDGE, CELL, CENTRAL, TARGETS
 from lensflow.provenance.results import inside
 from lensflow.storage.digests import canonical_json, current_digest
 from lensflow.storage.frames import read_table
@@ -211,7 +211,7 @@ class _Walk:
                 others = _made_with_others(run / SCORES, cells.get(place, {}))
                 note = f"cell {row['cell'][:12]}{others}"
                 self.file(depth + 2, run / "samples" / answers, note, inputs=False)
-                if (run / "verdicts" / answers).is_file() and cell["metric"] in ("rating", "unparsed"):
+                if (run / "verdicts" / answers).is_file() and cell["metric"] in BY_JUDGE:
                     self.file(depth + 2, run / "verdicts" / answers, inputs=False)
             self.checkpoint(depth + 2, run / SCORES, {place: cells[place] for place in asked if place in cells})
 

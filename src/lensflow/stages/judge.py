@@ -1,24 +1,19 @@
-"""Verdicts of a judge on answers to two-turn questions (stage `judge`): MT-Bench's single-answer grading.
+"""Verdicts of a judge on answers (stage `judge`), as `lensflow.measures.grading` asks for them and reads them.
 
-The protocol follows Zheng et al. (2023), arXiv 2306.05685: every turn of every question gets its own verdict, which
-ends in a rating from 1 to 10. A verdict is saved as soon as it arrives, under the digest of its request. If the stage
-is killed or the endpoint fails, the next run asks only for the missing verdicts.
+Every turn of every question gets its own verdict. A verdict is saved as soon as it arrives, under the digest of its
+request. If the stage is killed or the endpoint fails, the next run asks only for the missing verdicts.
 """
 
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import openai
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
@@ -26,7 +21,7 @@ from lensflow.artifacts.layout import SAMPLES
 from lensflow.artifacts.layout import entry as entry_path
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.errors import LensflowError
-from lensflow.measures.score import score
+from lensflow.measures.grading import PROTOCOLS, Protocol
 from lensflow.schema.judge import Judge
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Judging
@@ -34,12 +29,6 @@ from lensflow.storage.atomic import write_json, write_jsonl
 from lensflow.storage.cache import read_entry, write_entry
 from lensflow.storage.digests import digest
 from lensflow.storage.verified import read_json, read_jsonl
-
-PROMPTS = Path(str(files("lensflow"))) / "data" / "judge_prompts.yaml"
-# The second one is for verdicts that forgot a pair of brackets (Zheng et al.).
-RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
-LOWEST, HIGHEST = 1, 10
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -52,12 +41,14 @@ class Answers:
         language: their language.
         samples: a dictionary a question: `id`, `category`, `turns` (one or two), `answers`, `reference` (one a turn;
             blank or missing where there is none).
+        protocol: how they are graded.
     """
 
     name: str
     judge: Judge
     language: str
     samples: Sequence[Mapping[str, Any]]
+    protocol: Protocol = PROTOCOLS["quality"]
 
     @property
     def turns(self) -> list[tuple[Mapping[str, Any], int]]:
@@ -72,7 +63,8 @@ class Answers:
         verdicts must survive that; the model's name is what has to say which model it is.
         """
         asked = {"model": self.judge.model, "temperature": self.judge.temperature, "max_tokens": self.judge.max_tokens}
-        return [{**asked, "messages": messages(sample, turn)} for sample, turn in self.turns]
+        more = {"extra_body": dict(self.judge.extra)} if self.judge.extra else {}
+        return [{**asked, **more, "messages": self.protocol.messages(*turn)} for turn in self.turns]
 
 
 class _Message(BaseModel):
@@ -92,49 +84,19 @@ class _Completion(BaseModel):
     usage: dict[str, Any] | None = None
 
 
-@cache
-def prompts() -> dict[str, dict[str, str]]:
-    """Read the judge's prompts: name -> `system` and `user` with slots."""
-    content: dict[str, dict[str, str]] = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
-    return content
-
-
-def messages(sample: Mapping[str, Any], turn: int) -> list[Message]:
-    """Write what a judge is asked about one turn of a question.
-
-    Args:
-        sample: see `Answers`.
-        turn: 1 or 2; the second is shown with the first before it.
-    """
-    references = [*sample["reference"], "", ""][:2]
-    name = "single-math-v1" if references[turn - 1].strip() else "single-v1"
-    prompt = prompts()[name if turn == 1 else f"{name}-multi-turn"]
-    slots = {"question": sample["turns"][0], "answer": sample["answers"][0]}
-    for number in range(1, turn + 1):
-        slots[f"question_{number}"] = sample["turns"][number - 1]
-        slots[f"answer_{number}"] = sample["answers"][number - 1]
-        slots[f"ref_answer_{number}"] = references[number - 1]
-    return [
-        {"role": "system", "content": prompt["system"]},
-        {"role": "user", "content": prompt["user"].format(**slots)},
-    ]
-
-
-def rating(verdict: str) -> float | None:
-    """Read the rating out of a verdict; None if there is none, or none from 1 to 10."""
-    found = next((match for pattern in RATINGS if (match := pattern.search(verdict))), None)
-    value = float(found[1]) if found else 0.0
-    return value if LOWEST <= value <= HIGHEST else None
-
-
-def read_answers(name: str, judge: Judge, language: str, path: Path) -> Answers:
-    """Read the samples of stage `score`.
+def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: str = "quality") -> Answers:
+    """Read the samples of stage `score`; one with a `prompt` and an `answer` is a question of one turn.
 
     Raises:
         LensflowError: the file is missing, or a question has not one or two turns of text, an answer to each, and a
             list of reference answers.
     """
-    samples = read_jsonl(path)
+    samples = [
+        {"turns": [sample["prompt"]], "answers": [sample["answer"]], "reference": []} | sample
+        if "answer" in sample
+        else sample
+        for sample in read_jsonl(path)
+    ]
     for sample in samples:
         where = f"benchmarks.{name} ({language}), question '{sample['id']}'"
         for key in ("turns", "answers", "reference"):
@@ -144,7 +106,7 @@ def read_answers(name: str, judge: Judge, language: str, path: Path) -> Answers:
             raise LensflowError(f"{where}: {len(sample['turns'])} turns; a judge is asked about one or two")
         if len(sample["answers"]) != len(sample["turns"]):
             raise LensflowError(f"{where}: not one answer a turn; delete {path} and run again")
-    return Answers(name, judge, language, samples)
+    return Answers(name, judge, language, samples, PROTOCOLS[protocol])
 
 
 class Endpoint:
@@ -179,7 +141,7 @@ class Endpoint:
         """Ask for one verdict; the client waits and tries again on refusals that may pass.
 
         Args:
-            request: `model`, `messages`, `temperature`, `max_tokens`.
+            request: `model`, `messages`, `temperature`, `max_tokens`, and perhaps `extra_body`, more keys of it.
 
         Returns:
             Its `text` (empty if the judge said nothing), `finish_reason`, and the `model` and token `usage` that the
@@ -252,9 +214,8 @@ def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> 
         cells: the answers.
         scores: `scores.json` of the checkpoint that gave them.
         cache: folder of the verdicts so far, by digest of what was asked.
-        output: `judged.json`, in the form of `scores.json`: `rating` is the mean over the turns of all questions whose
-            verdict has a rating, `unparsed` the share of verdicts that have none. What was asked and answered is
-            written to `verdicts/{benchmark}.{language}.jsonl` beside it.
+        output: `judged.json`, in the form of `scores.json`, with the scores of each cell's protocol. What was asked and
+            answered is written to `verdicts/{benchmark}.{language}.jsonl` beside it.
 
     Raises:
         LensflowError: an endpoint gives no verdicts; names the benchmark and says why. Those that it gave are kept.
@@ -274,10 +235,7 @@ def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> 
                 "language": cell.language,
                 "cell": digest(keys),
                 "ids": [verdict["id"] for verdict in verdicts],
-                "scores": [
-                    score("rating", ratings, [1.0] * len(ratings)),
-                    score("unparsed", [int(value is None) for value in ratings]),
-                ],
+                "scores": cell.protocol.scores([sample for sample, _ in cell.turns], ratings),
             }
         )
     write_json(output, {**{key: evaluated[key] for key in ("weights", "engine", "dtype")}, "cells": rows})
@@ -329,13 +287,13 @@ def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: P
     verdict = read_entry(entry_path(cache, key))["verdict"]
     return {
         "id": f"{sample['id']}.{turn}",
-        "category": sample["category"],
+        "category": sample.get("category"),
         "turn": turn,
         "question": sample["turns"][turn - 1],
         "answer": sample["answers"][turn - 1],
         "verdict": verdict["text"],
         "finish_reason": verdict["finish_reason"],
-        "rating": rating(verdict["text"]),
+        "rating": cell.protocol.rating(verdict["text"]),
         "judge": cell.judge.model,
         "model": verdict["model"],
         "request": key,
@@ -343,11 +301,11 @@ def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: P
 
 
 def run(config: Judging, *, scores: Path, cache: Path, output: Path) -> None:
-    """Have the answers to two-turn questions rated; goes on where a killed run stopped."""
+    """Have answers rated; goes on where a killed run stopped."""
     cells = []
     for entry in config.benchmarks:
         benchmark = parse(AnyBenchmark, entry.benchmark, "--config benchmarks")
         for language in entry.languages:
             samples = scores.parent / SAMPLES / f"{entry.name}.{language}.jsonl"
-            cells.append(read_answers(entry.name, benchmark.judge, language, samples))
+            cells.append(read_answers(entry.name, benchmark.judge, language, samples, benchmark.judged))
     judge(cells, scores, cache, output)

@@ -1,0 +1,26 @@
+"""CLaS-Bench: open questions whose answers a method should bring into another language."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from lensflow.benchmarks.dataset_generation import FromPrompts
+from lensflow.schema.judge import Judge
+
+
+class ClasBench(FromPrompts):
+    """Questions in one language, answers in another; a judge rates their relevance (CLaS-Bench, arXiv 2601.08331).
+
+    The authors identify the language of an answer with fastText's lid218e; here the outcome's detectors do.
+    """
+
+    kind: Literal["clas_bench"]
+    judged: ClassVar[str] = "relevance"
+    judge: Judge
+    """The model that rates answers."""
+
+    def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
+        """Return its configuration with these languages; no answer depends on who rates it later."""
+        return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
+
+
+Config = ClasBench
