@@ -9,7 +9,7 @@ from safetensors import safe_open
 from lensflow.artifacts import checkpoint, exported, interventions
 from lensflow.artifacts import export as exporting
 from lensflow.errors import LensflowError
-from lensflow.models import logit_bias
+from lensflow.models import control_vectors, logit_bias
 from lensflow.presentation.model_card import acts, model_card, public
 from lensflow.storage.atomic import write_json, write_text
 from lensflow.storage.verified import read_json
@@ -35,7 +35,9 @@ def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False
     manifest, applied = checkpoint.verify(backbone), delta.with_name(interventions.NAME)
     intervention, config = interventions.load(applied), read_json(delta.with_name("config.json"))
     biases = logit_bias.logit_biases(backbone.parent, intervention.shifts)
-    card = model_card(manifest, delta, intervention, biased=bool(biases), reference=reference)
+    vectors = control_vectors.control_vectors(intervention)
+    files = [control_vectors.name_of(pair) for pair in vectors]
+    card = model_card(manifest, delta, intervention, biased=bool(biases), reference=reference, vectors=files)
     with tempfile.TemporaryDirectory(dir=backbone.parent) as temporary:
         made = Path(temporary) / "checkpoint"
         if reference:
@@ -44,6 +46,7 @@ def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False
             exporting.export(backbone, delta, made / "manifest.json")
         if acts(intervention):
             logit_bias.hand_on(applied, biases, made)
+            control_vectors.write(vectors, manifest, made / exported.FOLDER)
         content = exported.description(manifest, public(manifest["source"]), config, intervention)
         write_json(made / exported.NAME, content)
         write_text(made / "README.md", card)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -41,7 +41,13 @@ _OF_MAKERS = {
 
 
 def model_card(
-    manifest: Mapping[str, Any], delta: Path, intervention: Intervention, *, biased: bool, reference: bool = False
+    manifest: Mapping[str, Any],
+    delta: Path,
+    intervention: Intervention,
+    *,
+    biased: bool,
+    reference: bool = False,
+    vectors: Sequence[str] = (),
 ) -> str:
     """Write the card of a backbone with a delta.
 
@@ -52,6 +58,7 @@ def model_card(
         intervention: what lies beside the delta.
         biased: whether its shifts are handed on as biases on the logits.
         reference: whether the folder names the backbone in the place of its weights.
+        vectors: names of the control vectors in the folder.
 
     Raises:
         LensflowError: there is no configuration beside the delta.
@@ -87,6 +94,7 @@ def model_card(
             intervention=intervention,
             biased=biased,
             reference=reference,
+            vectors=vectors,
             needs_backbone=reference and source.get("kind") != "hub",
             acts=acts(intervention),
             answered=answered,

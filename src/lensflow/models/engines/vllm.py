@@ -314,6 +314,19 @@ def _leave(model: Any) -> None:
     del model.compute_logits
 
 
+def stack_of(model: Any) -> nn.ModuleList:
+    """Return the blocks of a model of vLLM's.
+
+    Raises:
+        LensflowError: it has no single stack of them.
+    """
+    depth = model.config.num_hidden_layers
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    if len(stacks) != 1:
+        raise LensflowError(f"vllm's model has no single stack of {depth} blocks; set evaluation.engine: hf")
+    return stacks[0]
+
+
 def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
     """Let a worker of vLLM's edit its blocks, and record the next passes; called where it runs.
 
@@ -321,10 +334,7 @@ def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
         LensflowError: the model has no single stack of blocks.
     """
     model, runner = worker.get_model(), worker.model_runner
-    depth = model.config.num_hidden_layers
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    if len(stacks) != 1:
-        raise LensflowError(f"vllm's model has no single stack of {depth} blocks; set evaluation.engine: hf")
+    stack = stack_of(model)
     places = edits.Places()
 
     def locate(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -339,8 +349,8 @@ def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
     worker.recorded = []
     worker.handles = [
         model.register_forward_pre_hook(locate, with_kwargs=True),
-        *edits.change(stacks[0], blocks, places, _states_of, _with_states),
-        *(recorders := edits.record(stacks[0], blocks, places, _states_of, worker.recorded)),
+        *edits.change(stack, blocks, places, states_of, with_states),
+        *(recorders := edits.record(stack, blocks, places, states_of, worker.recorded)),
     ]
     worker.recorders = recorders
 
@@ -361,13 +371,14 @@ def _unhook(worker: Any) -> None:
     worker.handles = []
 
 
-def _states_of(output: Any) -> Tensor:
+def states_of(output: Any) -> Tensor:
     """Return the residual stream (tokens, d) of what a block returns: (x, residual), which the next norm adds."""
     states: Tensor = output[0] + output[1] if isinstance(output, tuple) else output
     return states
 
 
-def _with_states(output: Any, states: Tensor) -> Any:
+def with_states(output: Any, states: Tensor) -> Any:
+    """Return what a block returns, with another residual stream."""
     return (torch.zeros_like(states), states, *output[2:]) if isinstance(output, tuple) else states
 
 
