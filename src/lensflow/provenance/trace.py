@@ -15,7 +15,7 @@ import pandas as pd
 from lensflow.artifacts.layout import ANSWERS, BASE, JUDGED, NO_SETTING, SCORES
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside
-from lensflow.storage.digests import canonical_json, current_digest
+from lensflow.storage.digests import canonical_json, current_digest, has_digest
 from lensflow.storage.integrity import Record, record_of, unchanged
 from lensflow.storage.journal import spans
 from lensflow.storage.verified import read_json, read_jsonl
@@ -295,7 +295,7 @@ class _Walk:
             if cells and any(below.is_relative_to(self.results / folder) for folder in (TEXTS, ITEMS)):
                 if below not in items:
                     continue
-                if below.is_file() and current_digest(below) == digest:
+                if below.is_file() and has_digest(below, digest):
                     lines = _lines_of(below, items[below])
             of_answers = cells if below.name == ANSWERS else None
             self.file(depth + 1, below, lines, sha256=digest, cells=of_answers)
