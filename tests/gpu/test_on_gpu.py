@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lensflow.methods.base import Run
 from lensflow.methods.lens import training
@@ -173,6 +174,14 @@ def test_fine_tuning_has_the_cpus_losses(checkpoint, tmp_path, lora):
     assert losses[0][-1] < losses[0][0]
 
 
+PAIRS = [
+    ("Rain falls from", " the clouds."),
+    ("2 + 2 =", " 4"),
+    ("猫は", "動物です。"),
+    ("Mbwa ni", " mnyama wa nyumbani."),
+]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_and_transformers_score_alike(embedded, dtype):
     """Per token; vLLM's attention kernels round more than float32 does, so that this is no test of bits."""
@@ -182,13 +191,7 @@ def test_vllm_and_transformers_score_alike(embedded, dtype):
 
     folder = embedded(SMOLLM).parent
     tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
-    pairs = [
-        ("Rain falls from", " the clouds."),
-        ("2 + 2 =", " 4"),
-        ("猫は", "動物です。"),
-        ("Mbwa ni", " mnyama wa nyumbani."),
-    ]
-    requests = [(tokenizer.encode_plain(context), tokenizer.encode_plain(rest)) for context, rest in pairs]
+    requests = [(tokenizer.encode_plain(context), tokenizer.encode_plain(rest)) for context, rest in PAIRS]
     scores = []
     for start in (
         lambda: VllmEngine(folder, dtype, tokenizer, 512, Resources(gpus=1, gpu_memory=0.5)),
@@ -200,6 +203,37 @@ def test_vllm_and_transformers_score_alike(embedded, dtype):
     for ours, reference, (_, rest) in zip(*scores, requests, strict=True):
         assert ours / len(rest) == pytest.approx(reference / len(rest), abs=0.05 if dtype == "float32" else 0.2)
         assert reference / len(rest) < -0.5
+
+
+def test_vllm_swaps_weights_and_back(embedded):
+    """The engine with swapped weights scores as transformers does with the same ones, and then as before."""
+    pytest.importorskip("vllm")
+    from lensflow.models.engines.hf import TransformersEngine
+    from lensflow.models.engines.vllm import VllmEngine
+
+    folder = embedded(SMOLLM).parent
+    tokenizer = PromptTokenizer(folder, PlainPrompt(format="plain"))
+    requests = [(tokenizer.encode_plain(context), tokenizer.encode_plain(rest)) for context, rest in PAIRS]
+    files = sorted(folder.glob("*.safetensors"))
+    own = {name: tensor for file in files for name, tensor in load_file(file).items() if ".layers.29." in name}
+    generator = torch.Generator().manual_seed(9)
+    other = {name: tensor + torch.randn(tensor.shape, generator=generator) / 50 for name, tensor in own.items()}
+    per_token = []
+    for start in (
+        lambda: VllmEngine(folder, "float32", tokenizer, 512, Resources(gpus=1, gpu_memory=0.5)),
+        lambda: TransformersEngine(folder, "float32", tokenizer, "cuda"),
+    ):
+        engine = start()
+        for changed in ({}, other, own):
+            if changed:
+                engine.swap(changed)
+            scores = [score for score, _ in engine.loglikelihoods(requests)]
+            per_token.append([score / len(rest) for score, (_, rest) in zip(scores, requests, strict=True)])
+        engine.close()
+    before, swapped, back, *reference = per_token
+    assert min(abs(one - two) for one, two in zip(before, swapped, strict=True)) > 0.1
+    assert back == pytest.approx(before, abs=1e-3)
+    assert [before, swapped, back] == [pytest.approx(scores, abs=0.05) for scores in reference]
 
 
 def test_the_benchmark_of_the_method_runs_and_names_the_gpu(embedded, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensflow.errors import LensflowError
+from lensflow.storage import digests
 from lensflow.storage.atomic import atomic_path, write_json, write_jsonl, write_text
 from lensflow.storage.cache import read_entry, write_entry
 from lensflow.storage.digests import canonical_json, digest, file_digest
@@ -131,6 +133,71 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(LensflowError, match="no such file"):
         file_digest(Path(f"{path}x"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 1000 bytes, in blocks of 300; a list of the files that are read."""
+    read = []
+    monkeypatch.setattr(digests, "CHUNK", 1000)
+    monkeypatch.setattr(digests, "BLOCK", 300)
+    monkeypatch.delenv(digests.VERIFY, raising=False)
+    whole = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path, *args: read.append(path.name) or whole(path, *args))
+    yield read
+    digests._digest_of.cache_clear()
+
+
+@pytest.mark.parametrize("size", [1001, 1999, 2000, 2001, 12345])
+def test_the_digest_of_a_large_file_is_that_of_the_digests_of_its_chunks(tmp_path, small_chunks, size):
+    path, content = tmp_path / "file", (bytes(range(256)) * 60)[:size]
+    path.write_bytes(content)
+    chunks = b"".join(hashlib.sha256(content[start : start + 1000]).digest() for start in range(0, size, 1000))
+    assert file_digest(path) == f"sha256-64MiB:{hashlib.sha256(chunks).hexdigest()}"
+    assert file_digest(path, digests.SHA256) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_large_file_is_read_again_only_if_it_has_changed(tmp_path, small_chunks, monkeypatch):
+    def of_another_job() -> str:
+        small_chunks.clear()
+        digests._digest_of.cache_clear()
+        return digests.current_digest(path)
+
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1500)
+    known = digests.current_digest(path)
+    assert of_another_job() == known and small_chunks == []
+    monkeypatch.setenv(digests.VERIFY, digests.ALWAYS)
+    assert of_another_job() == known and small_chunks == ["file"]
+    monkeypatch.delenv(digests.VERIFY)
+    before = path.stat()
+    path.write_bytes(b"x" * 1499 + b"y")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nothing had happened
+    assert of_another_job() == file_digest(path) != known
+
+
+def test_older_records_have_plain_checksums_of_large_files(tmp_path, small_chunks):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1500)
+    assert digests.has_digest(path, hashlib.sha256(b"x" * 1500).hexdigest())
+    assert not digests.has_digest(path, hashlib.sha256(b"x" * 1499).hexdigest())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '["x"]', '["x", "sha256-64MiB", 1500, 0, 0, 0]'])
+def test_a_note_on_a_large_file_that_does_not_fit_it_is_made_again(tmp_path, small_chunks, content):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1500)
+    note = tmp_path / ".file.verified"
+    note.write_text(content)
+    assert digests.current_digest(path) == file_digest(path)
+    assert json.loads(note.read_text())[0] == file_digest(path)
+
+
+def test_a_checksum_of_a_later_version_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with pytest.raises(LensflowError, match="checksum 'blake9:00': this version does not know it; install a newer"):
+        digests.has_digest(path, "blake9:00")
 
 
 @given(value=st.dictionaries(st.text(), JSON, min_size=1))

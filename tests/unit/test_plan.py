@@ -40,3 +40,20 @@ def test_texts_that_a_benchmark_reads_beside_its_own_language(tmp_path):
     )
     plan = Plan(read([path], ROOT), ROOT, ROOT)
     assert list(plan.used_corpora["bactrian-x"]) == ["en", "zh"]
+
+
+def test_figures_are_of_the_trainings_in_their_setting_and_in_its_sweeps(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "sweeps: {texts: {method: lens-gentle, key: setting.probing_texts, values: [9]}}\n"
+        "runs:\n"
+        "  - {backbones: [smollm2-135m-instruct], settings: [en-zh], methods: [base, lens-gentle],"
+        " benchmarks: [generation], sweeps: [texts]}\n"
+        "  - {backbones: [smollm2-135m-instruct], settings: [zh-en-ja], methods: [lens-gentle],"
+        " benchmarks: [generation]}\n"
+    )
+    plan = Plan(read([path], ROOT), ROOT, ROOT)
+    drawn = {
+        setting: [c.setting for c in plan.drawn("smollm2-135m-instruct", setting)] for setting in ("en-zh", "zh-en-ja")
+    }
+    assert drawn == {"en-zh": ["en-zh", "en-zh.probing_texts-9"], "zh-en-ja": ["zh-en-ja"]}

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
+PACED = Path(__file__).with_name("paced_snakemake.py")
 # Nothing that needs cgroups, a database or another user than this one; ended jobs are shown for a day, not 5 minutes.
+# A job starts as soon as it is submitted, and one that ignores its cancellation is killed after 2 seconds, not 30.
 SLURM_CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -38,6 +40,8 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
 MinJobAge=86400
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+KillWait=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=64000 Gres=gpu:2
 PartitionName=other Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpus Nodes=ALL MaxTime=INFINITE State=UP
@@ -141,5 +145,5 @@ def _free_port() -> int:
 
 def snakemake(arguments: list[str]) -> list[str]:
     """Return a command that runs the workflow on the cluster by the committed profile, at the pace of a test."""
-    waiting = ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
-    return [sys.executable, "-m", "snakemake", "--workflow-profile", "slurm", "--cores", "2", *waiting, *arguments]
+    waiting = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]
+    return [sys.executable, str(PACED), "--workflow-profile", "slurm", "--cores", "2", *waiting, *arguments]

@@ -14,7 +14,7 @@ from lensflow.errors import LensflowError
 from lensflow.presentation import table_list
 from lensflow.provenance.code import code_digest
 from lensflow.schema.types import LANGUAGE_PATTERN
-from lensflow.storage.digests import file_digest
+from lensflow.storage.digests import VERIFY, file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.failures import failures
 from lensflow.workflow.plan import Plan, as_parameter, pattern
@@ -35,6 +35,7 @@ except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
 
+os.environ[VERIFY] = PLAN.config.verify  # of the jobs; a job on another machine reads this file, too
 ROOT = datasets_root(PLAN.config.datasets_root)
 DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
 # Whoever names files of single checkpoints wants no other checkpoint trained and answered. A job on another machine reads

@@ -39,7 +39,12 @@ for part in PLAN.parts(ONE_BY_ONE):
                 if not c.is_base
                 for name in ("delta.safetensors", "intervention.safetensors")
             ],
-            asked=[path for c in part.checkpoints for path in evaluated_on(c)],
+            # Each once: a part's checkpoints are evaluated on much the same, and Snakemake checks every file that is named.
+            asked=list(
+                dict.fromkeys(
+                    path for c in part.checkpoints for path in evaluated_on(c)
+                )
+            ),
         output:
             [f"results/{c.folder}/answers.json" for c in part.checkpoints],
         log:

@@ -55,7 +55,8 @@ rule make_figures:
         runs=of_trainings("history.jsonl"),
         dev_states=of_trainings("dev_states.safetensors"),
         costs=lambda wildcards: [
-            f"results/{c.folder}/cost.json" for c in PLAN.trained(wildcards.backbone)
+            f"results/{c.folder}/cost.json"
+            for c in PLAN.drawn(wildcards.backbone, wildcards.setting)
         ],
     output:
         directory("results/figures/{backbone}.{setting}"),

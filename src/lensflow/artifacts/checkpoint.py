@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lensflow.errors import LensflowError
-from lensflow.storage.digests import current_digest, digest, file_digest
+from lensflow.storage.digests import digest, file_digest, has_digest
 from lensflow.storage.integrity import record_of, set_aside
 from lensflow.storage.verified import read_json, read_manifest
 
@@ -198,20 +198,20 @@ def positions(folder: Path) -> int | None:
 
 
 def verify(manifest: Path) -> dict[str, Any]:
-    """Read a manifest and compare its files with their sizes and checksums; 1 GB takes a second of a core.
+    """Read a manifest and compare its files with their sizes and checksums.
+
+    A large file that an earlier job has verified is not read again (`current_digest`); 1 GB takes a second of a core.
 
     Raises:
         LensflowError: a file is missing or not what was written. If a stage wrote it, the checkpoint was set aside.
     """
 
     def is_sound(path: Path, entry: Mapping[str, Any]) -> bool:
-        return path.is_file() and path.stat().st_size == entry["size"] and current_digest(path) == entry["sha256"]
+        return path.is_file() and path.stat().st_size == entry["size"] and has_digest(path, entry["sha256"])
 
     content = read_manifest(manifest)
-    paths = [manifest.parent / name for name in content["files"]]
-    with ThreadPoolExecutor() as pool:
-        sound = list(pool.map(is_sound, paths, content["files"].values()))
-    for path in (path for path, is_whole in zip(paths, sound, strict=True) if not is_whole):
+    entries = {manifest.parent / name: entry for name, entry in content["files"].items()}
+    for path in (path for path, entry in entries.items() if not is_sound(path, entry)):
         if record_of(manifest):
             raise set_aside(path)
         raise LensflowError(f"{path}: missing, truncated or changed; delete {manifest} and run again")

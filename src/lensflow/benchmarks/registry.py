@@ -20,4 +20,4 @@ def modules_of(kinds: Iterable[str], engine: str | None = None) -> list[str]:
     """
     roles = (engines.generator, engines.scorer, engines.reader)
     used = set() if engine is None else {engines.path_of(role(engine)) for role in roles}
-    return sorted({*map(BENCHMARKS.path_of, kinds), *used})
+    return sorted({*map(BENCHMARKS.path_of, set(kinds)), *used})

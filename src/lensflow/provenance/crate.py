@@ -10,7 +10,7 @@ from rocrate.rocrate import ROCrate
 
 from lensflow.errors import LensflowError
 from lensflow.provenance.results import inside, records
-from lensflow.storage.digests import current_digest
+from lensflow.storage.digests import SHA256, current_digest
 from lensflow.storage.integrity import CORRUPT, RECORD, read_record, unchanged
 from lensflow.storage.verified import read_json
 
@@ -51,7 +51,7 @@ def write(results: Path, output: Path, *, deltas: bool) -> None:
     entities = {}
     for path in sorted(found):
         place = path.relative_to(results).as_posix()
-        about = {"sha256": current_digest(unchanged(path))}
+        about = {"sha256": current_digest(unchanged(path), SHA256)}
         entities[path] = crate.add_file(path, f"results/{place}", properties=about)
     stages: dict[str, Any] = {}
     for path, record in runs:

@@ -16,7 +16,7 @@ from lensflow.artifacts.layout import ANSWERS, BASE, JUDGED, NO_SETTING, SCORES
 from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import BY_JUDGE, CELL, CENTRAL, TARGETS
 from lensflow.provenance.results import inside
-from lensflow.storage.digests import canonical_json, current_digest
+from lensflow.storage.digests import canonical_json, current_digest, has_digest
 from lensflow.storage.frames import read_table
 from lensflow.storage.integrity import Record, record_of, unchanged
 from lensflow.storage.journal import spans
@@ -293,7 +293,7 @@ class _Walk:
             if cells and any(below.is_relative_to(self.results / folder) for folder in (TEXTS, ITEMS)):
                 if below not in items:
                     continue
-                if below.is_file() and current_digest(below) == digest:
+                if below.is_file() and has_digest(below, digest):
                     lines = _lines_of(below, items[below])
             of_answers = cells if below.name == ANSWERS else None
             self.file(depth + 1, below, lines, sha256=digest, cells=of_answers)

@@ -7,7 +7,6 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import Backbone, ChatPrompt, FolderSource, HubSource, PackageSource, Prompt, Source
 from lensflow.schema.stages import Preparing
 from lensflow.storage.atomic import write_json
-from lensflow.storage.digests import digest, file_digest
+from lensflow.storage.digests import current_digest, digest
 from lensflow.storage.paths import resolve
 from lensflow.storage.verified import read_json
 
@@ -155,12 +154,9 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
         (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     _check_template(folder, backbone.prompt, "prompt")
     layers, width = size_of(folder)
-    paths = sorted(folder.iterdir())
-    with ThreadPoolExecutor() as pool:
-        listing = {
-            path.name: {"size": path.stat().st_size, "sha256": sha256}
-            for path, sha256 in zip(paths, pool.map(file_digest, paths), strict=True)
-        }
+    listing = {
+        path.name: {"size": path.stat().st_size, "sha256": current_digest(path)} for path in sorted(folder.iterdir())
+    }
     weights = {name: entry["sha256"] for name, entry in listing.items() if name.endswith(".safetensors")}
     write_json(
         output,

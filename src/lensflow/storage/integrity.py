@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 from typing_extensions import TypedDict  # the one that pydantic knows in Python 3.11
 
 from lensflow.errors import LensflowError
-from lensflow.storage.digests import current_digest
+from lensflow.storage.digests import current_digest, has_digest
 from lensflow.storage.journal import is_own, note_read
 from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 
@@ -104,10 +104,14 @@ def checked(path: Path) -> Path:
         return path
     if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # which stands for it
         return path
-    sha256 = current_digest(path)
-    if (found := record_of(path)) and found[1]["outputs"][relative(path, found[0].parent)] != sha256:
+    found = record_of(path)
+    if found is None:
+        note_read(path, current_digest(path))
+        return path
+    recorded = found[1]["outputs"][relative(path, found[0].parent)]
+    if not has_digest(path, recorded):
         raise set_aside(path)
-    note_read(path, sha256)
+    note_read(path, recorded)
     return path
 
 
@@ -118,7 +122,7 @@ def unchanged(path: Path) -> Path:
         LensflowError: the file is not what its stage wrote.
     """
     found = record_of(path) if path.is_file() else None
-    if found and found[1]["outputs"][relative(path, found[0].parent)] != current_digest(path):
+    if found and not has_digest(path, found[1]["outputs"][relative(path, found[0].parent)]):
         raise LensflowError(f"{path}: changed since stage {found[1]['stage']} wrote it; run the workflow again")
     return path
 

@@ -7,7 +7,7 @@ Snakemake merges dictionaries deeply and replaces lists.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -99,6 +99,9 @@ class Config(Strict):
     """What checkpoints can be measured with, by name."""
     datasets_root: str | None = None
     """Folder of local copies of the hub's data sets. The environment variable LENSFLOW_DATASETS_ROOT does the same."""
+    verify: Literal["once", "always"] = "once"
+    """Whether a job reads a large file again that an earlier job has compared with its checksum, although size, times
+    and inode have not changed since. `lensflow verify` always reads everything."""
     retention_margins: dict[str, Positive] = {
         "usable": 0.05,
         "fidelity": 0.05,

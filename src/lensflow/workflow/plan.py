@@ -87,6 +87,7 @@ class Plan:
         self.task_roots = (root, repository)
         self.checkpoints: dict[Place, dict[str, list[str]]] = {}
         self._collect()
+        self._places = {checkpoint.folder: checkpoint for checkpoint in self.checkpoints}
         named = config.protocol
         self.protocol = None if named is None else protocols.read(named, self.task_roots)
         if self.protocol is not None:
@@ -232,6 +233,11 @@ class Plan:
         """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
         return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
+    def drawn(self, backbone: str, setting: str) -> list[Place]:
+        """Return the trained checkpoints that the figures of a backbone and setting are about, sweeps included."""
+        swept = {p.setting for p in self.points if (p.backbone, p.of_setting) == (backbone, setting)}
+        return [c for c in self.trained(backbone) if c.setting in {setting, *swept}]
+
     def on_states(self, backbone: str, setting: str) -> bool:
         """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
         return any(self.needs_states(c.method) for c in self.trained(backbone) if c.setting == setting)
@@ -303,10 +309,9 @@ class Plan:
             raise LensflowError(f"'{'/'.join(values)}' is nothing that stage {stage} of this plan works on") from None
 
     def _checkpoint(self, name: str) -> Place:
-        known = {checkpoint.folder: checkpoint for checkpoint in self.checkpoints}
-        if name not in known:
-            raise LensflowError(f"'{name}' is not one of the checkpoints: {', '.join(known)}")
-        return known[name]
+        if name not in self._places:
+            raise LensflowError(f"'{name}' is not one of the checkpoints: {', '.join(self._places)}")
+        return self._places[name]
 
     def prepare_backbone(self, backbone: str) -> dict[str, Any]:
         """Return the configuration of stage `prepare_backbone`."""
