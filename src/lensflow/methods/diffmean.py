@@ -9,7 +9,7 @@ mean length after the block. The paper takes 10M tokens of CulturaX per language
 are read. The method is told the wanted language and the prompt's.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lensflow.methods.base import Block, Injecting, Run, Trained, blocks_of
 from lensflow.schema.types import NonNegative
@@ -17,6 +17,8 @@ from lensflow.schema.types import NonNegative
 
 class DiffMean(Injecting):
     """The unit difference of two languages' mean states is added in one block."""
+
+    of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["diffmean"]
     layer: Block = 0.625
