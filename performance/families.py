@@ -312,10 +312,13 @@ class Family:
 
     def _prepare(self, source: Path) -> None:
         from lensflow.models.skeleton import check_decoder
+        from lensflow.models.usable import check_numbers, check_tensors
 
         self.manifest = tiny.backbone(source, self.work / "backbone" / "manifest.json")
         self.folder = self.manifest.parent
         check_decoder(self.folder)
+        check_tensors(self.folder)
+        check_numbers(self.folder)
         self.reference = Reference(self.folder)
         self.tokenizer = PromptTokenizer(self.folder, PROMPT)
 
@@ -369,9 +372,9 @@ class Family:
         return replace(stages.run(method, output, extraction=self.extraction), prompt=PROMPT)
 
     def _lens(self) -> None:
-        from lensflow.models.skeleton import check_top_layers
+        from lensflow.models.skeleton import check_trainable
 
-        check_top_layers(self.folder, TRAINED)
+        check_trainable(self.folder, TRAINED)
         method = Lens.model_validate({"kind": "lens", "lr": 1e-2, "batch_size": 4, "layers": TRAINED, "epochs": 1})
         run = self._given(method, "lens")
         fit_subspaces.fit(run.setting, self.states, self.texts, run.hidden.subspaces)
@@ -405,9 +408,7 @@ class Family:
 
     def _sft(self, kind: str) -> None:
         from lensflow.methods.finetuning import answered
-        from lensflow.models.skeleton import check_all_weights
 
-        check_all_weights(self.folder)
         keys = {"kind": "sft", "epochs": 1, "batch_size": 4, "lr": 2e-3, "max_tokens": 256}
         method = Sft.model_validate(keys | ({} if kind == "lora" else {"lora": None}))
         run = self._given(method, f"sft-{kind}")

@@ -87,10 +87,10 @@ def test_preparing_again_leaves_nothing_of_before(source, tmp_path):
 
 
 def test_a_chat_template_is_taken_out_of_the_tokenizers_settings(source, tmp_path):
-    (source / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    (source / "tokenizer_config.json").write_text('{"chat_template": "{{ messages[0].content }}"}')
     check_source("b", from_folder(source, prompt="chat"), tmp_path)
     prepare_backbone(from_folder(source, prompt="chat"), tmp_path, tmp_path / "backbone" / "manifest.json")
-    assert (tmp_path / "backbone" / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (tmp_path / "backbone" / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
     assert not (source / "chat_template.jinja").exists()
 
 

@@ -73,7 +73,10 @@ def test_a_second_copy_of_the_weights_stays_behind(tmp_path, weights, index, kep
     manifest = tmp_path / "backbone/manifest.json"
     prepare_backbone(entry(source), tmp_path, manifest)
     small = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    expected = {*kept, *small, *(["model.safetensors.index.json"] if index else [])}
+    named = kept == (
+        "model.safetensors",
+    )  # all others have, or get, an index, without which transformers looks no further
+    expected = {*kept, *small, *([] if named else ["model.safetensors.index.json"])}
     assert set(read_json(manifest)["files"]) == expected
     assert {path.name for path in manifest.parent.iterdir()} == {*expected, "manifest.json"}
 
@@ -111,6 +114,7 @@ def test_a_backbone_is_not_its_own_source(tmp_path):
         {"quantization_config": {"quant_method": "mxfp4"}},
         {"quantization": {"group_size": 64, "bits": 4}},  # MLX
         {"compression_config": {"format": "pack-quantized"}},
+        {"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "awq"}}},
     ],
 )
 def test_quantised_weights_are_refused(tmp_path, config):
@@ -122,7 +126,7 @@ def test_quantised_weights_are_refused(tmp_path, config):
         check_source("b", entry(source), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
+@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"])
 def test_older_quantised_checkpoints_are_refused(tmp_path, name):
     source = write(tmp_path / "source", "model.safetensors")
     check_checkpoint(source)
@@ -147,6 +151,7 @@ def test_quantised_tensors_are_refused_though_no_file_says_so(tmp_path, name):
         ({"n_positions": 1024}, {}, 1024),
         ({"max_position_embeddings": 131072}, {"model_max_length": 2048}, 2048),
         ({"max_position_embeddings": 2048}, {"model_max_length": 1000000000000000019884624838656}, 2048),
+        ({"text_config": {"max_position_embeddings": 512}}, {}, 512),
         ({}, {}, None),
     ],
 )
@@ -156,16 +161,42 @@ def test_positions(tmp_path, config, tokenizer, expected):
     assert positions(source) == expected
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
+def test_a_damaged_file_of_a_folder_is_not_to_be_deleted(tmp_path, name):
+    source = write(tmp_path / "source", *SHARDS, index=SHARDS)
+    (source / name).write_text("{")
+    message = rf"^backbones.b.source.path: .*/{name}: not valid JSON .*; fetch or write it again$"
+    with pytest.raises(LensflowError, match=message):
+        check_source("b", entry(source), tmp_path)
+
+
+def test_an_index_that_is_not_of_its_files_is_refused(tmp_path):
+    source = write(tmp_path / "source", *SHARDS, index=SHARDS)
+    assert check_checkpoint(source) == {f"weight{number}": name for number, name in enumerate(SHARDS)}
+    content = {"weight_map": {"weight0": SHARDS[0], "weight1": SHARDS[1], "weight2": SHARDS[1]}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(LensflowError, match=rf"puts tensor 'weight2' into {SHARDS[1]}, which lacks it; fetch both"):
+        check_checkpoint(source)
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path):
+    source = write(tmp_path / "source", "a.safetensors", "b.safetensors")
+    check_checkpoint(source)
+    save_file({"weight0": np.ones(2, np.float32)}, source / "b.safetensors")
+    with pytest.raises(LensflowError, match=r"tensor 'weight0' stands in a.safetensors and in b.safetensors, and no"):
+        check_checkpoint(source)
+
+
 def test_an_edited_template_is_noticed(tmp_path):
     source = write(tmp_path / "source", "model.safetensors")
     before = small_files_digest(source)
     (source / "notes.json").write_text("{}")
     assert small_files_digest(source) == before  # is not read
     seen = {before}
-    for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json"):
+    for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json", "processor_config.json"):
         (source / name).write_text('{"eos_token_id": 1}')
         seen.add(small_files_digest(source))
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 # The hub

@@ -1,22 +1,28 @@
 """Checkpoints with more or other tensors and keys than today's families have."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.training import TopStack
 from lensflow.models.loading import attention_of, load_decoder, load_model
-from lensflow.models.skeleton import check_all_weights, check_decoder, check_top_layers, load_top_layers
+from lensflow.models.skeleton import check_adapters, check_decoder, check_layers, check_trainable, load_top_layers
 from lensflow.models.streaming import StreamedDecoder
+from lensflow.models.usable import check_numbers, check_tensors, check_tokens
+from lensflow.schema.backbone import PlainPrompt
 from tests import tiny
 
+Tensors = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None
 IDS = [5, 9, 7, 200, 31]
 
 
@@ -195,8 +201,12 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 def test_families_that_train_are_let_through(checkpoint):
     for family in ("llama", "gemma3", "phi3", "qwen3", "mistral"):
         check_decoder(checkpoint(family))
-        check_top_layers(checkpoint(family), 2)
-        check_all_weights(checkpoint(family))
+        check_trainable(checkpoint(family), 2)
+        check_layers(checkpoint(family), alone=True)
+        check_adapters(checkpoint(family))
+        assert check_tensors(checkpoint(family)) == []
+        check_tokens(checkpoint(family), PlainPrompt(format="plain"))
+        check_numbers(checkpoint(family))
 
 
 def test_encoders_are_refused(tmp_path):
@@ -212,3 +222,206 @@ def test_an_unknown_family_is_refused(tmp_path):
     ) as error:
         check_decoder(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_rates_texts_is_refused(checkpoint, tmp_path):
+    """Its output layer is another one; where embeddings are tied, nothing would be missing."""
+    folder = changed(checkpoint("qwen3"), tmp_path / "rating", architectures=["Qwen3ForSequenceClassification"])
+    with pytest.raises(LensflowError, match=r"Qwen3ForSequenceClassification: a model that classifies or rates texts"):
+        check_decoder(folder)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v4", "qwen4_exp_text"])
+def test_layers_that_hand_on_several_states_are_refused_without_weights(families, family):
+    with pytest.raises(LensflowError, match="layers pass on several states of a token; this family is not supported"):
+        check_layers(families(family), alone=False)
+
+
+@pytest.mark.parametrize("family", ["zaya", "xlstm"])
+def test_layers_that_need_those_below_them_are_refused_where_one_runs_alone(families, family):
+    check_layers(families(family), alone=False)
+    for check in (lambda: check_layers(families(family), alone=True), lambda: check_trainable(families(family), 2)):
+        with pytest.raises(LensflowError, match="layers hand more than their states to the next one"):
+            check()
+
+
+@pytest.mark.parametrize("family", ["bloom", "gptj", "falcon"])
+def test_layers_that_return_tuples_are_fine(families, family):
+    for alone in (False, True):
+        check_layers(families(family), alone)
+
+
+def test_layers_that_share_weights_have_no_adapters(families):
+    with pytest.raises(LensflowError, match="layers share weights; set lora: null"):
+        check_adapters(families("zamba2"))
+
+
+# What check says of tensors
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """Write a tiny random checkpoint of a family, once."""
+    from performance.families import build
+
+    folders: dict[str, Path] = {}
+
+    def built(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            build(family, folders[family])
+        return folders[family]
+
+    return built
+
+
+def changed(source: Path, folder: Path, tensors: Tensors = None, **config: object) -> Path:
+    """Copy a checkpoint with other tensors, in one file, or keys of config.json."""
+    shutil.copytree(source, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    if tensors is not None:
+        found = {name: tensor for shard in folder.glob("*.safetensors") for name, tensor in load_file(shard).items()}
+        for shard in folder.glob("*.safetensors*"):
+            shard.unlink()
+        save_file(tensors(found), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+UP = "model.layers.1.mlp.up_proj.weight"  # of a layer that Lens does not train
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        (
+            lambda t: {k: v for k, v in t.items() if k != UP},
+            {},
+            rf"weight '{UP}' is missing \(of 1\); give all tensors",
+        ),
+        (lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}, {}, r"weight 'lm_head.weight' is missing"),
+        (
+            lambda t: {f"module.{k}": v for k, v in t.items()},
+            {},
+            r"weight 'lm_head.weight' is missing \(of \d+\); 'module.lm_head.weight' is there, which nothing reads",
+        ),
+        (
+            None,
+            {"num_hidden_layers": 6},
+            r"weight 'model.layers.4.* is missing \(of \d+\); give all tensors of a model",
+        ),
+        (None, {"model_type": "qwen2"}, r"weight 'model.layers.0.self_attn.k_proj.bias' is missing"),
+        (
+            lambda t: t | {UP: t[UP].to(torch.float8_e4m3fn)},
+            {},
+            rf"tensor '{UP}' is of type F8_E4M3; give the original",
+        ),
+        (lambda t: t | {UP: t[UP].to(torch.int8)}, {}, rf"tensor '{UP}' is of type I8; give the original checkpoint"),
+        (lambda t: t | {UP: t[UP][:5].clone()}, {}, rf"weight '{UP}' has the shape \(5, 32\), and config.json wants"),
+        (
+            lambda t: t | {"model.layers.1.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)},
+            {},
+            r"tensor 'model.layers.1.self_attn.q_proj.lora_A.weight' is of an adapter; merge it",
+        ),
+        (
+            lambda t: t | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
+            {},
+            r"tensor 'model.layers.0.self_attn.q_proj.bias' would not be used by a model of type 'llama'",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_the_family_are_refused(checkpoint, tmp_path, tensors, config, message):
+    folder = changed(checkpoint("llama"), tmp_path / "odd", tensors, **config)
+    with pytest.raises(LensflowError, match=message) as error:
+        check_tensors(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_what_nothing_reads_is_named(checkpoint, tmp_path):
+    more = {"v_head.summary.weight": torch.ones(1, 32), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    assert check_tensors(changed(checkpoint("llama"), tmp_path / "more", lambda t: t | more)) == [
+        "v_head.summary.weight"
+    ]
+
+
+def test_an_index_is_enough_to_see_what_is_missing(checkpoint, tmp_path):
+    """As check has it of the hub, before anything is fetched."""
+    for name in ("config.json", "model.safetensors.index.json"):
+        shutil.copy(checkpoint("llama") / name, tmp_path)
+    assert check_tensors(tmp_path) == []
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    del index["weight_map"][UP]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LensflowError, match=rf"weight '{UP}' is missing"):
+        check_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(checkpoint, tmp_path, value, dtype):
+    def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors[UP] = tensors[UP].to(dtype)
+        tensors[UP][3, 5] = value
+        return tensors
+
+    with pytest.raises(LensflowError, match=rf"weight '{UP}' holds NaN or infinite numbers; give"):
+        check_numbers(changed(checkpoint("llama"), tmp_path / "nan", spoil))
+
+
+def test_embeddings_that_are_not_tied_though_config_says_so_are_refused(checkpoint, tmp_path):
+    """transformers would not tie them, vLLM would."""
+    folder = changed(checkpoint("llama"), tmp_path / "tied", tie_word_embeddings=True)
+    check_tensors(folder)
+    with pytest.raises(LensflowError, match=r"'lm_head.weight' and 'model.embed_tokens.weight' are one tensor"):
+        check_numbers(folder)
+    same = changed(
+        checkpoint("llama"),
+        tmp_path / "same",
+        lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()},
+        tie_word_embeddings=True,
+    )
+    check_numbers(same)
+
+
+def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
+    """transformers would read model.safetensors, vLLM what the index names."""
+    folder = changed(checkpoint("llama"), tmp_path / "two")
+    found = {name: tensor for shard in folder.glob("*.safetensors") for name, tensor in load_file(shard).items()}
+    save_file(found, folder / "model.safetensors")
+    check_numbers(folder)
+    save_file(found | {UP: found[UP] + 1}, folder / "model.safetensors")
+    with pytest.raises(LensflowError, match=rf"hold other numbers for '{UP}'; remove one of these copies"):
+        check_numbers(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", {}, r"tokenizer.json: cannot be read \(.*\); fetch or write it again"),
+        (
+            "tokenizer_config.json",
+            {"eos_token": "<nobody>"},
+            r"eos_token '<nobody>' of tokenizer_config.json is no token",
+        ),
+        ("generation_config.json", {"eos_token_id": "</s>"}, r"end token '</s>' is none of the model's 259; correct"),
+        ("generation_config.json", {"eos_token_id": [2, 259]}, r"end token 259 is none of the model's 259; correct"),
+        ("tokenizer_config.json", {"bos_token": "<bos>"}, r"no token ends an answer; name eos_token"),
+    ],
+)
+def test_tokens_that_do_not_fit_the_model_are_refused(checkpoint, tmp_path, name, content, message):
+    folder = changed(checkpoint("llama"), tmp_path / "odd", eos_token_id=None)
+    for other in ("generation_config.json", "special_tokens_map.json"):
+        (folder / other).unlink(missing_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(LensflowError, match=message):
+        check_tokens(folder, PlainPrompt(format="plain"))
+
+
+def test_a_token_of_the_template_that_the_model_lacks_is_refused(checkpoint, tmp_path):
+    folder = changed(checkpoint("llama"), tmp_path / "odd")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<|turn|>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    check_tokens(folder, PlainPrompt(format="plain"))
+    with pytest.raises(LensflowError, match=r"token '<\|turn\|>' has the id 259, and the model has 259 embeddings"):
+        check_tokens(folder, PlainPrompt(format="plain", template="{prompt}<|turn|>"))

@@ -132,13 +132,46 @@ def test_the_description_of_a_task_goes_where_the_template_takes_it(tmp_path):
         ("{{ raise_exception('no') }}", r"cannot render a prompt \(no\); mend the template"),
         ("{{ nothing.at.all }}", r"cannot render a prompt \('nothing' is undefined\)"),
         ("{% for %}", "cannot render a prompt"),
-        ("Hello", "drops the prompt"),
+        ("Hello", "drops or changes the prompt"),
+        ("{{ messages[0].content | upper }}", "drops or changes the prompt"),
+        ("{{ messages[0].content[:80] }}", "drops or changes the prompt"),
     ],
 )
 def test_a_template_that_cannot_be_used(tmp_path, text, message):
     with pytest.raises(LensflowError, match=message) as error:
         ChatTemplate(save(tmp_path, text), CHAT).check("backbones.b.prompt")
     assert "\n" not in str(error.value)
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path):
+    (save(tmp_path) / "chat_template.jinja").write_bytes("{{ messages[0].content }} é".encode("latin-1"))
+    with pytest.raises(LensflowError, match=r"chat_template\.jinja: not UTF-8 text; convert it"):
+        ChatTemplate(tmp_path, CHAT)
+
+
+PARTS = "{% for m in messages %}<{{ m.role }}>{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}<answer>"
+
+
+def test_a_template_of_parts_gets_parts(tmp_path):
+    """Models of images have the content of a message as a list; theirs is what transformers is given as a list, too."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(save(tmp_path, PARTS))
+    ours = ChatTemplate(tmp_path, CHAT)
+    ours.check("p")
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TEXTS[1]}]
+    parts = [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    expected = theirs.apply_chat_template(parts, add_generation_prompt=True, tokenize=False)
+    assert ours.render(turns) == expected == f"<system>Be brief.<user>{TEXTS[1]}<answer>"
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("form", [str, lambda text: {"default": text, "tools": "x"}])
+def test_a_template_may_stand_with_the_processor(tmp_path, name, form):
+    save(tmp_path)
+    settings = json.loads((tmp_path / name).read_text()) if (tmp_path / name).exists() else {}
+    (tmp_path / name).write_text(json.dumps(settings | {"chat_template": form(PARTS)}))
+    assert chat_template(tmp_path) == PARTS
 
 
 # Special tokens
@@ -198,7 +231,7 @@ def test_a_token_without_an_embedding_is_refused(tmp_path):
 def test_no_eos_is_said(tmp_path):
     tokenizer = PromptTokenizer(save(tmp_path, eos_token=None), PlainPrompt(format="plain"))
     assert tokenizer.end_tokens == set()
-    with pytest.raises(LensflowError, match="no eos_token"):
+    with pytest.raises(LensflowError, match="no token ends an answer; name eos_token"):
         _ = tokenizer.eos
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from lensflow.artifacts.tokens import TEMPLATE_FILES
 from lensflow.errors import LensflowError
 from lensflow.storage.digests import digest, file_digest, has_digest
 from lensflow.storage.integrity import record_of, set_aside
+from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 from lensflow.storage.verified import read_json, read_manifest
 
 INDEX = "model.safetensors.index.json"
@@ -23,6 +25,7 @@ SMALL_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", INDEX),
 )
+READ_FILES = tuple(dict.fromkeys((*SMALL_FILES, *TEMPLATE_FILES)))  # all that is read of it but its weights
 # Keys of config.json that say how weights were quantised: transformers' own, MLX's, compressed-tensors' older one.
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
 _QUANTISED_TENSORS = re.compile(r"\.(qweight|weight_packed|weight_scale(_inv)?|weight\.absmax|SCB)$")
@@ -38,16 +41,23 @@ def weight_paths(checkpoint: Path) -> list[Path]:
     Raises:
         LensflowError: the index is damaged, or names a file elsewhere.
     """
-    index = checkpoint / INDEX
-    if index.is_file():
-        return [checkpoint / name for name in _shards(index)]
+    listed = indexed(checkpoint)
+    if listed is not None:
+        return [checkpoint / name for name in sorted(set(listed.values()))]
     if (checkpoint / WHOLE).is_file():
         return [checkpoint / WHOLE]
     return sorted(path for path in checkpoint.glob("*.safetensors") if not path.name.startswith(_COPIES))
 
 
-def _shards(index: Path) -> list[str]:
-    """Return the names of the files that an index puts tensors in."""
+def indexed(checkpoint: Path) -> dict[str, str] | None:
+    """Return which file an index puts each tensor in; None if there is no index.
+
+    Raises:
+        LensflowError: the index is damaged, or names a file elsewhere.
+    """
+    index = checkpoint / INDEX
+    if not index.is_file():
+        return None
     content = read_json(index)
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -55,7 +65,7 @@ def _shards(index: Path) -> list[str]:
     for name in names.values():
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise LensflowError(f"{index}: '{name}' is no *.safetensors beside it; fetch or convert it again")
-    return sorted(set(names.values()))
+    return names
 
 
 def check_files(folder: Path, where: str = "") -> None:
@@ -72,6 +82,9 @@ def check_files(folder: Path, where: str = "") -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
+    for name in READ_FILES:
+        if name.endswith(".json") and (folder / name).is_file():
+            _read(folder / name, where)
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
@@ -79,6 +92,16 @@ def check_files(folder: Path, where: str = "") -> None:
     _check_precision(config, folder, where)
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
         raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
+
+
+def _read(path: Path, where: str) -> Any:
+    """Read a JSON file of a checkpoint that is not ours to delete."""
+    try:
+        return parse_json(read_text(path, LARGEST_JSON))
+    except ValueError as error:
+        raise LensflowError(f"{where}{path}: not valid JSON ({error}); fetch or write it again") from None
+    except LensflowError as error:
+        raise LensflowError(f"{where}{error}") from None
 
 
 def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
@@ -132,8 +155,11 @@ def size_of(folder: Path) -> tuple[int, int]:
 
 def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> None:
     """Refuse weights that are quantised: they cannot be trained, nor compared with the model that they come from."""
+    inner = config.get("text_config")
+    config = {**config, **inner} if isinstance(inner, dict) else config
     named = next((key for key in _QUANTISED if config.get(key)), None)
-    files = ("quantize_config.json", "quant_config.json")  # of older GPTQ and AWQ checkpoints
+    # Of older GPTQ and AWQ checkpoints, and of NVIDIA's.
+    files = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
     named = named or next((name for name in files if (folder / name).is_file()), None)
     if named is not None:
         form = config.get(named, {})
@@ -144,29 +170,33 @@ def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> Non
         )
 
 
-def check_checkpoint(folder: Path, where: str = "") -> None:
+def check_checkpoint(folder: Path, where: str = "") -> dict[str, str]:
     """Check that a checkpoint folder is complete: its files are there, its weights as long as their headers say.
 
     Args:
         folder: of the checkpoint.
         where: what a message begins with.
 
+    Returns:
+        The name of each tensor's file.
+
     Raises:
         LensflowError: as `check_files`, or weights are missing, truncated, damaged or quantised.
     """
     check_files(folder, where)
     try:
-        weights = weight_paths(folder)
+        weights, listed = weight_paths(folder), indexed(folder)
     except LensflowError as error:
         raise LensflowError(f"{where}{error}") from None
     if not weights:
         raise LensflowError(f"{where}no *.safetensors in {folder}; convert the checkpoint (pickles are not read)")
+    found: dict[str, str] = {}
     for path in weights:
         if not path.is_file():
             raise LensflowError(f"{where}{path} is missing; fetch it again")
         try:
             with safe_open(path, framework="numpy") as file:
-                names = list(file.keys())
+                names = set(file.keys())
         except SafetensorError as error:
             raise LensflowError(f"{where}{path} is truncated or damaged ({error}); fetch it again") from None
         if quantised := next(filter(_QUANTISED_TENSORS.search, names), None):
@@ -174,6 +204,18 @@ def check_checkpoint(folder: Path, where: str = "") -> None:
                 f"{where}{path}: tensor '{quantised}' is quantised and cannot be trained; give the original checkpoint "
                 "in 16 or 32 bits"
             )
+        if listed is None and (twice := next((name for name in sorted(names) if name in found), None)):
+            raise LensflowError(
+                f"{where}{folder}: tensor '{twice}' stands in {found[twice]} and in {path.name}, and no {INDEX} says "
+                "which counts; remove the other file"
+            )
+        found |= dict.fromkeys(names, path.name)
+        expected = {name for name, file in (listed or {}).items() if file == path.name}
+        if absent := sorted(expected - names):
+            raise LensflowError(
+                f"{where}{folder / INDEX} puts tensor '{absent[0]}' into {path.name}, which lacks it; fetch both again"
+            )
+    return found
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -184,7 +226,14 @@ def files_of(folder: Path) -> list[Path]:
 
 def small_files_digest(folder: Path) -> str:
     """Return the digest of a checkpoint's small files; a template or setting that is edited changes it."""
-    return digest({name: file_digest(folder / name) for name in SMALL_FILES if (folder / name).is_file()})
+    return digest({name: file_digest(folder / name) for name in READ_FILES if (folder / name).is_file()})
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """Return the keys of config.json, with those of the text model in it, if it has one, on top."""
+    config: dict[str, Any] = read_json(folder / "config.json")
+    inner = config.get("text_config")
+    return config | inner if isinstance(inner, dict) else config
 
 
 def positions(folder: Path) -> int | None:
@@ -192,7 +241,7 @@ def positions(folder: Path) -> int | None:
 
     Source: the keys of config.json, and `model_max_length` of the tokenizer, which vLLM respects as well.
     """
-    config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
+    config, tokenizer = text_config(folder), read_json(folder / "tokenizer_config.json")
     found = [*(config.get(key) for key in _POSITIONS), tokenizer.get("model_max_length")]
     return min((value for value in found if isinstance(value, int) and value > 0), default=None)
 

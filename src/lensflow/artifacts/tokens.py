@@ -7,10 +7,14 @@ from typing import Any
 from tokenizers import AddedToken
 
 from lensflow.errors import LensflowError
+from lensflow.storage.parsing import LARGEST_YAML, read_text
 from lensflow.storage.verified import read_json
 
 # The special tokens that transformers hands to a chat template.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+# Where a chat template may stand if it has no file of its own; the last two are of processors of images.
+TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.json", "processor_config.json")
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
@@ -29,6 +33,13 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return {role: text for role, text in texts.items() if isinstance(text, str)}
 
 
+def end_token_ids(folder: Path) -> list[Any]:
+    """Return what generation_config.json, else config.json, gives as the ids of tokens that end an answer."""
+    found = [_mapping(folder / f"{name}.json").get("eos_token_id") for name in ("generation_config", "config")]
+    named = next((ids for ids in found if ids is not None), [])
+    return named if isinstance(named, list) else [named]
+
+
 def added_tokens(folder: Path) -> list[AddedToken]:
     """Return the tokens that tokenizer_config.json adds, in the order of their ids."""
     entries = _mapping(folder / "tokenizer_config.json").get("added_tokens_decoder")
@@ -37,33 +48,30 @@ def added_tokens(folder: Path) -> list[AddedToken]:
 
 
 def chat_template(folder: Path) -> str:
-    """Return the chat template of a checkpoint's tokenizer, in its own file or in tokenizer_config.json.
+    """Return the chat template of a checkpoint: of its tokenizer, else of its processor (`TEMPLATE_FILES`).
 
-    Of a list of named templates it is the one called `default`, as in transformers.
+    Of several named templates it is the one called `default`, as in transformers.
 
     Raises:
-        LensflowError: there is none.
+        LensflowError: there is none, or it is not UTF-8 text.
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    found = _mapping(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):
-        found = _default(found, folder)
-    if not isinstance(found, str):
-        raise LensflowError(f"{folder}: the tokenizer has no chat template; set prompt.format: plain")
-    return found
-
-
-def _default(named: list[Any], folder: Path) -> str:
-    """Return the template called `default` of a list of dictionaries with `name` and `template`."""
-    templates = {entry.get("name"): entry.get("template") for entry in named if isinstance(entry, dict)}
-    if not isinstance(templates.get("default"), str):
-        raise LensflowError(
-            f"{folder}: none of the chat templates in tokenizer_config.json is called default; "
-            "write the one that you want to chat_template.jinja"
-        )
-    return str(templates["default"])
+        return read_text(path, LARGEST_YAML)
+    for name in TEMPLATE_FILES:
+        found = _mapping(folder / name).get("chat_template")
+        if isinstance(found, list):
+            found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        if isinstance(found, dict):
+            if not isinstance(found.get("default"), str):
+                raise LensflowError(
+                    f"{folder}: none of the chat templates in {name} is called default; write the one that you want to "
+                    "chat_template.jinja"
+                )
+            found = found["default"]
+        if isinstance(found, str):
+            return found
+    raise LensflowError(f"{folder}: the tokenizer has no chat template; set prompt.format: plain")
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

@@ -1,12 +1,27 @@
 """The tensors of a sharded safetensors checkpoint."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from lensflow.artifacts.checkpoint import INDEX, weight_paths
 from lensflow.storage.verified import read_json
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of a tensor before its numbers are read.
+
+    Attributes:
+        shape: lengths of its dimensions.
+        dtype: safetensors' name, such as `BF16`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class WeightFiles:
@@ -27,3 +42,18 @@ class WeightFiles:
         with safe_open(self.location[name], framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
+
+    def dtype(self) -> torch.dtype | None:
+        """Return the precision of the first tensor; None if no file is there yet."""
+        there = (name for name, path in self.location.items() if path.is_file())
+        return next((self.read(name).dtype for name in there), None)
+
+    def headers(self) -> dict[str, Header]:
+        """Return the header of every tensor of the files that are there; an index may come before its files."""
+        found = {}
+        for path in {path for path in self.location.values() if path.is_file()}:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dictionary)
+                    part = file.get_slice(name)
+                    found[name] = Header(tuple(part.get_shape()), part.get_dtype())
+        return found

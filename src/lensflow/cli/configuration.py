@@ -61,8 +61,7 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
     plan = plan_of(files, more)
     plan.check_disk(results)
     check_data(plan, datasets_root(plan.config.datasets_root))
-    plan.check_backbones()
-    for line in hints(plan, gpu_memory_gb()):
+    for line in [*plan.check_backbones(), *hints(plan, gpu_memory_gb())]:
         print(f"hint: {line}")
     return plan
 

@@ -34,6 +34,17 @@ class Method(Strict):
     needs_states: ClassVar[bool] = False  # whether it works on the setting's hidden states and subspaces
     seeded: ClassVar[bool] = True  # whether a run's seed makes a difference
     told_language: ClassVar[bool] = False  # whether it is told the language of a prompt when it is evaluated
+    of_blocks: ClassVar[tuple[str, ...]] = ()  # its keys that name blocks of the backbone
+
+    def check_depth(self, depth: int) -> None:
+        """Check that the backbone, which has `depth` blocks, has those that the method names.
+
+        Raises:
+            LensflowError: it has not; the message begins with the key.
+        """
+        for key in self.of_blocks:
+            if (named := getattr(self, key)) is not None:
+                blocks_of(named, depth, key)
 
     def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
         """Check what depends on other sections, for the settings that the method runs in.
@@ -219,6 +230,11 @@ class FineTuning(Method):
     """Examples per step. Source: HF's Trainer."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation; the weights are float32 in both cases."""
+
+    def check_depth(self, depth: int) -> None:
+        """Check that there are as many blocks as train."""
+        if self.layers is not None and self.layers > depth:
+            raise LensflowError(f"layers: {self.layers} of a model that has {depth}; lower it")
 
     @model_validator(mode="after")
     def _layers_train_whole(self) -> Self:

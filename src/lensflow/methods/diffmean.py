@@ -12,7 +12,7 @@ As controls, other vectors stand in the place of all δ(x) = μ(x) - μ(c), wher
 u(δ'(g) - δ'(s)), with δ'(c) = 0.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lensflow.methods.base import Block, Controlled, Injecting, Run, Trained, blocks_of
 from lensflow.schema.types import NonNegative
@@ -20,6 +20,8 @@ from lensflow.schema.types import NonNegative
 
 class DiffMean(Controlled, Injecting):
     """The unit difference of two languages' mean states is added in one block."""
+
+    of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["diffmean"]
     layer: Block = 0.625

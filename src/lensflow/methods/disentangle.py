@@ -23,6 +23,7 @@ class Disentangle(Method):
 
     needs_states: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
+    of_blocks: ClassVar[tuple[str, ...]] = ("remove_layers",)
 
     kind: Literal["disentangle"]
     remove: NonNegative = 0.3

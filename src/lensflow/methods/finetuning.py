@@ -26,6 +26,7 @@ from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
 from lensflow.models.conversion import Conversion
 from lensflow.models.loading import attention_of, decoder_of, device_of, layers_of, may_pack
+from lensflow.models.skeleton import check_not_shared
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import used
@@ -66,8 +67,7 @@ def adapters_of(lora: Lora, model: Any) -> LoraConfig:
 
     parts = {name: module for name, module in model.named_modules() if name}
     (decoder,) = (name for name, module in parts.items() if module is decoder_of(model))
-    if any(one.startswith(decoder) and other.startswith(decoder) for one, other in model.all_tied_weights_keys.items()):
-        raise LensflowError(f"model type '{model.config.model_type}': layers share weights; set lora: null")
+    check_not_shared(model, decoder)
     linear = {name: module for name, module in parts.items() if isinstance(module, nn.Linear)}
     head = model.get_output_embeddings()
     left_out = [name for name, module in linear.items() if not name.startswith(decoder) and module is not head]
@@ -300,8 +300,7 @@ def fine_tune(
     if config.lora is not None:
         model = get_peft_model(model, adapters_of(config.lora, model))
     if config.layers is not None:
-        if config.layers > len(blocks):
-            raise LensflowError(f"layers: {config.layers} of a model that has {len(blocks)}; lower it")
+        config.check_depth(len(blocks))
         model.requires_grad_(False)
         blocks[-config.layers :].requires_grad_(True)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -24,6 +24,7 @@ class LanguageDimensions(Method):
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
+    of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["language_dimensions"]
     dimensions: Count | None = None

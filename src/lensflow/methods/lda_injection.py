@@ -25,6 +25,7 @@ class LdaInjection(Method):
     """The shift between two languages in a discriminant space is added in the middle block."""
 
     told_language: ClassVar[bool] = True
+    of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["lda_injection"]
     strength: NonNegative = 0.5

@@ -12,7 +12,7 @@ and 3 % warm-up; 10 epochs of batches of 32 (the authors accumulate 4). The meth
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lensflow.methods.base import Block, FineTuning, Lora, Run, Trained, blocks_of
 from lensflow.methods.sft import check_answers
@@ -22,6 +22,8 @@ from lensflow.schema.types import Count, NonNegative, Positive
 
 class MidAlign(FineTuning):
     """Fine-tuning on answers, with translations aligned in a middle layer."""
+
+    of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["midalign"]
     layer: Block | None = None

@@ -23,6 +23,7 @@ class Recover(Method):
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
+    of_blocks: ClassVar[tuple[str, ...]] = ("layers",)
 
     kind: Literal["recover"]
     strength: NonNegative = 1.0

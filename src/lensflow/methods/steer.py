@@ -18,6 +18,7 @@ class Steer(Injecting):
     """The mean difference of two languages' prompts is added to the residual stream."""
 
     needs_states: ClassVar[bool] = True
+    of_blocks: ClassVar[tuple[str, ...]] = ("layers",)
 
     kind: Literal["steer"]
     layers: Layers = 0.5

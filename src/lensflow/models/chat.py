@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lensflow.artifacts.tokens import chat_template, special_tokens
 from lensflow.errors import LensflowError
@@ -12,6 +14,8 @@ from lensflow.schema.backbone import ChatPrompt
 
 Message = Mapping[str, str]
 _PROBE = "Lensflow"  # a text that no template has, and that none changes
+# What a template must keep as it is: both cases, a line break, another script, and more than a few words.
+_PROMPT = f"{_PROBE}: How long is 1 km in METRES?\nPlease answer in one sentence, {'and take your time ' * 20}雨."
 
 
 class ChatTemplate:
@@ -50,11 +54,14 @@ class ChatTemplate:
         return self._render(messages, answered)
 
     def _render(self, messages: Sequence[Message], answered: bool = False) -> str:
+        return self._fill(_in_parts(messages) if self._wants_parts else messages, answered)
+
+    def _fill(self, turns: Sequence[Mapping[str, Any]], answered: bool = False) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
 
         try:
             rendered, _ = render_jinja_template(
-                [list(messages)], chat_template=self._text, add_generation_prompt=not answered, **self._variables
+                [list(turns)], chat_template=self._text, add_generation_prompt=not answered, **self._variables
             )
         except Exception as error:  # a template can fail in any way
             raise LensflowError(
@@ -62,6 +69,17 @@ class ChatTemplate:
                 "or set prompt.format: plain"
             ) from None
         return str(rendered[0])
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether the template writes a message only if its content is a list of parts, as models of images have it."""
+        turn = [_message("user", _PROBE)]
+        return not self._shows(turn) and self._shows(_in_parts(turn))
+
+    def _shows(self, turns: Sequence[Mapping[str, Any]]) -> bool:
+        with suppress(LensflowError):
+            return _PROBE in self._fill(turns)
+        return False
 
     @cached_property
     def takes_system(self) -> bool:
@@ -90,8 +108,10 @@ class ChatTemplate:
         Raises:
             LensflowError: it does not, drops the text, takes no system message, or has not a variable that is set.
         """
-        if _PROBE not in self._render([_message("user", _PROBE)]):
-            raise LensflowError(f"{where}: the chat template of {self._checkpoint} drops the prompt; mend the template")
+        if _PROMPT not in self.render([_message("user", _PROMPT)]):
+            raise LensflowError(
+                f"{where}: the chat template of {self._checkpoint} drops or changes the prompt; mend the template"
+            )
         if self.prompt.system and not self.takes_system:
             raise LensflowError(
                 f"{where}.system: the chat template of {self._checkpoint} takes no system message; set it to null, or "
@@ -108,6 +128,10 @@ class ChatTemplate:
 
 def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+def _in_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:

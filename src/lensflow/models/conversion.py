@@ -24,6 +24,7 @@ class Conversion:
         files: the checkpoint's tensors.
 
     Attributes:
+        plain: the model's name -> the checkpoint's, of tensors that are only renamed.
         unknown: names in the checkpoint that the model has no tensor for, under the model's name for them.
     """
 
@@ -36,7 +37,7 @@ class Conversion:
         renamings = [one for one in self._transforms if isinstance(one, WeightRenaming)]
         converters = [one for one in self._transforms if isinstance(one, WeightConverter)]
         there, prefix = model.state_dict(), model.base_model_prefix
-        self._same: dict[str, str] = {}  # the model's name -> the checkpoint's, of tensors that are only renamed
+        self.plain: dict[str, str] = {}
         self._merged: dict[str, list[str]] = {}  # the model's (first) name -> the checkpoint's, of all others
         self._made: dict[str, list[str]] = {}  # … and the names of all that conversion makes of these
         self.unknown: dict[str, str] = {}
@@ -47,7 +48,7 @@ class Conversion:
             if key not in there:
                 self.unknown[key] = name
             elif source is None:
-                self._same[key] = name
+                self.plain[key] = name
             else:
                 self._merged.setdefault(key, []).append(name)
                 converter = next(one for one in converters if source in one.source_patterns)
@@ -58,11 +59,11 @@ class Conversion:
 
     def missing(self, keys: Collection[str]) -> list[str]:
         """Return those of the model's names that the checkpoint has nothing for."""
-        return sorted(key for key in keys if key not in self._same and key not in self._converted)
+        return sorted(key for key in keys if key not in self.plain and key not in self._converted)
 
     def names_of(self, keys: Collection[str]) -> list[str]:
         """Return the checkpoint's names of what the model's tensors of these names are made of."""
-        plain = [self._same[key] for key in keys if key in self._same]
+        plain = [self.plain[key] for key in keys if key in self.plain]
         merged = [name for key, names in self._merged.items() if key in keys for name in names]
         return plain + merged
 
@@ -72,9 +73,9 @@ class Conversion:
         Raises:
             LensflowError: it is missing, or converted.
         """
-        if key not in self._same:
+        if key not in self.plain:
             raise LensflowError(f"model type '{self.model.config.model_type}': the checkpoint has no tensor '{key}'")
-        return self.files.read(self._same[key])
+        return self.files.read(self.plain[key])
 
     def load(self, keys: Collection[str]) -> None:
         """Read some of the model's tensors into it, in the precision that the model has.
@@ -115,7 +116,7 @@ class Conversion:
         """
         from transformers.core_model_loading import revert_weight_conversion
 
-        found = {self._same[key]: tensor for key, tensor in tensors.items() if key in self._same}
+        found = {self.plain[key]: tensor for key, tensor in tensors.items() if key in self.plain}
         if merged := {key: tensor for key, tensor in tensors.items() if key in self._converted}:
             self.model._weight_conversions = self._used
             reverted = revert_weight_conversion(self.model, merged)
@@ -134,7 +135,7 @@ class Conversion:
         Raises:
             LensflowError: the model has no tensor of a name.
         """
-        keys = {self._same[key]: key for key in self._same}
+        keys = {self.plain[key]: key for key in self.plain}
         found = {keys[name]: tensor for name, tensor in tensors.items() if name in keys}
         merged = {name: key for key, names in self._merged.items() for name in names}
         for name in tensors:

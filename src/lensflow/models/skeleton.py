@@ -5,7 +5,8 @@ so that masks, rotary embeddings and whatever depends on a layer's index stay th
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.conversion import Conversion
 from lensflow.models.loading import CPU, attention_of, decoder_of, import_transformers, layers_of, one_line
+from lensflow.models.taps import check_states
 from lensflow.schema.extraction import Attention
 
 # Buffers that older versions of transformers saved with the weights, and that are computed now.
 _LEFT_OVER = re.compile(r"\.(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias|position_ids|attention\.bias)$")
+
+# Classes whose checkpoints have another output layer than a language model's; the embeddings may stand in for it.
+_OTHER_TASKS = re.compile(r"For(\w*Classification|QuestionAnswering|MultipleChoice)$|RewardModel")
 
 
 class Skeleton:
@@ -35,6 +40,7 @@ class Skeleton:
         decoder: the text decoder in it.
         layers: of the decoder.
         conversion: between the model's tensors and the checkpoint's.
+        prefix: what the names of the decoder's tensors begin with.
 
     Raises:
         LensflowError: transformers cannot build the family, or it has no single stack of decoder layers.
@@ -46,7 +52,7 @@ class Skeleton:
         transformers, files = import_transformers(), WeightFiles(checkpoint)
         with one_line(checkpoint):
             config = transformers.AutoConfig.from_pretrained(checkpoint)
-            own = config.dtype or config.get_text_config().dtype or files.read(next(iter(files.location))).dtype
+            own = config.dtype or config.get_text_config().dtype or files.dtype()
             attention = attention_of(config, attention)
             with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
                 self.model = transformers.AutoModelForCausalLM.from_config(
@@ -55,9 +61,9 @@ class Skeleton:
             self.decoder = decoder_of(self.model.requires_grad_(False).eval())
             self.layers = layers_of(self.decoder)
         self.conversion = Conversion(self.model, files)
-        (self._prefix,) = (f"{name}." for name, part in self.model.named_modules() if part is self.decoder)
+        (self.prefix,) = (f"{name}." for name, part in self.model.named_modules() if part is self.decoder)
         (stack,) = (name for name, part in self.decoder.named_children() if part is self.layers)
-        self._stack = f"{self._prefix}{stack}."
+        self._stack = f"{self.prefix}{stack}."
         self._more: tuple[None, ...] | None = None  # what layers return with their states; not known yet
         self._are_tuples = False
 
@@ -67,24 +73,68 @@ class Skeleton:
         Raises:
             LensflowError: it has not.
         """
+        unused = self.unused()
         for index in layers:
             stem = f"{self._stack}{index}."
-            odd = [key for key in self.conversion.unknown if key.startswith(stem) and not self._is_left_over(key)]
-            if odd := self.conversion.missing(self._keys(stem)) or sorted(odd):
+            if odd := self.conversion.missing(self._keys(stem)) or sorted(k for k in unused if k.startswith(stem)):
                 family = self.model.config.model_type
                 raise LensflowError(
                     f"model type '{family}': tensor '{odd[0]}' does not fit; this family is not supported"
                 )
 
-    def _is_left_over(self, key: str) -> bool:
-        """Return whether a tensor of a checkpoint is a buffer that is computed now, or that the family ignores."""
-        ignored = self.model._keys_to_ignore_on_load_unexpected or ()
-        return bool(_LEFT_OVER.search(key)) or any(re.search(pattern, key) for pattern in ignored)
+    def missing(self) -> list[str]:
+        """Return the model's tensors that the checkpoint has nothing for, and that are not tied to others."""
+        optional = [*map(re.compile, self.model._keys_to_ignore_on_load_missing or ())]
+        wanted = self.model.state_dict().keys() - set(self.model.all_tied_weights_keys)
+        return self.conversion.missing({key for key in wanted if not any(one.search(key) for one in optional)})
+
+    def unused(self) -> dict[str, str]:
+        """Return the checkpoint's tensors that nothing reads: the model's name for them -> the checkpoint's.
+
+        Buffers that are computed now, and tensors that the family ignores, are not among them.
+        """
+        ignored = [_LEFT_OVER, *map(re.compile, self.model._keys_to_ignore_on_load_unexpected or ())]
+        unknown = self.conversion.unknown.items()
+        return {key: name for key, name in unknown if not any(pattern.search(key) for pattern in ignored)}
+
+    def is_of_a_layer(self, key: str) -> bool:
+        """Return whether a tensor with the model's name `key` would belong to one of its layers."""
+        number = key.removeprefix(self._stack).partition(".")[0]
+        return key.startswith(self._stack) and number.isdecimal() and int(number) < len(self.layers)
+
+    def try_layers(self, alone: bool) -> None:
+        """Pass through the decoder without its layers, with zeros for weights, to see what layers hand each other.
+
+        Args:
+            alone: whether a layer must run without the one below it.
+
+        Raises:
+            LensflowError: they hand on several states of a token or, if one must run alone, more than states.
+        """
+        empty = {name: parameter for name, parameter in self.decoder.named_parameters() if parameter.is_meta}
+        outside = {name: empty[name] for name in empty if not f"{self.prefix}{name}".startswith(self._stack)}
+        _put(self.decoder, {name: torch.zeros_like(parameter, device=CPU) for name, parameter in outside.items()})
+
+        def enough(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            check_states(args[0] if args else kwargs["hidden_states"], self.decoder.config)
+            raise RuntimeError  # what they hand on beside states does not matter
+
+        if not alone:
+            self.layers[0].register_forward_pre_hook(enough, with_kwargs=True)
+        for index in range(len(self.layers)):
+            self.skip(index)
+        with suppress(TypeError, ValueError, RuntimeError, AttributeError, IndexError):  # what zeros alone can break
+            self.decoder(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=False)
+
+    def tied(self) -> list[tuple[str, str]]:
+        """Return pairs of the checkpoint's tensors that config.json says are one."""
+        plain, pairs = self.conversion.plain, self.model.all_tied_weights_keys.items()
+        return [(plain[one], plain[other]) for one, other in pairs if one in plain and other in plain]
 
     def load_outside(self, but: Collection[str] = ()) -> None:
         """Read what the decoder has outside of its layers, except for some of its tensors."""
-        left_out = {f"{self._prefix}{name}" for name in but}
-        keys = set(self._keys(self._prefix)) - set(self._keys(self._stack)) - left_out
+        left_out = {f"{self.prefix}{name}" for name in but}
+        keys = set(self._keys(self.prefix)) - set(self._keys(self._stack)) - left_out
         self.conversion.load(keys)
 
     def load_layer(self, index: int) -> None:
@@ -98,11 +148,11 @@ class Skeleton:
 
     def read(self, name: str) -> Tensor:
         """Read one of the decoder's tensors, memory-mapped and in the checkpoint's precision."""
-        return self.conversion.read(f"{self._prefix}{name}")
+        return self.conversion.read(f"{self.prefix}{name}")
 
     def to_checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return some of the decoder's tensors under the checkpoint's names and in its shapes."""
-        return self.conversion.to_checkpoint({f"{self._prefix}{name}": tensor for name, tensor in tensors.items()})
+        return self.conversion.to_checkpoint({f"{self.prefix}{name}": tensor for name, tensor in tensors.items()})
 
     def to(self, device: torch.device) -> None:
         """Move the decoder's weights, as far as they are there, and its buffers."""
@@ -117,9 +167,9 @@ class Skeleton:
         layer = self.layers[index]
 
         def pass_on(*args: Any, **kwargs: Any) -> Any:
+            states = check_states(args[0] if args else kwargs["hidden_states"], self.decoder.config)
             if self._more is None:
                 self.note(self._tried(layer, args, kwargs))
-            states = args[0] if args else kwargs["hidden_states"]
             return (states, *(self._more or ())) if self._are_tuples else states
 
         layer.forward = pass_on
@@ -189,43 +239,67 @@ def check_decoder(checkpoint: Path) -> None:
             )
         if getattr(config, "attn_type", None) == "bi":  # XLNet
             raise LensflowError(f"model type '{config.model_type}': tokens see what comes after them")
+        if odd := next(filter(_OTHER_TASKS.search, config.architectures or ()), None):
+            raise LensflowError(f"{odd}: a model that classifies or rates texts; give one that writes them")
         if hasattr(config, "audio_vocab_size"):  # Moshi
             raise LensflowError(f"model type '{config.model_type}': reads and writes sound, not texts")
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         layers_of(decoder_of(model))
 
 
-def check_top_layers(checkpoint: Path, count: int) -> None:
-    """Check without weights that the tensors of the top layers are those that `load_top_layers` needs.
+def check_trainable(checkpoint: Path, count: int) -> None:
+    """Check without weights that the top layers of a decoder run alone, as `load_top_layers` needs them.
 
     Raises:
-        LensflowError: they are not, or the model has not so many layers.
+        LensflowError: they do not, their tensors do not fit, or the model has not so many layers.
     """
-    _trainable(checkpoint, lambda skeleton: skeleton.check(_top(skeleton, count)))
-
-
-def check_all_weights(checkpoint: Path) -> None:
-    """Check without weights that a checkpoint has every weight that fine-tuning trains.
-
-    Raises:
-        LensflowError: it has not.
-    """
-
-    def check(skeleton: Skeleton) -> None:
-        parameters = {name for name, _ in skeleton.model.named_parameters()} - set(skeleton.model.all_tied_weights_keys)
-        if odd := skeleton.conversion.missing(parameters):
-            raise LensflowError(f"model type '{skeleton.model.config.model_type}': tensor '{odd[0]}' does not fit")
-
-    _trainable(checkpoint, check)
-
-
-def _trainable(checkpoint: Path, check: Callable[[Skeleton], None]) -> None:
     try:
-        check(Skeleton(checkpoint, attention="eager"))
+        skeleton = Skeleton(checkpoint, attention="eager")
+        top = _top(skeleton, count)
+        skeleton.check(top)
+        skeleton.try_layers(alone=True)
     except LensflowError as error:
         raise LensflowError(
             f"{checkpoint}: cannot be trained: {error}; evaluate it with method base, or train another family"
         ) from None
+
+
+def check_layers(checkpoint: Path, alone: bool) -> None:
+    """Check without weights that states can be read between the layers of a decoder.
+
+    Args:
+        checkpoint: folder of the backbone.
+        alone: whether a layer must run without those below it, as while layers are streamed.
+
+    Raises:
+        LensflowError: they cannot.
+    """
+    with one_line(checkpoint):
+        Skeleton(checkpoint, attention="eager").try_layers(alone)
+
+
+def check_not_shared(model: Any, decoder: str) -> None:
+    """Check that layers of a model share no weights, which adapters would be merged into twice.
+
+    Args:
+        model: transformers' causal language model.
+        decoder: name of the decoder in it.
+
+    Raises:
+        LensflowError: they do.
+    """
+    if any(one.startswith(decoder) and other.startswith(decoder) for one, other in model.all_tied_weights_keys.items()):
+        raise LensflowError(f"model type '{model.config.model_type}': layers share weights; set lora: null")
+
+
+def check_adapters(checkpoint: Path) -> None:
+    """Check without weights that the layers of a checkpoint can have adapters.
+
+    Raises:
+        LensflowError: they cannot.
+    """
+    skeleton = Skeleton(checkpoint, attention="eager")
+    check_not_shared(skeleton.model, skeleton.prefix)
 
 
 def _top(skeleton: Skeleton, count: int) -> range:

@@ -13,6 +13,23 @@ if TYPE_CHECKING:
 from lensflow.models.loading import layers_of
 
 
+def check_states(states: Tensor, config: Any) -> Tensor:
+    """Return what layers hand on, if it is one state per token.
+
+    Args:
+        states: to be (n, T, d).
+        config: of the decoder.
+
+    Raises:
+        LensflowError: it is not.
+    """
+    if states.ndim != 3 or states.shape[-1] != config.hidden_size:
+        raise LensflowError(
+            f"model type '{config.model_type}': layers pass on several states of a token; this family is not supported"
+        )
+    return states
+
+
 @contextmanager
 def tap_layers(
     decoder: "PreTrainedModel", entering: Sequence[int], leaving: Sequence[int]
@@ -32,23 +49,16 @@ def tap_layers(
 
     def keep_input(index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states["in", index] = _checked(args[0] if args else kwargs["hidden_states"])
+            states["in", index] = check_states(args[0] if args else kwargs["hidden_states"], decoder.config)
 
         return layers[index].register_forward_pre_hook(hook, with_kwargs=True)
 
     def keep_output(index: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            states["out", index] = _checked(output[0] if isinstance(output, tuple | list) else output)
+            found = output[0] if isinstance(output, tuple | list) else output
+            states["out", index] = check_states(found, decoder.config)
 
         return layers[index].register_forward_hook(hook)
-
-    def _checked(found: Tensor) -> Tensor:
-        if found.ndim != 3 or found.shape[-1] != decoder.config.hidden_size:
-            raise LensflowError(
-                f"model type '{decoder.config.model_type}': layers pass on several states of a token; "
-                "this family is not supported"
-            )
-        return found
 
     handles = [keep_input(index) for index in entering] + [keep_output(index) for index in leaving]
     try:

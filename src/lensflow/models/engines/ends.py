@@ -3,18 +3,37 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from lensflow.artifacts import tokens
+from lensflow.errors import LensflowError
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.decoding import Decoding
-from lensflow.storage.verified import read_json
 
 
 def eos_token_ids(checkpoint: Path, tokenizer: PromptTokenizer) -> set[int]:
     """Ids of the tokens that end an answer: of generation_config.json, else of config.json, and the tokenizer's own."""
-    files = [path for name in ("generation_config", "config") if (path := checkpoint / f"{name}.json").is_file()]
-    named = [ids for path in files if (ids := read_json(path).get("eos_token_id")) is not None]
-    found = named[0] if named else []
-    return {*(found if isinstance(found, list) else [found]), *tokenizer.end_tokens}
+    return {*tokens.end_token_ids(checkpoint), *tokenizer.end_tokens}
+
+
+def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
+    """Check that the tokens which a checkpoint's files call the end of an answer are tokens of its own.
+
+    Raises:
+        LensflowError: one is not, or there is none.
+    """
+    named = tokens.special_tokens(checkpoint).get("eos_token")
+    if named is not None and tokenizer.tokenizer.token_to_id(named) is None:
+        raise LensflowError(
+            f"{checkpoint}: eos_token '{named}' of tokenizer_config.json is no token of tokenizer.json; correct it"
+        )
+    size = tokenizer.embeddings or tokenizer.tokenizer.get_vocab_size(with_added_tokens=True)
+    for index in eos_token_ids(checkpoint, tokenizer):
+        if not isinstance(index, int) or not 0 <= index < size:
+            raise LensflowError(
+                f"{checkpoint}: end token {index!r} is none of the model's {size}; correct eos_token_id in "
+                "generation_config.json or config.json, or eos_token in tokenizer_config.json"
+            )
+    _ = tokenizer.eos  # there is one
 
 
 def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:

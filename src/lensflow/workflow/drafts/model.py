@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from lensflow.artifacts.checkpoint import SMALL_FILES, check_checkpoint, weight_paths
+from lensflow.artifacts.checkpoint import READ_FILES, check_checkpoint, weight_paths
 from lensflow.artifacts.tokens import chat_template
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.schema.backbone import Backbone
@@ -76,7 +76,7 @@ def _of_the_hub(name: str, known: Config, where: str) -> FoundModel:
 
     try:
         info = HfApi().model_info(name)
-        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(SMALL_FILES)))
+        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(READ_FILES)))
     except Exception as error:  # networks fail in types of several libraries
         raise LensflowError(
             f"{where}: '{name}' is no folder here, and the hub does not give it ({of_the_hub(error)[:200]}); "
