@@ -36,7 +36,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
 def end_token_ids(folder: Path) -> list[Any]:
     """Return what generation_config.json, else config.json, gives as the ids of tokens that end an answer."""
     found = [_mapping(folder / f"{name}.json").get("eos_token_id") for name in ("generation_config", "config")]
-    named = next((ids for ids in found if ids is not None), [])
+    named: Any = next((ids for ids in found if ids is not None), [])
     return named if isinstance(named, list) else [named]
 
 
