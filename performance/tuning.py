@@ -1,6 +1,6 @@
 """Choose hyperparameters by the rule of config/study/tune.yaml, and write a page with all trials.
 
-python -m performance.tuning study-tune/results docs/study/tuning.md
+python -m performance.tuning study/results docs/study/tuning.md
 """
 
 import argparse

@@ -25,6 +25,7 @@ LONG = 50  # width of a part of a sentence that is copied, though it is not half
 _ENDS = regex.compile(r"(?<=[.!?؟।;:՞።]['\"”»)]*)\s+|(?<=[。！？：])|(?<=[?!؟])(?=\p{L})|\s*\n\s*")
 _QUESTION = regex.compile(r"[?？؟;՞፧][\s\"'”»）)\]*]*$")
 _ENDED = regex.compile(r"[.!。！।።][\s\"'”»）)\]*]*$")
+_TAG = regex.compile(r"</?\w[^<>\n]{0,60}>")
 _LABEL = regex.compile(r"[:：][\s*]*$")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
@@ -103,7 +104,8 @@ def takes_option(answer: str, prompt: str) -> bool:
 @lru_cache(maxsize=1)  # an outcome asks three times
 def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
     """The answer's sentences, in order."""
-    asked = [(text, _words(text)) for text in _split(prompt)]
+    # The prompt as a whole, too: an answer may draw its sentences together.
+    asked = [(text, _words(text)) for text in dict.fromkeys([*_split(prompt), prompt.strip()])]
     asked = [(text, words) for text, words in asked if words]
     parts = list(_split(answer))
     found: list[Sentence] = []
@@ -115,7 +117,8 @@ def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
 
 
 def _split(text: str) -> Iterator[str]:
-    return (part.strip() for part in _ENDS.split(unicodedata.normalize("NFC", text)) if part and part.strip())
+    text = _TAG.sub(" ", unicodedata.normalize("NFC", text))
+    return (part.strip() for part in _ENDS.split(text) if part and part.strip())
 
 
 def _words(text: str) -> list[str]:

@@ -22,6 +22,8 @@ CANDIDATES = 8  # periods that are tried: the most frequent distances between eq
 SAID = ((16, 4, 0.25), (36, 2, 0.5))
 LONG = 30  # width of a unit that says a sentence
 CUT = 1.5  # times that a long unit is said at least
+OVERLAP = 24  # width of what is said again of it
+PHRASE = 2.4  # times that a phrase is said at the end
 CUT_LINES = 1.75  # if it is several lines: a song says its chorus before and after a verse
 RUN = 12  # marks of one kind in a row that count as said over and over
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
@@ -130,7 +132,8 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
     all_units = upto[found.end] - upto[found.start]
     of_lines = "\n" in text[found.start : found.start + found.period].strip()
     # A long unit may be cut off the second time.
-    if unit == 0 or all_units < (2 if unit < LONG else CUT_LINES if of_lines else CUT) * unit:
+    is_long = unit >= LONG and all_units - unit >= OVERLAP
+    if unit == 0 or all_units < (2 if not is_long else CUT_LINES if of_lines else CUT) * unit:
         return False
     share, times = all_units / upto[-1], all_units / unit
     if share >= 0.8 and (unit >= 10 or (times >= 3 and all_units >= 12)):
@@ -138,7 +141,7 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
     if upto[-1] - upto[found.end] <= 2:  # at the end
         # A song says its last line or stanza twice, prose does not.
         twice = unit >= LONG and (share >= 0.6 or not of_lines)
-        phrase = times >= 3 and unit >= 12 and share >= 0.3
+        phrase = times >= PHRASE and unit >= 12 and share >= 0.3
         return twice or phrase or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
 
