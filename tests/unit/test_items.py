@@ -162,6 +162,7 @@ CATALOG = {
 }
 COPA = {"premise", "choice1", "choice2", "question", "label", "idx"}
 CHOICES = {f"mc_answer{number}" for number in range(1, 5)}
+OPTIONS = {"question"} | {f"option_{letter}" for letter in "abcd"}
 # Data set -> the split that is evaluated, and the columns of a row on the hub.
 ON_THE_HUB = {
     "cambridgeltl/xcopa": ("test", COPA | {"changed"}),
@@ -178,6 +179,17 @@ ON_THE_HUB = {
         "test",
         CHOICES | {"link", "question_number", "flores_passage", "question", "correct_answer_num", "dialect", "ds"},
     ),
+    "CohereLabs/include-base-44": ("test", OPTIONS | {"answer", "domain", "subject", "country", "level", "language"}),
+    "CohereLabs/Global-MMLU": ("test", OPTIONS | {"answer", "sample_id", "subject", "subject_category"}),
+    "CohereLabs/Global-MMLU-Lite": ("test", OPTIONS | {"answer", "sample_id", "subject", "subject_category"}),
+    "li-lab/MMLU-ProX": (
+        "test",
+        {f"option_{number}" for number in range(10)}
+        | {"question_id", "question", "answer", "answer_index", "cot_content", "category", "src"},
+    ),
+    "facebook/xnli": ("validation", {"premise", "hypothesis", "label"}),
+    "google/xquad": ("validation", {"id", "context", "question", "answers"}),
+    "jumelet/multiblimp": ("train", {"sen", "wrong_sen", "phenomenon"}),
     "juletxara/mgsm": ("test", {"question", "answer", "answer_number", "equation_solution"}),
     "lmsys/mt_bench": ("test", {"question_id", "category", "turns", "reference"}),
 }
@@ -189,6 +201,13 @@ DATA_SETS = {
     "m-mmlu": "alexandrainst/m_mmlu",
     "kmmlu": "HAERAE-HUB/KMMLU",
     "belebele": "facebook/belebele",
+    "include": "CohereLabs/include-base-44",
+    "global-mmlu-lite": "CohereLabs/Global-MMLU-Lite",
+    "global-mmlu": "CohereLabs/Global-MMLU",
+    "mmlu-prox": "li-lab/MMLU-ProX",
+    "xnli": "facebook/xnli",
+    "xquad": "google/xquad",
+    "multiblimp": "jumelet/multiblimp",
     "mgsm": "juletxara/mgsm",
     "mt-bench": "lmsys/mt_bench",
 }
@@ -199,7 +218,12 @@ NAMED = {
     "belebele zh": "zho_Hans",
     "belebele sw": "swh_Latn",
     "belebele de": "deu_Latn",
+    "include fil": "Tagalog",
+    "include mk": "North Macedonian",
+    "multiblimp ar": "arb",
+    "xquad zh": "xquad.zh",
 }
+OWN_NAMES = {"belebele", "include", "multiblimp", "xquad"}
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -212,7 +236,8 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
 
     def load(path: str, config: str | None, **kwargs: Any) -> list[dict[str, Any]]:
         asked.append((path, config, kwargs))
-        return [{column: f"{column} {n}" for column in ON_THE_HUB[path][1]} for n in range(3)]
+        rows = [{column: f"{column} {n} {kwargs['split']}" for column in ON_THE_HUB[path][1]} for n in range(3)]
+        return [row | entry.dataset.where for row in rows]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
@@ -221,15 +246,17 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
         prefix = next(prefix for prefix in DATA_SETS if name.startswith(prefix))
         path = "aps/super_glue" if (prefix, language) == ("xcopa", "en") else DATA_SETS[prefix]
         subjects, config = entry.dataset.configs, asked[0][1]
-        assert [config for _, config, _ in asked] == list(subjects or [config])
+        assert [config for _, config, _ in asked] == list(subjects or [config] * len(asked))
         for asked_path, _, kwargs in asked:
-            assert (asked_path, kwargs) == (path, {"split": ON_THE_HUB[path][0], "revision": "c" * 40})
+            assert (asked_path, kwargs["revision"]) == (path, "c" * 40)
+        splits = [ON_THE_HUB[path][0], entry.dataset.fewshot_split]
+        assert [kwargs["split"] for _, _, kwargs in asked] == [s for s in splits if s] * (len(subjects) or 1)
         if subjects:
             asked.clear()
             continue
         named = NAMED.get(f"{name} {language}") or NAMED.get(f"{prefix} {language}")
         assert config == (named or config)
-        if prefix != "belebele":
+        if prefix not in OWN_NAMES:
             assert config == (named or language)
         assert len(read_items(tmp_path / f"{language}.jsonl")) == 3
         asked.clear()

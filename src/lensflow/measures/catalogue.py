@@ -246,6 +246,12 @@ METRICS: Mapping[str, Metric] = {
         needs=("chrf",),
     ),
     "exact_match": Metric("", "↑", 2, "share of questions whose answer is exactly the right one"),
+    "f1": Metric(
+        "xquad",
+        "↑",
+        2,
+        "mean F1 of the words of an answer and of the right one, as SQuAD's; between spaces, from 0 to 1",
+    ),
     "rating": Metric("", "↑", 2, "mean rating of the answers by a judge, from 1 to 10"),
     "steering": Metric(
         "clas-bench",

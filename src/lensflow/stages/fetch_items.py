@@ -6,7 +6,7 @@ from.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -117,7 +117,7 @@ def fetched(
                 )
                 items = chain(items, more)
         where = f"benchmarks.{name}: data set {source.path} ({config}, {split})"
-        by_role[role] = _checked(source, items, where, texts)
+        by_role[role] = _checked(source, _chosen(source, items, where), where, texts)
     evaluated = {identity(item, source.columns) for item in by_role["items"].values()}
     left_out = frozenset(id_ for id_, item in by_role["fewshot"].items() if identity(item, source.columns) in evaluated)
     if left_out:
@@ -138,6 +138,13 @@ def _generate(what: str, language: str, where: str) -> list[dict[str, Any]]:
     if language not in cldr.LANGUAGES:
         raise LensflowError(f"{where}: no language '{language}'; it has {', '.join(cldr.LANGUAGES)}")
     return [vars(question) | {"choices": list(question.choices)} for question in cldr.questions([language])[language]]
+
+
+def _chosen(source: Dataset, items: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
+    """Give the rows that have the values that are asked for."""
+    for item in items:
+        if all(text_at(item, column, where) == value for column, value in source.where.items()):
+            yield item
 
 
 def _checked(
