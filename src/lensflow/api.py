@@ -34,6 +34,7 @@ from lensflow.measures.score import score
 from lensflow.methods.lens.config import Lens as LensConfig
 from lensflow.presentation.blocks import LEFT, MARKS, RETENTION
 from lensflow.presentation.exporting import export
+from lensflow.presentation.pushing import push
 from lensflow.schema.backbone import Backbone, Resources
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.decoding import Decoding
@@ -205,6 +206,21 @@ class Model:
         if self.delta is None:
             raise LensflowError("export: this is the untouched backbone; call it on what a method's fit returned")
         return export(self.manifest, self.delta, Path(folder))
+
+    def push_to_hub(self, name: str, *, private: bool = False, dry_run: bool = False) -> str:
+        """Send what the training changed to the hub, with its model card; return files, sizes and address as lines.
+
+        Args:
+            name: of the repository, owner/name.
+            private: whether a new repository is private.
+            dry_run: send nothing.
+
+        Raises:
+            LensflowError: this model was not trained, or the hub refuses.
+        """
+        if self.delta is None:
+            raise LensflowError("push_to_hub: this is the untouched backbone; call it on what a method's fit returned")
+        return "\n".join(push(self.manifest, self.delta, name, private=private, dry_run=dry_run))
 
     def __repr__(self) -> str:
         if self.delta is None or self.setting is None:

@@ -1,4 +1,4 @@
-"""Subcommands about a results folder: trace, verify, crate, export."""
+"""Subcommands about a results folder: trace, verify, crate, export, push."""
 
 import argparse
 from pathlib import Path
@@ -20,10 +20,19 @@ def add(commands: Subparsers) -> None:
     sub.add_argument("--output", type=Path, required=True, help="new folder, or .zip file")
     sub.add_argument("--deltas", action="store_true", help="with delta and intervention of each training")
     sub = add_command(commands, "export", export, summary_of(export))
-    sub.add_argument("--backbone", type=Path, required=True, help="manifest.json of the backbone's checkpoint")
-    sub.add_argument("--delta", type=Path, required=True, help="delta.safetensors (train)")
+    _add_method(sub)
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
     sub.add_argument("--reference", action="store_true", help="name the backbone, and copy none of its weights")
+    sub = add_command(commands, "push", push, summary_of(push))
+    _add_method(sub)
+    sub.add_argument("name", help="of the repository on the hub, owner/name; it is made if it is not there")
+    sub.add_argument("--private", action="store_true", help="make a new repository private")
+    sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes in bytes; send nothing")
+
+
+def _add_method(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--backbone", type=Path, required=True, help="manifest.json of the backbone's checkpoint")
+    sub.add_argument("--delta", type=Path, required=True, help="delta.safetensors (train)")
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -57,3 +66,11 @@ def export(args: argparse.Namespace) -> None:
     from lensflow.presentation.exporting import export
 
     print(export(args.backbone, args.delta, args.folder, reference=args.reference))
+
+
+def push(args: argparse.Namespace) -> None:
+    """Send a method to the hub: what it changes, its model card, and the name of its backbone."""
+    from lensflow.presentation.pushing import push
+
+    for line in push(args.backbone, args.delta, args.name, private=args.private, dry_run=args.dry_run):
+        print(line)

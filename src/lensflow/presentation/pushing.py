@@ -1,0 +1,53 @@
+"""An exported method on the Hugging Face hub."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from lensflow.errors import LensflowError, of_the_hub
+from lensflow.presentation.exporting import export
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
+    """Put what `lensflow export --reference` writes into a repository on the hub, which is made if it is not there.
+
+    Args:
+        backbone: manifest of the backbone's checkpoint.
+        delta: `delta.safetensors`, with what else `train` wrote beside it.
+        name: of the repository, owner/name.
+        private: whether a new repository is private.
+        dry_run: send nothing.
+
+    Returns:
+        One line per file with its size in bytes, and one that says where they are.
+
+    Raises:
+        LensflowError: the name is none, the method cannot be exported, or the hub refuses.
+    """
+    if not _NAME.fullmatch(name):
+        raise LensflowError(f"{name}: is no name on the hub; give owner/name")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "method"
+        export(backbone, delta, folder, reference=True)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        lines = [f"{path.stat().st_size:>12,}  {path.relative_to(folder).as_posix()}" for path in files]
+        if dry_run:
+            return [*lines, f"{name}: nothing was sent; run without --dry-run to send these files"]
+        return [*lines, f"{name}: {_send(folder, name, private)}"]
+
+
+def _send(folder: Path, name: str, private: bool) -> str:
+    """Send a folder; return the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        sent = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Lensflow: an exported method")
+    except Exception as error:  # the hub's errors have no common type
+        raise LensflowError(
+            f"{name}: the hub does not take it ({of_the_hub(error)[:160]}); check HF_TOKEN, its rights and the network"
+        ) from None
+    return str(sent.commit_url)
