@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM, Trainer
 
 from lensflow.artifacts import export
@@ -437,6 +438,34 @@ def test_the_same_again(run):
     assert first.output.read_bytes() == again.output.read_bytes()
     assert history(first) == history(again)
     assert first.output.read_bytes() != other.output.read_bytes()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("keys", [{}, {"lora": None}, {"kind": "midalign", "lora": None}], ids=["lora", "full", "mid"])
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(run, monkeypatch, family, keys):
+    kept = []
+
+    def forward(model, *args, **kwargs):
+        kept[-1] = 0
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return call(model, *args, **kwargs)
+
+    def keep(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
+    call = nn.Module.__call__
+    monkeypatch.setattr(finetuning.Loss, "__call__", forward)
+    plain, again = (run(folder=name, family=family, gradient_checkpointing=name == "b", **keys) for name in "ab")
+    for this in (plain, again):
+        kept.append(0)
+        train(this)
+    if "kind" not in keys:  # whose loss is another module
+        assert 0 < kept[1] < kept[0]
+    before, after = load_file(plain.output), load_file(again.output)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
 
 
 def killed(run, step):

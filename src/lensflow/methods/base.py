@@ -230,6 +230,9 @@ class FineTuning(Method):
     """Examples per step. Source: HF's Trainer."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation; the weights are float32 in both cases."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each block for the backward pass and compute the rest again: far less memory for
+    activations, about a third more time, the same result (Chen et al., 2016)."""
 
     def check_depth(self, depth: int) -> None:
         """Check that there are as many blocks as train."""

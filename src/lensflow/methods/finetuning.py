@@ -303,6 +303,13 @@ def fine_tune(
         config.check_depth(len(blocks))
         model.requires_grad_(False)
         blocks[-config.layers :].requires_grad_(True)
+    if config.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise LensflowError(
+                f"model type '{model.config.model_type}': transformers cannot compute its activations again; "
+                "set gradient_checkpointing: false"
+            )
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
         trainer = Trainer(
