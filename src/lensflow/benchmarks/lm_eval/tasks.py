@@ -238,7 +238,7 @@ class LoadedTask:
         chance = 1.0  # that no right answer of so many items is the first choice
         for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
             try:
-                self._check_choices(doc, id_)
+                self._check_text(doc, id_)
                 place = self.loaded.doc_to_target(doc)
                 if self.loaded.spelling(doc) == _NUMBER:
                     chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
@@ -265,16 +265,13 @@ class LoadedTask:
                 "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
             )
 
-    def _check_choices(self, doc: Any, id_: str) -> None:
-        """Check that there are choices, all of them texts, or a text to compare an answer with."""
+    def _check_text(self, doc: Any, id_: str) -> None:
+        """Check that there is a text to compare an answer with, where a metric does."""
         config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
-        if config.doc_to_choice is not None:
-            choices = self.loaded.doc_to_choice(doc)
-            if isinstance(choices, str):
-                raise LensflowError(f"{where}: its choices are one text, {choices!r:.60}; make a list of them")
-            if any(choice is None or not str(choice).strip() for choice in choices):
-                raise LensflowError(f"{where}: a choice is empty; fill it or remove the item")
-        elif {str(entry.get("metric")) for entry in config.metric_list or ()} & _WITH_TARGET:
+        if (
+            config.doc_to_choice is None
+            and {str(entry.get("metric")) for entry in config.metric_list or ()} & _WITH_TARGET
+        ):
             target = self.loaded.doc_to_target(doc)
             if target is None or any(
                 not str(text).strip() for text in (target if isinstance(target, list) else [target])
@@ -388,6 +385,14 @@ def _choosing(task: type[Any]) -> type[Any]:
                 place_of(text, self.doc_to_choice(doc))
                 return target
             return place_of(target, self.doc_to_choice(doc))
+
+        def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
+            choices = super().doc_to_choice(doc, doc_to_choice)
+            if isinstance(choices, str):
+                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, and no list")
+            if any(choice is None or not str(choice).strip() for choice in choices):
+                raise NoChoiceError("a choice is empty")
+            return choices
 
         def spelling(self, doc: Any) -> str | None:
             """How a right answer is written, if it is a letter or a number and not the text of a choice."""
