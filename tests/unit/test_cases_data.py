@@ -18,8 +18,9 @@ from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.parsing import parse
+from lensflow.stages import pair_data
 from lensflow.stages.fetch_items import fetch, fetched
-from lensflow.stages.pair_data import pair_dataset, paired
+from lensflow.stages.pair_data import joined, pair_dataset, paired
 from lensflow.storage.verified import read_json, read_jsonl
 
 ROWS = [{"n": str(number), "text": f"Was ist „{number}“,\nbitte?"} for number in range(4)]
@@ -60,6 +61,25 @@ WRITERS = {
 def test_a_file_of_any_kind_has_the_same_rows(tmp_path, name):
     WRITERS[name](tmp_path / name)
     assert list(read_rows(tmp_path / name, None, None, "here")) == ROWS
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "TABLE.CSV"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_cells_may_stand_between_other_marks(tmp_path, name, delimiter):
+    """Spreadsheets write what is usual in the user's country, whatever the file is called."""
+    as_csv(tmp_path / name, delimiter)
+    assert list(read_rows(tmp_path / name, None, None, "here")) == ROWS
+
+
+def test_spaces_around_the_names_of_columns_are_no_part_of_them(tmp_path):
+    (tmp_path / "t.csv").write_text("n , text\n1,a\n")
+    assert list(read_rows(tmp_path / "t.csv")) == [{"n": "1", "text": "a"}]
+
+
+def test_a_map_of_parquet_is_a_dictionary(tmp_path):
+    schema = pa.schema([("t", pa.map_(pa.string(), pa.string()))])
+    pq.write_table(pa.Table.from_pylist([{"t": [("en", "Hi?"), ("sw", "Je?")]}], schema=schema), tmp_path / "t.parquet")
+    assert list(read_rows(tmp_path / "t.parquet")) == [{"t": {"en": "Hi?", "sw": "Je?"}}]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -103,6 +123,7 @@ def test_rows_below_a_field(tmp_path):
         ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
         ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' occurs twice; rename one$"),
+        ("t.csv", 'a,b\n1,"2" 3\n', r"t\.csv, line \d: cannot be read \(.*\); mend the line$"),
         ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; mend it$"),
         ("t.json", '{"a": \n', r"t\.json: cannot be read \(.*\); mend the file$"),
         ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),
@@ -255,6 +276,7 @@ def test_every_set_of_the_published_archive_is_in_the_catalog(tmp_path):
 # --- Columns that hold more than text ---------------------------------------------------------------------------------
 
 NESTED = {"turns": [{"text": "Hi?"}, {"text": "Yes."}], "translation": {"en": "Hi?", "sw": None}, "a.b": "flat", "n": 3}
+NESTED |= {"raw": b"Hi?", "yes": True}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +302,9 @@ def test_a_path_into_a_column(column, text):
         ),
         ("turns.5.text", r"no '5' of 'turns\.5\.text' in column 'turns'; it holds a list of 2$"),
         ("n.x", r"no 'x' of 'n\.x' in column 'n'; it holds no list or dictionary"),
-        ("other", r"^here: no column 'other'; it has turns, translation, a\.b, n$"),
+        ("other", r"^here: no column 'other'; it has turns, translation, a\.b, n, raw, yes$"),
+        ("raw", r"^here: column 'raw' holds b'Hi\?', not text; choose or convert another$"),
+        ("yes", r"^here: column 'yes' holds True, not text; choose or convert another$"),
     ],
 )
 def test_what_is_no_text_is_refused_by_name(column, message):
@@ -363,9 +387,92 @@ def test_translations_in_another_order_are_joined_too(tmp_path):
 def test_too_few_translations_name_the_gaps(tmp_path):
     with pytest.raises(
         LensflowError,
-        match=r"language 'sw': 7 items, 8 are asked for; 'sw' lacks item '3'; 'en' lacks item '9'; lower train, dev",
+        match=r"language 'en': 7 items, 8 are asked for; 'sw' lacks item '3'; 'en' lacks item '9'; lower train, dev",
     ):
         paired(gapped(tmp_path, train=6), "sw", tmp_path)
+
+
+@pytest.mark.parametrize("form", [str, float, lambda n: f" {n} ", lambda n: f"{n}.0"])
+def test_ids_are_the_same_as_numbers_and_as_text(tmp_path, form):
+    configurations = {"en": range(4), "sw": map(form, range(4))}
+    hub_set(
+        tmp_path, "me/ids", **{c: [{"id": i, "text": f"{c} {i}"} for i in ids] for c, ids in configurations.items()}
+    )
+    keys = {"path": "me/ids", "layout": "configs", "languages": {"en": "en", "sw": "sw"}, "prompt": "{text}"}
+    source = parse(CorpusDataset, keys | {"id": "id", "train": 4})
+    assert [row["id"] for row in paired(source, "sw", tmp_path).rows] == list("0123")
+
+
+def test_without_ids_languages_have_the_same_number_of_rows(tmp_path):
+    """With a gap at the beginning every pair would be of two different items."""
+    source = gapped(tmp_path, id=None)
+    assert len(paired(source, "sw", tmp_path).rows) == 7
+    hub_set(
+        tmp_path, "me/gaps", en=[{"text": f"en {n}"} for n in range(9)], sw=[{"text": f"sw {n}"} for n in range(1, 9)]
+    )
+    with pytest.raises(LensflowError, match=r"9 rows, and 'sw' has 8; without ids the n-th rows are taken for transl"):
+        paired(source, "sw", tmp_path)
+    assert len(paired(gapped(tmp_path, id=None, aligned=False), "sw", tmp_path).rows) == 7
+
+
+def test_a_language_that_no_row_has_is_named(tmp_path):
+    hub_set(tmp_path, "me/rows", all=[{"lang": "EN", "text": "One?"}, {"lang": "SW", "text": "Moja?"}])
+    keys = {"path": "me/rows", "layout": "rows", "language": "lang", "languages": {"en": "EN", "sw": "sw"}, "train": 1}
+    with pytest.raises(LensflowError, match=r"column 'lang' never holds 'sw'; it holds EN, SW; correct languages$"):
+        paired(parse(CorpusDataset, keys | {"prompt": "{text}"}), "en", tmp_path)
+
+
+def test_texts_that_are_not_translated_are_refused(tmp_path):
+    items = [
+        {"en": f"What is {n}?", "sw": f"what is {n}?" if n else "Nini 0?", "en_GB": f"What is {n}?"} for n in range(4)
+    ]
+    hub_set(tmp_path, "me/same", all=items)
+    keys = {"path": "me/same", "config": "all", "layout": "columns", "train": 4}
+    with pytest.raises(LensflowError, match=r"3 of 4 texts are the same in 'en' and 'sw'; translate them, or correct"):
+        paired(parse(CorpusDataset, keys | {"languages": {"en": "en", "sw": "sw"}}), "en", tmp_path)
+    paired(
+        parse(CorpusDataset, keys | {"languages": {"en": "en", "en-GB": "en_GB"}}), "en", tmp_path
+    )  # may be the same
+    for split in ("train", "dev", "test"):
+        rows(
+            tmp_path / f"folder/{split}.jsonl", [{"id": split, "prompt": {"en": f"In {split}?", "sw": f"In {split}?"}}]
+        )
+    with pytest.raises(LensflowError, match=r"3 of 3 texts are the same in 'en' and 'sw'"):
+        read_corpus(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u200f", "\ufeff", "nan", "NaN", "None", "null", "<NA>"])
+def test_a_prompt_of_which_nothing_can_be_read_is_refused(tmp_path, text):
+    hub_set(tmp_path, "me/table", all=[{"en": "One?"}, {"en": text}])
+    keys = {"path": "me/table", "config": "all", "layout": "columns", "languages": {"en": "en"}, "train": 2}
+    with pytest.raises(LensflowError, match=r"item 2: the prompt is empty"):
+        paired(parse(CorpusDataset, keys), "en", tmp_path)
+
+
+@pytest.mark.parametrize("answer", ["", "  ", None])
+def test_an_item_without_an_answer_is_left_out_and_counted(tmp_path, caplog, answer):
+    """As Alpaca and its translations have some: a model would learn to say nothing."""
+    hub_set(tmp_path, "me/table", all=[{"en": "One?", "a": answer}, {"en": "Two?", "a": "none"}])
+    keys = {"path": "me/table", "config": "all", "layout": "columns", "languages": {"en": "en"}, "answer": "{a}"}
+    found = paired(parse(CorpusDataset, keys | {"train": 1}), "en", tmp_path)
+    assert [(row["id"], row["answer"]) for row in found.rows] == [("1", "none")]
+    assert found.left_out == 1
+    assert "1 items are left out: no answer to item '0'" in caplog.text
+    with pytest.raises(LensflowError, match=r"1 items, 2 are asked for; no answer to item '0'; lower train, dev or"):
+        paired(parse(CorpusDataset, keys | {"train": 2}), "en", tmp_path)
+
+
+def test_an_aligned_corpus_is_read_once_for_all_languages(tmp_path, monkeypatch):
+    opened: list[str] = []
+
+    def load(name: str, config: str, *rest: Any) -> Any:
+        opened.append(config)
+        return load_split(name, config, *rest)
+
+    monkeypatch.setattr(pair_data, "load_split", load)
+    found = joined(gapped(tmp_path), ["en", "sw"], tmp_path)
+    assert opened == ["en", "sw"]
+    assert [row["id"] for row in found["en"].rows] == [row["id"] for row in found["sw"].rows]
 
 
 def test_what_is_not_aligned_is_not_joined(tmp_path):
@@ -388,7 +495,10 @@ def test_languages_out_of_step_name_the_item():
         check_aligned(texts)
 
 
-@pytest.mark.parametrize("again", ["Why does it sink?", "  why DOES it\tsink? "])
+@pytest.mark.parametrize(
+    "again",
+    ["Why does it sink?", "  why DOES it\tsink? ", "\ufeffWhy does it sink?\u200f", "Why do\u00ades it \u200bsink?"],
+)
 def test_a_text_of_train_in_test_is_refused(tmp_path, again):
     texts = ["Why does it sink?", "Two?", "Three?", again]
     hub_set(tmp_path, "me/table", all=[{"en": text} for text in texts])

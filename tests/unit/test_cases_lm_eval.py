@@ -86,7 +86,7 @@ def test_the_text_comes_before_the_letter_and_the_number():
     assert place_of("1", ["3", "1", "2"]) == 1
 
 
-@pytest.mark.parametrize("answer", [3, -1, 0.5, "D", "", "Danube", "AB", None, "²"])
+@pytest.mark.parametrize("answer", [3, -1, 0.5, float("nan"), "D", "", "Danube", "AB", None, "²", True])
 def test_an_answer_that_is_no_choice(answer):
     with pytest.raises(NoChoiceError, match="names none of the choices 'Nile', 'Rhine', 'Amazon'"):
         place_of(answer, RIVERS)
@@ -118,6 +118,47 @@ def test_letters_and_numbers_in_one_column_are_refused(project):
         task_of().check_items(items("A", "1"), {}, "en", [project])
     task_of().check_items(items("A", "Rhine"), {}, "en", [project])
     task_of().check_items(items("0", "1"), {}, "en", [project])
+
+
+def test_true_and_false_are_texts_and_no_positions():
+    """To Python True is 1, and the second choice here is False."""
+    assert place_of(True, ["True", "False"]) == 0
+    assert place_of(False, ["true", "false"]) == 1
+
+
+@pytest.mark.parametrize("form", [int, float, str])
+def test_answers_that_count_from_one_are_refused(project, form):
+    """One is out of range, or none of many is the first choice."""
+    task = task_of()
+    with pytest.raises(LensflowError, match="it may be a position from 0; these seem to count from 1, a letter"):
+        task.check_items(items(form(1), form(3)), {}, "en", [project])
+    with pytest.raises(LensflowError, match="of 40 right answers, all numbers, none is 0, the first choice; they seem"):
+        task.check_items(items(*[form(1 + n % 2) for n in range(40)]), {}, "en", [project])
+    task.check_items(items(*[form(n % 3) for n in range(40)]), {}, "en", [project])
+    task.check_items(items(form(1), form(2)), {}, "en", [project])  # too few to tell
+
+
+@pytest.mark.parametrize("choices", [[], ["Nile", "", "Rhine"], ["Nile", " "], ["Nile", None]])
+def test_a_choice_that_is_empty_is_refused(project, choices):
+    item = {"question": "Longest?", "choices": choices, "answer": 0}
+    with pytest.raises(LensflowError, match=r"item 'id': (a choice is empty|there are no choices); mend"):
+        task_of().check_items({"id": item}, {}, "en", [project])
+
+
+def test_choices_that_are_one_text_are_refused(project):
+    """A list that was written into a CSV file: each of its letters would be a choice."""
+    item = {"question": "Longest?", "choices": "['Nile', 'Rhine']", "answer": 0}
+    with pytest.raises(LensflowError, match=r"its choices are one text, \"\['Nile', 'Rhine'\]\", and no list; mend"):
+        task_of().check_items({"id": item}, {}, "en", [project])
+
+
+@pytest.mark.parametrize("answer", ["", "  "])
+def test_an_empty_right_answer_is_refused(project, answer):
+    (project / "tasks/rivers.yaml").write_text(TRANSLATE)
+    task = task_of(metrics={"m": "chrf"})
+    task.check_items(SENTENCES, {}, "en", [project])
+    with pytest.raises(LensflowError, match="item '1': the right answer is empty; fill it"):
+        task.check_items({"1": SENTENCES["1"] | {"sw": answer}}, {}, "en", [project])
 
 
 def test_a_column_of_two_types_is_refused(project):

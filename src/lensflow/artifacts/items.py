@@ -1,6 +1,7 @@
 """Files with the items of a benchmark in one language."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -23,8 +24,20 @@ def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
 
 
 def folded(text: str) -> str:
-    """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces."""
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+    """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces, nothing invisible.
+
+    Invisible are characters of Unicode's category Cf: marks of direction, soft hyphens, byte order marks.
+    """
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join("".join(char for char in composed if unicodedata.category(char) != "Cf").split())
+
+
+_NO_TEXT = frozenset({"", "nan", "none", "null", "<na>", "n/a", "#n/a"})  # what programs write for a missing value
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing can be read in a text, or only the word that a program writes for a missing value."""
+    return folded(text) in _NO_TEXT
 
 
 def identity(item: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -67,7 +80,23 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
         raise LensflowError(
             f"{where}: column '{column}' holds {_kind(value)}, not text; name what in it, such as '{column}.{inner}'"
         )
-    return "" if is_missing(value) else str(value)
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise LensflowError(f"{where}: column '{column}' holds {value!r:.40}, not text; choose or convert another")
+    return str(value)
+
+
+def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
+    """Return the id in a column, the same for 7, "7", " 7 " and 7.0, which data frames make of 7 where one is missing.
+
+    Raises:
+        LensflowError: the item lacks the column, or there is no id in it.
+    """
+    found = unicodedata.normalize("NFC", text_at(item, column, where)).strip()
+    if not found:
+        raise LensflowError(f"{where}: no id in column '{column}'; fill it, or set id to another column")
+    return re.sub(r"^(-?\d+)\.0$", r"\1", found)
 
 
 def is_missing(value: Any) -> bool:

@@ -5,6 +5,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -13,11 +14,17 @@ from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
 
 Row = dict[str, Any]
 _ZIP, _PACKED, _TEXT = ".zip", ".gz", ".txt"
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def is_table(name: str) -> bool:
     """Whether a file of this name has rows, or is an archive of such files."""
-    return Path(name.removesuffix(_PACKED)).suffix in (*_READERS, _ZIP)
+    return _kind(name) in (*_READERS, _ZIP)
+
+
+def _kind(name: str) -> str:
+    """Return the ending of a file's name that says what is in it, in small letters."""
+    return Path(name.lower().removesuffix(_PACKED)).suffix
 
 
 def of_archive(name: str) -> tuple[str, str | None]:
@@ -40,14 +47,14 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
     """
     here = f"{where}: {path}" if where else str(path)
     try:
-        if path.suffix == _ZIP:
+        if path.suffix.lower() == _ZIP:
             with zipfile.ZipFile(path) as archive:
                 name = _member(archive, member, here)
                 with archive.open(name) as file:
                     yield from _reader(name, here)(file, field, f"{here}/{name}")
         else:
-            with cast("IO[bytes]", gzip.open(path) if path.suffix == _PACKED else path.open("rb")) as file:
-                yield from _reader(path.name.removesuffix(_PACKED), here)(file, field, here)
+            with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == _PACKED else path.open("rb")) as file:
+                yield from _reader(path.name, here)(file, field, here)
     except FileNotFoundError:
         raise LensflowError(f"{here}: no such file; check the path") from None
     except UnicodeDecodeError:
@@ -58,7 +65,7 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
 
 def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
     kinds = set(_READERS) - {_TEXT}  # such as a README
-    tables = [name for name in archive.namelist() if Path(name).suffix in kinds and "__MACOSX" not in name]
+    tables = [name for name in archive.namelist() if _kind(name) in kinds and "__MACOSX" not in name]
     if wanted is None and len(tables) == 1:
         return tables[0]
     if wanted not in archive.namelist():
@@ -68,7 +75,7 @@ def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
 
 
 def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Iterator[Row]]:
-    reader = _READERS.get(Path(name).suffix)
+    reader = _READERS.get(_kind(name))
     if reader is None:
         raise LensflowError(f"{where}: is none of {', '.join(_READERS)} (also {_PACKED}), {_ZIP}; convert it")
     return reader
@@ -77,14 +84,21 @@ def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Ite
 def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(LONGEST_LINE)
     # Spreadsheets write a byte order mark, which would be part of the first column's name.
-    reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
-    names = reader.fieldnames or ()
+    lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    first = lines.readline()
+    if delimiter not in first:  # spreadsheets write what the user's country has, whatever the file is called
+        delimiter = max((delimiter, *_DELIMITERS), key=first.count)
+    reader = csv.DictReader(chain([first], lines), delimiter=delimiter, strict=True)
+    names = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise LensflowError(f"{where}: column '{twice}' occurs twice; rename one")
-    for row in reader:
-        if None in row or None in row.values():
-            raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")
-        yield row
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")
+            yield row
+    except csv.Error as error:
+        raise LensflowError(f"{where}, line {reader.line_num}: cannot be read ({error}); mend the line") from None
 
 
 def _tsv(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
@@ -148,7 +162,7 @@ def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     for batch in ParquetFile(file).iter_batches():
-        yield from batch.to_pylist()
+        yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
 def _checked(row: Any, where: str) -> Row:

@@ -1,14 +1,15 @@
 """Parallel corpora: one JSON line per item, the same item in every language."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
-from lensflow.artifacts.items import folded
+from lensflow.artifacts.items import folded, is_blank
 from lensflow.errors import LensflowError
+from lensflow.languages import base_code
 from lensflow.storage.digests import digest
 from lensflow.storage.paths import resolve
 from lensflow.storage.verified import read_jsonl
@@ -69,13 +70,37 @@ def read_corpus(path: Path) -> Items:
                 verb = "lacks" if odd in languages else "has, unlike the lines before it,"
                 raise LensflowError(f"{where}: {verb} language '{odd}'; every line needs the same languages")
             for language, text in row["prompt"].items():
-                if not text.strip():
+                if is_blank(text):
                     raise LensflowError(f"{where}: the {language} prompt is empty; write or remove the item")
                 other, there, said = seen_texts.setdefault((language, folded(text)), (split, where, text))
                 # Within a split small and capital letters may differ; what is tested must not be trained on at all.
                 if there != where and (said == text or other != split):
                     raise LensflowError(f"{where}: the {language} prompt is that of {there}; rewrite or remove one")
+    items = [row["prompt"] for rows in corpus.values() for row in rows]
+    check_translated(
+        {language: [item[language] for item in items] for language in languages_of(corpus)}, f"corpus {path}"
+    )
     return corpus
+
+
+def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:
+    """Check that languages do not hold the same texts, as where one is still to be translated.
+
+    Args:
+        texts: language -> texts of the same items.
+        where: how a message begins.
+
+    Raises:
+        LensflowError: more than half of the texts of two languages are the same.
+    """
+    forms = {language: [folded(text) for text in found] for language, found in texts.items()}
+    for one, other in combinations(forms, 2):
+        same = sum(text == its for text, its in zip(forms[one], forms[other], strict=True))
+        if 2 * same > len(forms[one]) and base_code(one) != base_code(other):
+            raise LensflowError(
+                f"{where}: {same} of {len(forms[one])} texts are the same in '{one}' and '{other}'; translate them, or "
+                "correct which texts are of which language"
+            )
 
 
 def _check_shape(row: Any, where: str) -> None:
@@ -89,6 +114,8 @@ def _check_shape(row: Any, where: str) -> None:
         for language, text in row.get(key, {}).items():
             if not isinstance(text, str):
                 raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
+            if key == "answer" and not folded(text):
+                raise LensflowError(f"{where}: the {language} answer is empty; write or remove it")
 
 
 def languages_of(corpus: Items) -> list[str]:

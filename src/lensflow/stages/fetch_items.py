@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import identity, is_missing, text_at, value_at, write_origin
+from lensflow.artifacts.items import id_at, identity, is_blank, is_missing, text_at, value_at, write_origin
 from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.stages import Fetching
@@ -159,9 +159,9 @@ def _checked(
             if is_missing(value_at(item, column, where)):
                 raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
         for column in texts:
-            if not text_at(item, column, f"{where}, item {number}").strip():
+            if is_blank(text_at(item, column, f"{where}, item {number}")):
                 raise LensflowError(f"{where}, item {number}: column '{column}' is empty; fill it or remove the item")
-        id_ = text_at(item, source.id, where) if source.id else str(number - 1)
+        id_ = id_at(item, source.id, f"{where}, item {number}") if source.id else str(number - 1)
         if id_ in checked:
             raise LensflowError(
                 f"{where}: id '{id_}' ({source.id}) stands at items {places[id_]} and {number}; rename or remove one"

@@ -2,15 +2,15 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import folded, text_at, value_at, write_origin
-from lensflow.artifacts.texts import folder, in_language, languages_of, read_corpus
+from lensflow.artifacts.items import folded, id_at, is_blank, text_at, value_at, write_origin
+from lensflow.artifacts.texts import check_translated, folder, in_language, languages_of, read_corpus
 from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.stages import Pairing
@@ -79,7 +79,7 @@ class Joined:
 
     Attributes:
         rows: `id`, `split`, `prompt` and perhaps `answer` of each item that all languages have.
-        left_out: how many items were read of one language before the last of these and not found in another.
+        left_out: how many items were read before the last of these that a language lacks, or the answer to.
         revision: of the hub's data set.
     """
 
@@ -89,42 +89,83 @@ class Joined:
 
 
 def paired(source: CorpusDataset, language: str, root: Path | None) -> Joined:
-    """Return the items of one language of a data set.
+    """Return the items of one language of a data set; see `joined`."""
+    return joined(source, list(source.languages) if source.aligned else [language], root)[language]
 
-    Items are translations of each other if they have one id. Those that every language of an aligned data set has are
-    taken, in the order in which they become complete while one row of each language is read after the other. So no
-    more is read than is needed, and the items are the same in every language.
+
+def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -> dict[str, Joined]:
+    """Return the items of some languages of a data set, which is read once.
+
+    Items are translations of each other if they have one id. Those that all of the languages have are taken, in the
+    order in which they become complete while one row of each language is read after the other. So no more is read than
+    is needed, and the items are the same in every language. Without ids the rows are counted to the end: where
+    languages have not the same number, the n-th rows need not be translations. Items without an answer are left out.
 
     Raises:
-        LensflowError: the data set cannot be had, lacks a column, has too few items, an empty prompt, an id twice, or a
-            text of the train split again in dev or test.
+        LensflowError: the data set cannot be had, lacks a column or a language, has too few items, an empty prompt, an
+            id twice, the same texts in two languages, or a text of the train split again in dev or test.
     """
-    languages = list(source.languages) if source.aligned else [language]
     wanted = source.train + source.dev + source.test
     splits = ["train"] * source.train + ["dev"] * source.dev + ["test"] * source.test
-    rows: list[dict[str, Any]] = []
+    by_place = len(languages) > 1 and source.id is None and source.layout != "columns"
+    items: list[dict[str, dict[str, Any]]] = []
     waiting: dict[str, dict[str, dict[str, Any]]] = {}
+    unanswered: set[str] = set()
     seen: dict[str, dict[str, int]] = {name: {} for name in languages}
+    counts = dict.fromkeys(languages, 0)
     reading = Reading(source, languages, root)
     for name, number, item in reading.items():
-        row = _row(source, name, number, item, seen[name])
-        found = waiting.setdefault(row["id"], {})
-        found[name] = row
-        if len(found) == len(languages):
-            del waiting[row["id"]]
-            rows.append({"id": row["id"], "split": splits[len(rows)]} | found[language])
-        if len(rows) == wanted:
+        counts[name] = number
+        if len(items) < wanted:
+            row = _row(source, name, number, item, seen[name])
+            if not folded(row.get("answer", "none")):
+                unanswered.add(row["id"])
+                continue
+            found = waiting.setdefault(row["id"], {})
+            found[name] = row
+            if len(found) == len(languages):
+                items.append(waiting.pop(row["id"]))
+        elif not by_place:
             break
-    if len(rows) < wanted:
-        gaps = "".join(f"; {gap}" for gap in _lacking(waiting, languages))
+    where = _where(source, languages[0])
+    _check_counts(source, counts, by_place, reading.values)
+    gaps = _lacking(waiting, languages)
+    gaps += [f"no answer to item '{id_}'" for id_ in sorted(unanswered)[:NAMED]]
+    if len(items) < wanted:
+        said = "".join(f"; {gap}" for gap in gaps)
+        raise LensflowError(f"{where}: {len(items)} items, {wanted} are asked for{said}; lower train, dev or test")
+    left_out = len(waiting.keys() | unanswered)
+    if left_out:
+        LOG.warning("%s: %d items are left out: %s", where, left_out, "; ".join(gaps))
+    check_translated({name: [item[name]["prompt"] for item in items] for name in languages}, where)
+    found_rows = {
+        name: [{"id": item[name]["id"], "split": split} | item[name] for split, item in zip(splits, items, strict=True)]
+        for name in languages
+    }
+    for name, rows in found_rows.items():
+        _check_splits(rows, _where(source, name))
+    return {name: Joined(rows, left_out, reading.revision) for name, rows in found_rows.items()}
+
+
+def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bool, values: Collection[str]) -> None:
+    """Check that every language has rows and, where translations are paired by place, as many as the others.
+
+    Raises:
+        LensflowError: one has none, or another number.
+    """
+    first, *others = counts
+    for language, count in counts.items():
+        if not count:
+            held = ", ".join(list(values)[:NAMED])
+            said = f": column '{source.language}' never holds '{source.languages[language]}'; it holds {held}"
+            raise LensflowError(
+                f"{_where(source, language)}: no rows{said if source.layout == 'rows' else ''}; correct languages"
+            )
+    if by_place and (other := next((name for name in others if counts[name] != counts[first]), None)):
         raise LensflowError(
-            f"{_where(source, language)}: {len(rows)} items, {wanted} are asked for{gaps}; lower train, dev or test"
+            f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids the n-th "
+            "rows are taken for translations of each other; set id to the column that names the item"
         )
-    if waiting:
-        gaps = "; ".join(_lacking(waiting, languages))
-        LOG.warning("%s: %d items are left out: %s", _where(source, language), len(waiting), gaps)
-    _check_splits(rows, _where(source, language))
-    return Joined(rows, len(waiting), reading.revision)
 
 
 class Reading:
@@ -137,11 +178,13 @@ class Reading:
 
     Attributes:
         revision: of the hub's data set; known when reading has begun.
+        values: with layout `rows`, what the column of languages held so far.
     """
 
     def __init__(self, source: CorpusDataset, languages: Sequence[str], root: Path | None) -> None:
         self.source, self.languages, self.root = source, languages, root
         self.revision = source.revision
+        self.values: dict[str, None] = {}
 
     def items(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """Return language, number of the row (from 1, as its language counts them) and row."""
@@ -151,10 +194,15 @@ class Reading:
         of_value = {self.source.languages[language]: language for language in self.languages}
         numbers = dict.fromkeys(self.languages, 0)
         for item in self._open(self.languages[0]):
-            one = [] if self.source.layout == "columns" else [of_value.get(_language_of(self.source, item))]
+            one = [] if self.source.layout == "columns" else [of_value.get(self._language_of(item))]
             for language in filter(None, one or self.languages):
                 numbers[language] += 1
                 yield language, numbers[language], item
+
+    def _language_of(self, item: Mapping[str, Any]) -> str:
+        value = str(value_at(item, str(self.source.language), f"corpus {self.source.path}"))
+        self.values[value] = None
+        return value
 
     def _in_turn(self, opened: dict[str, Iterator[dict[str, Any]]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
         for number, items in enumerate(zip_longest(*opened.values()), start=1):
@@ -185,18 +233,12 @@ def _where(source: CorpusDataset, language: str) -> str:
     return f"corpus {source.path} ({_config(source, language) or 'default'}, {source.split}), language '{language}'"
 
 
-def _language_of(source: CorpusDataset, item: Mapping[str, Any]) -> str:
-    return str(value_at(item, str(source.language), f"corpus {source.path}"))
-
-
 def _row(
     source: CorpusDataset, language: str, number: int, item: Mapping[str, Any], places: dict[str, int]
 ) -> dict[str, Any]:
     """Return id, prompt and answer of an item; `places` maps the ids so far to their numbers."""
     here = f"{_where(source, language)}, item {number}"
-    id_ = text_at(item, source.id, here) if source.id else str(number - 1)
-    if not id_.strip():
-        raise LensflowError(f"{here}: no id in column '{source.id}'; fill it, or set id to another column")
+    id_ = id_at(item, source.id, here) if source.id else str(number - 1)
     if id_ in places:
         raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
     places[id_] = number
@@ -204,7 +246,7 @@ def _row(
     prompt = text_at(item, name, here) if source.layout == "columns" else _filled(source.prompt, item, here)
     if source.strip:
         prompt = prompt.strip()
-    if not prompt.strip():
+    if is_blank(prompt):
         raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items (id '{id_}')")
     answer = {} if source.answer is None else {"answer": _filled(source.answer, item, here).strip()}
     return {"id": id_, "prompt": prompt, **answer}

@@ -12,7 +12,7 @@ from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.dataset import Dataset
 from lensflow.stages.fetch_items import fetched
-from lensflow.stages.pair_data import paired
+from lensflow.stages.pair_data import joined
 from lensflow.workflow.plan import Plan
 
 
@@ -28,9 +28,9 @@ def check_data(plan: Plan, root: Path | None) -> None:
     """
     for corpus, languages in plan.used_corpora.items():
         if (source := plan.config.corpora[corpus].dataset) is not None and local_copy(source.path, root):
-            for language in languages:
-                stage = plan.pair_data(corpus, language)
-                paired(CorpusDataset.model_validate(stage["dataset"]), language, root)
+            first = CorpusDataset.model_validate(plan.pair_data(corpus, next(iter(languages)))["dataset"])
+            for group in [list(languages)] if source.aligned else [[language] for language in languages]:
+                joined(first if source.aligned else source, group, root)
     for name, names in plan.benchmarks.items():
         for language in names:
             _check_items(plan, name, language, root)

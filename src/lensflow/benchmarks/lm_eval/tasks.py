@@ -75,6 +75,10 @@ class NoChoiceError(ValueError):
 
 
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
+_NO_CHANCE = 1e-3  # a probability that is taken for none
+_WITH_TARGET = frozenset(
+    {"exact_match", "bleu", "chrf", "ter", "f1"}
+)  # metrics that compare an answer with the right one
 
 
 def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
@@ -87,20 +91,26 @@ def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
     Raises:
         NoChoiceError: the target names no choice.
     """
+    if not choices:
+        raise NoChoiceError("there are no choices")
     if isinstance(target, list | tuple):
         return [_position(each, choices) for each in target]
     return _position(target, choices)
 
 
 def _position(target: Any, choices: Sequence[str]) -> int:
-    if isinstance(target, str):
+    if isinstance(target, bool):  # a position to Python: True would be the second choice, which may read "False"
+        texts = [folded(str(choice)) for choice in choices]
+        place = texts.index(folded(str(target))) if folded(str(target)) in texts else None
+    elif isinstance(target, str):
         place = _position_of_text(target, choices)
     else:
-        place = int(target) if isinstance(target, int | float) and target == int(target) else None
+        place = int(target) if isinstance(target, int | float) and float(target).is_integer() else None
     if place is None or not 0 <= place < len(choices):
         shown = ", ".join(map(repr, choices))[:200]
+        counted = "; these seem to count from 1" if place == len(choices) else ""
         raise NoChoiceError(
-            f"the right answer {target!r} names none of the choices {shown}; it may be a position from 0, "
+            f"the right answer {target!r} names none of the choices {shown}; it may be a position from 0{counted}, "
             "a letter or the text of a choice"
         )
     return place
@@ -225,24 +235,48 @@ class LoadedTask:
             LensflowError: one is not; names the item.
         """
         spelt: dict[str, str] = {}
+        chance = 1.0  # that no right answer of so many items is the first choice
         for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
             try:
-                self.loaded.doc_to_target(doc)
+                self._check_text(doc, id_)
+                place = self.loaded.doc_to_target(doc)
+                if self.loaded.spelling(doc) == _NUMBER:
+                    chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
                 if spelling := self.loaded.spelling(doc):
                     spelt.setdefault(spelling, id_)
             except NoChoiceError as error:
                 raise self._wrong_target(error, id_) from None
+            except LensflowError:
+                raise
             except Exception as error:
                 raise LensflowError(
                     f"task {self.path.name}, item '{id_}': {_cause(error)}; check its columns and templates"
                 ) from error
 
+        if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
+            raise LensflowError(
+                f"task {self.path.name}: of {len(self.ids)} right answers, all numbers, none is 0, the first choice; "
+                "they seem to count from 1; subtract 1 in doc_to_target"
+            )
         if len(spelt) > 1:  # ARC has A to D and, here and there, 1 to 4, where 1 is the first
             letter, number = spelt[_LETTER], spelt[_NUMBER]
             raise LensflowError(
                 f"task {self.path.name}: the right answer of item '{letter}' is a letter, that of item '{number}' a "
                 "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
             )
+
+    def _check_text(self, doc: Any, id_: str) -> None:
+        """Check that there is a text to compare an answer with, where a metric does."""
+        config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
+        if (
+            config.doc_to_choice is None
+            and {str(entry.get("metric")) for entry in config.metric_list or ()} & _WITH_TARGET
+        ):
+            target = self.loaded.doc_to_target(doc)
+            if target is None or any(
+                not str(text).strip() for text in (target if isinstance(target, list) else [target])
+            ):
+                raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
     def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
         return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
@@ -352,16 +386,24 @@ def _choosing(task: type[Any]) -> type[Any]:
                 return target
             return place_of(target, self.doc_to_choice(doc))
 
+        def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
+            choices = super().doc_to_choice(doc, doc_to_choice)
+            if isinstance(choices, str):
+                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, and no list")
+            if any(choice is None or not str(choice).strip() for choice in choices):
+                raise NoChoiceError("a choice is empty")
+            return choices
+
         def spelling(self, doc: Any) -> str | None:
             """How a right answer is written, if it is a letter or a number and not the text of a choice."""
             if self.config.doc_to_choice is None:
                 return None
             target = super().doc_to_target(doc)
-            if not isinstance(target, str | int):
+            if not isinstance(target, str | int | float):
                 return None
             if folded(str(target)) in [folded(str(choice)) for choice in self.doc_to_choice(doc)]:
                 return None
-            return _NUMBER if str(target).strip(" ().:").isdecimal() else _LETTER
+            return _NUMBER if str(target).removesuffix(".0").strip(" ().:").isdecimal() else _LETTER
 
     return Choosing
 
