@@ -125,7 +125,10 @@ def test_a_method_of_ones_own(own):
         ({"kind": "sft", "lora": {"rank": 0}}, "mine.lora.rank: must be greater than or equal to 1, not 0"),
         ({"kind": "cpt", "languages": "some"}, "mine.languages: must be 'targets' or 'all', not 'some'"),
         ({"kind": "qalign", "languages": "all"}, "mine: unknown key 'languages'; "),
-        ({"kind": "lens", "direction": "up"}, "mine.direction: must be 'own', 'random' or 'permuted', not 'up'"),
+        (
+            {"kind": "lens", "direction": "up"},
+            "mine.direction: must be 'own', 'random', 'permuted', 'negative', 'common', 'rotated', ",
+        ),
     ],
 )
 def test_a_refused_method(entry, message):
