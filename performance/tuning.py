@@ -31,6 +31,7 @@ class Trial:
         english: share of usable answers in English.
         kl: KL from base on English texts, nats per token.
         keeps_english: whether both are within the margins.
+        is_applied: whether training reached its target, as every table says it (residual at most 0.3).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Trial:
     english: float
     kl: float
     keeps_english: bool
+    is_applied: bool
 
 
 def trials(table: pd.DataFrame, kinds: dict[str, str]) -> list[Trial]:
@@ -61,15 +63,16 @@ def trials(table: pd.DataFrame, kinds: dict[str, str]) -> list[Trial]:
         english = float(of.loc[(name, *USABLE, "en"), "value"])
         kl = float(of.loc[(name, *KL, "en"), "value"])
         kept = base_english - english <= MARGIN and kl <= MARGIN
-        found.append(Trial(name, kind, (usable["value"], usable["low"], usable["high"]), english, kl, bool(kept)))
+        interval = (usable["value"], usable["low"], usable["high"])
+        found.append(Trial(name, kind, interval, english, kl, bool(kept), not usable["not_applied"]))
     return found
 
 
 def chosen(found: list[Trial]) -> dict[str, Trial]:
-    """Return kind -> its chosen trial: most usable answers of those that keep English, else the lowest KL."""
+    """Return kind -> its chosen trial, of the applied ones: most usable of those that keep English, else lowest KL."""
     by_kind: dict[str, Trial] = {}
     for kind in dict.fromkeys(trial.kind for trial in found):
-        of_kind = [trial for trial in found if trial.kind == kind]
+        of_kind = [trial for trial in found if trial.kind == kind and trial.is_applied]
         keeping = [trial for trial in of_kind if trial.keeps_english]
         # min() and max() take the first of equal ones.
         by_kind[kind] = (
@@ -92,14 +95,16 @@ def page(found: list[Trial], table: pd.DataFrame) -> str:
         "`python -m performance.tuning` writes this page from the run of `config/study/tune.yaml`, where the rule is.",
         f"n = {base.loc['en', 'n']} items per language. The interval is that of the mean over the targets.",
         "",
-        "| kind | trial | usable, targets [95 %] | usable, English | KL on English | keeps English | chosen |",
-        "|---|---|---:|---:|---:|---|---|",
-        _line("–", BASE, tuple(base.loc["targets", ["value", "low", "high"]]), base.loc["en", "value"], 0.0, "", ""),
+        "| kind | trial | usable, targets [95 %] | usable, English | KL, English | keeps English | applied | chosen |",
+        "|---|---|---:|---:|---:|---|---|---|",
+        _line(
+            "–", BASE, tuple(base.loc["targets", ["value", "low", "high"]]), base.loc["en", "value"], 0.0, "", "", ""
+        ),
     ]
     for one in found:
         mark = "yes" if one is by_kind[one.kind] else ""
-        kept = "yes" if one.keeps_english else "no"
-        lines.append(_line(one.kind, one.name, one.usable, one.english, one.kl, kept, mark))
+        kept, applied = ("yes" if holds else "no" for holds in (one.keeps_english, one.is_applied))
+        lines.append(_line(one.kind, one.name, one.usable, one.english, one.kl, kept, applied, mark))
     names = ", ".join(f"`{trial.name}`" for trial in by_kind.values())
     lines += [
         "",
@@ -109,9 +114,10 @@ def page(found: list[Trial], table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _line(kind: str, name: str, usable: tuple[float, ...], english: float, kl: float, kept: str, mark: str) -> str:
+def _line(kind: str, name: str, usable: tuple[float, ...], english: float, kl: float, *marks: str) -> str:
     value, low, high = usable
-    return f"| {kind} | {name} | {value:.3f} [{low:.3f}, {high:.3f}] | {english:.3f} | {kl:.4f} | {kept} | {mark} |"
+    numbers = f"{value:.3f} [{low:.3f}, {high:.3f}] | {english:.3f} | {kl:.4f}"
+    return f"| {kind} | {name} | {numbers} | {' | '.join(marks)} |"
 
 
 def main() -> None:
