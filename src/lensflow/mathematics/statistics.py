@@ -15,7 +15,6 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test, if there are more
 CHUNK = 1000  # swaps at a time
-Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
 # Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
 # the coverage is too high with 1/3. With 0 it is too low if questions are equally hard in all languages.
