@@ -9,7 +9,7 @@ PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo study test test-slow docs lint setup lock
+.PHONY: demo study study-explore study-small test test-slow docs lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
@@ -20,12 +20,18 @@ demo: .venv/.installed  ## from a bare machine to the finished tables, figures a
 	@echo "figures  results/figures/"
 	@echo "report   results/report.html"
 
-STUDIED = study/results/figures/gemma-3-270m
-study: .venv/.installed  ## what docs/study shows: below two hours on two cores, 20 GB of memory, 16 GB of disk
-	@snakemake --cores $(CORES) --configfile config/study.yaml --directory study
-	@cp study/results/tables/*.md study/results/tables/main.csv study/results/tables/versus.csv study/results/sweeps.csv $(STUDIED).*/sweep.*.svg docs/study
-	@for setting in en-zh en-zh-bn-sw; do for figure in fidelity front; do \
-	  cp $(STUDIED).$$setting/$$figure.svg docs/study/$$figure.$$setting.svg; done; done
+STUDY = config/study/primary.yaml
+study: .venv/.installed  ## the primary claims on the test split; what they can show: docs/study (dev split, lensflow power)
+	@snakemake --cores $(CORES) --configfile $(STUDY) --directory study
+	@lensflow show-table --config study/results/config.json --comparisons study/results/comparisons.csv
+
+study-explore: .venv/.installed  ## everything else, exploratory, in the same folder; the page docs/study/explore.md
+	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/explore.yaml --directory study
+	@python -m performance.explore study/results docs/study/explore.md
+
+study-small: .venv/.installed  ## every part of the study in about ten minutes: CI runs it once a week
+	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/small.yaml --directory study-small
+	@python -m performance.explore study-small/results study-small/explore.md
 
 test: .venv/.installed  ## unit, workflow and end-to-end tests
 	@OMP_NUM_THREADS=1 pytest -n $(CORES) --maxprocesses 4 --dist loadfile

@@ -6,7 +6,7 @@ A state comes from the tables of a run if they are there: *replicated* if all ce
 replicated* if one does not, *not yet run* if there is no such cell. GPU and hours are computed as in docs/cost.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +20,13 @@ from lensflow.schema.strict import Strict
 from lensflow.schema.types import Name
 from lensflow.storage.atomic import write_text
 from lensflow.storage.parsing import read_yaml
+from lensflow.workflow import protocols
 from lensflow.workflow.experiment import Config, read
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 122e12  # FLOP/s of extraction on an H200 (docs/benchmarks/gpu.md); nobody measured the other stages' rates
+STUDY = ("config/paper.yaml", "config/study/paper.yaml")
+STUDY_HEADER = ["claim", "compared", "endpoints", "trainings", "GPU and hours"]
 ITEM_TOKENS = 256  # of an evaluated item, prompt and answer together: an allowance
 
 
@@ -94,7 +97,13 @@ def needs(test: Test, config: Config) -> str:
     """Return the GPU and the hours that a run needs for a test."""
     if not any(config.backbones[name].resources.gpus for name in test.backbones):
         return "no GPU"
-    setting, sample, flops, fitting = config.settings[test.setting], config.evaluation.sample, 0.0, set(cost.GPUS)
+    sample = config.evaluation.sample
+    return "{} GB, {:.2f} h".format(*needed(test, config, sample.n if sample else 0))
+
+
+def needed(test: Test, config: Config, sample: int) -> tuple[int, float]:
+    """The smallest GPU in GB, and the hours, with so many items per benchmark and language."""
+    setting, flops, fitting = config.settings[test.setting], 0.0, set(cost.GPUS)
     languages = len(setting.languages)
     wanted = {f"extract_hidden_states, {corpus}" for corpus in (setting.probing, setting.training)}
     wanted |= {f"fit_subspaces, {test.setting}", f"train, {test.setting}, {test.method}"}
@@ -103,11 +112,42 @@ def needs(test: Test, config: Config) -> str:
         jobs = [job for job in cost.jobs(config, backbone) if job.stage in wanted and not job.streamed]
         flops += sum(min(job.count, languages) * job.flops for job in jobs)
         if test.table != "cost":
-            items = len(test.benchmarks) * languages * (sample.n if sample else 0)
+            items = len(test.benchmarks) * languages * sample
             flops += 2 * items * ITEM_TOKENS * cost.scored_flops(shape)  # of base and of the method
             fitting &= {gpu for gpu in fitting if cost.gpu_share(shape, gpu * 1e9, both=True)[1] > 0}
         fitting &= {gpu for gpu in fitting if gpu * 1e9 > max(job.gpu for job in jobs)}
-    return f"{min(fitting)} GB, {flops / RATE / 3600:.2f} h"
+    return min(fitting), flops / RATE / 3600
+
+
+def study(files: Sequence[str], root: Path) -> list[list[str]]:
+    """The rows of the primary claims at the paper's size: claim, sides, endpoints, trainings, GPU and hours."""
+    config = read([root / file for file in files], root)
+    assert config.protocol is not None
+    protocol = protocols.read(config.protocol, [root])
+    seeds = {method: len(run.seeds) for run in config.runs for method in run.methods}
+    rows = []
+    for claim in protocol.claims:
+        gpu, hours, trainings = 0, 0.0, []
+        for method in dict.fromkeys((claim.method, claim.comparator)):
+            count = seeds[method] if config.methods[method].kind in ("lens", "sft") else 0
+            trainings += [f"{method} × {count}"] if count else []
+            test = {
+                "config": files[0],
+                "results": "study-paper",
+                "backbones": [protocol.backbone],
+                "setting": protocol.setting,
+                "method": method,
+                "benchmarks": sorted({endpoint.benchmark for endpoint in claim.endpoints}),
+                "metric": claim.endpoints[0].metric,
+                "language": claim.endpoints[0].language,
+                "shows": "better",
+            }
+            of_side = needed(Test.model_validate(test), config, protocol.items)
+            gpu, hours = max(gpu, of_side[0]), hours + max(count, 1) * of_side[1]
+        endpoints = [f"{one.metric} in {one.language}: {one.test}, margin {one.margin:g}" for one in claim.endpoints]
+        sides = f"{claim.method} against {claim.comparator}"
+        rows.append([claim.says, sides, "; ".join(endpoints), ", ".join(trainings), f"{gpu} GB, {hours:.2f} h"])
+    return rows
 
 
 def page(claims: Claims, root: Path) -> str:
@@ -133,6 +173,22 @@ def page(claims: Claims, root: Path) -> str:
             f"[cost.md](cost.md), and evaluation with it and with base, {ITEM_TOKENS} tokens per item. They assume",
             f"{RATE / 1e12:.0f} TFLOP/s, which extraction reached on an H200 ([gpu.md](benchmarks/gpu.md)). Loading,",
             "generation token by token and the baselines' own training come on top.",
+            "",
+            "## The study's primary claims at the paper's size",
+            "",
+            "`config/study/protocol-paper.yaml` writes down, before anything of it was run, the claims of the study "
+            "with the",
+            "published choices on Llama-3-8B-Instruct and Bactrian-X. The claims are tested in this order. No run of "
+            "it",
+            "exists, so nothing below is decided.",
+            "",
+            *(f"| {' | '.join(row)} |" for row in (STUDY_HEADER, ["---"] * len(STUDY_HEADER), *study(STUDY, root))),
+            "",
+            f"    snakemake --cores N --configfile {' '.join(STUDY)} --directory study-paper",
+            "",
+            "The hours of a row are those of both sides by themselves; claims share what they have in common, so the "
+            "sum is",
+            "an upper bound. Training of sft-lora is not in them, and needs a GPU of 80 GB.",
             "",
         ]
     )

@@ -1,6 +1,5 @@
 """The configuration: what is accepted, what is refused and in which words, and its schema."""
 
-import itertools
 from pathlib import Path
 
 import jsonschema
@@ -17,6 +16,7 @@ from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.storage.paths import resolve
 from lensflow.workflow.experiment import Config, load, read
+from lensflow.workflow.plan import Plan
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
@@ -179,41 +179,23 @@ def test_the_parts_of_a_configuration_that_lists_name_are_those_of_config():
     assert lists <= set(Config.model_fields)
 
 
-def test_the_study_has_every_kind_of_method_in_both_settings():
-    """Three seeds of Lens, its parts, the controls and fine-tuning, one of the rest; every sweep."""
-    config = read([REPOSITORY / "config/study.yaml"], REPOSITORY)
-    seeds: dict[tuple[str, str], tuple[int, ...]] = {}
-    for run in config.runs:
-        for setting, method in itertools.product(run.settings, run.methods):
-            seeds[setting, method] = max(seeds.get((setting, method), ()), run.seeds, key=len)
-    bilingual, multilingual = (
-        {method: count for (setting, method), count in seeds.items() if len(config.settings[setting].targets) in sizes}
-        for sizes in ((1,), range(2, 9))
-    )
-    thrice = {
-        "lens-gentle",
-        *(f"lens-{part}" for part in ("no-pull", "no-push", "no-retain", "pull-only", "push-only")),
-    }
-    thrice |= {"lens-random", "sft-lora", "sft-full"}
-    once = {
-        "base",
-        "cpt-lora",
-        "qalign-lora",
-        "steer-gentle",
-        "steer-strong",
-        "lsar",
-        "prompt-english",
-        "prompt-native",
-    }
-    assert bilingual.keys() == thrice | once
-    assert multilingual.keys() == thrice | once | {"lens-permuted"}
-    assert all(bilingual[m] == multilingual[m] == (0, 1, 2) for m in thrice) and multilingual["lens-permuted"] == (
-        0,
-        1,
-        2,
-    )
-    swept = {config.sweeps[name].key for run in config.runs for name in run.sweeps}
-    assert swept == {
-        *("lambda", "layers", "lr", "weights.retain", "examples"),
-        *("setting.probing_texts", "setting.space", "setting.rank"),
-    }
+STUDY = REPOSITORY / "config/study"
+
+
+def study(*names):
+    """The plan of a study, from its files, one on top of the other."""
+    return Plan(read([STUDY / name for name in names], REPOSITORY), REPOSITORY, REPOSITORY)
+
+
+def test_the_exploratory_runs_have_what_the_primary_claims_need_and_the_methods_of_each_question():
+    primary, explore = study("primary.yaml"), study("primary.yaml", "explore.yaml")
+    assert set(primary.checkpoints) < set(explore.checkpoints) and explore.protocol == primary.protocol
+    kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
+    assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt", "sft"}
+    assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name
+
+
+def test_the_smallest_study_tests_every_claim():
+    small = study("primary.yaml", "small.yaml")
+    claimed = {name for claim in small.protocol.claims for name in (claim.method, claim.comparator)}
+    assert claimed <= {place.method for place in small.checkpoints} and len(small.checkpoints) < 20

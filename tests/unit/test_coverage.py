@@ -25,11 +25,20 @@ def mean(coverage, heading, design, n, runs):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_means_over_six_languages_are_covered(coverage, heading, seeds):
     design = coverage.Design(6, seeds, 0.5, 0.3 if seeds > 1 else 0)
-    assert 0.93 <= mean(coverage, heading, design, 100, 90) <= 0.985
+    assert 0.93 <= mean(coverage, heading, design, 100, 90) <= 0.98
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("heading", ["Share", "Mean of numbers", "Difference of means of numbers"])
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Share",
+        "Difference of shares",
+        "Difference of shares of the items that count",
+        "Mean of numbers",
+        "Difference of means of numbers",
+    ],
+)
 @pytest.mark.parametrize("n", [24, 100, 200])
 def test_every_design_is_covered(coverage, heading, n):
     for design in coverage.DESIGNS:

@@ -8,6 +8,9 @@ import pytest
 from lensflow.errors import LensflowError
 from lensflow.schema.parsing import parse
 from lensflow.storage.parsing import read_yaml
+from lensflow.workflow import protocols
+from lensflow.workflow.experiment import read
+from lensflow.workflow.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 TEST = {
@@ -81,3 +84,18 @@ def test_a_claim_without_an_endpoint_is_refused(script):
 def test_the_page_is_what_the_script_writes(script):
     claims = parse(script.Claims, read_yaml(ROOT / "docs/claims.yaml"), "docs/claims.yaml")
     assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == script.page(claims, ROOT)
+
+
+def test_the_protocol_at_the_papers_size_plans_and_asks_for_what_the_study_asks(script):
+    plan = Plan(read([ROOT / file for file in script.STUDY], ROOT), ROOT, ROOT)
+    small = protocols.read("config/study/protocol.yaml", [ROOT])
+    assert [claim.name for claim in plan.protocol.claims] == [claim.name for claim in small.claims]
+    for ours, theirs in zip(plan.protocol.claims, small.claims, strict=True):
+        same = {"benchmark", "metric", "language", "direction", "test", "margin"}
+        assert [one.model_dump(include=same) for one in ours.endpoints] == [
+            one.model_dump(include=same) for one in theirs.endpoints
+        ]
+    random = plan.config.methods["lens-published-random"].canonical()
+    assert random == plan.config.methods["lens-published"].canonical() | {"direction": "random"}
+    rows = script.study(script.STUDY, ROOT)
+    assert "lens-published-random × 20" in rows[3][3] and all(row[-1].endswith(" h") for row in rows)

@@ -25,8 +25,10 @@ def test_figures_by_layer_show_parallel_texts(setting, use, corpus):
 
 
 def test_methods_are_shown_in_the_order_of_the_runs():
-    shown = Plan(read([ROOT / "config/study.yaml"], ROOT), ROOT, ROOT).presentation()
-    assert shown["order"][:3] == ["base", "lens-gentle", "lens-no-pull"] and shown["order"][-1] == "prompt-native"
+    shown = Plan(
+        read([ROOT / "config/study/primary.yaml", ROOT / "config/study/explore.yaml"], ROOT), ROOT, ROOT
+    ).presentation()
+    assert shown["order"][:3] == ["base", "lens", "prompt-shots"] and shown["order"][-1] == "prompt-frame"
     assert set(shown["order"]) == set(shown["methods"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
+from scipy.special import betaincinv
 from scipy.stats import bootstrap, norm, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -15,11 +15,11 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SWAPS = 99_999  # of a permutation test, if there are more
 CHUNK = 1000  # swaps at a time
-Z = float(norm.ppf((1 + CONFIDENCE) / 2))
 HALF = 0.5  # of an item: smooths the jump of an interval between no and one differing answer
 # Correlation of the half items between languages and seeds. For means over six languages (docs/measures/coverage.md)
-# the coverage is too high with 1. With 0 it is too low if questions are equally hard in all languages.
-ALIKE = 1 / 3
+# the coverage is too high with 1/3. With 0 it is too low if questions are equally hard in all languages.
+ALIKE = 1 / 5
+TAIL = (1 - CONFIDENCE) / 2  # level of a one-sided test
 Floats = NDArray[np.float64]
 
 
@@ -259,10 +259,9 @@ def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
     variance comes from their linearisation, with the covariance of the items that count on both sides (Cochran,
     Sampling Techniques, 1977, section 6.19). A method's effect on which items count is thus part of the comparison.
 
-    Numbers have Student's t. Shares have Tango's interval (`paired_shares_interval`) with the effective number of
-    items, which gives the same variance, smoothed (`_items`). If items count on one side only, the shares gained and
-    lost are chosen to give the difference its variance. For one language, one seed and the same items it is Tango's
-    interval.
+    Numbers have Student's t. Shares have `paired_shares_interval` with the effective number of items, which gives the
+    same variance, smoothed (`_items`). If items count on one side only, the shares gained and lost are chosen to give
+    the difference its variance.
     """
     if not (base.is_share and other.is_share):
         deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
@@ -330,20 +329,32 @@ def _around(value: float, half: float) -> tuple[float, float]:
 
 
 def paired_shares_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
-    """Score interval of a difference of two shares of the same n items (Tango, Statistics in Medicine 17, 1998).
+    """Interval of a difference of two shares of the same n items, from the intervals of the shares gained and lost.
 
     The difference is (gained - lost) / n. `gained` items are right with the second only, `lost` items with the first
-    only. A lower limit above -margin is Tango's test of non-inferiority. Its size stays below 2.5 %; the size of a
-    t test can reach 12 %.
+    only. Both shares have Jeffreys's interval (Brown, Cai and DasGupta, Statistical Science 16, 2001), which adds half
+    an item to either side; the two are joined with the correlation of multinomial shares (Zou and Donner, Statistics in
+    Medicine 27, 2008). It does not jump between no and one differing item. With 24 items the score interval (Tango,
+    Statistics in Medicine 17, 1998) holds the truth in 98 of 100 cases, this one in 97.
     """
-    difference = (gained - lost) / n
+    shares = lost / n, gained / n
+    (lost_low, lost_high), (gained_low, gained_high) = _jeffreys(lost, n), _jeffreys(gained, n)
+    rest = [share / (1 - share) if share < 1 else 0.0 for share in shares]
+    correlation = -math.sqrt(rest[0] * rest[1])
+    difference = shares[1] - shares[0]
 
-    def score(delta: float) -> float:
-        return _tango(lost, gained, n, delta)
+    def reach(of_gained: float, of_lost: float) -> float:
+        return math.sqrt(max(0.0, of_gained**2 + of_lost**2 - 2 * correlation * of_gained * of_lost))
 
-    low = brentq(lambda delta: score(delta) - Z, -1, difference) if difference > -1 else -1
-    high = brentq(lambda delta: score(delta) + Z, difference, 1) if difference < 1 else 1
-    return float(low), float(high)
+    low = difference - reach(shares[1] - gained_low, lost_high - shares[0])
+    return low, difference + reach(gained_high - shares[1], shares[0] - lost_low)
+
+
+def _jeffreys(k: float, n: float) -> tuple[float, float]:
+    """Jeffreys's interval of a share of k of n."""
+    rest = max(0.0, n - k)
+    low, high = (float(betaincinv(k + HALF, rest + HALF, level)) for level in (TAIL, 1 - TAIL))
+    return 0.0 if k == 0 else low, 1.0 if rest == 0 else high
 
 
 def _tango(lost: float, gained: float, n: float, delta: float) -> float:
@@ -357,7 +368,8 @@ def _tango(lost: float, gained: float, n: float, delta: float) -> float:
 def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
     """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item.
 
-    It is at most 2.5 % exactly if the lower limit of `difference_interval` is -margin or more.
+    Shares have Tango's score test (Statistics in Medicine 17, 1998). Its size stays below 2.5 %, which that of the
+    interval's lower limit does not: 3 % with 200 items, and up to 8 % with 24; the size of a t test can reach 12 %.
     """
     if base.is_share and other.is_share:
         return float(norm.sf(_tango(*_lost_and_gained(base, other), -margin)))
@@ -376,16 +388,17 @@ def paired_p(base: Sample, other: Sample) -> float:
     return float(paired_permutation(*null_deviations(base, other))) if exact is None else exact
 
 
-def is_kept(low: float, high: float, margin: float, better: str) -> bool:
+def is_kept(base: Sample, other: Sample, margin: float, better: str) -> bool:
     """Whether a metric got worse by less than the margin: a one-sided test of non-inferiority of size 2.5 %.
 
     Args:
-        low: of the interval of the difference to base.
-        high: of the same.
+        base: the samples, as in `difference_interval`.
+        other: the same.
         margin: > 0.
         better: "↑" or "↓"; "" if neither direction is better: then the change must be below the margin both ways.
     """
-    return (better == "↓" or low > -margin) and (better == "↑" or high < margin)
+    higher = better == "↓" or non_inferiority_p(base, other, margin) <= TAIL
+    return higher and (better == "↑" or non_inferiority_p(other, base, margin) <= TAIL)
 
 
 def exact_p(base: Sample, other: Sample) -> float | None:

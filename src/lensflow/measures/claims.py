@@ -165,7 +165,8 @@ def _judged(row: Mapping[str, Any]) -> str:
         low, high = -high, -low
     margin = row["margin"]
     if row["test"] == NON_INFERIORITY:
-        return SHOWN if low > -margin else ABSENT if high < -margin else NOT_SHOWN
+        is_kept = row["p"] is None or row["p"] <= statistics.TAIL
+        return SHOWN if is_kept else ABSENT if high < -margin else NOT_SHOWN
     if row["p_adjusted"] is not None and row["p_adjusted"] <= SIGNIFICANT and low > 0:
         return SHOWN
     return ABSENT if statistics.is_equivalent(low, high, margin) else NOT_SHOWN

@@ -149,7 +149,7 @@ def _block(
                 if test is not None and spec.tested:
                     family.append(test)
                 if metric in margins and "difference" in row:
-                    row |= _within(row, margins[metric], language == setting.central)
+                    row |= _within(row, test, margins[metric], language == setting.central)
         _judge(family)
     return rows
 
@@ -190,13 +190,16 @@ def _shared(seeds: list[int], others: list[int]) -> tuple[list[int], list[int]]:
     return seeds, others
 
 
-def _within(row: Mapping[str, Any], margin: float, is_central: bool) -> dict[str, Any]:
-    """Whether a difference was shown to be absent, and of the central language that it did not get worse."""
+def _within(row: Mapping[str, Any], test: Test | None, margin: float, is_central: bool) -> dict[str, Any]:
+    """Whether a difference was shown to be absent, and of the central language that it did not get worse.
+
+    Without a test both sides are the same weights.
+    """
     limits = row["difference_low"], row["difference_high"]
     absent = {"margin": margin, "equivalence": "shown" if statistics.is_equivalent(*limits, margin) else "not shown"}
     if not is_central:
         return absent
-    kept = statistics.is_kept(*limits, margin, _better(row["metric"]))
+    kept = test is None or statistics.is_kept(test.base, test.other, margin, _better(row["metric"]))
     return absent | {"retention": "kept" if kept else "not shown"}
 
 
