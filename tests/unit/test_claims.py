@@ -74,6 +74,7 @@ def test_a_clear_gain_is_shown_and_equal_answers_are_shown_to_be_absent():
     helps, keeps = ("lens", "base", "targets", "superiority"), ("lens", "base", "central", "non-inferiority")
     assert verdicts((90, 20, 20), helps, keeps, lens=(90, 40, 40)) == [SHOWN, SHOWN]
     assert verdicts((90, 20, 20), helps, lens=(90, 20, 20)) == [ABSENT]
+    assert verdicts((90, 60, 60), helps, lens=(90, 20, 20)) == [ABSENT]  # a loss is no gain
     assert verdicts((90, 20, 20), helps, lens=(90, 23, 22)) == [NOT_SHOWN]
     assert verdicts((90, 20, 20), keeps, lens=(86, 20, 20)) == [NOT_SHOWN]
     assert verdicts((90, 20, 20), keeps, lens=(50, 20, 20)) == [ABSENT]
@@ -182,9 +183,9 @@ def test_nothing_is_concluded_about_a_method_that_was_not_applied():
 
 
 def test_no_export_without_a_gain_and_items_that_are_needed():
-    found = said((90, 50, 50), lens=(90, 47, 49))
+    found = said((90, 50, 50), lens=(90, 65, 35))
     assert found.export == "" and found.sentences[1].startswith("lens is not above base: usable answers 0.50")
-    needed = decisions_of(claims.by_default(runs((90, 50, 50), lens=(90, 47, 49)), BLOCKS, SETTINGS, {}))[0]
+    needed = decisions_of(claims.by_default(runs((90, 50, 50), lens=(90, 65, 35)), BLOCKS, SETTINGS, {}))[0]
     assert f"about {needed.enough} items per language show a difference of 0.05 with 80 % power" in found.sentences[-1]
 
 

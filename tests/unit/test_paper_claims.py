@@ -98,4 +98,4 @@ def test_the_protocol_at_the_papers_size_plans_and_asks_for_what_the_study_asks(
     random = plan.config.methods["lens-published-random"].canonical()
     assert random == plan.config.methods["lens-published"].canonical() | {"direction": "random"}
     rows = script.study(script.STUDY, ROOT)
-    assert "lens-published-random × 20" in rows[3][3] and all(row[-1].endswith(" h") for row in rows)
+    assert "lens-published-random × 20" in rows[0][3] and all(row[-1].endswith(" h") for row in rows)

@@ -158,7 +158,8 @@ def _tested(places: Mapping[Place, Cells], claim: Claim, endpoint: Endpoint, set
 def _judged(row: Mapping[str, Any]) -> str:
     """The verdict on one endpoint, from its interval and its p.
 
-    A difference of 0 by construction (p is None) shows that nothing got worse, and that nothing got better.
+    A gain is shown to be absent if its interval excludes one as large as the margin: there is none, or a loss. A
+    difference of 0 by construction (p is None) shows that nothing got worse, and that nothing got better.
     """
     low, high = row["difference_low"], row["difference_high"]
     if row["direction"] == "lower":
@@ -169,7 +170,7 @@ def _judged(row: Mapping[str, Any]) -> str:
         return SHOWN if is_kept else ABSENT if high < -margin else NOT_SHOWN
     if row["p_adjusted"] is not None and row["p_adjusted"] <= SIGNIFICANT and low > 0:
         return SHOWN
-    return ABSENT if statistics.is_equivalent(low, high, margin) else NOT_SHOWN
+    return ABSENT if high < margin else NOT_SHOWN
 
 
 def _verdict(tested: Sequence[Mapping[str, Any]], is_open: bool) -> str:

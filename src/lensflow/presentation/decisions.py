@@ -78,7 +78,7 @@ class Decision:
     def word(self) -> str:
         """The verdict on the endpoint; "worse" if the difference is shown to be in the other direction."""
         worst = self.difference_high if self.direction == "higher" else -self.difference_low
-        if self.endpoint_verdict == (ABSENT if self.keeps else NOT_SHOWN) and worst < 0:
+        if worst < 0 and self.endpoint_verdict in ((ABSENT,) if self.keeps else (ABSENT, NOT_SHOWN)):
             return WORSE
         return self.endpoint_verdict
 

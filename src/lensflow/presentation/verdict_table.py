@@ -20,8 +20,8 @@ DEFAULT_NOTE = (
     "one-sided test of non-inferiority at 2.5 %, each by itself"
 )
 VERDICT_NOTE = (
-    f"{SHOWN}: the test and the 95 % interval support the claim; {ABSENT}: the 95 % interval lies inside of the margin "
-    "(for a language that is to be kept: outside of it); "
+    f"{SHOWN}: the test and the 95 % interval support the claim; {ABSENT}: the 95 % interval excludes a gain as "
+    "large as the margin (for a language that is to be kept: all of it is a loss larger than the margin); "
     f"{NOT_SHOWN}: neither, so that more items are needed"
 )
 
