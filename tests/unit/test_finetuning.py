@@ -193,6 +193,13 @@ def test_keys_that_do_not_go_together(keys, message):
         parse(AnyMethod, {"kind": "sft"} | keys)
 
 
+def test_a_block_that_the_backbone_lacks():
+    with pytest.raises(LensflowError, match="^layer: "):
+        parse(AnyMethod, {"kind": "midalign", "layer": 9}).check_depth(8)
+    with pytest.raises(LensflowError, match="^layers: 9 of a model that has 8"):
+        parse(AnyMethod, {"kind": "sft", "lora": None, "layers": 9}).check_depth(8)
+
+
 def test_more_replay_than_there_is(run):
     items = [{"id": "1", "prompt": {}, "answer": {"zh": "x", "sw": "x", "en": "x"}}]
     message = r"^replay: 2 is more than the 1 items with answers in 'en' to train on in corpus 'embedded'; lower it$"

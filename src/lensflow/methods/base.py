@@ -235,7 +235,8 @@ class FineTuning(Method):
     activations, about a third more time, the same result (Chen et al., 2016)."""
 
     def check_depth(self, depth: int) -> None:
-        """Check that there are as many blocks as train."""
+        """Check that there are as many blocks as train, and those that the method names."""
+        super().check_depth(depth)
         if self.layers is not None and self.layers > depth:
             raise LensflowError(f"layers: {self.layers} of a model that has {depth}; lower it")
 
