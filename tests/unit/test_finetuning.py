@@ -194,9 +194,9 @@ def test_keys_that_do_not_go_together(keys, message):
 
 
 def test_a_block_that_the_backbone_lacks():
-    with pytest.raises(LensflowError, match="^layer: "):
+    with pytest.raises(LensflowError, match=r"^layer: "):
         parse(AnyMethod, {"kind": "midalign", "layer": 9}).check_depth(8)
-    with pytest.raises(LensflowError, match="^layers: 9 of a model that has 8"):
+    with pytest.raises(LensflowError, match=r"^layers: 9 of a model that has 8"):
         parse(AnyMethod, {"kind": "sft", "lora": None, "layers": 9}).check_depth(8)
 
 
