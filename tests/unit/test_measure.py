@@ -77,7 +77,7 @@ def test_rows_without_an_id_have_their_number(tmp_path, capsys):
         ("a.csv", b"answer\na,b\n", "line 2: not as many cells as columns"),
         ("a.csv", b"id,answer\n1,a\n2\n", "line 3: not as many cells as columns"),
         ("a.csv.gz", b"answer\n", "cannot be read \\(Not a gzipped file"),
-        ("a.txt", b"x", "is none of .csv"),
+        ("a.xyz", b"x", "is none of .csv"),
     ],
 )
 def test_a_mistake_says_where_it_is(tmp_path, name, content, message):

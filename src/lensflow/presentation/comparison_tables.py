@@ -23,7 +23,7 @@ from lensflow.presentation.sheets import (
 )
 
 # What the paper's Table 1 reports, under its headings. A metric of a task that is not known here is of understanding.
-UNDERSTANDING = ("accuracy", "exact_match")
+UNDERSTANDING = ("accuracy", "exact_match", "f1")
 GENERATION = ("usable", "wrong_language", "repetition", "copying", "line_pass_rate", "chrf", "rating", "steering")
 CENTRAL = (*UNDERSTANDING, "usable", "repetition", "rating", "nll")
 
