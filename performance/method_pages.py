@@ -21,7 +21,8 @@ from reference import key_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs/methods"
-RESULTS = {"demo": "the demo"}  # folder of docs -> what it is called
+RESULTS = {"study": "the study", "demo": "the demo"}  # folder of docs -> what it is called
+OWN = ROOT / "config/study/primary.yaml"  # has methods of its own
 SHOWN = ("usable", "wrong_language", "repetition", "accuracy", "nll")
 MADE_BY = "<!-- Written by performance/method_pages.py. -->\n\n"
 ABSENT = "not in the committed results"
@@ -49,18 +50,23 @@ def pages(docs: Path = ROOT / "docs") -> dict[str, str]:
     of_kind = {name: entry["kind"] for name, entry in read_yaml(catalog)["methods"].items()}
     lines = entries_of(catalog.read_text(encoding="utf-8"))
     entries = {kind: {name: lines[name] for name in of_kind if of_kind[name] == kind} for kind in METHODS.builtin()}
-    results = {folder: pd.read_csv(docs / folder / "main.csv") for folder in RESULTS}
-    found = {f"{kind}.md": page(kind, named, results, docs) for kind, named in entries.items()}
+    tables = {folder: docs / folder / "main.csv" for folder in RESULTS}
+    results = {folder: pd.read_csv(table) for folder, table in tables.items() if table.exists()}
+    kinds = of_kind | {name: entry["kind"] for name, entry in read_yaml(OWN)["methods"].items()}
+    names = {kind: [name for name in kinds if kinds[name] == kind] for kind in entries}
+    found = {f"{kind}.md": page(kind, named, names[kind], results, docs) for kind, named in entries.items()}
     rows = [
         f"| [`{kind}`]({kind}.md){_mark(kind)} | {escaped(summary(kind))} | {', '.join(f'`{name}`' for name in named)} "
-        f"| {', '.join(RESULTS[f] for f, main in results.items() if main.method.isin(list(named)).any()) or ABSENT} |"
+        f"| {', '.join(RESULTS[f] for f, main in results.items() if main.method.isin(names[kind]).any()) or ABSENT} |"
         for kind, named in entries.items()
     ]
     return {"README.md": MADE_BY + INDEX_HEAD + "\n".join(rows) + "\n"} | found
 
 
-def page(kind: str, entries: Mapping[str, str], results: Mapping[str, pd.DataFrame], docs: Path) -> str:
-    """Return the page of a kind, whose entries of the catalog are given."""
+def page(
+    kind: str, entries: Mapping[str, str], names: Collection[str], results: Mapping[str, pd.DataFrame], docs: Path
+) -> str:
+    """Return the page of a kind, whose entries of the catalog are given, and the names that results have for it."""
     config = METHODS.config_of(kind)
     facts = ["yes" if fact else "no" for fact in (config.told_language, config.seeded, config.needs_states)]
     own = [key for key in keys() if key.path[:2] == ("methods", kind) and key.path[2:] != ("kind",)]
@@ -73,7 +79,7 @@ def page(kind: str, entries: Mapping[str, str], results: Mapping[str, pd.DataFra
         "## In the catalog",
         "```yaml\n" + "\n".join(entries.values()) + "\n```",
         "## What it gave and what it cost",
-        *[gave(folder, main, entries, docs) for folder, main in results.items()],
+        *[gave(folder, main, names, docs) for folder, main in results.items()],
     ]
     return MADE_BY + "\n\n".join(parts) + "\n"
 
@@ -119,7 +125,7 @@ def gave(folder: str, main: pd.DataFrame, methods: Collection[str], docs: Path) 
     rows = main[main.method.isin(list(methods)) & main.metric.isin(SHOWN)]
     shown = rows[(rows.language == TARGETS) | rows.retention.notna()]
     if shown.empty:
-        return f"It is {ABSENT}."
+        return f"{RESULTS[folder].capitalize()} does not have it."
     lines = [
         "| backbone, setting | method | measure | in | value | n | difference to base | |",
         "|---|---|---|---|--:|--:|--:|---|",
@@ -139,8 +145,8 @@ def gave(folder: str, main: pd.DataFrame, methods: Collection[str], docs: Path) 
     head = (
         f"From [{RESULTS[folder]}](../{folder}/main.md), with 95 % intervals over n items; "
         "[Measures](../measures/README.md) defines the measures. `targets` is the mean over the target languages. "
-        "Better and worse are differences to base after Holm's correction; the central language is kept, or that is "
-        "not shown."
+        "Better and worse are differences to base, corrected for the tests of one metric; the central language is "
+        "kept, or that is not shown."
     )
     return "\n\n".join([head, "\n".join(lines), cost(docs / folder / "cost.csv", methods)])
 

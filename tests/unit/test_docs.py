@@ -21,6 +21,7 @@ from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.judge import Judge
 from lensflow.schema.setting import Setting
+from lensflow.storage.parsing import read_yaml
 from lensflow.workflow.experiment import Run
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_the_readmes_claims_are_cells_of_the_demo():
     main = main[(main.backbone == "gemma-3-270m") & (main.setting == "multilingual") & (main.language == "targets")]
     cells = main.set_index(["method", "metric"])
     text = (ROOT / "README.md").read_text()
-    methods = ("lens-gentle", "diffmean", "prompt-native")
+    methods = ("lens-gentle", "diffmean", "prompt-shots")
     rows = [line for line in text.splitlines() if line.startswith(tuple(f"| {method} |" for method in methods))]
     assert len(rows) == len(methods)
     for row in rows:
@@ -55,6 +56,53 @@ def test_the_readmes_claims_are_cells_of_the_demo():
             assert claim == (*(f"{value:+.3f}".replace("-", "−") for value in shown), mark)
             assert cell.n == 360
     assert f"loops in {cells.loc['base', 'repetition'].value:.3f} of these answers" in " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def study() -> pd.DataFrame:
+    """The study's table: method, metric, language -> its cell."""
+    return pd.read_csv(ROOT / "docs/study/main.csv").set_index(["method", "metric", "language"]).sort_index()
+
+
+def _claimed(cell: pd.Series) -> tuple[str, ...]:
+    numbers = (f"{cell[key]:+.3f}".replace("-", "−") for key in ("difference", "difference_low", "difference_high"))
+    return (*numbers, {"better": " +", "worse": " −"}.get(cell["mark"], ""))
+
+
+def test_the_study_says_what_its_tables_say(study):
+    text = (ROOT / "docs/study/README.md").read_text()
+    printed = (ROOT / "docs/study/verdict.txt").read_text()
+    assert text.split("```")[1].strip() == printed.strip()
+    for row in (line for line in text.splitlines() if CLAIM.search(line) and line.startswith("| ")):
+        method = row.split("|")[1].strip()
+        cells = [study.loc[method, metric, "targets"] for metric in ("usable", "wrong_language", "repetition")]
+        assert CLAIM.findall(row) == [_claimed(cell) for cell in cells] and {cell.n for cell in cells} == {1200}
+    said = " ".join(text.split())
+    wrong = [study.loc[method, "wrong_language", "bn"].value for method in ("lens", "base")]
+    assert f"{wrong[0]:.2f} of its answers are in another language, against {wrong[1]:.2f} of base's" in said
+    assert f"Base loops in {study.loc['base', 'repetition', 'targets'].value:.3f} of these" in said
+    kl = [study.loc[method, "kl", "en"].value for method in ("sft-5e-5", "lens")]
+    assert f"KL {kl[0]:.3f} nats per token, against {kl[1]:.3f} of Lens" in said
+    assert not study.not_applied.any()
+    for control, value in (("usable_reference", 1), ("usable_echo", 0)):
+        assert (study.loc["base", control].value == value).all()
+
+
+def test_the_studys_claims_are_those_of_the_protocol(study):
+    claims = pd.read_csv(ROOT / "docs/study/claims.csv")
+    protocol = read_yaml(ROOT / "config/study/protocol.yaml")
+    assert list(dict.fromkeys(claims.claim)) == [claim["name"] for claim in protocol["claims"]]
+    for one in claims[claims.metric == "usable"].itertuples():
+        language = {"targets": "targets", "central": "en"}[one.language]
+        scores = [study.loc[method, "usable", language].value for method in (one.method, one.comparator)]
+        assert one.difference == pytest.approx(scores[0] - scores[1], abs=1e-6)
+
+
+def test_the_readme_says_what_the_study_found(study):
+    text = (ROOT / "README.md").read_text()
+    said = text[text.index("In our [study]") :].split("\n\n")[0]
+    cells = [study.loc[method, "usable", "targets"] for method in ("lens", "prompt-shots", "sft-5e-5")]
+    assert [claim[:3] for claim in CLAIM.findall(said)] == [_claimed(cell)[:3] for cell in cells]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +163,8 @@ def test_a_methods_results_and_cost_are_those_of_the_tables(method_pages, tmp_pa
     row = "| x, pair | lens-gentle | usable ↑ | {} | 0.500 [0.250, 0.750] | 8 | +0.125 [-0.250, +0.500] | {} |"
     assert row.format("targets", "better") in page and row.format("en", "not shown to be kept") in page
     assert page.count("| x, pair |") == 2 and page.endswith("What it cost is not in the committed results.\n")
-    assert without["sft.md"].endswith("## What it gave and what it cost\n\nIt is not in the committed results.\n")
-    lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "lens")]
+    assert without["sft.md"].endswith("## What it gave and what it cost\n\nThe demo does not have it.\n")
+    lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "lens-of-nobody")]
     cost.write_text("backbone,setting,panel,method,column,value,low,high,rank\n" + "\n".join(lines))
     page = method_pages.pages(tmp_path)["lens.md"]
     table = page[page.rindex("| backbone, setting |") :].splitlines()

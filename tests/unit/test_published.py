@@ -260,6 +260,18 @@ def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     assert "moved by nothing in configuration, code, packages or machine" in capsys.readouterr().out
 
 
+def test_a_table_that_is_published_for_the_first_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
+    arguments = ["accept-tables", str(results), str(folder), "--configfile", "config/smallest.yaml"]
+    assert main.main(arguments) == 0
+    (folder / "main.csv").unlink()  # as if an older version had no such table
+    assert main.main(["compare-tables", str(folder), str(results)]) == 2
+    assert "main: is not published; accept the tables" in capsys.readouterr().out
+    assert main.main(arguments) == 0
+    assert (folder / "main.csv").is_file() and "main: is not published" in capsys.readouterr().out
+
+
 def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     results, folder = ran(write(tmp_path / "results"), SMALLEST), tmp_path / "published"
