@@ -363,9 +363,10 @@ def page(found: Sequence[Found]) -> str:
     lines = [
         "# Exploratory questions of the study",
         "",
-        "`performance/explore.py` makes this page from the results of `config/study/explore.yaml`. Nothing here was",
-        "claimed before the test split was touched: each sentence is a finding to test again. Intervals are at 95 %,",
-        "without a correction over the questions.",
+        "`performance/explore.py` makes this page from the study's results. `config/study/explore.yaml` adds runs to",
+        "them; questions whose runs are missing are left out. Nothing here was claimed before the test split was",
+        "touched: each sentence is a finding to test again. Intervals are at 95 %, without a correction over the",
+        "questions.",
     ]
     for one in found:
         lines += ["", f"## {one.question}", "", one.finding, "", f"![{one.question}](explore.{one.name}.svg)"]
