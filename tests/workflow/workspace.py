@@ -103,8 +103,9 @@ def write_checkpoint(folder: Path) -> None:
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4} | sizes | heads
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text("{}")
+    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, "unk_token": "<unk>"}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     parts = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
     layers = [f"model.layers.{layer}." for layer in range(4)]
     tensors = {f"{layer}{part}.weight": np.zeros((2, 2), np.float32) for layer in layers for part in parts}
