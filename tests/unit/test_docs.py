@@ -164,7 +164,7 @@ def test_a_methods_results_and_cost_are_those_of_the_tables(method_pages, tmp_pa
     assert row.format("targets", "better") in page and row.format("en", "not shown to be kept") in page
     assert page.count("| x, pair |") == 2 and page.endswith("What it cost is not in the committed results.\n")
     assert without["sft.md"].endswith("## What it gave and what it cost\n\nThe demo does not have it.\n")
-    lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "lens-of-nobody")]
+    lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "nobody")]
     cost.write_text("backbone,setting,panel,method,column,value,low,high,rank\n" + "\n".join(lines))
     page = method_pages.pages(tmp_path)["lens.md"]
     table = page[page.rindex("| backbone, setting |") :].splitlines()
