@@ -35,7 +35,9 @@ except LensflowError as error:
     # One line, without the traceback that Snakemake adds to exceptions.
     sys.exit(f"error: {error}")
 
-os.environ[VERIFY] = PLAN.config.verify  # of the jobs; a job on another machine reads this file, too
+os.environ[VERIFY] = (
+    PLAN.config.verify
+)  # of the jobs; a job on another machine reads this file, too
 ROOT = datasets_root(PLAN.config.datasets_root)
 DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
 # Whoever names files of single checkpoints wants no other checkpoint trained and answered. A job on another machine reads
