@@ -15,8 +15,7 @@ from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
 from lensflow.schema.setting import Setting
 from lensflow.storage.paths import resolve
-from lensflow.workflow.experiment import Config, load, read
-from lensflow.workflow.plan import Plan
+from lensflow.workflow.experiment import Config, load
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
@@ -177,25 +176,3 @@ def test_the_parts_of_a_configuration_that_lists_name_are_those_of_config():
     """A key that a Run lists without a catalog of that name would be checked against nothing."""
     lists = {"backbones", "settings", "methods", "benchmarks"}
     assert lists <= set(Config.model_fields)
-
-
-STUDY = REPOSITORY / "config/study"
-
-
-def study(*names):
-    """The plan of a study, from its files, one on top of the other."""
-    return Plan(read([STUDY / name for name in names], REPOSITORY), REPOSITORY, REPOSITORY)
-
-
-def test_the_exploratory_runs_have_what_the_primary_claims_need_and_the_methods_of_each_question():
-    primary, explore = study("primary.yaml"), study("primary.yaml", "explore.yaml")
-    assert set(primary.checkpoints) < set(explore.checkpoints) and explore.protocol == primary.protocol
-    kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
-    assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt", "sft"}
-    assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name
-
-
-def test_the_smallest_study_tests_every_claim():
-    small = study("primary.yaml", "small.yaml")
-    claimed = {name for claim in small.protocol.claims for name in (claim.method, claim.comparator)}
-    assert claimed <= {place.method for place in small.checkpoints} and len(small.checkpoints) < 20

@@ -59,3 +59,25 @@ def test_figures_are_of_the_trainings_in_their_setting_and_in_its_sweeps(tmp_pat
         setting: [c.setting for c in plan.drawn("smollm2-135m-instruct", setting)] for setting in ("en-zh", "zh-en-ja")
     }
     assert drawn == {"en-zh": ["en-zh", "en-zh.probing_texts-9"], "zh-en-ja": ["zh-en-ja"]}
+
+
+STUDY = ROOT / "config/study"
+
+
+def study(*names):
+    """The plan of a study, from its files, one on top of the other."""
+    return Plan(read([STUDY / name for name in names], ROOT), ROOT, ROOT)
+
+
+def test_the_exploratory_runs_have_what_the_primary_claims_need_and_the_methods_of_each_question():
+    primary, explore = study("primary.yaml"), study("primary.yaml", "explore.yaml")
+    assert set(primary.checkpoints) < set(explore.checkpoints) and explore.protocol == primary.protocol
+    kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
+    assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt", "sft"}
+    assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name
+
+
+def test_the_smallest_study_tests_every_claim():
+    small = study("primary.yaml", "small.yaml")
+    claimed = {name for claim in small.protocol.claims for name in (claim.method, claim.comparator)}
+    assert claimed <= {place.method for place in small.checkpoints} and len(small.checkpoints) < 20
