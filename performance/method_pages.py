@@ -2,8 +2,8 @@
 
     python performance/method_pages.py
 
-The text is the docstring of the method's module, the keys are the schema's, the entries are the catalog's, and the
-results are those of the folders in `RESULTS`: `main.csv` and, if it is there, `cost.csv`, as the workflow writes them.
+The text is the docstring of the method's module. Keys come from the schema, entries from the catalog, and results from
+the folders in `RESULTS`, where the workflow wrote `main.csv` and perhaps `cost.csv`.
 """
 
 import inspect

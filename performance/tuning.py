@@ -93,7 +93,7 @@ def page(found: list[Trial], table: pd.DataFrame) -> str:
         "# The choice of hyperparameters, on dev",
         "",
         "`python -m performance.tuning` writes this page from the run of `config/study/tune.yaml`, where the rule is.",
-        f"n = {base.loc['en', 'n']} items per language. The interval is that of the mean over the targets.",
+        f"n = {base.loc['en', 'n']} items per language. The interval belongs to the mean over the targets.",
         "",
         "| kind | trial | usable, targets [95 %] | usable, English | KL, English | keeps English | applied | chosen |",
         "|---|---|---:|---:|---:|---|---|---|",

@@ -120,8 +120,8 @@ def test_rows_below_a_field(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
-        ("t.csv", "a,b\n1\n", r"t\.csv, line 2: not as many cells as columns; mend the line$"),
+        ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: more or fewer cells than columns; mend the line$"),
+        ("t.csv", "a,b\n1\n", r"t\.csv, line 2: more or fewer cells than columns; mend the line$"),
         ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' occurs twice; rename one$"),
         ("t.csv", 'a,b\n1,"2" 3\n', r"t\.csv, line \d: cannot be read \(.*\); mend the line$"),
         ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; mend it$"),
@@ -428,7 +428,7 @@ def test_texts_that_are_not_translated_are_refused(tmp_path):
     ]
     hub_set(tmp_path, "me/same", all=items)
     keys = {"path": "me/same", "config": "all", "layout": "columns", "train": 4}
-    with pytest.raises(LensflowError, match=r"3 of 4 texts are the same in 'en' and 'sw'; translate them, or correct"):
+    with pytest.raises(LensflowError, match=r"3 of 4 texts are the same in 'en' and 'sw'; translate them, or give each"):
         paired(parse(CorpusDataset, keys | {"languages": {"en": "en", "sw": "sw"}}), "en", tmp_path)
     paired(
         parse(CorpusDataset, keys | {"languages": {"en": "en", "en-GB": "en_GB"}}), "en", tmp_path

@@ -183,7 +183,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
     source = write(tmp_path / "source", "a.safetensors", "b.safetensors")
     check_checkpoint(source)
     save_file({"weight0": np.ones(2, np.float32)}, source / "b.safetensors")
-    with pytest.raises(LensflowError, match=r"tensor 'weight0' stands in a.safetensors and in b.safetensors, and no"):
+    with pytest.raises(LensflowError, match=r"both a.safetensors and b.safetensors have tensor 'weight0', and no"):
         check_checkpoint(source)
 
 

@@ -206,8 +206,8 @@ def check_checkpoint(folder: Path, where: str = "") -> dict[str, str]:
             )
         if listed is None and (twice := next((name for name in sorted(names) if name in found), None)):
             raise LensflowError(
-                f"{where}{folder}: tensor '{twice}' stands in {found[twice]} and in {path.name}, and no {INDEX} says "
-                "which counts; remove the other file"
+                f"{where}{folder}: both {found[twice]} and {path.name} have tensor '{twice}', and no {INDEX} says "
+                "which one counts; remove one of the files"
             )
         found |= dict.fromkeys(names, path.name)
         expected = {name for name, file in (listed or {}).items() if file == path.name}
@@ -230,7 +230,7 @@ def small_files_digest(folder: Path) -> str:
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """Return the keys of config.json, with those of the text model in it, if it has one, on top."""
+    """Return the keys of config.json; where it has a text model, the keys of that model replace its own."""
     config: dict[str, Any] = read_json(folder / "config.json")
     inner = config.get("text_config")
     return config | inner if isinstance(inner, dict) else config

@@ -95,7 +95,7 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise LensflowError(f"{where}, line {reader.line_num}: not as many cells as columns; mend the line")
+                raise LensflowError(f"{where}, line {reader.line_num}: more or fewer cells than columns; mend the line")
             yield row
     except csv.Error as error:
         raise LensflowError(f"{where}, line {reader.line_num}: cannot be read ({error}); mend the line") from None

@@ -99,7 +99,7 @@ def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:
         if 2 * same > len(forms[one]) and base_code(one) != base_code(other):
             raise LensflowError(
                 f"{where}: {same} of {len(forms[one])} texts are the same in '{one}' and '{other}'; translate them, or "
-                "correct which texts are of which language"
+                "give each language its own texts"
             )
 
 

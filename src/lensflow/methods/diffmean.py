@@ -8,8 +8,8 @@ answers. α is a length, so that it means little for other models: with `unit: s
 mean length after the block. The paper takes 10M tokens of CulturaX per language; here the training corpus's prompts
 are read. The method is told the wanted language and the prompt's.
 
-As controls, other vectors stand in the place of all δ(x) = μ(x) - μ(c), where c is the central language: v is then
-u(δ'(g) - δ'(s)), with δ'(c) = 0.
+Let c be the central language and δ(x) = μ(x) - μ(c). A control replaces every δ(x) by another vector δ'(x), with
+δ'(c) = 0, and adds α u(δ'(g) - δ'(s)).
 """
 
 from typing import ClassVar, Literal

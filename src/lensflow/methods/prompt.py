@@ -4,8 +4,8 @@ An instruction is a line of what the user says: of every message in benchmarks t
 `dataset_generation`, `mt_bench`), of the last message, the question, in `lm_eval` tasks with `chat: true`. A frame is
 a plain template in the language of the answer ("Question:" and "Answer:" translated) in the place of the backbone's
 own; chat templates have no such words, so they are refused. Native examples are the first questions and answers of the
-training corpus in the language of the answer, as earlier turns of the conversation. Frames and examples stand in
-`generation` and `dataset_generation` alone.
+training corpus in the language of the answer; the model reads them as earlier turns. Only `generation` and
+`dataset_generation` use frames and examples.
 
 All of this stands with prompts of the target languages only: the central language is left alone. Tasks without chat,
 whose text is lm-eval's own, and held-out likelihood do not see it. The method is told the language of the answer.

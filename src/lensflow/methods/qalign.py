@@ -5,8 +5,8 @@ and no answers. QAlign's second stage, instruction tuning in the central languag
 sees the same data as Lens.
 
 Training lowers the mean of -log p over the tokens of the translation, which follows the instruction "Translate this
-question from {language} into {central language}: …" (its words are ours). Defaults are those of the authors' code,
-which are Stanford Alpaca's; adapters and their rate are QLoRA's. The method is told no language.
+question from {language} into {central language}: …" (its words are ours). The authors' code has Stanford Alpaca's
+values, and so have the defaults here; adapters and their rate are QLoRA's. The method is told no language.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ from lensflow.methods.base import FineTuning, Run, Trained
 
 
 class Qalign(FineTuning):
-    """Translation of target-language prompts into the central language; the loss is of the translations' tokens."""
+    """Translation of target-language prompts into the central language; only its tokens count in the loss."""
 
     kind: Literal["qalign"]
 

@@ -39,7 +39,7 @@ def check_answers(
 
 
 class Sft(FineTuning):
-    """Supervised fine-tuning on prompts and answers; the loss is of the answers' tokens."""
+    """Supervised fine-tuning on prompts and answers; only the answers' tokens count in the loss."""
 
     kind: Literal["sft"]
     languages: Literal["targets", "all"] = "targets"

@@ -25,7 +25,7 @@ class Dataset(Strict):
     """Configurations that are read one after the other, instead of the language's own; `{config}` in one of them stands
     for the language's own."""
     where: dict[str, str] = {}
-    """Column -> the value that it has in the rows that are read, as `category: math`. The default is all rows."""
+    """Reads only the rows where a column has this value, such as `category: math`. The default is all rows."""
     split: str = "test"
     """Split that is evaluated."""
     fewshot_split: str | None = None
