@@ -428,7 +428,7 @@ def test_texts_that_are_not_translated_are_refused(tmp_path):
     ]
     hub_set(tmp_path, "me/same", all=items)
     keys = {"path": "me/same", "config": "all", "layout": "columns", "train": 4}
-    with pytest.raises(LensflowError, match=r"3 of 4 texts are the same in 'en' and 'sw'; translate them, or give each"):
+    with pytest.raises(LensflowError, match=r"3 of 4 texts are the same in 'en' and 'sw'; translate them, or give"):
         paired(parse(CorpusDataset, keys | {"languages": {"en": "en", "sw": "sw"}}), "en", tmp_path)
     paired(
         parse(CorpusDataset, keys | {"languages": {"en": "en", "en-GB": "en_GB"}}), "en", tmp_path

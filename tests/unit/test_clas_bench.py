@@ -21,8 +21,8 @@ from lensflow.stages.fetch_items import fetch
 from lensflow.storage.cache import write_entry
 from lensflow.storage.verified import read_json, read_jsonl
 from lensflow.workflow.experiment import read
+from tests.judge_server import completion
 from tests.unit.test_answer import Here
-from tests.unit.test_judging import completion, serve  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 CLAS = read([], ROOT).benchmarks["clas-bench"]
@@ -113,7 +113,7 @@ def test_where_the_detector_does_not_read_the_language():
 # --- From the questions to judged.json ------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_asked_scored_and_judged(checkpoint, tmp_path, serve):  # noqa: F811
+def test_a_checkpoint_is_asked_scored_and_judged(checkpoint, tmp_path, serve):
     here = Here(tmp_path, checkpoint("llama"))
     questions = tmp_path / "hub" / "clas-bench" / "data" / "en.txt"
     questions.parent.mkdir(parents=True)
