@@ -25,7 +25,7 @@ from lensflow.artifacts import costs, language_subspaces, states
 from lensflow.artifacts.layout import BASE
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.measures.catalogue import TARGETS
+from lensflow.measures.catalogue import SIGNIFICANT, TARGETS
 from lensflow.presentation.figures import PALETTE, STYLE, new_figure, save, styles
 from lensflow.schema.setting import Setting
 from lensflow.storage.atomic import write_text
@@ -200,13 +200,16 @@ def languages(gains: Mapping[str, Effect], features: Mapping[str, Mapping[str, f
     names = list(gains)
     y = np.array([gains[name].difference for name in names])
     bars = np.abs([[gains[name].low, gains[name].high] for name in names] - y[:, None]).T
-    ranks = {}
+    ranks: dict[str, float] = {}
+    explains: set[str] = set()
     with matplotlib.rc_context(STYLE):
         figure = new_figure(3.0 * len(features), 3.2)
         axes = figure.subplots(1, len(features), sharey=True, squeeze=False)[0]
         for ax, (feature, values) in zip(axes, features.items(), strict=True):
             x = np.array([values[name] for name in names])
-            ranks[feature] = float(spearmanr(x, y).statistic)
+            test = spearmanr(x, y)
+            ranks[feature] = float(test.statistic)
+            explains |= {feature} if test.pvalue <= SIGNIFICANT else set()
             ax.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
             ax.errorbar(x, y, yerr=bars, linestyle="none", marker="o", color=PALETTE[0], capsize=2, elinewidth=0.9)
             for name, *place in zip(names, x, y, strict=True):
@@ -221,7 +224,9 @@ def languages(gains: Mapping[str, Effect], features: Mapping[str, Mapping[str, f
     finding = f"{method}: {said} (95 % intervals)."
     if known:
         most = max(known, key=lambda feature: abs(known[feature]))
-        finding += f" The gain goes with {most} most (rank correlation over {len(names)} languages {known[most]:+.2f})."
+        size = f"rank correlation over {len(names)} languages {known[most]:+.2f}"
+        found = f"The gain goes with {most} most" if explains else f"Nothing explains the gain; {most} is the closest"
+        finding += f" {found} ({size})."
     return Found("languages", "Which languages gain, and why?", finding, figure)
 
 

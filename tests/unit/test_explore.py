@@ -71,6 +71,8 @@ def test_findings_say_what_the_effects_show(explore, tmp_path):
     found = explore.languages(gains, features, "lens")
     assert "gain in zh, loss in sw" in found.finding
     assert "The gain goes with fertility most (rank correlation over 3 languages -1.00)." in found.finding
+    found = explore.languages(gains, {"base": features["base"]}, "lens")
+    assert "Nothing explains the gain; base is the closest (rank correlation over 3 languages +0.50)." in found.finding
 
     shares = {"lens-gentle": {"zh": (0.5, 0.7), "sw": (0.25, 0.75)}}
     finding = explore.bias(shares).finding
