@@ -84,7 +84,7 @@ def test_a_section_cannot_be_changed():
     ("keys", "message"),
     [
         # One line each, of which the useful one comes first.
-        ({"lr": "1e-5", "lamda": 1.0}, "unknown key 'lamda'; did you mean 'lambda'? (known: "),
+        ({"lr": "1e-5", "lamda": 1.0}, "unknown key 'lamda'; did you mean 'lambda'?"),
         ({"lambda": {"zh": -1.0}}, "lambda.zh: must be greater than or equal to 0, not -1.0"),
         ({"lambda": {"Zh": 1.0}}, "lambda.Zh: must be a BCP 47 tag, such as 'sw', 'zh-Hant' or 'pt-BR', not 'Zh'"),
         ({"lambda": "strong"}, "lambda: must be a number, 'strong' is text"),
@@ -162,6 +162,7 @@ def test_only_base_is_of_kind_base():
 
 def test_a_hint_names_what_is_close_and_what_there_is():
     assert did_you_mean("lamda", ["lr", "lambda"]) == "did you mean 'lambda'? (known: lambda, lr)"
+    assert did_you_mean("lamda", ["lambda", *"abcdefgh"]) == "did you mean 'lambda'?"
     assert did_you_mean("x", ["lr", "lambda"]) == "known: lambda, lr"
     assert did_you_mean("x", []) == "known: none"
 

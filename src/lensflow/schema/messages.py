@@ -36,13 +36,17 @@ IN_WORDS = {
     "model_attributes_type": "must be a mapping",
 }
 
+FEW = 8  # known words that are read at a glance
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known word, and all of them."""
+    """Return a hint that names the closest known word, and all of them where that one is missing or they are `FEW`."""
     known = sorted(known)
     close = difflib.get_close_matches(word[:100], known, n=1)
     everything = f"known: {', '.join(known) or 'none'}"
-    return f"did you mean '{close[0]}'? ({everything})" if close else everything
+    if not close:
+        return everything
+    return f"did you mean '{close[0]}'?" + (f" ({everything})" if len(known) <= FEW else "")
 
 
 def first_line(error: ValidationError, data: Any) -> str:
