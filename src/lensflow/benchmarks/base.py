@@ -209,11 +209,6 @@ class FromCorpus(Benchmark):
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
 
-    def references(self, folders: Folders, language: str) -> Mapping[str, str]:
-        """Read the reference answers of the split; a corpus need not have any."""
-        texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
-        return {text.id: text.answer for text in texts if text.answer}
-
 
 class FromAnswers(FromCorpus):
     """A benchmark on held-out prompts of a corpus with their reference answers."""

@@ -55,9 +55,10 @@ def run(
             samples = benchmark.samples(entry["answers"], asked, language, folders.tasks)
         except LensflowError as error:
             raise LensflowError(f"{name}, {language}: {error}") from error
-        references = benchmark.references(folders, language) if "answer" in (samples or [{}])[0] else {}
-        for sample in samples if set(cell["ids"]) <= references.keys() else ():
-            sample["reference"] = references[sample["id"]]
+        references = benchmark.references(folders, language)
+        if asked.keys() <= references.keys():
+            for sample in samples:
+                sample["reference"] = references[sample["id"]]
         units, scores = measure(samples, benchmark, language)
         write_jsonl(output.parent / layout.SAMPLES / f"{name}.{language}.jsonl", samples)
         asked_of = {} if units == cell["ids"] else {"asked": cell["ids"]}
