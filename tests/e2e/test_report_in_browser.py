@@ -138,6 +138,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title="Report",
         verdict=["More usable answers than base: not shown for lens.", "lens against base: usable answers 0.1 to 0.2."],
         export="lensflow export --backbone results/tiny/backbone/manifest.json --delta " + "results/" * 20,
+        offer="Export the best checkpoint",
         picture=Section("tiny, duo", "tiny, setting duo", [], [], [], drawings),
         overview=[("Method", EVIL)],
         sections=[

@@ -171,6 +171,8 @@ def test_the_verdict_says_who_leads_what_is_kept_and_how_to_export():
         "lensflow export --backbone out/tiny/backbone/manifest.json --delta out/tiny/trio/lens/seed0/delta.safetensors "
         "my-model"
     )
+    assert found.offer == "Export the best checkpoint"
+    assert "can be chance" in said((90, 20, 20), lens=(90, 23, 22)).offer
 
 
 def test_nothing_is_concluded_about_a_method_that_was_not_applied():

@@ -55,6 +55,7 @@ def content(tmp_path):
         "title": f"Report {EVIL}",
         "verdict": [f"Shown: {EVIL}", "It leads."],
         "export": "lensflow export my-model",
+        "offer": "Export the best checkpoint",
         "picture": Section("tiny, duo", "picture", [], [], [], [Figure("effects", figure, "draw effects")], ["† told"]),
         "overview": [("backbone", EVIL), ("loss", 0.123456789)],
         "sections": [
@@ -163,6 +164,7 @@ def test_navigation_leads_to_every_section_and_empty_ones_are_gone(page, content
         "title": "x",
         "verdict": [],
         "export": "",
+        "offer": "Export the best checkpoint",
         "picture": None,
         "overview": [],
         "sections": [],

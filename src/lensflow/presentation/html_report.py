@@ -109,6 +109,7 @@ class Page:
         title: of the page.
         verdict: what the run has shown, in sentences, the most important first.
         export: the command that exports the best checkpoint.
+        offer: what the command does, and whether the gain is shown.
         picture: the figures below the verdict.
         overview: (key, value) lines about the run.
         sections: one per backbone and setting.
@@ -122,6 +123,7 @@ class Page:
     title: str
     verdict: Sequence[str]
     export: str
+    offer: str
     picture: Section | None
     overview: Sequence[tuple[str, Any]]
     sections: Sequence[Section]

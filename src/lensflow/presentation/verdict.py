@@ -14,6 +14,8 @@ from lensflow.presentation.decisions import WORSE, Decision, read_decisions
 from lensflow.presentation.inputs import costs_of
 
 NAMED = 4  # most methods that a sentence names; others are counted
+BEST = "Export the best checkpoint"
+CHANCE = "Export the checkpoint that leads, although its gain can be chance"
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Verdict:
     Attributes:
         sentences: the most important first; at most five, with the export.
         export: the command that exports the best checkpoint; empty if none is better than base, or a study asks.
+        offer: what the command does, and whether the gain is shown.
         place: backbone and setting of the method that leads, or of the first claim; None if there is no claim.
     """
 
     sentences: tuple[str, ...]
     export: str = ""
+    offer: str = ""
     place: tuple[str, str] | None = None
 
 
@@ -43,7 +47,7 @@ def verdict_lines(config: Mapping[str, Any], results: Path) -> list[str]:
     """
     costs = costs_of(sorted(results.glob("*/*/*/seed*/cost.json")))
     found = verdict_of(config, read_decisions(results / "claims.csv"), costs)
-    return [*found.sentences, *([f"Export the best checkpoint: {found.export}"] if found.export else [])]
+    return [*found.sentences, *([f"{found.offer}: {found.export}"] if found.export else [])]
 
 
 def verdict_of(
@@ -84,7 +88,8 @@ def verdict_of(
     if rest := [*_applied(decisions, names, costs), *([_items(best)] if best and best.word == NOT_SHOWN else [])]:
         sentences.append(" ".join(rest))
     export = _export(best, config["results"]) if best is not None and best.difference > 0 else ""
-    return Verdict(tuple(sentences), export, (best or decisions[0]).place[:2])
+    offer = BEST if best is not None and best.word == SHOWN else CHANCE
+    return Verdict(tuple(sentences), export, offer, (best or decisions[0]).place[:2])
 
 
 def _name(one: Decision, several: bool, told: Collection[str]) -> str:

@@ -61,6 +61,7 @@ def write_report(config: Mapping[str, Any], files: ReportFiles, output: Path) ->
         title=config["title"],
         verdict=found.sentences,
         export=found.export,
+        offer=found.offer,
         picture=sections[leading]._replace(figures=(), tables=(), samples=()),
         overview=_overview(config, output.name, records),
         # What stands below the verdict is not shown again.
