@@ -89,8 +89,11 @@ def is_copy(answer: str, prompt: str) -> bool:
 
 
 def without_copied(answer: str, prompt: str) -> str:
-    """The answer without its sentences that repeat the prompt's."""
-    return "\n".join(sentence.text for sentence in sentences(answer, prompt) if not sentence.is_copied)
+    """The answer without its sentences that repeat the prompt's; as it is, if none does."""
+    found = sentences(answer, prompt)
+    if not any(sentence.is_copied for sentence in found):
+        return answer
+    return "\n".join(sentence.text for sentence in found if not sentence.is_copied)
 
 
 def takes_option(answer: str, prompt: str) -> bool:

@@ -40,6 +40,7 @@ _CODE_LINE = regex.compile(
     r"\s*(?:def |class |import |from \w+ import|#include|function |const |let |var |for ?\(|if ?\(|while ?\(|return\b|"
     r"print ?\(|SELECT |INSERT |UPDATE |public |console\.|\$ |>>> )"
 )
+_DATA_LINE = regex.compile(r"\s*(?:[{}\[]\s*(?:[{}\[\],\"]|$)|\"[^\"\n]{1,40}\"\s*:)")
 _CODE_MARKS = regex.compile(r"[{}()\[\]=;<>_+*/\\|&%$#@^~]")
 _QUOTED = regex.compile(r"\"([^\"\n]{30,})\"?")
 _WORD = regex.compile(r"[\p{L}\p{M}'’ʼ]+")
@@ -130,6 +131,8 @@ def _without_code(text: str) -> str:
 
 
 def _is_code(line: str) -> bool:
+    if _DATA_LINE.match(line):
+        return True
     marks, signs = len(_CODE_MARKS.findall(line)), len("".join(line.split()))
     return marks > (0.02 if _CODE_LINE.match(line) else 0.15) * signs and not line.lstrip().startswith(("|", "*", "#"))
 
@@ -156,8 +159,11 @@ def _is_prose(text: str) -> bool:
         return False
     if letters.most_common(1)[0][0] not in _CASED:
         return width(text) >= 8
-    words = [word for word in _WORD.findall(text) if len(word) >= 3]
-    return sum(word.islower() for word in words) >= 2 or (len(words) >= 6 and not _SEPARATOR.search(text.strip()))
+    small = [word for word in _WORD.findall(text) if len(word) >= 2 and word.islower()]
+    long = [word for word in _WORD.findall(text) if len(word) >= 3]
+    if len(small) >= 3 or len(set(small) & set(long)) >= 2:
+        return True
+    return len(long) >= 6 and not _SEPARATOR.search(text.strip())
 
 
 def _reads(text: str, language: str) -> bool | None:

@@ -1,8 +1,8 @@
 """Loops: answers that repeat themselves, in any script, inside a word or across words.
 
 A loop is found in the characters, so that it needs neither spaces nor words. The text is normalised first: NFC, case
-folding, one space for white space, no markers of list items, no runs of one punctuation mark. How many published
-completions and embedded references this flags is written down by `performance/outcomes.py`.
+folding, one space for white space and punctuation, no markers of list items. How many published completions and
+embedded references this flags is written down by `performance/outcomes.py`.
 """
 
 import unicodedata
@@ -25,6 +25,7 @@ CUT = 1.5  # times that a long unit is said at least
 OVERLAP = 24  # width of what is said again of it
 PHRASE = 2.4  # times that a phrase is said at the end
 CUT_LINES = 1.75  # if it is several lines: a song says its chorus before and after a verse
+MANY = 8  # times that a word at the end is said, however long the text before it is
 RUN = 12  # marks of one kind in a row that count as said over and over
 COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
 
@@ -35,8 +36,8 @@ _NUMBER = r"\(?\p{Nd}{1,4}(?:[.):、．）।։]|\.\))+"
 _LETTER = r"\(?(?:\p{L}|[ivx]{1,5})[.)）]"
 _LINE_MARKER = regex.compile(rf"^[ \t]*(?:(?:{_BULLET}|{_NUMBER}|{_LETTER})[ \t]*)+", regex.M)
 _INLINE_MARKER = regex.compile(rf"(?<=[.!?。！？।][ \t]*){_NUMBER}(?!\p{{Nd}})[ \t]*")
-_SAME_MARKS = regex.compile(r"([^\p{L}\p{M}\p{N}\s])(?:\s*\1)+")
-_MARKS = regex.compile(rf"{_SAME_MARKS.pattern[:-1]}{{{RUN - 1},}}")
+_MARK = regex.compile(r"[^\p{L}\p{M}\p{N}\s]")
+_SAME_MARKS = regex.compile(rf"({_MARK.pattern})(?:\s*\1){{{RUN - 1},}}")
 _DIGITS = regex.compile(r"\p{Nd}+")
 _PLACEHOLDER = "\0"  # of a number
 _WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
@@ -60,7 +61,7 @@ class Repetition:
 
 def is_loop(answer: str) -> bool:
     """Whether the answer repeats itself, from its start or only at its end."""
-    if 2 * sum(len(run[0]) for run in _MARKS.finditer(answer)) >= len(answer) > 0:
+    if 2 * sum(len(run[0]) for run in _SAME_MARKS.finditer(answer)) >= len(answer) > 0:
         return True
     text = normalised(answer)
     if _is_stuck(text, repetitions(text)):
@@ -95,7 +96,7 @@ def normalised(text: str) -> str:
     """The text as loops are searched in it; a line break stays one."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     text = _INLINE_MARKER.sub("", _LINE_MARKER.sub("", text))
-    return "\n".join(filter(None, (" ".join(line.split()) for line in _SAME_MARKS.sub(r"\1", text).splitlines())))
+    return "\n".join(filter(None, (" ".join(line.split()) for line in _MARK.sub(" ", text).splitlines())))
 
 
 def repetitions(text: str) -> Iterator[Repetition]:
@@ -142,7 +143,8 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
         # A song says its last line or stanza twice, prose does not.
         twice = unit >= LONG and (share >= 0.6 or not of_lines)
         phrase = times >= PHRASE and unit >= 12 and share >= 0.3
-        return twice or phrase or (times >= 4 and all_units >= 40 and share >= 0.2)
+        many = times >= MANY and all_units >= 24
+        return twice or phrase or many or (times >= 4 and all_units >= 40 and share >= 0.2)
     return times >= 4 and all_units >= 40 and share >= 0.5
 
 
