@@ -187,7 +187,11 @@ def check(engine: Engine, model: Any, tokenizer: PromptTokenizer, tolerance: flo
     stop = ["\n", max(letters, key=letters.count), plain[0][1:3]]  # the last one is spread over two tokens
     stopped = [naive_answer(model, tokenizer, p, 10, stop) for p in prompts]
     assert stopped != plain
-    assert texts(engine.generate(prompts, decoding(10, stop))) == stopped
+    ended = engine.generate(prompts, decoding(10, stop))
+    assert texts(ended) == stopped
+    for answer, text, whole in zip(ended, stopped, plain, strict=True):  # at the stop string, and not cut off there
+        assert text == whole or (not answer.cut and len(tokenizer.decode(list(answer.ids))) <= len(text) + 3)
+    assert sum(text != whole and stop[-1] in whole[len(text) :][:2] for text, whole in zip(stopped, plain, strict=True))
     for answer, prompt in zip(engine.generate(prompts, decoding(10)), prompts, strict=True):
         wanted = naive_tokens(model, prompt, 10, {EOS})
         assert answer.ids == tuple(wanted) and answer.cut == (wanted[-1] != EOS)

@@ -17,6 +17,11 @@ BLOCKS = (
 _LOOKED_AT = 16  # last tokens of a prompt; a template may open the block itself
 
 
+def can_think(tokenizer: Any) -> bool:
+    """Whether a model has a token that ends a thinking block."""
+    return any(tokenizer.tokenizer.token_to_id(end) is not None for _, end in BLOCKS)
+
+
 def split(
     tokenizer: Any, prompt: Sequence[int], ids: Sequence[int], text: str, stop: Collection[str]
 ) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from lensflow.artifacts import tokens
 from lensflow.errors import LensflowError
 from lensflow.models.engines.protocol import Answer
+from lensflow.models.thinking import can_think
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.decoding import Decoding
 
@@ -39,7 +40,7 @@ def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
 def end_token_ids(eos: Collection[int], vocabulary: Sequence[str], stop: Collection[str]) -> list[int]:
     """Ids (sorted) after which an answer has ended: end-of-sequence, and every token whose text holds a stop string.
 
-    A stop string that is spread over several tokens is not among them: there the answer runs on and `finish` cuts it.
+    A stop string that is spread over several tokens is not among them: `Room` finds it.
     """
     return sorted({*eos, *(i for i, piece in enumerate(vocabulary) if any(text in piece for text in stop))})
 
@@ -50,37 +51,45 @@ def finish(answer: str, decoding: Decoding) -> str:
     return answer[:end][: decoding.max_characters]
 
 
-def answer_of(ids: tuple[int, ...], tokenizer: PromptTokenizer, decoding: Decoding, *, ended: bool) -> Answer:
-    """Return the answer of generated tokens.
-
-    Args:
-        ids: with the token that ended the answer.
-        tokenizer: of the checkpoint.
-        decoding: how they were generated.
-        ended: whether such a token is there.
-    """
-    text = tokenizer.decode(list(ids))
-    full = decoding.max_characters is not None and len(text) >= decoding.max_characters
-    return Answer(finish(text, decoding), ids, cut=full or not ended)
-
-
 class Room:
-    """Says when an answer must end although the model goes on: its room is used up, or it only repeats itself.
+    """Says when an answer must end although the model goes on: a stop string, no room left, or it only repeats itself.
 
     Args:
         tokenizer: of the checkpoint.
-        decoding: how much room there is; without `max_characters` nothing ends before `max_new_tokens`.
+        decoding: how much room there is; without `max_characters` nothing but a stop string ends an answer before
+            `max_new_tokens`.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, decoding: Decoding) -> None:
-        self._tokenizer, self._room = tokenizer, decoding.max_characters
+        self._tokenizer, self._decoding, self._room = tokenizer, decoding, decoding.max_characters
+        # A model that thinks may write them in its thoughts.
+        self._stop = () if can_think(tokenizer) else decoding.stop
+        self._looked_at = max((len(stop.encode()) for stop in self._stop), default=0)  # a token has a byte at least
 
     def is_over(self, ids: Sequence[int]) -> bool:
         """Return whether an answer of these token ids must end; looks for a loop at every eighth token."""
-        if self._room is None or not ids:
+        if not ids:
+            return False
+        if self._stop:
+            last = self._tokenizer.decode(list(ids[-self._looked_at :]))
+            if any(stop in last for stop in self._stop):
+                return True
+        if self._room is None:
             return False
         text = self._tokenizer.decode(list(ids))
         return len(text) >= self._room or (len(ids) % 8 == 0 and repeats_at_the_end(text))
+
+    def answer(self, ids: tuple[int, ...], *, ended: bool) -> Answer:
+        """Return the answer of generated tokens.
+
+        Args:
+            ids: with the token that ended the answer.
+            ended: whether such a token is there.
+        """
+        text = self._tokenizer.decode(list(ids))
+        stops = [text.find(stop) for stop in self._stop if stop in text]
+        full = self._room is not None and min([len(text), *stops]) >= self._room
+        return Answer(finish(text, self._decoding), ids, cut=full or not (ended or stops))
 
 
 def repeats_at_the_end(text: str, times: int = 5, least: int = 60) -> bool:

@@ -16,7 +16,7 @@ from lensflow.errors import LensflowError
 from lensflow.models.batching import batches_by_length
 from lensflow.models.conversion import Conversion
 from lensflow.models.engines import edits
-from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
+from lensflow.models.engines.ends import Room, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.engines.script_mask import ScriptMask
@@ -119,7 +119,7 @@ class TransformersEngine:
                 for i, tokens in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     end = next((n for n, token in enumerate(tokens) if token in last), None)
                     said = tuple(tokens if end is None else tokens[: end + 1])
-                    answers[i] = answer_of(said, self._tokenizer, decoding, ended=end is not None)
+                    answers[i] = room.answer(said, ended=end is not None)
                 bar.update(len(batch))
         self._prompts = None
         return [answers[i] for i in range(len(prompts))]

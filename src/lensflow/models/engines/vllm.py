@@ -18,7 +18,7 @@ from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.interventions import BlockEdit, StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines import edits
-from lensflow.models.engines.ends import Room, answer_of, end_token_ids, eos_token_ids
+from lensflow.models.engines.ends import Room, end_token_ids, eos_token_ids
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.engines.script_mask import ScriptMask
@@ -113,7 +113,7 @@ class VllmEngine:
                         logits[extra["end"]] = torch.inf
                     return logits
 
-                room = Room(tokenizer, Decoding(max_characters=extra.get("room")))
+                room = Room(tokenizer, Decoding(max_characters=extra.get("room"), stop=tuple(extra.get("stop", ()))))
                 script = script_mask(extra["script"]) if "script" in extra else None
                 return force if tokens else end if extra else None
 
@@ -162,8 +162,8 @@ class VllmEngine:
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         ends = end_token_ids(self._eos, vocabulary, stop)
         extra: dict[str, Any] = {} if self._script is None else {"script": self._script}
-        if ends and decoding.max_characters:
-            extra |= {"room": decoding.max_characters, "end": ends[0]}
+        if ends and (decoding.max_characters or stop):
+            extra |= {"room": decoding.max_characters, "stop": list(stop), "end": ends[0]}
         params = SamplingParams(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
@@ -174,7 +174,8 @@ class VllmEngine:
             detokenize=False,
         )
         said = [tuple(output.token_ids) for output in self._run(prompts, [params] * len(prompts))]
-        return [answer_of(ids, self._tokenizer, decoding, ended=bool(ids) and ids[-1] in ends) for ids in said]
+        room = Room(self._tokenizer, decoding)
+        return [room.answer(ids, ended=bool(ids) and ids[-1] in ends) for ids in said]
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """See `Engine.loglikelihoods`.
