@@ -9,7 +9,7 @@ PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo study study-explore study-small test test-slow docs lint setup lock
+.PHONY: demo study study-explore study-draws study-small test test-slow docs lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
@@ -29,9 +29,14 @@ study: .venv/.installed  ## the primary claims on the test split; what they can 
 	@cp $(addprefix study/results/,claims.csv $(foreach name,verdict.md main.md main.csv cost.md cost.csv,tables/$(name))) docs/study
 	@cp $(foreach name,outcomes effects,study/results/figures/gemma-3-270m.multilingual/$(name).svg) docs/study
 
-study-explore: .venv/.installed  ## everything else, exploratory, in the same folder; the page docs/study/explore.md
+study-explore: .venv/.installed  ## exploratory runs in the same folder: the parts of Lens, doses, steering, prompts; docs/study/explore.md
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/explore.yaml --directory study
 	@python -m performance.explore study/results docs/study/explore.md
+	@cp study/results/tables/main.csv docs/study/explore.csv
+	@cp study/results/sweeps.csv docs/study/sweeps.csv
+
+study-draws: .venv/.installed  ## exploratory runs with many trainings: other directions and items, other ways to train
+	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/draws.yaml --directory study
 
 study-small: .venv/.installed  ## every part of the study in about ten minutes: CI runs it once a week
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/small.yaml --directory study-small

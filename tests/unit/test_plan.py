@@ -28,7 +28,7 @@ def test_methods_are_shown_in_the_order_of_the_runs():
     shown = Plan(
         read([ROOT / "config/study/primary.yaml", ROOT / "config/study/explore.yaml"], ROOT), ROOT, ROOT
     ).presentation()
-    assert shown["order"][:3] == ["base", "lens", "prompt-shots"] and shown["order"][-1] == "prompt-frame"
+    assert shown["order"][:3] == ["base", "lens", "lens-gentle"] and shown["order"][-1] == "prompt-frame"
     assert set(shown["order"]) == set(shown["methods"])
 
 
@@ -69,12 +69,22 @@ def study(*names):
     return Plan(read([STUDY / name for name in names], ROOT), ROOT, ROOT)
 
 
-def test_the_exploratory_runs_have_what_the_primary_claims_need_and_the_methods_of_each_question():
-    primary, explore = study("primary.yaml"), study("primary.yaml", "explore.yaml")
-    assert set(primary.checkpoints) < set(explore.checkpoints) and explore.protocol == primary.protocol
+def test_the_exploratory_runs_have_the_methods_of_each_question_and_add_to_the_primary_ones():
+    primary, explore, draws = (
+        study("primary.yaml"),
+        study("primary.yaml", "explore.yaml"),
+        study("primary.yaml", "draws.yaml"),
+    )
     kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
-    assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt", "sft"}
+    assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt"}
     assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name
+    shared = {(place.method, place.seed) for place in primary.checkpoints}
+    assert shared < {(place.method, place.seed) for place in draws.checkpoints}
+    assert {place.method for place in explore.checkpoints} >= {"base", "lens", "prompt-shots"}
+    for plan in (explore, draws):
+        for name in {place.method for place in primary.checkpoints}:
+            assert plan.config.methods[name] == primary.config.methods[name]  # or it would be trained twice
+    assert explore.protocol is None and draws.protocol is None  # their verdict is the primary runs' alone
 
 
 def test_the_smallest_study_tests_every_claim():
