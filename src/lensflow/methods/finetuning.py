@@ -299,7 +299,7 @@ def fine_tune(
             "this family is not supported"
         )
     adapters = None if config.lora is None else adapters_of(config.lora, skeleton.model)
-    model = _loaded(config, skeleton, adapters, checkpoint, device)
+    model = loaded(config, skeleton, adapters, checkpoint, device)
     set_seed(run.seed)  # of the adapters' first values
     collate, blocks = packed if packs(model) else padded, layers_of(decoder_of(model))
     if adapters is not None:
@@ -339,7 +339,7 @@ def fine_tune(
     return Trained(tokens, parameters, left_out=given - len(train) - len(dev))
 
 
-def _loaded(
+def loaded(
     config: FineTuning, skeleton: Skeleton, adapters: LoraConfig | None, checkpoint: Path, device: torch.device
 ) -> Any:
     """Load the backbone with frozen weights as the method keeps them: `nf4` in the layers that get adapters."""
