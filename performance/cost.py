@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lensflow.errors import LensflowError
+from lensflow.methods.base import FineTuning, Lora
 from lensflow.methods.lens.config import Lens
+from lensflow.methods.sft import Sft
 from lensflow.schema.backbone import HubSource
 from lensflow.schema.setting import Setting
 from lensflow.storage.atomic import write_text
@@ -25,10 +27,12 @@ ROOT = Path(__file__).parents[1]
 PROCESS = 0.5e9  # bytes: Python with torch and transformers, as measured
 CUDA = 1.0e9  # bytes of a GPU: CUDA itself, workspaces, graphs; an allowance
 SIZE = 2  # bytes of a number of the paper's backbones: bfloat16
+MARGIN = 1.2  # of what fine-tuning is computed to need, for a GPU to be enough
 STREAMED_BATCH = 2048  # extraction.batch_tokens that streaming was measured with; the default of 512 needs less
 GPUS = (24, 40, 48, 80)  # GB
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (0, ""))
 TOKENS = 1000  # that evaluation is reckoned for
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # bytes: 4 bits; a scale of 8 bits for 64 numbers; one of 32 bits for 256 scales
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,57 @@ def training_memory(shape: Shape, layers: int, tokens: int, rows: int, size: int
     """
     of_parameter = 4 + 4 + 8 + (0 if size == 4 else size)
     return of_parameter * layers * shape.layer + training_activations(shape, layers, tokens, rows, size)
+
+
+def frozen_bytes(shape: Shape, kept: str) -> float:
+    """Bytes of the whole backbone below adapters, with `frozen_weights` as the key says."""
+    if kept != "nf4":
+        return (4 if kept == "float32" else SIZE) * shape.parameters
+    in_four_bits = shape.layers * shape.matrices
+    return SIZE * (shape.parameters - in_four_bits) + NF4 * in_four_bits
+
+
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of adapters on every matrix of every layer."""
+    inputs_and_outputs = 2 * (shape.width + shape.attended) + 2 * (shape.width + shape.keys)
+    return shape.layers * rank * (inputs_and_outputs + 3 * (shape.width + shape.inner))
+
+
+def adapted_activations(shape: Shape, rank: int, kept: str) -> int:
+    """Bytes that a layer keeps of a token for its backward pass through adapters, with dropout before each.
+
+    With float32 weights in float32, else in bfloat16: some is kept in float32 there, too.
+    """
+    if kept == "float32":
+        return 4 * (5 * shape.inner + 12 * shape.width + 4 * shape.attended + 2 * shape.keys + 7 * rank + 2)
+    return 13 * shape.inner + 40 * shape.width + 10 * shape.attended + 5 * shape.keys + 16 * rank
+
+
+def tuning_memory(shape: Shape, tokens: int, rank: int, kept: str, checkpointing: bool, gpus: int = 1) -> float:
+    """Bytes of each GPU while adapters train.
+
+    The peak is where the logits are (in bfloat16, in float32, and their softmax or gradient) or, with gradient
+    checkpointing, where the activations of one layer are there again. Several GPUs share a batch: each has the whole
+    backbone and the adapters, and a copy of their gradients to be summed.
+
+    Args:
+        shape: of the backbone.
+        tokens: of a batch, of which all count in the loss.
+        rank: of the adapters.
+        kept: `frozen_weights`; "float32" is computed in float32, all others in bfloat16.
+        checkpointing: `gradient_checkpointing`.
+        gpus: that share the batch.
+    """
+    tokens = math.ceil(tokens / gpus)
+    adapters = (4 + 4 + 8 + (4 if gpus > 1 else 0)) * adapter_parameters(shape, rank)
+    of_layer = tokens * adapted_activations(shape, rank, kept)
+    logits = 10 * shape.vocabulary * tokens
+    if checkpointing:
+        kept_of_layers = shape.layers * tokens * shape.width * (4 if kept == "float32" else SIZE)
+        activations = kept_of_layers + max(logits, of_layer)
+    else:
+        activations = shape.layers * of_layer + logits
+    return frozen_bytes(shape, kept) + adapters + activations
 
 
 def cache_bytes(shape: Shape, size: int) -> int:
@@ -484,6 +539,19 @@ def shares(section: Section) -> Iterable[Sequence[str]]:
         yield f"{section.name}: `{engine}`", *cells
 
 
+WAYS = (("float32", False), ("bfloat16", False), ("bfloat16", True), ("nf4", True))
+
+
+def tuning(name: str, shape: Shape, method: FineTuning, rank: int) -> Sequence[str]:
+    """Say what fine-tuning takes of a GPU in each of the ways, what two GPUs share, and which GPU is enough."""
+    batch = method.batch_size * method.max_tokens
+    peaks = [tuning_memory(shape, batch, rank, *way) + CUDA for way in WAYS]
+    shared = tuning_memory(shape, batch, rank, *WAYS[-1], gpus=2) + CUDA
+    enough = [next((f"{gpu}" for gpu in GPUS if gpu * 1e9 > MARGIN * peak), "–") for peak in (peaks[2], peaks[3])]
+    host = 4 * shape.parameters + PROCESS
+    return name, *(quantity(number, "B") for number in (*peaks, shared, host)), *enough
+
+
 def measured(path: Path) -> Iterable[tuple[str, str, float, float, str]]:
     """Backbone, stage, computed and measured peak in bytes, and what measured it."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -531,6 +599,15 @@ The same for the hub's other backbones in `config/catalog/backbones.yaml`, with 
 `mem_gb` in the catalog is 1.2 times the host memory that evaluation in float32 takes: 4 bytes a parameter.
 """
 
+TUNING = """## Fine-tuning
+
+Computed memory of a GPU for adapters of rank {rank} (`sft`, `cpt`, `qalign`), with batches of {examples} examples of
+{tokens} tokens, all of which count in the loss. The columns name `frozen_weights`; + is `gradient_checkpointing`.
+"Two GPUs" is each of two that share the batch of the column before. "Merge" is the host's memory at the end: the adapters
+are merged into the backbone in float32. The last columns name the smallest of {gpus} GB that has a fifth more
+than is computed. No peak of fine-tuning was measured on a GPU: tests compare the formulas with the bytes of tiny models.
+"""
+
 FORMULAS = """## Formulas
 
 L layers of width d, a layer's matrices with m parameters; N texts of T tokens; b bytes a number (bfloat16: 2).
@@ -547,6 +624,13 @@ L layers of width d, a layer's matrices with m parameters; N texts of T tokens; 
 | memory of extraction, `stream` | b bytes a parameter of one layer, and a language's tokens' states twice |
 | memory of training | 16 bytes a trained parameter (float32 weight, gradient, AdamW's two moments), activations |
 | … with `precision: mixed` | b bytes a trained parameter more |
+| frozen weights | 4 or 2 bytes a parameter; `nf4`: 0.516 bytes for the L m in matrices, 2 for all others |
+| adapters of rank r, parameters | L r (2 (d + heads · head) + 2 (d + kv_heads · head) + 3 (d + inner)) |
+| adapters, memory | 16 bytes a parameter, 20 with several GPUs |
+| activations of a token and layer | bytes in bfloat16: 13 inner + 40 d + 10 heads · head + 5 kv_heads · head + 16 r |
+| … in float32 | 20 inner + 48 d + 16 heads · head + 8 kv_heads · head + 28 r + 8 |
+| … with gradient checkpointing | b d bytes, and the above for one layer or the logits, whichever is more |
+| logits | 10 bytes for each number of the vocabulary and token that counts |
 | delta | 4 bytes a trained parameter; a training over a minute keeps 12 of itself, 24 while that is replaced |
 | evaluation | 2 FLOPs a parameter and token; 2 L · kv_heads · head · b bytes a token in vLLM's cache |
 
@@ -571,7 +655,23 @@ def page(config: Config, peaks: Path) -> str:
         *table(booked, map(node, others)),
         *table(evaluated, (row for section in others for row in shares(section))),
     ]
+    method = Sft(kind="sft")
+    rank = Lora().rank
+    tuned = (
+        "backbone",
+        "float32",
+        "bfloat16",
+        "bfloat16 +",
+        "nf4 +",
+        "two GPUs",
+        "merge",
+        "GPU, bfloat16 +",
+        "GPU, nf4 +",
+    )
+    texts = {"rank": rank, "examples": method.batch_size, "tokens": method.max_tokens}
     lines += [
+        TUNING.format(**texts, gpus=", ".join(map(str, GPUS))),
+        *table(tuned, (tuning(section.name, section.shape, method, rank) for section in (*found, *others))),
         FORMULAS,
         *(line for section in found for line in of_section(section)),
         "## Computed and measured peaks",

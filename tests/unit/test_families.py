@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
-from lensflow.methods.finetuning import IGNORED, Example, packs, padded
+from lensflow.methods.base import Lora
+from lensflow.methods.finetuning import IGNORED, Example, adapters_of, packs, padded
 from lensflow.models.conversion import Conversion
-from lensflow.models.skeleton import check_decoder
+from lensflow.models.skeleton import Skeleton, check_decoder
 
 spec = importlib.util.spec_from_file_location("families", Path(__file__).parents[2] / "performance" / "families.py")
 assert spec is not None and spec.loader is not None
@@ -75,6 +76,14 @@ def test_experts_that_a_delta_lacks_are_read(built):
 @pytest.mark.parametrize(("family", "wanted"), [("llama", True), ("mixtral", True), ("opt", False), ("lfm2", False)])
 def test_examples_are_packed_only_where_they_do_not_see_each_other(built, family, wanted):
     assert packs(AutoModelForCausalLM.from_pretrained(built(family)).eval()) == wanted
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_neox", "gemma3", "lfm2", "llama4_text", "qwen3_5"])
+def test_the_layers_with_adapters_are_found_without_weights(built, family):
+    """Which layers can have adapters is tried on a model without weights: the same are found with weights."""
+    model, skeleton = AutoModelForCausalLM.from_pretrained(built(family)), Skeleton(built(family))
+    with_weights, without = (adapters_of(Lora(), one).to_dict() for one in (model, skeleton.model))
+    assert with_weights == without
 
 
 def test_chunks_of_a_sequence_keep_examples_from_being_packed(built):

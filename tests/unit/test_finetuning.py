@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from lensflow.artifacts import export
 from lensflow.errors import LensflowError
-from lensflow.methods import alignment, finetuning
+from lensflow.methods import alignment, base, finetuning
 from lensflow.methods.base import Run
 from lensflow.methods.finetuning import IGNORED, Example, answered, cut, packed, plain
 from lensflow.methods.registry import METHODS
+from lensflow.models import skeleton
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from lensflow.schema.parsing import parse
@@ -36,6 +38,9 @@ SETTING = Setting.model_validate({"central": "en", "languages": list(tiny.LANGUA
 BOS, EOS = 1, 2
 IDS = torch.arange(3, 40).reshape(1, -1)
 TRAIN, DEV = 9, 3
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: it is in the lock for CUDA"
+)
 FAST = {"lr": 1e-2, "batch_size": 4, "epochs": 2, "warmup": 0.0}
 
 
@@ -185,6 +190,11 @@ def test_replay_adds_the_central_languages_first_items(run, monkeypatch):
     ("keys", "message"),
     [
         ({"layers": 2}, "layers: trains whole blocks; set lora: null, or drop this key"),
+        (
+            {"lora": None, "frozen_weights": "nf4"},
+            "frozen_weights: nf4 needs adapters on top; set lora",
+        ),
+        ({"frozen_weights": "bfloat16"}, "frozen_weights: bfloat16 is computed in bfloat16; set precision: bfloat16"),
         ({"replay": 1, "languages": "all"}, "replay: languages: all has the central language already"),
     ],
 )
@@ -475,6 +485,101 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(run, monkeypatch,
         assert torch.equal(before[name], after[name]), name
 
 
+@pytest.fixture
+def weights(monkeypatch):
+    """Bytes of frozen weights and of weights that train, for every model that the Trainer trained."""
+    found = []
+    original = Trainer.train
+
+    def train_and_count(self):
+        original(self)
+        sizes = [0, 0]
+        for parameter in self.model.parameters():
+            sizes[parameter.requires_grad] += parameter.nbytes
+        found.append(sizes)
+
+    monkeypatch.setattr(Trainer, "train", train_and_count)
+    return found
+
+
+def updates(run) -> dict[str, torch.Tensor]:
+    """What training added to the backbone's weights, by name."""
+    backbone = AutoModelForCausalLM.from_pretrained(run.backbone.parent, dtype=torch.float32).state_dict()
+    return {name: value - backbone[name] for name, value in load_file(run.output).items()}
+
+
+def distance(one, other) -> float:
+    """How far one update is from another, relative to the other's length."""
+    assert one.keys() == other.keys()
+    squares = sum(float((one[name] - other[name]).square().sum()) for name in one)
+    return math.sqrt(squares / sum(float(value.square().sum()) for value in other.values()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_frozen_weights_in_bfloat16_take_half_and_train_to_about_the_same(run, weights, family):
+    keys = {"family": family, "dtype": torch.bfloat16, "precision": "bfloat16", "epochs": 1, "lr": 1e-3}
+    whole, half = run(folder="a", **keys), run(folder="b", frozen_weights="bfloat16", **keys)
+    for this in (whole, half):
+        train(this)
+    (frozen, adapters), (frozen_half, adapters_half) = weights
+    assert frozen == 2 * frozen_half and adapters == adapters_half
+    assert distance(updates(half), updates(whole)) < 0.3  # Adam's first steps go by a gradient's sign
+    assert history(half)[0]["loss"] == pytest.approx(history(whole)[0]["loss"], rel=0.01)
+    assert history(half)[-1]["loss"] < history(half)[0]["loss"]
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("kind", ["sft", "cpt", "qalign", "midalign"])
+def test_qlora_trains_as_on_the_weights_that_four_bits_stand_for(run, tmp_path, weights, kind):
+    """The adapters are those of a backbone of rounded weights, and they are merged into the weights as they were."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    def rounded(weight):
+        return dequantize_4bit(*quantize_4bit(weight.data, quant_type="nf4", compress_statistics=True))
+
+    four = run(kind, folder="a", frozen_weights="nf4", gradient_checkpointing=True)
+    model = AutoModelForCausalLM.from_pretrained(four.backbone.parent, dtype=torch.float32)
+    linear = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and name != "lm_head"}
+    originals = {f"{name}.weight": part.weight.detach().clone() for name, part in linear.items()}
+    for part in linear.values():
+        part.weight.data = rounded(part.weight)
+    folder = tmp_path / "rounded"
+    folder.mkdir()
+    for file in four.backbone.parent.glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    model.save_pretrained(folder)
+    whole = replace(run(kind, folder="b"), backbone=tiny.backbone(folder, tmp_path / "prepared" / "manifest.json"))
+    for this in (four, whole):
+        train(this)
+    added = updates(four)
+    assert distance(added, updates(whole)) < 1e-3
+    assert max(float((rounded(w) - w).norm() / w.norm()) for w in originals.values()) > 0.05  # so that it would be seen
+    assert added.keys() == originals.keys()
+    assert all(torch.linalg.matrix_rank(value, rtol=1e-3) <= 8 for value in added.values())
+    (frozen, _), (frozen_whole, _) = weights
+    numbers = sum(weight.numel() for weight in originals.values())
+    assert frozen == frozen_whole - 4 * numbers + numbers / 2
+
+
+@needs_bitsandbytes
+def test_qlora_in_bfloat16(run):
+    keys = {"precision": "bfloat16", "dtype": torch.bfloat16, "epochs": 1, "lr": 1e-3}
+    half, four = run(folder="a", **keys), run(folder="b", frozen_weights="nf4", **keys)
+    for this in (half, four):
+        train(this)
+    losses, rounded = ([row["loss"] for row in history(this)] for this in (half, four))
+    assert rounded != losses and rounded == pytest.approx(losses, rel=0.1)
+    assert rounded[-1] < rounded[0]
+
+
+def test_bitsandbytes_that_is_missing_is_named_before_anything_is_read(run, monkeypatch):
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    run().method.check_installed()
+    monkeypatch.setattr(finetuning, "Skeleton", None)
+    with pytest.raises(LensflowError, match=r"^frozen_weights: nf4 needs bitsandbytes, which is not installed; run"):
+        train(run(frozen_weights="nf4"))
+
+
 def killed(run, step):
     """Train in a process of its own until a step."""
 
@@ -518,12 +623,12 @@ def test_the_gpus_that_the_stage_was_given_count_not_those_of_the_machine(run, m
 
 
 def test_a_family_whose_checkpoints_have_other_names(run, monkeypatch):
-    class Renamed(finetuning.WeightFiles):
+    class Renamed(skeleton.WeightFiles):
         def __init__(self, checkpoint):
             super().__init__(checkpoint)
             self.location = {f"old.{name}": path for name, path in self.location.items()}
 
-    monkeypatch.setattr(finetuning, "WeightFiles", Renamed)
+    monkeypatch.setattr(skeleton, "WeightFiles", Renamed)
     message = r"^model type 'llama': the checkpoint has no tensor 'lm_head\.weight'; this family is not"
     with pytest.raises(LensflowError, match=message):
         train(run())

@@ -385,6 +385,14 @@ def test_a_backbone_that_no_package_carries(config, error):
     assert "no_such/file.gguf: missing; install the package no-such-package again" in message
 
 
+def test_four_bits_without_bitsandbytes(config, error, monkeypatch):
+    monkeypatch.setattr("lensflow.methods.base.find_spec", lambda name: None)
+    config["methods"]["sft-four"] = {"kind": "sft", "frozen_weights": "nf4"}
+    config["runs"][0]["methods"] = ["base", "sft-four"]
+    message = error(config)
+    assert message.startswith("error: methods.sft-four.frozen_weights: nf4 needs bitsandbytes, which is not installed;")
+
+
 def test_a_backbone_that_fails_its_checksum(project, config, capsys):
     """Read in full only when it is prepared, the first job of a run."""
     part = "pydantic/__init__.py"

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -45,6 +46,13 @@ class Method(Strict):
         for key in self.of_blocks:
             if (named := getattr(self, key)) is not None:
                 blocks_of(named, depth, key)
+
+    def check_installed(self) -> None:
+        """Check that packages are there that training needs and that not every environment has.
+
+        Raises:
+            LensflowError: one is missing; the message begins with the key that needs it.
+        """
 
     def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
         """Check what depends on other sections, for the settings that the method runs in.
@@ -229,7 +237,11 @@ class FineTuning(Method):
     batch_size: Count = 8
     """Examples per step. Source: HF's Trainer."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the computation; the weights are float32 in both cases."""
+    """Precision of the computation. Weights that train are float32 in both cases."""
+    frozen_weights: Literal["float32", "bfloat16", "nf4"] = "float32"
+    """How the frozen weights below the adapters are kept. `bfloat16` halves their memory. `nf4` is QLoRA (Dettmers et
+    al., 2023): 4 bits per number of every layer with adapters, by bitsandbytes. Adapters are merged into the
+    backbone's own weights in all cases."""
     gradient_checkpointing: bool = False
     """Keep only the input of each block for the backward pass and compute the rest again: far less memory for
     activations, about a third more time, the same result (Chen et al., 2016)."""
@@ -239,6 +251,22 @@ class FineTuning(Method):
         super().check_depth(depth)
         if self.layers is not None and self.layers > depth:
             raise LensflowError(f"layers: {self.layers} of a model that has {depth}; lower it")
+
+    def check_installed(self) -> None:
+        """Check that bitsandbytes is there if weights are kept in 4 bits."""
+        if self.frozen_weights == "nf4" and find_spec("bitsandbytes") is None:
+            raise LensflowError(
+                "frozen_weights: nf4 needs bitsandbytes, which is not installed; run make setup LOCK=cuda or "
+                "pip install bitsandbytes, or set frozen_weights: bfloat16"
+            )
+
+    @model_validator(mode="after")
+    def _few_bits_are_frozen(self) -> Self:
+        if self.frozen_weights != "float32" and self.lora is None:
+            raise ValueError(f"frozen_weights: {self.frozen_weights} needs adapters on top; set lora, or drop this key")
+        if self.frozen_weights == "bfloat16" and self.precision != "bfloat16":
+            raise ValueError("frozen_weights: bfloat16 is computed in bfloat16; set precision: bfloat16")
+        return self
 
     @model_validator(mode="after")
     def _layers_train_whole(self) -> Self:

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,17 +17,15 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments, set_seed
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_callback import ProgressCallback
 
 from lensflow.artifacts import deltas
-from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
-from lensflow.models.conversion import Conversion
-from lensflow.models.loading import attention_of, decoder_of, device_of, layers_of, may_pack
-from lensflow.models.skeleton import check_not_shared
+from lensflow.models.loading import DTYPES, decoder_of, device_of, layers_of, may_pack
+from lensflow.models.skeleton import Skeleton, check_not_shared
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.journal import used
@@ -206,18 +205,23 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
 
 @torch.inference_mode()
 def packs(model: Any) -> bool:
-    """Return whether an example that is packed behind another one gives the logits that it gives alone."""
+    """Return whether an example that is packed behind another one gives the logits that it gives alone.
+
+    Up to rounding, which bfloat16 has in the third digit.
+    """
+    near = 1e-3 if model.dtype == torch.float32 else 5e-2
     if not may_pack(decoder_of(model).config):
         return False
     vocabulary, generator = model.get_input_embeddings().num_embeddings, torch.Generator().manual_seed(0)
     one, other = (torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (37, 61))
     both = packed([Example("", ids, [True] * len(ids)) for ids in (one, other)])
+    ids, positions = (both[key].to(model.device) for key in ("input_ids", "position_ids"))
     try:
-        together = model(both["input_ids"], position_ids=both["position_ids"], use_cache=False).logits[0, len(one) :]
+        together = model(ids, position_ids=positions, use_cache=False).logits[0, len(one) :]
     except (ValueError, TypeError, RuntimeError):  # no such argument, or a shape that does not fit
         return False
-    alone = model(torch.tensor([other]), use_cache=False).logits[0]
-    return bool(((together - alone).norm(dim=1) < 1e-3 * alone.norm(dim=1)).all())
+    alone = model(ids[:, len(one) :], use_cache=False).logits[0]
+    return bool(((together - alone).norm(dim=1) < near * alone.norm(dim=1)).all())
 
 
 class _Progress(ProgressCallback):  # type: ignore[misc]
@@ -285,20 +289,21 @@ def fine_tune(
             tensors in another way than the model does, or the run was given a GPU and there is none.
     """
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
+    config.check_installed()
     given = len(train) + len(dev)
     train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens, needed=False)
-    set_seed(run.seed)  # of the adapters' first values
-    attention = attention_of(AutoConfig.from_pretrained(checkpoint), "sdpa")
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation=attention)
-    conversion = Conversion(model, WeightFiles(checkpoint))
-    if odd := conversion.missing(dict(model.named_parameters())):
+    skeleton = Skeleton(checkpoint, torch.float32)
+    if odd := skeleton.missing():
         raise LensflowError(
-            f"model type '{model.config.model_type}': the checkpoint has no tensor '{odd[0]}'; "
+            f"model type '{skeleton.model.config.model_type}': the checkpoint has no tensor '{odd[0]}'; "
             "this family is not supported"
         )
+    adapters = None if config.lora is None else adapters_of(config.lora, skeleton.model)
+    model = loaded(config, skeleton, adapters, checkpoint, device)
+    set_seed(run.seed)  # of the adapters' first values
     collate, blocks = packed if packs(model) else padded, layers_of(decoder_of(model))
-    if config.lora is not None:
-        model = get_peft_model(model, adapters_of(config.lora, model))
+    if adapters is not None:
+        model = get_peft_model(model, adapters)
     if config.layers is not None:
         config.check_depth(len(blocks))
         model.requires_grad_(False)
@@ -322,13 +327,44 @@ def fine_tune(
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_Progress(run.output.parent.parent.name))
         trainer.train()
-    if config.lora is not None:
+    if config.frozen_weights != "float32":
+        trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+        model = get_peft_model(_from_pretrained(skeleton, checkpoint, torch.float32), adapters)
+        model.load_state_dict(trained, strict=False)
+    if adapters is not None:
         model = model.merge_and_unload()
-    state = model.state_dict()
-    deltas.write(conversion.to_checkpoint(state), checkpoint, run.output)
+    deltas.write(skeleton.conversion.to_checkpoint(model.state_dict()), checkpoint, run.output)
     write_jsonl(run.output.parent / "history.jsonl", _history(trainer.state.log_history))
     tokens = sum(len(example.ids) for example in train) * config.epochs
     return Trained(tokens, parameters, left_out=given - len(train) - len(dev))
+
+
+def loaded(
+    config: FineTuning, skeleton: Skeleton, adapters: LoraConfig | None, checkpoint: Path, device: torch.device
+) -> Any:
+    """Load the backbone with frozen weights as the method keeps them: `nf4` in the layers that get adapters."""
+    if config.frozen_weights != "nf4":
+        return _from_pretrained(skeleton, checkpoint, DTYPES[config.frozen_weights])
+    head = skeleton.model.get_output_embeddings()
+    whole = [name for name, module in skeleton.model.named_modules() if module is head]
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[config.precision],
+        llm_int8_skip_modules=[*whole, *((adapters and adapters.exclude_modules) or ())],
+    )
+    more = {"quantization_config": quantization, "device_map": {"": device}}
+    model = _from_pretrained(skeleton, checkpoint, DTYPES[config.precision], **more)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # on some CPUs evaluation would round the weights again
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _from_pretrained(skeleton: Skeleton, checkpoint: Path, dtype: torch.dtype, **more: Any) -> Any:
+    attention = skeleton.model.config._attn_implementation
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation=attention, **more)
 
 
 def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) -> TrainingArguments:

