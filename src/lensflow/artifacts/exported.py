@@ -75,6 +75,7 @@ def description(
         "blocks": blocks,
         "after_the_final_norm": sorted(intervention.shifts) if intervention.removed is None else ["*"],
         "script": list(intervention.constrained),
+        "gate": intervention.gate is not None,
     }
     named = ("weights", "model_type", "layers", "hidden_size", "license")
     return {

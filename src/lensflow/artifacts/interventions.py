@@ -24,6 +24,7 @@ from lensflow.storage.integrity import checked
 NAME = "intervention.safetensors"
 SHIFT = "shift."  # before a language, in the names of tensors
 REMOVED = "removed"
+GATE = "gate."  # before the names of its matrices
 BLOCK = "block."  # before the languages of a prompt and of its answer, and a number
 
 ANY = ("*", "*")  # the languages of edits that need not be told any
@@ -110,6 +111,23 @@ class BlockEdit:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Says which of four families of scripts may come next: U ReLU(P h), h (d,) being the state after the final norm.
+
+    Attributes:
+        inner: P, (d, d) float32.
+        outer: U, (4, d) float32.
+    """
+
+    inner: Tensor
+    outer: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return what is said of states (..., d): (..., 4) float32, above 0 for families that may come next."""
+        return (states.float() @ self.inner.to(states.device).mT).relu() @ self.outer.to(states.device).mT
+
+
+@dataclass(frozen=True)
 class StateEdit:
     """A change of the states of one language: after blocks, and after the final norm, where h becomes h - R Rᵀh + s.
 
@@ -118,12 +136,14 @@ class StateEdit:
         removed: R, (d, r), orthonormal columns; None for none.
         blocks: changes of the residual stream; those of one block follow each other in this order.
         script: a language whose script alone is generated; None for any.
+        gate: restricts what is generated to families of scripts; None for no restriction.
     """
 
     shift: Tensor | None = None
     removed: Tensor | None = None
     blocks: tuple[BlockEdit, ...] = ()
     script: str | None = None
+    gate: Gate | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
         """Change states (..., d) after the final norm; computed in float32, returned in their own precision."""
@@ -145,6 +165,7 @@ class Intervention:
         blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
             for all pairs that are not there.
         constrained: languages whose answers are generated in their script alone.
+        gate: restricts answers in every language to families of scripts; None for no restriction.
         instructions: wanted language -> what the model is told with a prompt.
         place: where an instruction stands.
         frames: wanted language -> the plain template of prompts, instead of the backbone's.
@@ -155,6 +176,7 @@ class Intervention:
     removed: Tensor | None = None
     blocks: Mapping[tuple[str, str], Sequence[BlockEdit]] = field(default_factory=dict)
     constrained: Sequence[str] = ()
+    gate: Gate | None = None
     instructions: Mapping[str, str] = field(default_factory=dict)
     place: Literal["before", "after"] = "before"
     frames: Mapping[str, str] = field(default_factory=dict)
@@ -162,8 +184,9 @@ class Intervention:
 
     @property
     def width(self) -> int | None:
-        """Dimensions of the states that it changes; None if it changes none."""
-        tensors = [*self.shifts.values(), *([] if self.removed is None else [self.removed])]
+        """Dimensions of the states that it changes or reads; None if there are none."""
+        single = [self.removed, None if self.gate is None else self.gate.inner]
+        tensors = [*self.shifts.values(), *(tensor for tensor in single if tensor is not None)]
         widths = [*map(len, tensors), *(edit.width for edits in self.blocks.values() for edit in edits)]
         return widths[0] if widths else None
 
@@ -181,7 +204,8 @@ class Intervention:
         """
         shift, pair = self.shifts.get(language), (source or language, language)
         blocks = tuple(self.blocks.get(pair, self.blocks.get(ANY, ())))
-        edit = StateEdit(shift, self.removed, blocks, language if language in self.constrained else None)
+        script = language if language in self.constrained else None
+        edit = StateEdit(shift, self.removed, blocks, script, self.gate)
         return edit if any(value is not None and value != () for value in vars(edit).values()) else None
 
     def instruct(self, language: str, prompt: str) -> str:
@@ -198,6 +222,8 @@ class Intervention:
         identity: dict[str, Any] = {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
         if edit.script:
             identity["script"] = edit.script
+        if edit.gate:
+            identity["gate"] = {name: _digest(tensor) for name, tensor in vars(edit.gate).items()}
         if edit.blocks:
             identity["blocks"] = [
                 _settings(block) | {name: _digest(tensor) for name, tensor in _tensors(block).items()}
@@ -223,13 +249,16 @@ def _digest(tensor: Tensor) -> str:
 def write(intervention: Intervention, delta: Path) -> None:
     """Write an intervention beside a delta.
 
-    Tensors are `shift.{language}`, `removed` and `block.{prompt language}.{answer language}.{number}.{vector|basis}`;
-    instructions and the settings of blocks are metadata. Equal interventions are equal bytes: there is one entry of
-    metadata, because safetensors writes several in any order.
+    Tensors are `shift.{language}`, `removed`, `gate.{inner|outer}` and
+    `block.{prompt language}.{answer language}.{number}.{vector|basis}`; instructions and the settings of blocks are
+    metadata. Equal interventions are equal bytes: there is one entry of metadata, because safetensors writes several in
+    any order.
     """
     tensors = {f"{SHIFT}{language}": shift.contiguous() for language, shift in intervention.shifts.items()}
     if intervention.removed is not None:
         tensors[REMOVED] = intervention.removed.contiguous()
+    if intervention.gate is not None:
+        tensors |= {f"{GATE}{name}": tensor.contiguous() for name, tensor in vars(intervention.gate).items()}
     settings: dict[str, Any] = {}
     for (source, language), edits in intervention.blocks.items():
         for number, block in enumerate(edits):
@@ -267,12 +296,15 @@ def load(path: Path) -> Intervention:
             source, language, _ = _place(name)
             block = BlockEdit(**settings, vector=tensors.get(f"{name}.vector"), basis=tensors.get(f"{name}.basis"))
             blocks.setdefault((source, language), []).append(block)
+        matrices = {name.removeprefix(GATE): tensor for name, tensor in tensors.items() if name.startswith(GATE)}
+        gate = Gate(**matrices) if matrices else None
     except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None
     return Intervention(
         {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)},
         tensors.get(REMOVED),
         blocks,
+        gate=gate,
         **told,
     )
 

@@ -1,5 +1,6 @@
 """Shares of next-token probability, and how far two distributions are apart."""
 
+import torch
 from torch import Tensor
 
 
@@ -36,3 +37,27 @@ def coarse_divergence(p: Tensor, q: Tensor) -> Tensor:
     # What float32 rounds to less than nothing counts as nothing.
     rest_p, rest_q = ((1 - logp.exp().sum(1)).clamp(min=1e-9) for logp in (p, q))
     return ((p.exp() * (p - q)).sum(1) + rest_p * (rest_p / rest_q).log()).clamp(min=0)
+
+
+def families_among(logits: Tensor, families: Tensor, k: int, p: float) -> Tensor:
+    """Return which families of tokens are among the k likeliest tokens that reach probability p together.
+
+    A token counts if fewer than k tokens are likelier, and these have less than p together. Naive equivalent: sort the
+    vocabulary, and go down it.
+
+    Args:
+        logits: (n, V).
+        families: (V,) int64, from 0 to 3.
+        k: number of tokens.
+        p: probability.
+
+    Returns:
+        (n, 4) bool.
+    """
+    probabilities, found = logits.softmax(-1), []
+    for family in range(4):
+        best = logits.masked_fill(families != family, -torch.inf).amax(-1, keepdim=True)
+        likelier = logits > best
+        near = (likelier.sum(-1) < k) & ((probabilities * likelier).sum(-1) < p)
+        found.append(near & best.isfinite()[:, 0])
+    return torch.stack(found, dim=-1)

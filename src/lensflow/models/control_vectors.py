@@ -23,7 +23,7 @@ def control_vectors(intervention: Intervention) -> dict[Pair, dict[int, Tensor]]
     for pair, edits in intervention.blocks.items():
         edit = intervention.edit(pair[1], pair[0])
         assert edit is not None
-        alone = edit.shift is None and edit.removed is None and edit.script is None
+        alone = edit.shift is None and edit.removed is None and edit.script is None and edit.gate is None
         constant = all(
             one.operation == "add" and one.positions == "all" and not one.restore_norm and one.layer > 0
             for one in edits

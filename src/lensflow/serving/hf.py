@@ -7,7 +7,7 @@ model, tokenizer = load("my-model", language="sw")
 After that `model.generate` and everything that calls it, such as transformers' pipelines, answer as the method does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.conversion import Conversion
 from lensflow.models.engines import edits
-from lensflow.models.engines.hf import InScript, index_of, states_of, with_states
+from lensflow.models.engines.gate import FamilyMask
+from lensflow.models.engines.hf import BehindGate, InScript, index_of, shown_to, states_of, with_states
 from lensflow.models.engines.script_mask import ScriptMask
 from lensflow.models.loading import decoder_of, layers_of
 from lensflow.models.tokenizer import PromptTokenizer
@@ -121,14 +122,17 @@ def _apply(
         )
     with ExitStack() as started:  # undone if the test of an edit fails
         if edit is not None:
-            mask = None if edit.script is None else _mask(found, edit.script, backbone or _backbone(found, None))
-            _Applied(model, edit, mask, started)
+            mask = gate = None
+            if edit.script is not None or edit.gate is not None:
+                tokenizer = _tokenizer(found, backbone or _backbone(found, None))
+                mask = None if edit.script is None else ScriptMask(tokenizer, edit.script)
+                gate = None if edit.gate is None else FamilyMask(tokenizer, edit.gate)
+            _Applied(model, edit, mask, gate, started)
         return started.pop_all().close
 
 
-def _mask(found: Exported, language: str, backbone: Path) -> ScriptMask:
-    prompt = parse(Prompt, found.content["prompt"], str(found.folder / exported.NAME))
-    return ScriptMask(PromptTokenizer(backbone, prompt), language)
+def _tokenizer(found: Exported, backbone: Path) -> PromptTokenizer:
+    return PromptTokenizer(backbone, parse(Prompt, found.content["prompt"], str(found.folder / exported.NAME)))
 
 
 class _Applied:
@@ -138,11 +142,20 @@ class _Applied:
         model: transformers' model.
         edit: of its states.
         mask: of the script that is generated; None for any.
+        gate: restricts what is generated to families of scripts; None for no restriction.
         undo: gets what undoes it all.
     """
 
-    def __init__(self, model: "PreTrainedModel", edit: StateEdit, mask: ScriptMask | None, undo: ExitStack) -> None:
-        self._generate, self._mask = model.generate, mask
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        edit: StateEdit,
+        mask: ScriptMask | None,
+        gate: FamilyMask | None,
+        undo: ExitStack,
+    ) -> None:
+        self._generate, self._mask, self._gate = model.generate, mask, gate
+        self._settings = model.generation_config
         self._prompts: list[int] = []  # lengths of the prompts that are continued; none: nothing is generated
         self._places = edits.Places()
         model.generate = self.generate
@@ -154,6 +167,8 @@ class _Applied:
                 output.last_hidden_state = edit(output.last_hidden_state)
 
             undo.enter_context(decoder.register_forward_hook(after_norm))
+        if gate is not None:
+            undo.enter_context(shown_to(gate, model))
         if edit.blocks:
             undo.enter_context(decoder.register_forward_pre_hook(self._locate, with_kwargs=True))
             layers = layers_of(decoder)
@@ -186,9 +201,22 @@ class _Applied:
             raise LensflowError("generate: give input_ids; prompts of other kinds are not edited")
         mask = given.get("attention_mask")
         self._prompts = (torch.ones_like(ids) if mask is None else mask).sum(1).tolist()
+        processors: list[Any] = []
+        if self._gate is not None:
+            processors.append(BehindGate(self._gate, ids.shape[1], *self._sampling(given)))
         if self._mask is not None:
-            given["logits_processor"] = [*(given.get("logits_processor") or ()), InScript(self._mask, ids.shape[1])]
+            processors.append(InScript(self._mask, ids.shape[1]))
+        if processors:
+            given["logits_processor"] = [*(given.get("logits_processor") or ()), *processors]
         try:
             return self._generate(inputs, *args, **given)
         finally:
             self._prompts = []
+
+    def _sampling(self, given: Mapping[str, Any]) -> tuple[float, float]:
+        """Return temperature and top-p of what is generated; temperature 0 is greedy."""
+        settings = given.get("generation_config") or self._settings
+        samples, temperature, top_p = (
+            given.get(name, getattr(settings, name)) for name in ("do_sample", "temperature", "top_p")
+        )
+        return (1.0 if temperature is None else temperature) if samples else 0.0, 1.0 if top_p is None else top_p

@@ -141,6 +141,8 @@ def _check(vllm_config: Any, found: Exported) -> None:
         raise LensflowError(f"{where}belongs to another backbone than {model.model}; serve its own")
     if (language := _options(vllm_config).get("language")) is not None:
         found.known(language)
+    if intervention.gate is not None:
+        raise LensflowError(f"{where}has a gate, which vllm serve does not apply; use lensflow.serving.hf")
     if intervention.constrained and "lensflow.serving.vllm:Script" not in (model.logits_processors or ()):
         raise LensflowError(f"{where}restricts scripts; add --logits-processors lensflow.serving.vllm:Script")
     if intervention.width is None:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lensflow.models.batching import batches_by_length
 from lensflow.models.conversion import Conversion
 from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, end_token_ids, eos_token_ids
+from lensflow.models.engines.gate import FamilyMask
 from lensflow.models.engines.process import prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.engines.script_mask import ScriptMask
@@ -28,6 +29,9 @@ from lensflow.schema.backbone import Resources
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.evaluation import Evaluation
 from lensflow.schema.extraction import Attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds to import
 
 # Rows of logits that exist at a time (256 rows of 262 k fp32 numbers are 268 MB), and tokens in the key-value cache.
 _MAX_ROWS = 256
@@ -77,6 +81,7 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._prompts: list[int] | None = None  # lengths of the running pass's prompts; None: nothing is generated
         self._script: ScriptMask | None = None  # of what is generated
+        self._gate: FamilyMask | None = None  # of what is generated
         self._positional = False  # whether an edit tells prompts from what is generated
 
     @torch.inference_mode()
@@ -111,8 +116,11 @@ class TransformersEngine:
             for batch in batches:
                 ids, mask = self._pad([prompts[i] for i in batch], left=True)
                 self._prompts = [len(prompts[i]) for i in batch]
-                ending = EndWhereOver(room, ids.shape[1], ends)
-                processors = [ending] if self._script is None else [InScript(self._script, ids.shape[1]), ending]
+                processors: list[Any] = [EndWhereOver(room, ids.shape[1], ends)]
+                if self._script is not None:
+                    processors.insert(0, InScript(self._script, ids.shape[1]))
+                if self._gate is not None:
+                    processors.insert(0, BehindGate(self._gate, ids.shape[1], decoding.temperature, decoding.top_p))
                 output = self.model.generate(
                     ids, attention_mask=mask, generation_config=settings, logits_processor=processors
                 )
@@ -197,6 +205,10 @@ class TransformersEngine:
             if edit.script:
                 self._script = ScriptMask(self._tokenizer, edit.script)
                 hooks.callback(setattr, self, "_script", None)
+            if edit.gate:
+                self._gate = FamilyMask(self._tokenizer, edit.gate)
+                hooks.enter_context(shown_to(self._gate, self.model))
+                hooks.callback(setattr, self, "_gate", None)
             yield
 
     def _change_blocks(self, edit: StateEdit, hooks: ExitStack) -> None:
@@ -383,6 +395,31 @@ class InScript:
         for row, said in zip(logits, ids[:, self._start :].tolist(), strict=True):
             self._mask.apply(row, said)
         return logits
+
+
+class BehindGate:
+    """Makes rows go on in families of scripts that a gate allows.
+
+    Args:
+        mask: of the families.
+        start: where answers begin.
+        temperature: of sampling; 0 is greedy.
+        top_p: of sampling.
+    """
+
+    def __init__(self, mask: FamilyMask, start: int, temperature: float, top_p: float) -> None:
+        self._mask, self._start, self._sampling = mask, start, (temperature, top_p)
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        for row, said in enumerate(ids[:, self._start :].tolist()):
+            self._mask.apply(logits[row], row, len(logits), said, *self._sampling)
+        return logits
+
+
+def shown_to(mask: FamilyMask, model: "PreTrainedModel") -> Any:
+    """Let a gate read the last states that enter a model's output layer; return the handle."""
+    return model.get_output_embeddings().register_forward_pre_hook(lambda head, args: mask.read(args[0][:, -1]))
 
 
 class EndWhereOver:

@@ -15,7 +15,7 @@ from lensflow.errors import LensflowError
 from lensflow.schema.messages import did_you_mean
 
 PACKAGE = "lensflow.models.engines"
-SHARED = {"edits", "ends", "process", "protocol", "registry", "script_mask"}  # modules that are no engines
+SHARED = {"edits", "ends", "gate", "process", "protocol", "registry", "script_mask"}  # modules that are no engines
 PLAIN = "hf"  # the engine that can do everything
 # What `auto` takes for generation: the fast one. Log-likelihoods are faster with the plain one on a CPU.
 FAST = "vllm"

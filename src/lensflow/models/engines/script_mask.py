@@ -28,8 +28,8 @@ class ScriptMask:
         self._allowed = scripts(language)
         vocabulary = tokenizer.vocabulary
         self._plain = torch.tensor([self._is_foreign(text) for text in vocabulary])
-        broken = [index for index, text in enumerate(vocabulary) if _BROKEN in text]
-        self._pieces = {index: _bytes(str(tokenizer.tokenizer.id_to_token(index))) for index in broken}
+        broken = [index for index, text in enumerate(vocabulary) if is_broken(text)]
+        self._pieces = {index: bytes_of(str(tokenizer.tokenizer.id_to_token(index))) for index in broken}
         self._behind: dict[bytes, Tensor] = {b"": self._plain}
 
     def apply(self, logits: Tensor, ids: Sequence[int]) -> None:
@@ -62,7 +62,12 @@ class ScriptMask:
         return not self._allowed.issuperset(scripts_in(text))
 
 
-def _bytes(token: str) -> bytes:
+def is_broken(text: str) -> bool:
+    """Return whether the text of a token has pieces of characters."""
+    return _BROKEN in text
+
+
+def bytes_of(token: str) -> bytes:
     """Return the bytes of a token that is not whole characters: `<0xE4>`, or letters that stand for bytes."""
     if token.startswith("<0x"):
         return bytes([int(token[3:-1], 16)])

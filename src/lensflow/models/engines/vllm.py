@@ -19,6 +19,7 @@ from lensflow.artifacts.interventions import BlockEdit, StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines import edits
 from lensflow.models.engines.ends import Room, end_token_ids, eos_token_ids
+from lensflow.models.engines.gate import FamilyMask
 from lensflow.models.engines.process import last_line, prepare_process
 from lensflow.models.engines.protocol import Answer
 from lensflow.models.engines.script_mask import ScriptMask
@@ -32,6 +33,7 @@ from lensflow.storage.verified import read_json
 READS = False  # whole distributions
 # Of a log-likelihood where an edit changes nothing. The sum that an edit makes is rounded once more in bfloat16.
 _ROUNDING = {"float32": 1e-3, "bfloat16": 0.1}
+_GATE: list[FamilyMask] = []  # of the running edit, in the process of a worker, where its model and sampler meet
 _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the machine's memory
 
 
@@ -90,13 +92,19 @@ class VllmEngine:
         script_mask = functools.cache(partial(ScriptMask, tokenizer))
 
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit its `extra_args["tokens"]`, or go on in a script and end where it must.
+            """Makes a request emit its `extra_args["tokens"]`, or go on behind a gate or in a script and end.
 
             The log-probabilities that vLLM reports are of the unforced model.
             """
 
             def is_argmax_invariant(self) -> bool:
                 return False
+
+            def apply(self, logits: Tensor) -> Tensor:
+                for row, act in self.req_info.items():
+                    self.row, self.rows = row, len(logits)
+                    act(logits[row])
+                return logits
 
             def new_req_logits_processor(self, params: Any) -> Any:
                 extra = params.extra_args or {}
@@ -107,6 +115,9 @@ class VllmEngine:
                     return logits
 
                 def end(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+                    if "gate" in extra:
+                        (gate,) = _GATE
+                        gate.apply(logits, self.row, self.rows, output_ids, params.temperature, params.top_p)
                     if script is not None:
                         script.apply(logits, output_ids)
                     if "end" in extra and room.is_over(output_ids):
@@ -148,6 +159,7 @@ class VllmEngine:
             raise LensflowError(f"{checkpoint}: vllm does not start ({last_line(error)})") from error
         self._max_model_len = max_model_len
         self._script: str | None = None  # of what is generated, by its language
+        self._gated = False  # whether a gate restricts what is generated
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
         """See `Engine.generate`.
@@ -162,6 +174,8 @@ class VllmEngine:
         vocabulary = self._tokenizer.vocabulary[:size] if stop else []
         ends = end_token_ids(self._eos, vocabulary, stop)
         extra: dict[str, Any] = {} if self._script is None else {"script": self._script}
+        if self._gated:
+            extra["gate"] = True
         if ends and (decoding.max_characters or stop):
             extra |= {"room": decoding.max_characters, "stop": list(stop), "end": ends[0]}
         params = SamplingParams(
@@ -240,9 +254,12 @@ class VllmEngine:
         """
         edit = edit or StateEdit()
         with ExitStack() as stack:
-            if edit.shift is not None or edit.removed is not None:
-                self._llm.apply_model(partial(_edit, edit))
+            if edit.shift is not None or edit.removed is not None or edit.gate is not None:
+                gate = None if edit.gate is None else FamilyMask(self._tokenizer, edit.gate)
+                self._llm.apply_model(partial(_edit, edit, gate))
                 stack.callback(self._llm.apply_model, _leave)
+            self._gated = edit.gate is not None
+            stack.callback(setattr, self, "_gated", False)
             if edit.blocks:
                 self._change_blocks(edit.blocks, stack)
             self._script = edit.script
@@ -304,10 +321,18 @@ class VllmEngine:
         return [output.outputs[0] for output in outputs]
 
 
-def _edit(edit: StateEdit, model: Any) -> None:
-    """Let a model of vLLM's edit the states that it computes logits from; called where it runs."""
+def _edit(edit: StateEdit, gate: FamilyMask | None, model: Any) -> None:
+    """Let a model of vLLM's edit the states that logits come from, and a gate read them; called where it runs."""
     compute = model.compute_logits
-    model.compute_logits = lambda states: compute(edit(states))
+
+    def compute_edited(states: Tensor) -> Any:
+        states = edit(states)
+        if gate is not None:
+            gate.read(states)
+        return compute(states)
+
+    model.compute_logits = compute_edited
+    _GATE[:] = [] if gate is None else [gate]
 
 
 def _leave(model: Any) -> None:
