@@ -18,6 +18,7 @@ from lensflow.storage.digests import VERIFY, file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.failures import failures
 from lensflow.workflow.plan import Plan, as_parameter, pattern
+from lensflow.workflow.progress import Progress
 from lensflow.workflow.project import INSTALLED
 from lensflow.workflow.stages import STAGES
 
