@@ -132,6 +132,16 @@ def described_by(backbone):
     )
 
 
+def shared_files(wildcards):
+    """The files of a folder that a method of kind `shared` loads; a change in one loads it again."""
+    method = PLAN.config.methods[wildcards.method]
+    folder = Path(method.directions if method.kind == "shared" else "")
+    if method.kind != "shared" or not folder.is_dir():
+        return []
+    # local: see `local_files`.
+    return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
+
+
 def evaluated_on(checkpoint):
     """The texts of corpora and the items of data sets that a checkpoint is evaluated on."""
     corpora = PLAN.evaluation_corpora(checkpoint).items()
