@@ -21,6 +21,7 @@ from lensflow.workflow.plan import Plan, as_parameter, pattern
 from lensflow.workflow.progress import Progress
 from lensflow.workflow.project import INSTALLED
 from lensflow.workflow.stages import STAGES
+from lensflow.workflow.tracking import VARIABLE as TRACKERS
 
 # Where results lie; a `module` statement can put a prefix before it.
 RESULTS = workflow.modifier.path_modifier.modify("results")
@@ -39,6 +40,7 @@ except LensflowError as error:
 os.environ[VERIFY] = (
     PLAN.config.verify
 )  # of the jobs; a job on another machine reads this file, too
+os.environ[TRACKERS] = ",".join(PLAN.config.trackers)
 ROOT = datasets_root(PLAN.config.datasets_root)
 DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
 # Whoever names files of single checkpoints wants no other checkpoint trained and answered. A job on another machine reads
