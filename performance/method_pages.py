@@ -77,7 +77,7 @@ def page(
         "## Keys",
         key_table(own, depth=2) if own else "It has no keys.",
         "## In the catalog",
-        "```yaml\n" + "\n".join(entries.values()) + "\n```",
+        "```yaml\n" + "\n".join(entries.values()) + "\n```" if entries else "The catalog has no entry of this kind.",
         "## What it gave and what it cost",
         *[gave(folder, main, names, docs) for folder, main in results.items()],
     ]

@@ -16,7 +16,7 @@ NEED_TORCH = """agreement agreement_with_published answer api applied benchmark_
     cross_lingual deltas directions edits engines explore families finetuning gate harness hidden_states interventions
     judging lm_eval_catalog losses methods objective paper_claims plan presentation probabilities projections
     published published_choices pushing references rivals script_mask sdrrl serving serving_vllm stages startup
-    subspaces tables training translation untrusted"""
+    subspaces tables tracking training translation untrusted"""
 pytest_plugins = ["tests.judge_server"]
 if find_spec("torch"):
     from tests.models import checkpoint, stages  # noqa: F401

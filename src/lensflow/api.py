@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensflow.artifacts import costs, language_subspaces
+from lensflow.artifacts import costs, exported, interventions, language_subspaces
 from lensflow.artifacts import texts as texts_module
-from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.interventions import ANY, Intervention
 from lensflow.artifacts.layout import BASE, NO_SETTING
 from lensflow.benchmarks.base import generated
 from lensflow.errors import LensflowError
@@ -31,6 +31,7 @@ from lensflow.measures.catalogue import TARGETS
 from lensflow.measures.comparisons import compare
 from lensflow.measures.outcomes import judge
 from lensflow.measures.score import score
+from lensflow.methods import shared
 from lensflow.methods.lens.config import Lens as LensConfig
 from lensflow.presentation.blocks import LEFT, MARKS, RETENTION
 from lensflow.presentation.exporting import export
@@ -45,7 +46,7 @@ from lensflow.schema.setting import Setting
 from lensflow.schema.stages import Answering, Extracting, Training
 from lensflow.stages import extract_hidden_states, fit_subspaces, pair_data, prepare_backbone, train
 from lensflow.stages.answer import Session, Speaker
-from lensflow.storage.verified import read_manifest
+from lensflow.storage.verified import read_json, read_manifest
 from lensflow.workflow.drafts.model import backbone as named_backbone
 from lensflow.workflow.drafts.texts import table
 
@@ -116,6 +117,7 @@ class Model:
         gpus: that it runs on.
         setting: the languages of the training; None for the backbone.
         delta: what the training changed; None for the backbone.
+        intervention: what acts while it answers.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Model:
     gpus: int = 0
     setting: Setting | None = None
     delta: Path | None = None
+    intervention: Intervention = field(default_factory=Intervention, repr=False)
 
     def probe(self, texts: Texts, central: str = "en", **keys: Any) -> "Space":
         """Return the language subspaces of every layer.
@@ -155,19 +158,22 @@ class Model:
         extract_hidden_states.run(config, backbone=self.manifest, texts=given, gpus=self.gpus, outputs=outputs)
         return files
 
-    def answer(self, prompts: str | Sequence[str], **decoding: Any) -> Any:
+    def answer(self, prompts: str | Sequence[str], language: str | None = None, **decoding: Any) -> Any:
         """Return the answer to a prompt, or the answers to several.
 
         Args:
             prompts: what the user says.
+            language: of prompts and answers, for methods that are told it; Lens is not.
             decoding: keys of a benchmark's decoding, such as `max_new_tokens` and `temperature`.
 
         Raises:
-            LensflowError: a key is wrong, or a prompt is too long for the model.
+            LensflowError: a key is wrong, a prompt is too long for the model, or the language is needed.
         """
+        if language is None and by_language(self.intervention):
+            raise LensflowError("answer: this method acts by language; name the language of the answers (language)")
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         settings = parse(Decoding, {"max_new_tokens": 128, "stop": ["\nQuestion:"], **decoding}, "answer")
-        speaker = Speaker(self.session, self.delta, Intervention(), "en")  # Lens does nothing by language
+        speaker = Speaker(self.session, self.delta, self.intervention, language or "en")
         answers = [
             row["answer"] for row in generated(speaker, {str(n): text for n, text in enumerate(asked)}, settings)
         ]
@@ -227,10 +233,11 @@ class Model:
             content = read_manifest(self.manifest)
             shape = f"{content['layers']} layers, hidden size {content['hidden_size']}"
             return f"Model {self.name}: {content['model_type']}, {shape}"
+        method = read_json(self.delta.with_name("config.json"))["method"].get("directions", "Lens")
         left = costs.read(self.delta.with_name("cost.json")).get("residual")
         applied = "" if left is None else f": {left:.2f} of the way to the push target is left"
         far = "" if left is None or left <= LEFT else ", so Lens was not applied; train longer or with a higher lr"
-        return f"Model {self.name} after Lens in {', '.join(self.setting.targets)}{applied}{far}"
+        return f"Model {self.name} after {method} in {', '.join(self.setting.targets)}{applied}{far}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,6 +382,34 @@ def load(name: str | Path, *, gpus: int = 0, engine: str = "hf", dtype: str = "f
     return Model(called, backbone, manifest, Session(manifest, answering, Resources(gpus=gpus)), gpus)
 
 
+def load_directions(place: str | Path, model: Model) -> Model:
+    """Return a backbone with what others have shared for it: changed weights and directions.
+
+    Args:
+        place: owner/name or owner/name@revision on the hub, or a folder that `lensflow export --reference` wrote.
+        model: the backbone that they were made for.
+
+    Raises:
+        LensflowError: there is nothing of this name, or it was made for another backbone.
+    """
+    content = exported.read(place).content
+    languages = {"central": content["central"], "languages": content["languages"]}
+    setting: Setting = parse(Setting, languages, f"{place}")
+    method = shared.Shared(kind="shared", directions=str(place))
+    output = _folder() / model.name / "setting" / "shared" / "seed0" / "delta.safetensors"
+    train.run(
+        Training(method=method.canonical(), setting=setting, prompt=model.backbone.prompt, seed=0),
+        backbone=model.manifest,
+        subspaces=None,
+        states=[],
+        texts=[],
+        gpus=0,
+        output=output,
+    )
+    applied = interventions.load(output.with_name(interventions.NAME))
+    return replace(model, setting=setting, delta=output, intervention=applied)
+
+
 def corpus(source: str | Path, languages: Sequence[str]) -> Texts:
     """Return parallel texts.
 
@@ -411,13 +446,19 @@ def _folder() -> Path:
     return folder
 
 
+def by_language(intervention: Intervention) -> bool:
+    """Return whether what an intervention does depends on the language of the answer."""
+    told = [getattr(intervention, name) for name in ("shifts", "constrained", "instructions", "frames", "shots")]
+    return any(told) or bool(intervention.blocks.keys() - {ANY})
+
+
 def _name_of(texts: Texts) -> str:
     return next(iter(texts.files.values())).parent.name
 
 
 def _cell(model: Model, language: str, prompts: Sequence[str], decoding: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usable answers of a model in one language, as scores.json has them."""
-    answers = model.answer(list(prompts), **decoding)
+    answers = model.answer(list(prompts), language, **decoding)
     usable = [judge(said, language, prompt).usable for said, prompt in zip(answers, prompts, strict=True)]
     return {
         "benchmark": "generation",

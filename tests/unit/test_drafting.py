@@ -73,6 +73,22 @@ def test_what_a_checkpoint_says_of_itself_is_written_down(here):
     assert (backbone.prompt.format, backbone.prompt.template_variables) == ("chat", {"enable_thinking": False})
 
 
+def test_questions_are_evaluated_and_all_rows_of_the_data_train(here):
+    text, config = drafted(
+        data=sentences(here / "sentences.csv"), questions=sentences(here / "questions.csv", 20, ("en", "hi", "yo"))
+    )
+    trained, asked = (config.corpora[name].dataset for name in ("sentences", "questions"))
+    assert (trained.train, trained.dev, trained.test) == (54, 6, 0)
+    assert (asked.train, asked.dev, asked.test) == (0, 0, 20)
+    assert config.settings["en-hi-yo"].training == "sentences"
+    assert config.benchmarks["generation"].corpus == config.benchmarks["likelihood"].corpus == "questions"
+    assert config.evaluation.limit == 20
+    assert "# Texts: 60 rows; the first 54 train, the next 6 watch training; 20 questions to evaluate on.\n" in text
+    config = drafted(languages=("zh", "sw"), questions=sentences(here / "asked.csv", 20, ("en", "zh", "sw")))[1]
+    assert config.settings["en-zh-sw"].training == "embedded"
+    assert config.benchmarks["generation"].corpus == "asked"
+
+
 def test_nested_columns_and_lines_of_json(here):
     rows = [{"id": str(n), "translation": {"en": f"q {n}", "hi": f"h {n}", "yo": f"y {n}"}} for n in range(20)]
     (here / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -100,6 +116,8 @@ def test_a_budget_lowers_the_number_of_items(here, monkeypatch):
     data = sentences(here / "sentences.csv", 2000)
     limits = [drafted(data=data, budget=minutes)[1].evaluation.limit for minutes in (1, 60, 10**9)]
     assert limits[0] == drafting.FEWEST_ITEMS and limits[1] <= limits[2] == texts.MOST_TEST
+    text, config = drafted(data=sentences(here / "few.csv", 40), budget=1)
+    assert config.evaluation.limit == 8 and "of 8: about " in text
 
 
 def test_a_model_of_the_catalog_and_gpus(here):
@@ -136,6 +154,14 @@ MISTAKES = {
         r"no column for fr \(French\); .*; add one called 'fr', or name another central language by --central$",
     ),
     "few rows": ({"data": "few.csv"}, r"--data: few.csv: 5 rows; at least 10 are needed to train and to test"),
+    "few questions": (
+        {"data": "sentences.csv", "questions": "few.csv"},
+        r"--questions: few.csv: 5 rows; at least 10 are needed for intervals that say something",
+    ),
+    "questions of one name": (
+        {"data": "sentences.csv", "questions": "sub/sentences.csv"},
+        r"--questions: has the same name as --data",
+    ),
     "odd name": ({"data": "my texts.csv"}, r"may have letters, digits, .* alone; rename the file$"),
     "no file": ({"data": "none.csv"}, r"--data: none.csv: no such file; check the path"),
     "gpu budget": ({"languages": ("zh",), "gpus": 1, "budget": 5}, r"--budget: cannot be estimated for a GPU; drop it"),
@@ -146,7 +172,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_that_says_what_to_do(here, given):
     sentences(here / "sentences.csv"), sentences(here / "few.csv", 5), sentences(here / "my texts.csv")
     options, message = MISTAKES[given]
-    options = options | ({"data": Path(options["data"])} if "data" in options else {})
+    (here / "sub").mkdir(), sentences(here / "sub" / "sentences.csv")
+    options = options | {name: Path(options[name]) for name in ("data", "questions") if name in options}
     with pytest.raises(LensflowError, match=message) as caught:
         drafted(**options)
     assert "\n" not in str(caught.value)

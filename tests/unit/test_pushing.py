@@ -3,8 +3,12 @@
 import base64
 import json
 import re
+import shutil
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
 
 import huggingface_hub
 import pytest
@@ -15,7 +19,14 @@ from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import BlockEdit, Intervention
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.cli import main
+from lensflow.errors import LensflowError
+from lensflow.methods.shared import Shared
+from lensflow.presentation.exporting import export
 from lensflow.presentation.pushing import push
+from lensflow.schema.extraction import Extraction
+from lensflow.schema.setting import Setting
+from lensflow.schema.stages import Training
+from lensflow.stages import train
 from lensflow.storage.atomic import write_json
 from tests import tiny
 
@@ -49,27 +60,53 @@ class Hub(BaseHTTPRequestHandler):
             self._answer({"success": True, "commitOid": COMMIT, "commitUrl": address})
 
     def do_GET(self) -> None:
-        self._answer({"error": "there is no such repository"}, 404)
+        """Give what was sent: the repository's listing at a revision, and its files."""
+        if self.files and re.fullmatch(rf"/api/models/{NAME}(/revision/(main|{COMMIT}))?", self.path):
+            self._answer({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": []})
+        elif self.files and self.path.startswith(f"/api/models/{NAME}/tree/{COMMIT}?"):
+            self._answer(
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": name}
+                    for name, content in self.files.items()
+                ]
+            )
+        elif (name := self.path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")) in self.files:
+            content = self.files[name]
+            self._head(200, "application/octet-stream", len(content), {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"'})
+            if self.command == "GET":
+                self.wfile.write(content)
+        else:
+            self._answer({"error": "there is no such repository"}, 404)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _answer(self, content: object, status: int = 200) -> None:
         body = json.dumps(content).encode()
+        self._head(status, "application/json", len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, kind: str, size: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Type": kind, "Content-Length": str(size), **more}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, *given: object) -> None:
         pass
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch, tmp_path):
     Hub.calls, Hub.files, Hub.refuses = [], {}, False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hf_api.HfApi(endpoint=address, token="hf_secret"))
     yield Hub
     server.shutdown()
@@ -147,3 +184,86 @@ def test_from_a_notebook(hub, method):
     )
     with pytest.raises(lf.LensflowError, match="push_to_hub: this is the untouched backbone"):
         lf.Model(**fields).push_to_hub(NAME)
+
+
+# --- And back ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def load(checkpoint, tmp_path):
+    """Load what was shared by its name, as a method of the workflow does; give the folder that `train` wrote."""
+
+    def load_by(directions: str, model: str = "llama", languages=tiny.LANGUAGES, number: float = 0.0):
+        folder = tmp_path / f"loaded-{len(list(tmp_path.glob('loaded-*')))}"
+        source = checkpoint(model)
+        if number:
+            source = tmp_path / f"{model}-{number}"
+            shutil.copytree(checkpoint(model), source)
+            shard = min(source.glob("*.safetensors"))
+            changed = {name: tensor + number for name, tensor in load_file(shard).items()}
+            save_file(changed, shard, {"format": "pt"})
+        config = Training(
+            method={"kind": "shared", "directions": directions},
+            setting={"central": "en", "languages": languages},
+            prompt={"format": "plain"},
+            seed=0,
+        )
+        manifest = tiny.backbone(source, folder / "backbone" / "manifest.json")
+        output = folder / "delta.safetensors"
+        train.run(config, backbone=manifest, subspaces=None, states=[], texts=[], gpus=0, output=output)
+        return folder
+
+    return load_by
+
+
+@pytest.mark.parametrize("named", [NAME, f"{NAME}@{COMMIT}", "folder"])
+def test_what_was_shared_is_loaded_by_its_name(hub, method, load, tmp_path, named):
+    manifest, delta = method
+    if named == "folder":
+        named = str(tmp_path / "home")
+        export(manifest, delta, Path(named), reference=True)
+    else:
+        push(manifest, delta, NAME)
+    folder = load(named)
+    assert load_file(folder / "delta.safetensors").keys() == load_file(delta).keys()
+    for name, tensor in load_file(delta).items():
+        assert load_file(folder / "delta.safetensors")[name].equal(tensor)
+    first, second = (interventions.load(path / interventions.NAME) for path in (delta.parent, folder))
+    assert first.identity("sw") == second.identity("sw") != {}
+
+
+def test_directions_of_another_backbone_are_refused_in_one_line(hub, method, load):
+    push(*method, NAME)
+    own = "llama with 4 layers of 32 dimensions"
+    with pytest.raises(
+        LensflowError, match=rf"^{NAME}: was made for llama\d*, {own}; this backbone has other weights; load it on"
+    ):
+        load(NAME, number=1.0)
+    with pytest.raises(
+        LensflowError, match=rf"made for llama\d*, {own}; this backbone is gemma3\w* with .*; load it on its"
+    ):
+        load(NAME, "gemma3")
+    with pytest.raises(LensflowError, match=f"^{NAME}: knows no language 'de'; name one of en, "):
+        load(NAME, languages=["en", "de"])
+
+
+def test_a_name_that_leads_nowhere_is_one_line(hub, load, tmp_path):
+    with pytest.raises(LensflowError, match=rf"{NAME}: neither a folder nor to be had from the hub \(.*404"):
+        load(NAME)
+    settings = {"trio": Setting(central="en", languages=tiny.LANGUAGES)}
+    with pytest.raises(ValueError, match="directions: 'no-folder' is no folder here; correct it, or name owner/name"):
+        Shared(kind="shared", directions="no-folder").check(Extraction(), settings)
+    Shared(kind="shared", directions=NAME).check(Extraction(), settings)
+
+
+def test_a_notebook_answers_with_what_was_shared(hub, method, checkpoint):
+    import lensflow as lf
+
+    push(*method, NAME)
+    model = lf.load(checkpoint("llama"))
+    better = lf.load_directions(NAME, model)
+    assert repr(better).endswith(f" after {NAME} in " + ", ".join(code for code in tiny.LANGUAGES if code != "en"))
+    prompts = ["What is rain?", "Je, mvua ni nini?"]
+    assert better.answer(prompts, "sw", max_new_tokens=8) != model.answer(prompts, max_new_tokens=8)
+    with pytest.raises(LensflowError, match="answer: this method acts by language; name the language of the answers"):
+        better.answer(prompts)

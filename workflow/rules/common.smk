@@ -18,8 +18,10 @@ from lensflow.storage.digests import VERIFY, file_digest
 from lensflow.workflow.experiment import read
 from lensflow.workflow.failures import failures
 from lensflow.workflow.plan import Plan, as_parameter, pattern
+from lensflow.workflow.progress import Progress
 from lensflow.workflow.project import INSTALLED
 from lensflow.workflow.stages import STAGES
+from lensflow.workflow.tracking import VARIABLE as TRACKERS
 
 # Where results lie; a `module` statement can put a prefix before it.
 RESULTS = workflow.modifier.path_modifier.modify("results")
@@ -38,6 +40,7 @@ except LensflowError as error:
 os.environ[VERIFY] = (
     PLAN.config.verify
 )  # of the jobs; a job on another machine reads this file, too
+os.environ[TRACKERS] = ",".join(PLAN.config.trackers)
 ROOT = datasets_root(PLAN.config.datasets_root)
 DATASETS_ROOT_OPTION = ["--datasets-root", str(ROOT)] if ROOT else []
 # Whoever names files of single checkpoints wants no other checkpoint trained and answered. A job on another machine reads
@@ -129,6 +132,16 @@ def described_by(backbone):
         for path in folder.iterdir()
         if path.suffix in (".json", ".jinja")
     )
+
+
+def shared_files(wildcards):
+    """The files of a folder that a method of kind `shared` loads; a change in one loads it again."""
+    method = PLAN.config.methods[wildcards.method]
+    folder = Path(method.directions if method.kind == "shared" else "")
+    if method.kind != "shared" or not folder.is_dir():
+        return []
+    # local: see `local_files`.
+    return sorted(local(str(path)) for path in folder.rglob("*") if path.is_file())
 
 
 def evaluated_on(checkpoint):

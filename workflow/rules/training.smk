@@ -6,6 +6,7 @@ rule train:
         ),
         states=with_states(states_of("training")),
         texts=of_languages("results/data/{corpus}/{language}.jsonl", "training"),
+        shared=shared_files,
     output:
         delta=f"{RUN}/delta.safetensors",
         config=f"{RUN}/config.json",

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
 from lensflow.errors import LensflowError, of_the_hub
@@ -30,11 +33,13 @@ class Exported:
         folder: where it lies on this machine.
         content: of its `lensflow.json`.
         intervention: what acts while the model answers.
+        place: what the user calls it: the folder, or its name on the hub.
     """
 
     folder: Path
     content: Mapping[str, Any]
     intervention: Intervention
+    place: str
 
     @property
     def is_whole(self) -> bool:
@@ -49,9 +54,41 @@ class Exported:
         """
         if language not in self.content["languages"]:
             raise LensflowError(
-                f"{self.folder}: knows no language '{language}'; name one of {', '.join(self.content['languages'])}"
+                f"{self.place}: knows no language '{language}'; name one of {', '.join(self.content['languages'])}"
             )
         return language
+
+    def check_backbone(self, manifest: Mapping[str, Any]) -> None:
+        """Check that a backbone is the one that the method was made for.
+
+        Args:
+            manifest: of the backbone.
+
+        Raises:
+            LensflowError: it has another size, or other weights.
+        """
+        own = self.content["backbone"]
+        shapes = [[of[name] for name in ("model_type", "layers", "hidden_size")] for of in (own, manifest)]
+        if own["weights"] == manifest["weights"] and shapes[0] == shapes[1]:
+            return
+        made, given = ("{} with {} layers of {} dimensions".format(*shape) for shape in shapes)
+        differs = f"this backbone is {given}" if made != given else "this backbone has other weights"
+        source = own["source"]
+        origin = " ".join(str(source[name]) for name in ("name", "package", "path", "revision") if source.get(name))
+        raise LensflowError(f"{self.place}: was made for {origin}, {made}; {differs}; load it on its own backbone")
+
+    def changed(self) -> dict[str, Tensor]:
+        """Return the weights that the method changes, under the checkpoint's names; empty if it changes none.
+
+        Raises:
+            LensflowError: the folder has whole weights instead.
+        """
+        if self.is_whole:
+            raise LensflowError(
+                f"{self.place}: has all weights of the model; load it as a model, or export it with --reference"
+            )
+        path = self.folder / DELTA
+        return load_file(path) if path.is_file() else {}
 
 
 def description(
@@ -93,7 +130,7 @@ def read(place: str | Path) -> Exported:
     """Read an exported method.
 
     Args:
-        place: its folder, or owner/name on the hub, of which everything but weights is fetched.
+        place: its folder, or owner/name or owner/name@revision on the hub, of which all but whole weights is fetched.
 
     Raises:
         LensflowError: there is none, or it does not fit this version.
@@ -106,14 +143,15 @@ def read(place: str | Path) -> Exported:
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
         raise LensflowError(f"{path}: not in format {FORMAT} of this version; export the method again")
     applied = folder / FOLDER / interventions.NAME
-    return Exported(folder, content, interventions.load(applied) if applied.is_file() else Intervention())
+    intervention = interventions.load(applied) if applied.is_file() else Intervention()
+    return Exported(folder, content, intervention, str(place))
 
 
 def local(place: str | Path, patterns: list[str], revision: str | None = None) -> Path:
     """Return a folder, or the local copy of a repository on the hub.
 
     Args:
-        place: the folder, or owner/name.
+        place: the folder, owner/name or owner/name@revision.
         patterns: files of the repository that are fetched.
         revision: commit of the repository; None for the newest.
 
@@ -122,7 +160,8 @@ def local(place: str | Path, patterns: list[str], revision: str | None = None) -
     """
     if Path(place).is_dir():
         return Path(place)
-    name = str(place)
+    name, _, after = str(place).partition("@")
+    revision = after or revision
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise LensflowError(f"{name}: no such folder; give one, or owner/name on the hub")
     from huggingface_hub import snapshot_download

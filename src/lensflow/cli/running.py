@@ -37,6 +37,7 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
     sub.add_argument("--central", help="the language that the model is best in (default: en)")
     sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
+    sub.add_argument("--questions", type=Path, help="the same, of questions to evaluate on (default: rows of the data)")
     sub.add_argument("--methods", **listed, help="of the catalog (default: lens-gentle,lens-strong)")
     sub.add_argument("--benchmarks", **listed, help="of the catalog (default: generation,likelihood)")
     sub.add_argument("--budget", type=float, metavar="MINUTES", help="how long answering may take, about")
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
         cells = [language for cells in plan.checkpoints.values() for of in cells.values() for language in of]
         print(
             f"{file.name}: {len(plan.trained())} trainings, {len(cells)} cells (a checkpoint, a benchmark and a "
-            f"language each) of at most {plan.config.evaluation.limit or 'all'} items"
+            f"language each) of at most {plan.config.evaluation.limit or 'all'} items",
+            flush=True,  # before what Snakemake says
         )
         if args.dry_run:
             print(text or "", end="")
@@ -83,7 +85,7 @@ def _text(args: argparse.Namespace, file: Path) -> str | None:
     """Return what `file` is to hold; None if it is there and meant as it is."""
     options = [
         f"--{name}"
-        for name in ("model", "languages", "central", "data", "methods", "benchmarks", "budget", "gpus")
+        for name in ("model", "languages", "central", "data", "questions", "methods", "benchmarks", "budget", "gpus")
         if getattr(args, name) is not None
     ]
     if args.file is not None:
@@ -106,7 +108,7 @@ def _drafted(args: argparse.Namespace) -> str:
         raise LensflowError("--model: missing; name a folder with a checkpoint, or owner/name on the hub")
     if not args.languages:
         raise LensflowError("--languages: missing; name the languages to make better, such as sw,hi")
-    names = ("central", "data", "methods", "benchmarks", "budget", "gpus")
+    names = ("central", "data", "questions", "methods", "benchmarks", "budget", "gpus")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return draft(Request(args.model, args.languages, **given), args.directory or Path())
 

@@ -10,6 +10,7 @@ from typing import Any
 from lensflow.cli.commands import STAGE_CONFIG, Subparsers, add_command, is_inline, read_config
 from lensflow.provenance.code import FOLDER, code_digest
 from lensflow.schema.parsing import parse
+from lensflow.workflow import tracking
 from lensflow.workflow.stages import STAGES, Stage
 
 
@@ -40,6 +41,7 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
     file = {} if is_inline(args.config) else {"config": Path(args.config)}
     with recording(stage.name, _code(stage, content), content, given | file):
         compute()
+    tracking.track(stage.name, given["output"])
 
 
 def _code(stage: Stage, config: Any) -> str:

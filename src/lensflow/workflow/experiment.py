@@ -27,6 +27,7 @@ from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Language, Name, Positive
 from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
+from lensflow.workflow.tracking import Tracker
 
 
 class Axis(Strict):
@@ -102,6 +103,9 @@ class Config(Strict):
     verify: Literal["once", "always"] = "once"
     """Whether a job reads a large file again that an earlier job has compared with its checksum, although size, times
     and inode have not changed since. `lensflow verify` always reads everything."""
+    trackers: tuple[Tracker, ...] = Field(default=(), strict=False)
+    """Trackers that get training curves and scores: `tensorboard` (in `logs/trackers`), `trackio`, `wandb`, `mlflow`.
+    Each is a package to install. A tracker changes no result, and switching one on runs no stage again."""
     retention_margins: dict[str, Positive] = {
         "usable": 0.05,
         "fidelity": 0.05,

@@ -32,7 +32,7 @@ from lensflow.stages.prepare_backbone import check_prompt, check_source
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import MANIFEST
 from lensflow.storage.paths import resolve
-from lensflow.workflow import protocols, sweeps
+from lensflow.workflow import protocols, sweeps, tracking
 from lensflow.workflow.experiment import Config
 from lensflow.workflow.stages import CHECKPOINT, STAGES
 
@@ -104,6 +104,7 @@ class Plan:
             check_source(name, config.backbones[name], root)
         for role in (engines.generator, engines.scorer, engines.reader):
             engines.check(role(config.evaluation.engine))
+        tracking.check(config.trackers)
 
     def _collect(self) -> None:
         """Map each checkpoint to its cells: benchmark -> languages."""

@@ -22,7 +22,7 @@ from lensflow.schema.parsing import parse
 from lensflow.schema.types import Language
 from lensflow.workflow import project
 from lensflow.workflow.drafts.model import FoundModel, find_model
-from lensflow.workflow.drafts.texts import find_texts
+from lensflow.workflow.drafts.texts import FoundTexts, find_questions, find_texts
 from lensflow.workflow.experiment import Config, read
 
 TEMPLATE = "templates/lensflow.yaml.j2"
@@ -43,6 +43,7 @@ class Request:
         languages: the target languages, BCP 47 tags.
         central: the language that the model is best in.
         data: file with parallel texts, columns named by language, or a folder with train, dev and test.jsonl.
+        questions: file with questions to evaluate on, columns named by language; None for held-out texts of the data.
         methods: of the catalog; base is always there.
         benchmarks: of the catalog.
         budget: minutes that answering may take on this machine's processor.
@@ -53,6 +54,7 @@ class Request:
     languages: tuple[str, ...]
     central: str = "en"
     data: Path | None = None
+    questions: Path | None = None
     methods: tuple[str, ...] = METHODS
     benchmarks: tuple[str, ...] = BENCHMARKS
     budget: float | None = None
@@ -80,9 +82,9 @@ def draft(request: Request, folder: Path) -> str:
             if name not in catalog:
                 raise LensflowError(f"--{option}: no '{name}'; {did_you_mean(name, catalog)}")
     model = find_model(request.model, known, folder)
-    corpus = find_texts(request.data, request.all_languages, known, folder)
-    benchmarks, changed = _benchmarks(request, known, corpus.name)
-    limit, why_limit = _limit(request, model, corpus.test)
+    corpora = _corpora(request, known, folder)
+    benchmarks, changed = _benchmarks(request, known, corpora[-1].name)
+    limit, why_limit = _limit(request, model, corpora[-1].test)
     dtype, why_dtype = _dtype(request.gpus)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["flow"] = flow
@@ -90,7 +92,8 @@ def draft(request: Request, folder: Path) -> str:
     return environment.from_string((files("lensflow") / TEMPLATE).read_text(encoding="utf-8")).render(
         title=_title(methods, model.name, request),
         model=model,
-        corpus=corpus,
+        corpora=corpora,
+        root=next((found.root for found in corpora if found.root), None),
         setting="-".join(request.all_languages).lower(),
         central=request.central,
         languages=request.all_languages,
@@ -119,6 +122,19 @@ def flow(value: Any) -> str:
 def _title(methods: Sequence[str], name: str, request: Request) -> str:
     targets = ", ".join(english_name(language) for language in request.all_languages[1:])
     return f"{', '.join(methods[1:])} on {name}: {targets}"
+
+
+def _corpora(request: Request, known: Config, folder: Path) -> list[FoundTexts]:
+    """Return the corpus that is trained on, and the one that is evaluated on if it is another."""
+    texts = find_texts(request.data, request.all_languages, known, folder, held_out=request.questions is None)
+    if request.questions is None:
+        return [texts]
+    questions = find_questions(request.questions, request.all_languages, known, folder)
+    if len({found.root for found in (texts, questions) if found.root}) > 1:
+        raise LensflowError("--questions: lies in another folder than --data; put both files into one folder")
+    if questions.name == texts.name:
+        raise LensflowError("--questions: has the same name as --data; rename one of the files")
+    return [texts, questions]
 
 
 def _benchmarks(request: Request, known: Config, corpus: str) -> tuple[list[Any], dict[str, Any]]:
@@ -150,8 +166,13 @@ def _limit(request: Request, model: FoundModel, most: int) -> tuple[int, str]:
     cores = len(os.sched_getaffinity(0))
     seconds = 2 * model.parameters * ANSWER_TOKENS / (CORE_FLOPS * cores)
     cells = (len(request.methods) + 1) * len(request.all_languages)
-    items = max(FEWEST_ITEMS, min(most, int(60 * request.budget / (seconds * cells))))
-    return items, f"items per language and method, of {most}: about {items * cells * seconds / 60:.0f} minutes here"
+    items = min(most, max(FEWEST_ITEMS, int(60 * request.budget / (seconds * cells))))
+    return items, f"items per language and method, of {most}: about {_minutes(items * cells * seconds)} here"
+
+
+def _minutes(seconds: float) -> str:
+    count = max(1, round(seconds / 60))
+    return "a minute" if count == 1 else f"{count} minutes"
 
 
 def _dtype(gpus: int) -> tuple[str, str]:

@@ -34,7 +34,9 @@ class FoundTexts:
     root: str | None = None
 
 
-def find_texts(data: Path | None, languages: Sequence[str], known: Config, folder: Path) -> FoundTexts:
+def find_texts(
+    data: Path | None, languages: Sequence[str], known: Config, folder: Path, *, held_out: bool = True
+) -> FoundTexts:
     """Return the corpus for some languages, the central one first.
 
     Args:
@@ -43,6 +45,7 @@ def find_texts(data: Path | None, languages: Sequence[str], known: Config, folde
         languages: that are wanted.
         known: the catalogs.
         folder: where relative paths of the configuration start.
+        held_out: whether rows of a file are kept for the evaluation.
 
     Raises:
         LensflowError: the data cannot be read, or lacks a language.
@@ -57,14 +60,33 @@ def find_texts(data: Path | None, languages: Sequence[str], known: Config, folde
         entry |= {"path": relative(data, folder)}
         return FoundTexts(new_name(data.resolve().name, known.corpora), len(content["test"]), "your texts", entry)
     name, dataset, root, rows = table(data, languages, folder, "--data")
-    about = f"{rows} rows; the first {dataset['train']} train, the next {dataset['dev']} watch training, the next "
-    about += f"{dataset['test']} test"
+    if not held_out:
+        dataset |= {"train": min(MOST_TRAIN, rows - dataset["dev"]), "test": 0}
+    about = f"{rows} rows; the first {dataset['train']} train, the next {dataset['dev']} watch training"
+    about += f", the next {dataset['test']} test" if held_out else ""
     entry |= {"dataset": dataset}
     return FoundTexts(new_name(name, known.corpora), dataset["test"], about, entry, root)
 
 
+def find_questions(path: Path, languages: Sequence[str], known: Config, folder: Path) -> FoundTexts:
+    """Return a file of questions as a corpus that is only evaluated on.
+
+    Args:
+        path: a file with a column per language, a question per row.
+        languages: that are wanted, the central one first.
+        known: the catalogs.
+        folder: where relative paths of the configuration start.
+
+    Raises:
+        LensflowError: the file cannot be read, is too short or lacks a language.
+    """
+    name, dataset, root, rows = table(path, languages, folder, "--questions", "for intervals that say something")
+    entry = {"license": "unknown", "dataset": dataset | {"train": 0, "dev": 0, "test": rows}}
+    return FoundTexts(new_name(name, known.corpora), rows, f"{rows} questions to evaluate on", entry, root)
+
+
 def table(
-    path: Path, languages: Sequence[str], folder: Path, where: str = ""
+    path: Path, languages: Sequence[str], folder: Path, where: str = "", purpose: str = "to train and to test"
 ) -> tuple[str, dict[str, Any], str | None, int]:
     """Return how a file with a column per language is read as a corpus.
 
@@ -73,6 +95,7 @@ def table(
         languages: that are wanted, the central one first.
         folder: where relative paths of the configuration start.
         where: what a message begins with, before the path; empty for nothing.
+        purpose: what the rows are needed for.
 
     Returns:
         A name, the corpus's `dataset`, the `datasets_root` that it needs if the file is not below `folder`, and the
@@ -84,7 +107,7 @@ def table(
     here = f"{where}: {path}" if where else str(path)
     rows = [_flat(row) for row in tables.read_rows(path, where=where)]
     if len(rows) < FEWEST_TEXTS:
-        raise LensflowError(f"{here}: {len(rows)} rows; at least {FEWEST_TEXTS} are needed to train and to test")
+        raise LensflowError(f"{here}: {len(rows)} rows; at least {FEWEST_TEXTS} are needed {purpose}")
     columns = {language: _column(list(rows[0]), language) for language in languages}
     found = {language: column for language, column in columns.items() if column is not None}
     _check_has(languages, found, here, list(rows[0]))
