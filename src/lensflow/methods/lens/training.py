@@ -167,7 +167,7 @@ class TopStack:
         entering = entering.to(self._weight.device, self._weight.dtype)
         given = {name: tensor.to(entering.device) for name, tensor in given.items()}
         if "input_ids" not in given:
-            given["inputs_embeds"] = entering
+            given["inputs_embeds"] = entering.clone()  # CTRL scales them in place
         lowest = self.skeleton.layers[self._first]
         handle = lowest.register_forward_pre_hook(
             lambda module, args, kwargs: put_states(entering, args, kwargs), with_kwargs=True
