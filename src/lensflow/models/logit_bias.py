@@ -18,8 +18,8 @@ from lensflow.models.skeleton import Skeleton
 def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What shifts of the state after the final norm add to the logits: W_U s, whatever the state is.
 
-    Only the embeddings, the final norm and the output layer are loaded. Whether the logits are linear in the state is tried,
-    not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
+    Only the embeddings, the final norm and the output layer are loaded. Whether the logits are linear in the state is
+    tried, not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
 
     Args:
         checkpoint: folder of the checkpoint.
