@@ -21,6 +21,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_callback import ProgressCallback
 
 from lensflow.artifacts import deltas
+from lensflow.artifacts.checkpoint import positions
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
@@ -286,7 +287,8 @@ def fine_tune(
     """
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
     given = len(train) + len(dev)
-    train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens, needed=False)
+    most = min(config.max_tokens, positions(checkpoint) or config.max_tokens)
+    train, dev = cut(train, most), cut(dev, most, needed=False)
     set_seed(run.seed)  # of the adapters' first values
     attention = attention_of(AutoConfig.from_pretrained(checkpoint), "sdpa")
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation=attention)

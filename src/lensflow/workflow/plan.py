@@ -494,24 +494,32 @@ class Plan:
         named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
         return f"{named} on {', '.join(self.backbones)}"
 
-    def check_backbones(self) -> list[str]:
+    def folders(self) -> dict[str, Path]:
+        """Return for each backbone that is there a folder with its small files, after a check of its chat template.
+
+        Raises:
+            LensflowError: see `check_prompt`.
+        """
+        found = {name: check_prompt(name, self.config.backbones[name], self.root) for name in self.backbones}
+        return {name: folder for name, folder in found.items() if folder is not None}
+
+    def check_backbones(self, folders: Mapping[str, Path]) -> list[str]:
         """Check that the backbones can be prompted, evaluated and trained as they should be.
 
         Only the weights of local folders are read, once, to see that they are numbers.
+
+        Args:
+            folders: what `folders` returned.
 
         Returns:
             Lines about what may be a mistake, such as tensors that nothing reads.
 
         Raises:
-            LensflowError: a chat template does not fit its prompt, a checkpoint cannot be used, or a method cannot
-                train a backbone's family.
+            LensflowError: a checkpoint cannot be used, or a method cannot train a backbone's family.
         """
-        hints = []
-        for name in self.backbones:
-            folder = check_prompt(name, self.config.backbones[name], self.root)
-            if folder is not None:
-                hints += [f"backbones.{name}: {line}" for line in self._check_checkpoint(name, folder)]
-        return hints
+        return [
+            f"backbones.{name}: {line}" for name, at in folders.items() for line in self._check_checkpoint(name, at)
+        ]
 
     def _check_checkpoint(self, name: str, folder: Path) -> list[str]:
         """Return what may be a mistake."""
