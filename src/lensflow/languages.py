@@ -15,7 +15,7 @@ import numpy as np
 from babel import Locale
 from babel.core import get_global, parse_locale
 from fontTools import unicodedata as scripts_database  # type: ignore[import-untyped]
-from lingua import Language, LanguageDetector, LanguageDetectorBuilder
+from lingua import IsoCode639_1, Language, LanguageDetector, LanguageDetectorBuilder
 from numpy.typing import NDArray
 
 from lensflow.errors import LensflowError
@@ -123,6 +123,37 @@ def confidences(text: str) -> dict[str, float]:
     """How sure lingua is of each of its 75 languages, code -> share, the likeliest first; of a text with letters."""
     values = _detector().compute_language_confidence_values(_readable(text))
     return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
+
+
+def reads_as(texts: Sequence[str], languages: Sequence[str]) -> str:
+    """Which of some languages texts are written in, as far as scripts and lingua tell these languages apart.
+
+    Args:
+        texts: in one language; the first ones are read, together.
+        languages: that it may be, in the order in which they are preferred.
+
+    Returns:
+        A language, or `UNKNOWN` if none of them can be told, or several can.
+    """
+    sample = unicodedata.normalize("NFC", " ".join(" ".join(texts[:40]).split()))[:2000]
+    letters = scripts_in(sample)
+    [(dominant, _)] = letters.most_common(1) or [(UNKNOWN, 0)]
+    here = [language for language in languages if dominant in scripts(language)]
+    by_code: dict[str, list[str]] = {}
+    for language in here:
+        for code in lingua_codes(language):
+            by_code.setdefault(code, []).append(language)
+    told = {language for found in by_code.values() for language in found}
+    if len(here) == 1:
+        return here[0]
+    if len(by_code) < 2 or set(here) != told:
+        return UNKNOWN
+    detector = LanguageDetectorBuilder.from_languages(
+        *(Language.from_iso_code_639_1(getattr(IsoCode639_1, code.upper())) for code in by_code)
+    ).build()
+    best = detector.compute_language_confidence_values(sample)[0]
+    found = by_code[best.language.iso_code_639_1.name.lower()]
+    return found[0] if best.value > 0.9 and len(found) == 1 else UNKNOWN
 
 
 def lingua_codes(language: str) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """lm-eval's tasks: examples apart from the items, right answers that are choices, empty contexts, corpus metrics."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,62 @@ def test_a_choice_that_is_empty_is_refused(project, choices):
     item = {"question": "Longest?", "choices": choices, "answer": 0}
     with pytest.raises(LensflowError, match=r"item 'id': (a choice is empty|there are no choices); mend"):
         task_of().check_items({"id": item}, {}, "en", [project])
+
+
+def test_the_right_answer_is_the_first_choice_with_its_text(project):
+    """lm-eval takes the first of equal choices for what the model says."""
+    assert place_of(1, ["Nile", "Nile", "Rhine"]) == 0
+    twice = {"id": {"question": "Longest?", "choices": ["Nile", "Nile", "Rhine"], "answer": 1}}
+    assert scored(task_of(), project, twice, best=0) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choices": ["Nile"]}, "it has a single choice, which is always right"),
+        ({"choices": {"text": RIVERS, "label": ["A", "B", "C"]}}, "its choices are a dictionary of text, label"),
+        ({"choices": [1, 2, 3]}, "its choice 1 is no text"),
+        ({"question": {"stem": "Longest?"}}, "doc_to_text shows a dictionary, {'stem': 'Longest"),
+        ({"question": ["Longest?"]}, "doc_to_text shows a list, "),
+        ({"question": None}, "doc_to_text shows nothing, None"),
+    ],
+)
+def test_what_is_no_text_is_neither_asked_nor_chosen(project, changes, message):
+    item = {"question": "Longest?", "choices": RIVERS, "answer": 0}
+    task_of().check_items({"id": item}, {}, "en", [project])
+    with pytest.raises(LensflowError, match=rf"^task rivers\.yaml, item 'id': {re.escape(message)}"):
+        task_of().check_items({"id": item | changes}, {}, "en", [project])
+
+
+FREE = """
+task: rivers
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"]}
+metric_list:
+  - metric: exact_match
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "answers", "message"),
+    [
+        (
+            {"doc_to_text": "{question}:"},
+            (0, 1),
+            r"all 2 items are asked '\{question\}:'; name a column in doc_to_text",
+        ),
+        ({"generation_kwargs": {"until": ["\n", ""]}}, (0, 1), "generation_kwargs: '' for 'stop': .* at least 1"),
+        ({}, ({"text": ["Nile"]}, {"text": ["Rhine"]}), "doc_to_target shows a dictionary, {'text'"),
+    ],
+)
+def test_a_task_that_no_answer_could_fit_is_refused(project, overrides, answers, message):
+    (project / "tasks/rivers.yaml").write_text(FREE)
+    task = task_of(overrides=overrides, metrics={"exact": "exact_match"})
+    with pytest.raises(LensflowError, match=message):
+        task.check_items(items(*answers), {}, "en", [project])
+    task_of(metrics={"exact": "exact_match"}).check_items(items(["Nile"], ["Rhine", "Rhein"]), {}, "en", [project])
 
 
 def test_choices_that_are_one_text_are_refused(project):

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.numpy import save_file
 
-from lensflow.artifacts.checkpoint import check_checkpoint, positions, small_files_digest, weight_paths
+from lensflow.artifacts.checkpoint import check_checkpoint, check_files, positions, small_files_digest, weight_paths
 from lensflow.errors import LensflowError
 from lensflow.models.engines.process import last_line
 from lensflow.schema.backbone import Backbone
@@ -283,6 +283,38 @@ def test_a_repository_of_pickles_is_refused_by_its_listing(tmp_path, hub):
     with pytest.raises(LensflowError, match=message):
         check_prompt("b", entry(HUB), tmp_path)
     assert hub["patterns"] == []
+
+
+def test_a_repository_with_an_adapter_is_refused_by_its_listing(tmp_path, hub):
+    (hub["folder"] / "adapter_config.json").write_text("{}")
+    with pytest.raises(LensflowError, match=r"^backbones.b.source: some/model holds an adapter .*; merge it"):
+        check_prompt("b", entry(HUB), tmp_path)
+
+
+def test_a_folder_with_nothing_but_an_adapter_is_called_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(LensflowError, match=r"holds an adapter \(adapter_config.json\); merge it into its model"):
+        check_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "config.json",
+            {"model_type": "llama", "dtype": "auto"},
+            "dtype is 'auto', none of float32, .*; write the one",
+        ),
+        ("config.json", {"model_type": "llama", "torch_dtype": "torch.float8"}, "torch_dtype is 'torch.float8', none"),
+        ("generation_config.json", [], "generation_config.json: must be a mapping of keys to values"),
+    ],
+)
+def test_settings_that_transformers_cannot_read_are_named(tmp_path, name, content, message):
+    folder = write(tmp_path / "source", "model.safetensors")
+    settings = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+    (folder / name).write_text(json.dumps(settings | content if isinstance(content, dict) else content))
+    with pytest.raises(LensflowError, match=message):
+        check_files(folder)
 
 
 # Reasons

@@ -18,8 +18,8 @@ from lensflow.methods.lens.training import TopStack
 from lensflow.models.loading import attention_of, load_decoder, load_model
 from lensflow.models.skeleton import check_adapters, check_decoder, check_layers, check_trainable, load_top_layers
 from lensflow.models.streaming import StreamedDecoder
-from lensflow.models.usable import check_numbers, check_tensors, check_tokens
-from lensflow.schema.backbone import PlainPrompt
+from lensflow.models.usable import check_numbers, check_tensors, check_tokens, hints_of
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from tests import tiny
 
 Tensors = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None
@@ -404,6 +404,7 @@ def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
             r"eos_token '<nobody>' of tokenizer_config.json is no token",
         ),
         ("generation_config.json", {"eos_token_id": "</s>"}, r"end token '</s>' is none of the model's 259; correct"),
+        ("generation_config.json", {"eos_token_id": [[2]]}, r"end token \[2\] is none of the model's 259; correct"),
         ("generation_config.json", {"eos_token_id": [2, 259]}, r"end token 259 is none of the model's 259; correct"),
         ("tokenizer_config.json", {"bos_token": "<bos>"}, r"no token ends an answer; name eos_token"),
     ],
@@ -425,3 +426,46 @@ def test_a_token_of_the_template_that_the_model_lacks_is_refused(checkpoint, tmp
     check_tokens(folder, PlainPrompt(format="plain"))
     with pytest.raises(LensflowError, match=r"token '<\|turn\|>' has the id 259, and the model has 259 embeddings"):
         check_tokens(folder, PlainPrompt(format="plain", template="{prompt}<|turn|>"))
+
+
+def test_embeddings_of_zeros_are_refused(checkpoint, tmp_path):
+    """A file whose download stopped can have its whole length already."""
+    name = "model.embed_tokens.weight"
+    folder = changed(checkpoint("llama"), tmp_path / "zero", lambda t: t | {name: torch.zeros_like(t[name])})
+    with pytest.raises(LensflowError, match=rf"weight '{name}' is zero throughout, .*; fetch it again"):
+        check_numbers(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ({"rope_thetaa": 5e5}, "nothing reads 'rope_thetaa' of config.json; did you mean 'rope_theta'?"),
+        ({"num_hidden_layer": 4}, None),  # the right key is there as well
+        ({"my_note": "hello", "torch_dtype": "float32"}, None),
+    ],
+)
+def test_a_key_that_nothing_reads_and_looks_misspelt_is_a_hint(checkpoint, tmp_path, keys, hint):
+    folder = changed(checkpoint("llama"), tmp_path / "keys", **keys)
+    if hint:
+        settings = json.loads((folder / "config.json").read_text())
+        settings.pop("rope_parameters")
+        (folder / "config.json").write_text(json.dumps(settings))
+    assert list(hints_of(folder, PlainPrompt(format="plain"))) == ([hint] if hint else [])
+
+
+def test_a_plain_template_that_ends_in_a_space_is_a_hint(checkpoint):
+    (hint,) = hints_of(checkpoint("llama"), PlainPrompt(format="plain", template="Q: {prompt} A: "))
+    assert hint.startswith("prompt.template ends in a space")
+    with pytest.raises(ValueError, match=r"\{prompt\} exactly once, in single braces"):
+        PlainPrompt(format="plain", template="{{prompt}}")
+
+
+def test_a_template_that_does_not_begin_the_answer_is_a_hint(checkpoint, tmp_path):
+    folder = changed(checkpoint("llama"), tmp_path / "chat")
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    for beginning, hints in (("", ["the chat template writes '<assistant>' before"]), ("<assistant>", [])):
+        (folder / "chat_template.jinja").write_text(
+            turns + "{% if add_generation_prompt %}" + beginning + "{% endif %}"
+        )
+        found = list(hints_of(folder, ChatPrompt(format="chat")))
+        assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints

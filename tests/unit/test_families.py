@@ -12,6 +12,7 @@ from lensflow.errors import LensflowError
 from lensflow.methods.base import Lora
 from lensflow.methods.finetuning import IGNORED, Example, adapters_of, packs, padded
 from lensflow.models.conversion import Conversion
+from lensflow.models.logit_bias import logit_biases
 from lensflow.models.skeleton import Skeleton, check_decoder
 
 spec = importlib.util.spec_from_file_location("families", Path(__file__).parents[2] / "performance" / "families.py")
@@ -34,7 +35,18 @@ def built(tmp_path_factory):
     return build
 
 
-SLOW = ["gpt2", "gpt_oss", "gemma3", "gemma4_text", "llama4_text", "qwen3_moe", "deepseek_v3", "smollm3", "glm4_moe"]
+SLOW = [
+    "gpt2",
+    "ctrl",
+    "gpt_oss",
+    "gemma3",
+    "gemma4_text",
+    "llama4_text",
+    "qwen3_moe",
+    "deepseek_v3",
+    "smollm3",
+    "glm4_moe",
+]
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_5", *(pytest.param(f, marks=pytest.mark.slow) for f in SLOW)])
@@ -42,6 +54,16 @@ def test_every_step_gives_what_transformers_gives(family, tmp_path):
     result = families.Family(family, tmp_path).run()
     assert result["notes"] == {}
     assert result["steps"] == dict.fromkeys(families.STEPS, "ok")
+
+
+@pytest.mark.parametrize("family", ["smollm3", "gpt2", "ctrl"])
+def test_logit_biases_need_no_shorter_configuration(built, family):
+    """Some families have other keys for their depth, and lists of that length."""
+    shift = torch.randn(64)
+    biases = logit_biases(built(family), {"sw": shift})
+    model = AutoModelForCausalLM.from_pretrained(built(family), dtype=torch.float32)
+    expected = model.get_output_embeddings().weight.detach() @ shift
+    assert torch.allclose(biases["sw"], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_neox", "gemma3"])

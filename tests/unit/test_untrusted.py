@@ -157,9 +157,11 @@ def test_an_index_that_leads_elsewhere(model, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.safetensors.index.json", "[]", "has no weight_map of tensors to files; fetch it again"),
+        ("model.safetensors.index.json", "[]", "must be a mapping of keys to values; fetch it again"),
+        ("model.safetensors.index.json", "{}", "has no weight_map of tensors to files; fetch it again"),
         ("model.safetensors.index.json", '{"weight_map": {"a": 1}}', "has no weight_map of tensors to files"),
-        ("config.json", "[]", "names no model_type; give a checkpoint of transformers"),
+        ("config.json", "[]", "must be a mapping of keys to values; fetch it again"),
+        ("config.json", "{}", "names no model_type; give a checkpoint of transformers"),
         ("config.json", "[" * 10_000, "not valid JSON (nested too deeply)"),
     ],
 )

@@ -28,6 +28,7 @@ SMALL_FILES = (
 READ_FILES = tuple(dict.fromkeys((*SMALL_FILES, *TEMPLATE_FILES)))  # all that is read of it but its weights
 # Keys of config.json that say how weights were quantised: transformers' own, MLX's, compressed-tensors' older one.
 _QUANTISED = ("quantization_config", "quantization", "compression_config")
+_PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 _QUANTISED_TENSORS = re.compile(r"\.(qweight|weight_packed|weight_scale(_inv)?|weight\.absmax|SCB)$")
 # Keys of config.json that give the longest sequence that a model was made for.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
@@ -79,19 +80,20 @@ def check_files(folder: Path, where: str = "") -> None:
         LensflowError: a file is missing, or the checkpoint is none that can be loaded without pickle, code of its own,
             and the hub, or that can be trained.
     """
+    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
+        raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
     for name in READ_FILES:
-        if name.endswith(".json") and (folder / name).is_file():
-            _read(folder / name, where)
+        path = folder / name
+        if name.endswith(".json") and path.is_file() and not isinstance(_read(path, where), dict):
+            raise LensflowError(f"{where}{path}: must be a mapping of keys to values; fetch it again")
     config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    if not isinstance(config.get("model_type"), str):
         raise LensflowError(f"{where}{folder / 'config.json'} names no model_type; give a checkpoint of transformers")
     _check_family(config, folder, where)
     _check_precision(config, folder, where)
-    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
-        raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
 
 
 def _read(path: Path, where: str) -> Any:
@@ -157,6 +159,12 @@ def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> Non
     """Refuse weights that are quantised: they cannot be trained, nor compared with the model that they come from."""
     inner = config.get("text_config")
     config = {**config, **inner} if isinstance(inner, dict) else config
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(config.get(key), str) and config[key].removeprefix("torch.") not in _PRECISIONS:
+            raise LensflowError(
+                f"{where}{folder / 'config.json'}: {key} is '{config[key]}', none of {', '.join(_PRECISIONS)}; write "
+                "the one that the weights have"
+            )
     named = next((key for key in _QUANTISED if config.get(key)), None)
     # Of older GPTQ and AWQ checkpoints, and of NVIDIA's.
     files = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")

@@ -26,12 +26,15 @@ def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
 def folded(text: str) -> str:
     """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces, nothing invisible.
 
-    Invisible are characters of Unicode's category Cf: marks of direction, soft hyphens, byte order marks.
+    Invisible are characters of Unicode's category Cf: marks of direction, soft hyphens, byte order marks. Letters and
+    digits of full or half width, as Chinese and Japanese texts have them, are those of plain width.
     """
-    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    plain = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", plain).casefold())
     return " ".join("".join(char for char in composed if unicodedata.category(char) != "Cf").split())
 
 
+_WIDE = re.compile("[\uff01-\uffee]+")  # Unicode's block of halfwidth and fullwidth forms
 _NO_TEXT = frozenset({"", "nan", "none", "null", "<na>", "n/a", "#n/a"})  # what programs write for a missing value
 
 
@@ -93,7 +96,7 @@ def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
     Raises:
         LensflowError: the item lacks the column, or there is no id in it.
     """
-    found = unicodedata.normalize("NFC", text_at(item, column, where)).strip()
+    found = unicodedata.normalize("NFKC", text_at(item, column, where)).strip()
     if not found:
         raise LensflowError(f"{where}: no id in column '{column}'; fill it, or set id to another column")
     return re.sub(r"^(-?\d+)\.0$", r"\1", found)

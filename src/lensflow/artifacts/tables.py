@@ -97,8 +97,8 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
             if None in row or None in row.values():
                 raise LensflowError(f"{where}, line {reader.line_num}: more or fewer cells than columns; mend the line")
             yield row
-    except csv.Error as error:
-        raise LensflowError(f"{where}, line {reader.line_num}: cannot be read ({error}); mend the line") from None
+    except csv.Error as error:  # in the row behind the last one that was read
+        raise LensflowError(f"{where}, line {reader.line_num + 1}: cannot be read ({error}); mend the line") from None
 
 
 def _tsv(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:

@@ -56,13 +56,15 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
     """
     from lensflow.artifacts.hub import datasets_root
     from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
-    from lensflow.workflow.inputs import check_data
+    from lensflow.workflow.inputs import doubts, read_data
+    from lensflow.workflow.lengths import check_lengths
 
     plan = plan_of(files, more)
     plan.check_disk(results)
     plan.check_installed()
-    check_data(plan, datasets_root(plan.config.datasets_root))
-    for line in [*plan.check_backbones(), *hints(plan, gpu_memory_gb())]:
+    data, folders = read_data(plan, datasets_root(plan.config.datasets_root)), plan.folders()
+    found = [*plan.check_backbones(folders), *check_lengths(plan, data, folders)]
+    for line in [*found, *doubts(plan, data), *hints(plan, gpu_memory_gb())]:
         print(f"hint: {line}")
     return plan
 

@@ -22,6 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_callback import ProgressCallback
 
 from lensflow.artifacts import deltas
+from lensflow.artifacts.checkpoint import positions
 from lensflow.errors import LensflowError
 from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
 from lensflow.models.loading import DTYPES, decoder_of, device_of, layers_of, may_pack
@@ -291,7 +292,8 @@ def fine_tune(
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
     config.check_installed()
     given = len(train) + len(dev)
-    train, dev = cut(train, config.max_tokens), cut(dev, config.max_tokens, needed=False)
+    most = min(config.max_tokens, positions(checkpoint) or config.max_tokens)
+    train, dev = cut(train, most), cut(dev, most, needed=False)
     skeleton = Skeleton(checkpoint, torch.float32)
     if odd := skeleton.missing():
         raise LensflowError(

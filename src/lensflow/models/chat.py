@@ -56,6 +56,18 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Message], answered: bool = False) -> str:
         return self._fill(_in_parts(messages) if self._wants_parts else messages, answered)
 
+    @cached_property
+    def missing_beginning(self) -> str:
+        """What the template writes before an answer, but not where one is asked for; empty for nearly all."""
+        turns = [_message("user", "Hi"), _message("assistant", _PROBE)]
+        try:
+            asked, without = self._render(turns[:1]), self._render(turns[:1], answered=True)
+            whole = self._render(turns, answered=True)
+        except LensflowError:
+            return ""
+        between = whole.removeprefix(asked).partition(_PROBE)[0]
+        return between.strip() if asked == without and whole.startswith(asked) else ""
+
     def _fill(self, turns: Sequence[Mapping[str, Any]], answered: bool = False) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template  # takes most of a second
 

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from lensflow.artifacts.exported import FOLDER
 from lensflow.models.engines.process import prepare_process
+from lensflow.models.skeleton import Skeleton
 
 
 @torch.inference_mode()
 def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What shifts of the state after the final norm add to the logits: W_U s, whatever the state is.
 
-    Only the embeddings, one layer and the output layer are loaded. Whether the logits are linear in the state is tried,
-    not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
+    Only the embeddings, the final norm and the output layer are loaded. Whether the logits are linear in the state is
+    tried, not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
 
     Args:
         checkpoint: folder of the checkpoint.
@@ -30,26 +31,25 @@ def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Te
     if not shifts:
         return {}
     prepare_process()
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(checkpoint)
-    config.num_hidden_layers = 1
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types[:1])
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=torch.float32).eval()
+    skeleton = Skeleton(checkpoint, torch.float32)
+    skeleton.load_outside()
+    skeleton.load_output()
+    for index in range(len(skeleton.layers)):
+        skeleton.skip(index)
+    model, decoder = skeleton.model, skeleton.decoder
 
     def logits(states: Tensor) -> Tensor:
         """(n, d) -> (n, vocabulary)."""
 
-        def put(decoder: torch.nn.Module, args: object, output: Any) -> None:
+        def put(module: torch.nn.Module, args: object, output: Any) -> None:
             output.last_hidden_state = states[None]
 
-        with model.base_model.register_forward_hook(put):
-            found: Tensor = model(torch.zeros(1, len(states), dtype=torch.long)).logits[0]
+        with decoder.register_forward_hook(put):
+            found: Tensor = model(torch.zeros(1, len(states), dtype=torch.long), use_cache=False).logits[0]
         return found
 
-    ids = torch.linspace(0, config.vocab_size - 1, 8).long()[None]
-    states = model.base_model(ids).last_hidden_state[0]  # of the length that the final norm gives them
+    ids = torch.linspace(0, decoder.get_input_embeddings().num_embeddings - 1, 8).long()[None]
+    states = decoder(ids, use_cache=False).last_hidden_state[0]  # of the length that the final norm gives them
     other, nothing = states.roll(1, dims=0), torch.zeros_like(states)
     alone = logits(other) - logits(nothing)
     together = logits(states + other) - logits(states)

@@ -137,6 +137,13 @@ class Skeleton:
         keys = set(self._keys(self.prefix)) - set(self._keys(self._stack)) - left_out
         self.conversion.load(keys)
 
+    def load_output(self) -> None:
+        """Read the output layer; one that is tied to the embeddings needs these read before."""
+        head = self.model.get_output_embeddings()
+        (name,) = (name for name, module in self.model.named_modules() if module is head)
+        self.conversion.load(set(self._keys(f"{name}.")) - set(self.model.all_tied_weights_keys))
+        self.model.tie_weights()
+
     def load_layer(self, index: int) -> None:
         """Read a layer."""
         self.conversion.load(set(self._keys(f"{self._stack}{index}.")))

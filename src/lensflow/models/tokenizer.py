@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from lensflow.artifacts.checkpoint import text_config
+from lensflow.artifacts.checkpoint import positions, text_config
 from lensflow.artifacts.tokens import added_tokens, end_token_ids, special_tokens
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
@@ -141,6 +141,20 @@ class PromptTokenizer:
     def encode_plain(self, text: str) -> list[int]:
         """Return the token ids of a text outside of any prompt, as the tokenizer begins one, with EOS behind it."""
         return [*self.ids_of(self.literal(text), add_special_tokens=True), self.eos]
+
+    def shortened(self, text: str, max_tokens: int, side: str) -> list[int]:
+        """Return the token ids of the rendered prompt, at most `max_tokens` and what the model was made for.
+
+        Args:
+            text: of the prompt.
+            max_tokens: most tokens.
+            side: that loses tokens; see `truncate`.
+        """
+        return truncate(self.encode(text), min(max_tokens, self._positions or max_tokens), side)
+
+    @cached_property
+    def _positions(self) -> int | None:
+        return positions(self._checkpoint)
 
     @cached_property
     def eos(self) -> int:

@@ -4,20 +4,24 @@ transformers fills a weight that is missing with random numbers, ignores one tha
 what is not a number. Here each of these is an error of one line, before anything long runs.
 """
 
+import dataclasses
+import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
 
-from lensflow.artifacts.checkpoint import INDEX, WHOLE, weight_paths
+from lensflow.artifacts.checkpoint import INDEX, WHOLE, text_config, weight_paths
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
+from lensflow.models.chat import ChatTemplate
 from lensflow.models.engines.ends import check_ends
-from lensflow.models.loading import one_line
-from lensflow.models.skeleton import Skeleton
+from lensflow.models.loading import import_transformers, one_line
+from lensflow.models.skeleton import Skeleton, embedding_of
 from lensflow.models.tokenizer import PromptTokenizer
-from lensflow.schema.backbone import Prompt
+from lensflow.schema.backbone import ChatPrompt, Prompt
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\.")
@@ -87,11 +91,40 @@ def check_tokens(checkpoint: Path, prompt: Prompt) -> None:
     check_ends(checkpoint, tokenizer)
 
 
+# Keys that transformers takes although its configurations have other names for them.
+_OLDER_KEYS = frozenset({"rope_theta", "rope_scaling", "torch_dtype"})
+
+
+def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
+    """Say what looks like a mistake in a checkpoint's settings, and may be none.
+
+    Args:
+        checkpoint: folder with config.json and the tokenizer's settings.
+        prompt: how the model is asked.
+    """
+    config = import_transformers().AutoConfig.from_pretrained(checkpoint).get_text_config(decoder=True)
+    written = text_config(checkpoint)
+    fields = {field.name for field in dataclasses.fields(config) if not field.name.startswith("_")}
+    known = fields | {*config.attribute_map} | _OLDER_KEYS
+    for key in sorted(written.keys() - known):
+        if meant := difflib.get_close_matches(key, known - written.keys(), n=1, cutoff=0.85):
+            yield f"nothing reads '{key}' of config.json; did you mean '{meant[0]}'?"
+    if isinstance(prompt, ChatPrompt):
+        if beginning := ChatTemplate(checkpoint, prompt).missing_beginning:
+            yield (
+                f"the chat template writes '{beginning}' before an answer that is there, and not before one that is "
+                "asked for; add it where add_generation_prompt is true"
+            )
+    elif prompt.template.endswith(" "):
+        yield "prompt.template ends in a space, which most tokenizers join with the first word of an answer; remove it"
+
+
 def check_numbers(checkpoint: Path) -> None:
     """Check that every weight is a number, and that what there is twice is the same; reads all weights once.
 
     Raises:
-        LensflowError: a weight is NaN or infinite, or two tensors that should be one differ.
+        LensflowError: a weight is NaN or infinite, the embeddings are zero throughout, or two tensors that should be
+            one differ.
     """
     files = WeightFiles(checkpoint)
     for name in sorted(files.location, key=_by_number):
@@ -103,6 +136,12 @@ def check_numbers(checkpoint: Path) -> None:
             )
     with one_line(checkpoint):
         skeleton = Skeleton(checkpoint, attention="eager")
+    embeddings = f"{skeleton.prefix}{embedding_of(skeleton.decoder)}.weight"
+    if embeddings in skeleton.conversion.plain and not skeleton.conversion.read(embeddings).any():
+        raise LensflowError(
+            f"{checkpoint}: weight '{embeddings}' is zero throughout, as of a file that was not fetched to its end; "
+            "fetch it again"
+        )
     for one, other in skeleton.tied():
         if not files.read(one).equal(files.read(other)):
             raise LensflowError(

@@ -49,8 +49,8 @@ class PlainPrompt(Strict):
     @field_validator("template")
     @classmethod
     def _has_slot(cls, value: str) -> str:
-        if value.count("{prompt}") != 1:
-            raise ValueError("must contain {prompt} exactly once")
+        if value.count("{prompt}") != 1 or "{{prompt}}" in value:
+            raise ValueError("must contain {prompt} exactly once, in single braces")
         return value
 
 

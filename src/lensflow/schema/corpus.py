@@ -1,8 +1,9 @@
 """The section `corpora`: parallel prompts."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
@@ -49,6 +50,13 @@ class CorpusDataset(Strict):
     """Number of items after those, which watch training."""
     test: Annotated[int, Field(ge=0)] = 0
     """Number of items after those, which are held out."""
+
+    @field_validator("prompt", "answer")
+    @classmethod
+    def _has_a_column(cls, value: str | None) -> str | None:
+        if value is not None and (not re.search(r"\{[^{}]+\}", value) or "{{" in value):
+            raise ValueError("must name a column in single braces, such as {question}; its text would always be one")
+        return value
 
     @model_validator(mode="after")
     def _fits_its_layout(self) -> Self:

@@ -16,7 +16,7 @@ class Decoding(Strict):
     max_characters: Count | None = None
     """Longest answer in characters, so that all languages get the same room whatever their tokenizer. An answer
     that only repeats itself ends earlier. The default is no limit."""
-    stop: tuple[str, ...] = Field(default=(), strict=False)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Texts that end an answer."""
     temperature: NonNegative = 0.0
     """Temperature of sampling; 0 is greedy decoding."""

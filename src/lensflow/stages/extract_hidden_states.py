@@ -23,7 +23,7 @@ from lensflow.models.batching import batches_by_length, pad, pool
 from lensflow.models.loading import DTYPES, device_of, layers_of, load_decoder
 from lensflow.models.streaming import StreamedDecoder
 from lensflow.models.taps import tap_layers
-from lensflow.models.tokenizer import PromptTokenizer, truncate
+from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.provenance.code import code_digest
 from lensflow.provenance.records import is_finished, recording
 from lensflow.schema.extraction import Extraction
@@ -213,7 +213,8 @@ def _check_finite(layers: Tensor, texts: Sequences) -> None:
 
 def tokenize(tokenizer: PromptTokenizer, language: str, texts: list[Text], extraction: Extraction) -> Sequences:
     """Return prompts as token ids, shortened as the configuration says."""
-    ids = [truncate(tokenizer.encode(text.prompt), extraction.max_tokens, extraction.truncation_side) for text in texts]
+    most, side = extraction.max_tokens, extraction.truncation_side
+    ids = [tokenizer.shortened(text.prompt, most, side) for text in texts]
     return Sequences(language, [text.id for text in texts], ids)
 
 

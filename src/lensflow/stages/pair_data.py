@@ -10,7 +10,7 @@ from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
 from lensflow.artifacts.items import folded, id_at, is_blank, text_at, value_at, write_origin
-from lensflow.artifacts.texts import check_translated, folder, in_language, languages_of, read_corpus
+from lensflow.artifacts.texts import Items, check_translated, folder, in_language, languages_of, read_corpus
 from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.schema.stages import Pairing
@@ -35,11 +35,16 @@ def pair_data(path: Path, language: str, output: Path, with_answers: bool = Fals
     corpus = read_corpus(path)
     if language not in languages_of(corpus):
         raise LensflowError(f"corpus {path}: no language '{language}'; it has {', '.join(languages_of(corpus))}")
+    write_jsonl(output, rows_of(corpus, language, path, with_answers))
+    write_origin(output, path=path.name, config=None, split=None, local=True, revision=None)
+
+
+def rows_of(corpus: Items, language: str, path: Path, with_answers: bool) -> list[dict[str, Any]]:
+    """Return one language of a checked corpus; see `pair_data`."""
     rows = in_language(corpus, language)
     if with_answers:
         rows = [row | {"prompt": row["prompt"] + _answer(row, language, path)} for row in rows]
-    write_jsonl(output, rows)
-    write_origin(output, path=path.name, config=None, split=None, local=True, revision=None)
+    return rows
 
 
 def _answer(row: Mapping[str, Any], language: str, path: Path) -> str:

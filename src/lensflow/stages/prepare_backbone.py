@@ -98,6 +98,8 @@ def check_prompt(name: str, backbone: Backbone, root: Path) -> Path | None:
 
 def _check_weights(names: Collection[str], where: str) -> None:
     """Refuse a repository without weights that can be read."""
+    if "adapter_config.json" in names:
+        raise LensflowError(f"{where} holds an adapter (adapter_config.json); merge it into its model")
     if INDEX not in names and WHOLE not in names:
         held = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None)
         raise LensflowError(

@@ -496,35 +496,40 @@ class Plan:
         named = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
         return f"{named} on {', '.join(self.backbones)}"
 
-    def check_backbones(self) -> list[str]:
+    def folders(self) -> dict[str, Path]:
+        """Return for each backbone that is there a folder with its small files, after a check of its chat template.
+
+        Raises:
+            LensflowError: see `check_prompt`.
+        """
+        found = {name: check_prompt(name, self.config.backbones[name], self.root) for name in self.backbones}
+        return {name: folder for name, folder in found.items() if folder is not None}
+
+    def check_backbones(self, folders: Mapping[str, Path]) -> list[str]:
         """Check that the backbones can be prompted, evaluated and trained as they should be.
 
         Only the weights of local folders are read, once, to see that they are numbers.
 
+        Args:
+            folders: what `folders` returned.
+
         Returns:
-            A line for each backbone that has tensors which nothing reads.
+            Lines about what may be a mistake, such as tensors that nothing reads.
 
         Raises:
-            LensflowError: a chat template does not fit its prompt, a checkpoint cannot be used, or a method cannot
-                train a backbone's family.
+            LensflowError: a checkpoint cannot be used, or a method cannot train a backbone's family.
         """
-        hints = []
-        for name in self.backbones:
-            folder = check_prompt(name, self.config.backbones[name], self.root)
-            if folder is not None and (unused := self._check_checkpoint(name, folder)):
-                more = f" (of {len(unused)})" if len(unused) > 1 else ""
-                hints.append(
-                    f"backbones.{name}: nothing reads tensor '{unused[0]}'{more}; remove it, or check config.json"
-                )
-        return hints
+        return [
+            f"backbones.{name}: {line}" for name, at in folders.items() for line in self._check_checkpoint(name, at)
+        ]
 
     def _check_checkpoint(self, name: str, folder: Path) -> list[str]:
-        """Return tensors that nothing reads."""
+        """Return what may be a mistake."""
         from lensflow.models import skeleton, usable  # torch: takes seconds, and planning needs none
 
         backbone, extraction = self.config.backbones[name], self.config.extraction
         methods = {place.method: self.config.methods[place.method] for place in self.trained(name)}
-        unused: list[str] = []
+        hints: list[str] = []
         try:
             usable.check_tokens(folder, backbone.prompt)
             skeleton.check_decoder(folder)
@@ -534,16 +539,19 @@ class Plan:
                 skeleton.check_layers(folder, alone=extraction.memory == "stream")
             if any(isinstance(method, FineTuning) and method.lora for method in methods.values()):
                 skeleton.check_adapters(folder)
+            hints += usable.hints_of(folder, backbone.prompt)
             if not any(folder.glob("*.safetensors*")):
-                return unused  # of the hub: the names of the tensors come with the weights
-            unused = usable.check_tensors(folder)
+                return hints  # of the hub: the names of the tensors come with the weights
+            if unused := usable.check_tensors(folder):
+                more = f" (of {len(unused)})" if len(unused) > 1 else ""
+                hints.append(f"nothing reads tensor '{unused[0]}'{more}; remove it, or check config.json")
             if any(isinstance(method, Lens) for method in methods.values()):
                 skeleton.check_trainable(folder, extraction.trainable_layers)
             if isinstance(backbone.source, FolderSource):
                 usable.check_numbers(folder)
         except LensflowError as error:
             raise LensflowError(f"backbones.{name}: {error}") from None
-        return unused
+        return hints
 
     def check_installed(self) -> None:
         """Check that what the trained methods need beside the package is installed.

@@ -6,6 +6,7 @@ from string import ascii_letters, ascii_uppercase
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
 from lensflow.artifacts.items import folded, identity
 from lensflow.benchmarks.base import Items, Row
@@ -113,7 +114,7 @@ def _position(target: Any, choices: Sequence[str]) -> int:
             f"the right answer {target!r} names none of the choices {shown}; it may be a position from 0{counted}, "
             "a letter or the text of a choice"
         )
-    return place
+    return list(choices).index(choices[place])  # of choices with one text lm-eval gives the first one
 
 
 def _position_of_text(target: str, choices: Sequence[str]) -> int | None:
@@ -234,6 +235,7 @@ class LoadedTask:
         Raises:
             LensflowError: one is not; names the item.
         """
+        self._check_questions()
         spelt: dict[str, str] = {}
         chance = 1.0  # that no right answer of so many items is the first choice
         for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
@@ -265,9 +267,33 @@ class LoadedTask:
                 "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
             )
 
+    def _check_questions(self) -> None:
+        """Check that items that are answered freely are not all asked the same, and that answers can end."""
+        from lensflow.benchmarks.lm_eval.model import decoding
+
+        if self.loaded.OUTPUT_TYPE != "generate_until":
+            return
+        try:
+            decoding(self.loaded.config.generation_kwargs or {})
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise LensflowError(
+                f"task {self.path.name}: generation_kwargs: {wrong['input']!r:.60} for '{wrong['loc'][0]}': "
+                f"{wrong['msg']}; correct it"
+            ) from None
+        asked = [self.loaded.doc_to_text(doc) for doc in self.loaded.test_docs()]
+        if len(asked) > 1 and asked.count(asked[0]) == len(asked):
+            raise LensflowError(
+                f"task {self.path.name}: all {len(asked)} items are asked {asked[0]!r:.60}; name a column in "
+                "doc_to_text, such as {{question}}"
+            )
+
     def _check_text(self, doc: Any, id_: str) -> None:
-        """Check that there is a text to compare an answer with, where a metric does."""
+        """Check that the item is asked in text, and that there is a text to compare an answer with if a metric does."""
         config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
+        _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
+        if config.doc_to_choice is None:  # a list holds several right answers
+            _check_written(config.doc_to_target, doc, f"{where}: doc_to_target", (Mapping,))
         if (
             config.doc_to_choice is None
             and {str(entry.get("metric")) for entry in config.metric_list or ()} & _WITH_TARGET
@@ -371,6 +397,37 @@ class LoadedTask:
         return [found[index] for index in sorted(found)]
 
 
+def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> None:
+    """Check that what a template shows of an item is text or numbers.
+
+    Args:
+        template: of lm-eval, or the name of a column.
+        doc: the item.
+        where: how a message begins.
+        refused: types that would be shown as Python prints them.
+
+    Raises:
+        LensflowError: it would show one of these types, or `None` for an empty column.
+    """
+    from jinja2.sandbox import SandboxedEnvironment
+
+    def shown(value: Any) -> Any:
+        if value is None or isinstance(value, refused):
+            kind = "nothing" if value is None else f"a {'dictionary' if isinstance(value, Mapping) else 'list'}"
+            raise LensflowError(f"{where} shows {kind}, {value!r:.60}, and no text; name what in it, or fill it")
+        return value
+
+    if isinstance(template, str):
+        if template in doc:
+            shown(doc[template])
+            return
+        import lm_eval.utils
+
+        strict = SandboxedEnvironment(undefined=lm_eval.utils.env.undefined, finalize=shown)
+        strict.filters.update(lm_eval.utils.env.filters)
+        strict.from_string(template).render(**doc)
+
+
 def _choosing(task: type[Any]) -> type[Any]:
     """Return lm-eval's task, whose right answer may also be a letter and must be one of the choices."""
 
@@ -390,8 +447,14 @@ def _choosing(task: type[Any]) -> type[Any]:
             choices = super().doc_to_choice(doc, doc_to_choice)
             if isinstance(choices, str):
                 raise NoChoiceError(f"its choices are one text, {choices!r:.60}, and no list")
+            if isinstance(choices, Mapping):
+                raise NoChoiceError(f"its choices are a dictionary of {', '.join(choices)}, and no list")
             if any(choice is None or not str(choice).strip() for choice in choices):
                 raise NoChoiceError("a choice is empty")
+            if odd := [choice for choice in choices if not isinstance(choice, str)]:
+                raise NoChoiceError(f"its choice {odd[0]!r:.60} is no text")
+            if len(choices) == 1:
+                raise NoChoiceError("it has a single choice, which is always right")
             return choices
 
         def spelling(self, doc: Any) -> str | None:

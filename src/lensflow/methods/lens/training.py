@@ -31,7 +31,7 @@ from lensflow.models.loading import device_of, may_pack, one_line
 from lensflow.models.partial_layer import only_rows
 from lensflow.models.skeleton import Skeleton, load_top_layers, needs_ids
 from lensflow.models.taps import put_states, tap_layers
-from lensflow.models.tokenizer import PromptTokenizer, truncate
+from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.extraction import Extraction, Pooling
 from lensflow.schema.setting import Setting
 from lensflow.storage import parts
@@ -100,7 +100,7 @@ def read_cache(states: Path, texts: Path, space: str) -> CachedTexts:
 def with_ids(cache: CachedTexts, tokenizer: PromptTokenizer, extraction: Extraction) -> CachedTexts:
     """Add the token ids that `extract_hidden_states` made of the texts."""
     most, side = extraction.max_tokens, extraction.truncation_side
-    return replace(cache, ids=[truncate(tokenizer.encode(text.prompt), most, side) for text in cache.texts])
+    return replace(cache, ids=[tokenizer.shortened(text.prompt, most, side) for text in cache.texts])
 
 
 class TopStack:
@@ -167,7 +167,7 @@ class TopStack:
         entering = entering.to(self._weight.device, self._weight.dtype)
         given = {name: tensor.to(entering.device) for name, tensor in given.items()}
         if "input_ids" not in given:
-            given["inputs_embeds"] = entering
+            given["inputs_embeds"] = entering.clone()  # CTRL scales them in place
         lowest = self.skeleton.layers[self._first]
         handle = lowest.register_forward_pre_hook(
             lambda module, args, kwargs: put_states(entering, args, kwargs), with_kwargs=True

@@ -28,7 +28,7 @@ def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
             f"{checkpoint}: eos_token '{named}' of tokenizer_config.json is no token of tokenizer.json; correct it"
         )
     size = tokenizer.embeddings or tokenizer.tokenizer.get_vocab_size(with_added_tokens=True)
-    for index in eos_token_ids(checkpoint, tokenizer):
+    for index in (*tokens.end_token_ids(checkpoint), *tokenizer.end_tokens):
         if not isinstance(index, int) or not 0 <= index < size:
             raise LensflowError(
                 f"{checkpoint}: end token {index!r} is none of the model's {size}; correct eos_token_id in "

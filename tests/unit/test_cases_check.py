@@ -1,0 +1,140 @@
+"""What `lensflow check` says of data beside a model: prompts that are too long, texts that are not what they seem."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lensflow.cli.configuration import checked_plan
+from lensflow.errors import LensflowError
+from lensflow.models.tokenizer import PromptTokenizer
+from lensflow.schema.backbone import PlainPrompt
+
+EN = [f"What is the number {n} in the old book?" for n in range(10)]
+SW = [f"Namba {n} ni nini katika kitabu cha zamani?" for n in range(10)]
+
+
+def rows(en: list[str], sw: list[str]) -> list[dict[str, Any]]:
+    return [{"id": n, "en": one, "sw": other} for n, (one, other) in enumerate(zip(en, sw, strict=True))]
+
+
+@pytest.fixture
+def check(checkpoint, tmp_path, monkeypatch, capsys):
+    """Check a run of a tiny model on a file of texts; return the hints."""
+    monkeypatch.chdir(tmp_path)
+
+    def checked(texts: list[dict[str, Any]], **changes: Any) -> list[str]:
+        Path("texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+        dataset = {"path": "texts.jsonl", "layout": "columns", "languages": {"en": "en", "sw": "sw"}, "id": "id"}
+        config = {
+            "evaluation": {"engine": "hf"},
+            "backbones": {
+                "tiny": {
+                    "source": {"kind": "folder", "path": str(checkpoint("llama"))},
+                    "license": "none",
+                    "prompt": {"format": "plain"},
+                }
+            },
+            "corpora": {"mine": {"license": "none", "dataset": dataset | {"train": 6, "dev": 2, "test": 2}}},
+            "settings": {"pair": {"central": "en", "languages": ["en", "sw"], "probing": "mine", "training": "mine"}},
+            "benchmarks": {
+                "held-out": {"kind": "likelihood", "corpus": "mine"},
+                "answers": {"kind": "generation", "corpus": "mine", "max_new_tokens": 8},
+            },
+            "runs": [
+                {
+                    "backbones": ["tiny"],
+                    "settings": ["pair"],
+                    "methods": ["base", "lens-gentle"],
+                    "benchmarks": ["held-out", "answers"],
+                }
+            ],
+        }
+        for key, value in changes.items():
+            config[key] |= value
+        Path("run.yaml").write_text(yaml.safe_dump(config))
+        checked_plan([Path("run.yaml")], Path("results"))
+        return capsys.readouterr().out.splitlines()
+
+    return checked
+
+
+def test_nothing_is_said_where_all_is_well(check):
+    assert check(rows(EN, SW)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        (
+            " neno" * 120,
+            {},
+            r"^benchmarks.held-out, sw: a prompt and its answer of \d+ tokens exceed the 512 positions of backbone "
+            "tiny; shorten the items, lower max_new_tokens or give fewer examples$",
+        ),
+        (
+            "",
+            {"benchmarks": {"answers": {"kind": "generation", "corpus": "mine", "max_new_tokens": 500}}},
+            r"^benchmarks.answers, en: a prompt and its answer of \d+ tokens exceed the 512 positions of backbone tiny",
+        ),
+        (
+            "",
+            {"evaluation": {"engine": "auto", "max_model_len": 40}},
+            r"^benchmarks.answers, en: .* of \d+ tokens exceed evaluation.max_model_len \(40\); raise it$",
+        ),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_refused(check, text, changes, message):
+    with pytest.raises(LensflowError, match=message):
+        check(rows(EN, [f"{one}{text}" for one in SW]), **changes)
+
+
+def test_items_that_are_not_asked_may_be_long(check):
+    texts = rows(EN, [*SW[:9], f"{SW[9]}{' neno' * 120}"])
+    assert check(texts, evaluation={"engine": "hf", "limit": 1}) == []
+
+
+def test_texts_that_are_cut_before_training_are_counted(check):
+    long = [f"{one}{' neno' * 30}" for one in SW[:3]]
+    assert check(rows(EN, [*long, *SW[3:]])) == [
+        "hint: corpora.mine: 3 of 8 texts in 'sw' have more than 128 tokens for backbone tiny and lose their "
+        "beginning; raise max_tokens if that matters"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "hints"),
+    [
+        (rows(SW, EN), ["the texts in 'en' read as 'sw'; correct", "the texts in 'sw' read as 'en'; correct"]),
+        (rows(EN, [EN[0], *SW[1:]]), ["1 of 10 texts are the same in 'en' and 'sw'; translate them"]),
+        (rows(EN, [str(1000 + n) for n in range(10)]), ["10 of 10 texts in 'sw' have no letter; name another column"]),
+        (
+            rows(EN, [SW[0].replace("n", "\0"), SW[1].replace("n", "\ufffd"), *SW[2:]]),
+            ["2 of 10 texts in 'sw' hold U+0000 or U+FFFD in place of a character"],
+        ),
+    ],
+)
+def test_texts_that_are_not_what_they_seem_are_hints(check, texts, hints):
+    found = check(texts)
+    assert [line[: len(f"hint: corpora.mine: {hint}")] for line, hint in zip(found, hints, strict=True)] == [
+        f"hint: corpora.mine: {hint}" for hint in hints
+    ]
+
+
+def test_a_text_is_cut_to_what_the_model_was_made_for(checkpoint):
+    tokenizer = PromptTokenizer(checkpoint("llama"), PlainPrompt(format="plain"))
+    text = "neno " * 200
+    assert len(tokenizer.encode(text)) > 1000
+    assert len(tokenizer.shortened(text, 128, "left")) == 128
+    assert len(tokenizer.shortened(text, 1000, "left")) == 512
+    assert tokenizer.shortened("neno", 1000, "left") == tokenizer.encode("neno")
+
+
+@pytest.mark.parametrize("template", ["Question:", "{{text}}", "{{ text }}"])
+def test_a_template_without_a_column_is_refused(check, template):
+    source = {"path": "texts.jsonl", "layout": "rows", "language": "lang", "languages": {"en": "en", "sw": "sw"}}
+    corpus = {"license": "none", "dataset": source | {"prompt": template, "train": 2}}
+    with pytest.raises(LensflowError, match=r"corpora.mine.dataset.prompt: must name a column in single braces"):
+        check(rows(EN, SW), corpora={"mine": corpus})
