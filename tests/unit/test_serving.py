@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lensflow.artifacts import interventions
-from lensflow.artifacts.interventions import ANY, BlockEdit, Intervention
+from lensflow.artifacts.interventions import ANY, BlockEdit, Gate, Intervention
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.cli import main
 from lensflow.errors import LensflowError
@@ -29,6 +29,7 @@ QUESTIONS = ["What is rain?", "雨是什么？", "Je, mvua ni nini?"]
 generator = torch.Generator().manual_seed(8)
 VECTOR, OTHER = torch.randn(2, tiny.WIDTH, generator=generator)
 BASIS = torch.linalg.qr(torch.randn(tiny.WIDTH, 2, generator=generator)).Q
+GATE = torch.randn(4, tiny.WIDTH, generator=generator)
 INTERVENTIONS = {
     "generated": Intervention(
         blocks={("sw", "sw"): [BlockEdit(1, "add", VECTOR, strength=0.7, positions="generated")]}
@@ -40,6 +41,7 @@ INTERVENTIONS = {
     "any": Intervention(blocks={ANY: [BlockEdit(1, "remove", basis=BASIS)]}),
     "shift": Intervention(shifts={"sw": 4 * OTHER, "zh": VECTOR}),
     "removed": Intervention(removed=BASIS),
+    "gate": Intervention(gate=Gate(torch.randn(tiny.WIDTH, tiny.WIDTH, generator=generator), GATE)),
     "script": Intervention(constrained=("zh",), blocks={("zh", "zh"): [BlockEdit(1, "add", VECTOR)]}),
 }
 
@@ -88,7 +90,8 @@ def test_the_cards_five_lines_answer_as_the_pipeline(take_home, name, capsys):
     home = take_home(intervention)
     card = (home / "README.md").read_text(encoding="utf-8")
     language = re.search(r'language="(\w+)"', card)[1]
-    assert language == {"any": "zh", "removed": "zh", "script": "zh", "shift": "zh"}.get(name, "sw")
+    assert language == {"any": "zh", "removed": "zh", "gate": "zh", "script": "zh", "shift": "zh"}.get(name, "sw")
+    assert ("vllm serve FOLDER" in card) == (name != "gate")
     differs = False
     for question in QUESTIONS:
         expected = by_the_pipeline(home, intervention, language, question)

@@ -1,9 +1,19 @@
 """An exported method in vLLM by its plugin: requests in several languages, in one batch, answer as in transformers."""
 
 import importlib
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from lensflow.artifacts import interventions
-from lensflow.artifacts.interventions import ANY, BlockEdit, Intervention
+from lensflow.artifacts.interventions import ANY, BlockEdit, Gate, Intervention
 from lensflow.errors import LensflowError
 from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.process import prepare_process
@@ -119,6 +129,58 @@ def test_languages_in_one_batch(served):
     assert any(output.num_cached_tokens for output in outputs)
 
 
+@pytest.mark.slow
+def test_the_server_answers_over_http(served, tmp_path):
+    """In a process of its own, which finds the plugin by its entry point; languages by request."""
+    home, _ = served
+    names = {point.name for point in entry_points(group="vllm.general_plugins")}
+    if "lensflow" not in names:
+        pytest.skip("lensflow is not installed, so vLLM finds no entry point of it")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(home), "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "128"]
+    command += ["--block-size", "32", "--logits-processors", *SCRIPT]
+    log = tmp_path / "log.txt"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}, cwd=tmp_path
+        )
+
+    def post(**body: Any) -> dict[str, Any]:
+        given = {"model": str(home), "max_tokens": 6, "temperature": 0, "return_token_ids": True, "stop_token_ids": [2]}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/completions",
+            json.dumps(given | body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    try:
+        started = time.monotonic()
+        while "Application startup complete" not in log.read_text():
+            assert server.poll() is None and time.monotonic() < started + 900, log.read_text()[-2000:]
+            time.sleep(1)
+        tokenizer = PromptTokenizer(home, PROMPT)
+        engine, found = TransformersEngine(home, "float32", tokenizer), []
+        for pair in PAIRS:
+            with engine.edited(INTERVENTION.edit(*pair) if pair[0] else None):
+                (expected,) = engine.generate([PROMPTS[1]], Decoding(max_new_tokens=6))
+            told = {name: value for name, value in zip(("language", "source"), pair, strict=True) if value is not None}
+            (choice,) = post(prompt=PROMPTS[1], **({"vllm_xargs": told} if told else {}))["choices"]
+            found.append(choice["token_ids"])
+            assert found[-1] == list(expected.ids), pair
+        assert len({str(ids) for ids in found}) > 2
+        with pytest.raises(urllib.error.HTTPError) as error:
+            post(prompt=PROMPTS[1], vllm_xargs={"language": "fr"})
+        assert error.value.code == 400 and b"knows no language 'fr'" in error.value.read()
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
 def test_an_unknown_language_is_refused_and_the_server_goes_on(served):
     _, llm = served
     from vllm.exceptions import VLLMValidationError
@@ -150,6 +212,7 @@ def test_the_servers_default_language(served):
     [
         ({"enforce_eager": False}, "edits of states do not reach compiled graphs; add --enforce-eager"),
         ({"logits_processors": None}, "restricts scripts; add --logits-processors lensflow.serving.vllm:Script"),
+        ({"gate": Gate(torch.zeros(tiny.WIDTH, tiny.WIDTH), BASIS.T)}, "has a gate, which vllm serve does not apply"),
         ({"runner": True}, "vLLM's second model runner is not supported; set VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"stages": 2}, "needs --pipeline-parallel-size 1 and no speculative decoding"),
         ({"layers": 5}, "belongs to another backbone than"),
@@ -160,7 +223,7 @@ def test_a_server_that_would_not_apply_the_method_does_not_start(tmp_path, chang
     """Checked in front of the engine, before anything is loaded: with a stand-in for vLLM's configuration."""
     from vllm.v1.engine.input_processor import InputProcessor
 
-    home = home_of(tmp_path, INTERVENTION)
+    home = home_of(tmp_path, replace(INTERVENTION, gate=change.get("gate")))
     given = {"enforce_eager": True, "logits_processors": SCRIPT, "runner": False, "stages": 1, "layers": tiny.LAYERS}
     given |= {"language": "sw"} | change
     model = SimpleNamespace(

@@ -42,8 +42,7 @@ def coarse_divergence(p: Tensor, q: Tensor) -> Tensor:
 def families_among(logits: Tensor, families: Tensor, k: int, p: float) -> Tensor:
     """Return which families of tokens are among the k likeliest tokens that reach probability p together.
 
-    A token counts if fewer than k tokens are likelier, and these have less than p together. Naive equivalent: sort the
-    vocabulary, and go down it.
+    A token counts if fewer than k tokens are likelier, and these have less than p together. With p = 1, k alone counts.
 
     Args:
         logits: (n, V).
@@ -54,10 +53,7 @@ def families_among(logits: Tensor, families: Tensor, k: int, p: float) -> Tensor
     Returns:
         (n, 4) bool.
     """
-    probabilities, found = logits.softmax(-1), []
-    for family in range(4):
-        best = logits.masked_fill(families != family, -torch.inf).amax(-1, keepdim=True)
-        likelier = logits > best
-        near = (likelier.sum(-1) < k) & ((probabilities * likelier).sum(-1) < p)
-        found.append(near & best.isfinite()[:, 0])
-    return torch.stack(found, dim=-1)
+    top = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    likely = (top.values - logits.logsumexp(-1, keepdim=True)).double().exp()
+    kept = (likely.cumsum(-1) - likely < p) | (p >= 1)
+    return torch.stack([((families[top.indices] == family) & kept).any(-1) for family in range(4)], dim=-1)

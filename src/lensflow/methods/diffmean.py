@@ -1,7 +1,7 @@
 """DiffMean: the difference of two languages' mean states is added in one block (arXiv 2601.08331, CLaS-Bench).
 
-μ(ℓ,x) is the mean state after block ℓ over all tokens of language x but BOS. With g the wanted language, s the
-language to move away from and u(v) = v/‖v‖, all tokens get h ← h + α u(μ(ℓ,g) - μ(ℓ,s)).
+μ(ℓ,x) is the mean state after block ℓ over all tokens of language x but the first of each text, mostly BOS. With g the
+wanted language, s the language to move away from and u(v) = v/‖v‖, all tokens get h ← h + α u(μ(ℓ,g) - μ(ℓ,s)).
 
 Defaults are CLaS-Bench's choice for Llama-3.1-8B-Instruct, block 20 of 32 and α = 5, made on the benchmark's own
 answers. α is a length, so that it means little for other models: with `unit: state_norm` it is a share of the states'
