@@ -131,7 +131,7 @@ def test_rows_below_a_field(tmp_path):
         ("t.json", "{}", r"t\.json: is no list of rows; set field to the key that holds the rows$"),
         ("t.parquet", "PAR", r"t\.parquet: cannot be read \(.*\); mend the file$"),
         ("t.zip", "PK", r"t\.zip: cannot be read \(.*\); mend the file$"),
-        ("t.xlsx", "PK", r"t\.xlsx: is none of \.csv, \.tsv, .*; convert it$"),
+        ("t.xlsx", "PK", r"t\.xlsx: is none of \.csv, \.tsv, .*; save it as one of these$"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
@@ -153,7 +153,7 @@ def test_a_local_file_of_another_kind_is_named(tmp_path, monkeypatch, path):
     Path(path).parent.mkdir(exist_ok=True)
     Path(path).write_bytes(b"PK")
     assert local_copy(path, None) == Path(path)
-    with pytest.raises(LensflowError, match=rf"{path}: is none of \.csv, \.tsv, .*; convert it$"):
+    with pytest.raises(LensflowError, match=rf"{path}: is none of \.csv, \.tsv, .*; save it as one of these$"):
         fetched("mine", Dataset(path=path, columns=("text",)), "de", "de", None)
 
 
@@ -176,7 +176,7 @@ def test_what_data_frames_write_for_nothing_is_no_text(tmp_path):
 
 def test_text_in_another_encoding(tmp_path):
     (tmp_path / "t.csv").write_bytes("a\nStraße\n".encode("latin-1"))
-    with pytest.raises(LensflowError, match=r"t\.csv: not UTF-8 text; convert it$"):
+    with pytest.raises(LensflowError, match=r"t\.csv: not UTF-8 text; save it as UTF-8$"):
         list(read_rows(tmp_path / "t.csv", None, None, "here"))
 
 

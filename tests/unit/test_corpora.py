@@ -194,7 +194,11 @@ def test_a_column_that_says_each_rows_language(tmp_path):
         (COLUMNS, {"train": 9}, r": 4 items, 10 are asked for; lower train, dev or test$"),
         (COLUMNS, {"languages": {"zh": "chi"}}, r", item 1: no column 'chi'; it has en, key, zh$"),
         (COLUMNS, {"id": "name"}, r", item 1: no column 'name'; it has "),
-        ([*COLUMNS[:1], {"key": "x", "zh": " "}, *COLUMNS], {}, r", item 2: the prompt is empty; choose other columns"),
+        (
+            [*COLUMNS[:1], {"key": "x", "zh": " "}, *COLUMNS],
+            {},
+            r", item 2: the prompt is empty; fill it in, remove its row",
+        ),
         (
             [*COLUMNS[:1], *COLUMNS],
             {"id": "key"},

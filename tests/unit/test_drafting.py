@@ -98,7 +98,7 @@ def test_nested_columns_and_lines_of_json(here):
 
 def test_without_data_the_embedded_texts_are_taken_or_the_hubs(here):
     assert drafted(languages=("zh", "sw"))[1].settings["en-zh-sw"].training == "embedded"
-    config = drafted(languages=("sw", "hi"))[1]
+    config = drafted(languages=("Swahili", "hindi"))[1]  # their English names, too
     assert config.settings["en-sw-hi"].training == "bactrian-x"
     assert config.corpora["bactrian-x"].dataset.languages["hi"] == "hi"
     assert config.corpora["bactrian-x"].dataset.test == 100
@@ -135,7 +135,14 @@ def test_a_folder_named_as_in_the_catalog_is_another_model(here):
 
 
 MISTAKES = {
-    "no model": ({"model": "nowhere"}, r"--model: 'nowhere' is neither a folder nor owner/name on the hub; known: "),
+    "no model": (
+        {"model": "nowhere"},
+        r"--model: 'nowhere' is neither a folder nor owner/name on the hub; correct it \(known: ",
+    ),
+    "no folder": (
+        {"model": "./nowhere"},
+        r"--model: './nowhere' is neither a folder nor owner/name on the hub; correct it \(known: ",
+    ),
     "no code": ({"languages": ("jp",)}, r"--languages: language 'jp': unknown code; did you mean 'ja' \(Japanese\)\?"),
     "no target": ({"languages": ("en",)}, r"--languages: names the central language alone; add a target language"),
     "no texts": ({"languages": ("yo",)}, r"no parallel texts in 'yo' \(Yoruba\); give some by --data FILE"),
@@ -147,11 +154,12 @@ MISTAKES = {
     ),
     "no column": (
         {"languages": ("hi", "sw"), "data": "sentences.csv"},
-        r"no column for sw \(Swahili\); it has Nr, English, Hindi, yor_Latn; add one called 'sw'$",
+        r"no column for sw \(Swahili\); the columns are called Nr, English, Hindi, yor_Latn; "
+        r"call the one of Swahili texts 'sw'$",
     ),
     "no central column": (
         {"central": "fr", "data": "sentences.csv"},
-        r"no column for fr \(French\); .*; add one called 'fr', or name another central language by --central$",
+        r"no column for fr \(French\); .*; call the one of French texts 'fr', or name another central language by --",
     ),
     "few rows": ({"data": "few.csv"}, r"--data: few.csv: 5 rows; at least 10 are needed to train and to test"),
     "few questions": (

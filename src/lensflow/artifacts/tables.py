@@ -58,7 +58,7 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
     except FileNotFoundError:
         raise LensflowError(f"{here}: no such file; check the path") from None
     except UnicodeDecodeError:
-        raise LensflowError(f"{here}: not UTF-8 text; convert it") from None
+        raise LensflowError(f"{here}: not UTF-8 text; save it as UTF-8") from None
     except (EOFError, OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
         raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
 
@@ -77,7 +77,9 @@ def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
 def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Iterator[Row]]:
     reader = _READERS.get(_kind(name))
     if reader is None:
-        raise LensflowError(f"{where}: is none of {', '.join(_READERS)} (also {_PACKED}), {_ZIP}; convert it")
+        raise LensflowError(
+            f"{where}: is none of {', '.join(_READERS)} (also {_PACKED}), {_ZIP}; save it as one of these"
+        )
     return reader
 
 

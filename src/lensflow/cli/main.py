@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lensflow.cli import configuration, measuring, results, running, stages, tables
 from lensflow.errors import LensflowError
@@ -27,10 +28,18 @@ REFUSALS = {
 GROUPS = (running, configuration, results, measuring, tables, stages)  # in the order of --help
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and end."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the command line's parser."""
     summary = "Make a language model better in other languages, and measure whether it is."
-    top = argparse.ArgumentParser(prog="lensflow", description=summary)
+    top = Parser(prog="lensflow", description=summary)
     top.set_defaults(logged=False)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:

@@ -252,7 +252,9 @@ def _row(
     if source.strip:
         prompt = prompt.strip()
     if is_blank(prompt):
-        raise LensflowError(f"{here}: the prompt is empty; choose other columns or fewer items (id '{id_}')")
+        raise LensflowError(
+            f"{here}: the prompt is empty; fill it in, remove its row, or read other columns (id '{id_}')"
+        )
     answer = {} if source.answer is None else {"answer": _filled(source.answer, item, here).strip()}
     return {"id": id_, "prompt": prompt, **answer}
 

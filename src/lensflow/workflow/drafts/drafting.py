@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
+from babel import Locale
 from jinja2 import Environment, StrictUndefined
 
 from lensflow.artifacts.layout import BASE
@@ -40,8 +41,8 @@ class Request:
 
     Attributes:
         model: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
-        languages: the target languages, BCP 47 tags.
-        central: the language that the model is best in.
+        languages: the target languages, BCP 47 tags or English names.
+        central: the language that the model is best in, in the same way.
         data: file with parallel texts, columns named by language, or a folder with train, dev and test.jsonl.
         questions: file with questions to evaluate on, columns named by language; None for held-out texts of the data.
         methods: of the catalog; base is always there.
@@ -73,6 +74,7 @@ def draft(request: Request, folder: Path) -> str:
         LensflowError: the model, a language, the data, a method or a benchmark is not there; one line.
     """
     known = read([], project.folder())
+    request = replace(request, central=_code(request.central), languages=tuple(map(_code, request.languages)))
     for language in request.all_languages:
         parse(Language, language, "--languages" if language != request.central else "--central")
     if len(request.all_languages) < 2:
@@ -111,6 +113,12 @@ def draft(request: Request, folder: Path) -> str:
         benchmarks=benchmarks,
         changed=changed,
     )
+
+
+def _code(language: str) -> str:
+    """Return the code of a language that is named in English; anything else as it is."""
+    codes = {name.lower(): code.replace("_", "-") for code, name in Locale("en").languages.items()}
+    return codes.get(language.lower(), language)
 
 
 def flow(value: Any) -> str:

@@ -64,11 +64,10 @@ def find_model(name: str, known: Config, folder: Path, where: str = "--model") -
         check_checkpoint(path, f"{where}: ")
         source = {"kind": "folder", "path": relative(path, folder)}
         return _described(new_name(path.resolve().name, known.backbones), source, path, _license(path), _count(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return _of_the_hub(name, known, where)
-    raise LensflowError(
-        f"{where}: '{name}' is neither a folder nor owner/name on the hub; {did_you_mean(name, known.backbones)}"
-    )
+    hint = did_you_mean(name, known.backbones)
+    raise LensflowError(f"{where}: '{name}' is neither a folder nor owner/name on the hub; correct it ({hint})")
 
 
 def _of_the_hub(name: str, known: Config, where: str) -> FoundModel:

@@ -149,9 +149,10 @@ def _check_has(wanted: Sequence[str], has: Container[str], where: str, columns: 
     for language in wanted:
         if language not in has:
             also = ", or name another central language by --central" if language == wanted[0] and "--" in where else ""
+            name = english_name(language)
             raise LensflowError(
-                f"{where}: no column for {language} ({english_name(language)}); it has {', '.join(columns)}; add one "
-                f"called '{language}'{also}"
+                f"{where}: no column for {language} ({name}); the columns are called "
+                f"{', '.join(columns)}; call the one of {name} texts '{language}'{also}"
             )
 
 
