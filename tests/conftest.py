@@ -12,8 +12,8 @@ settings.load_profile("busy")
 # Unit tests that need torch, or lm-eval and vLLM to plan the demo. Without torch only the
 # others are collected: make test LOCK=no-torch.
 NEED_TORCH = """agreement agreement_with_published answer api applied benchmark_method cases_check cases_finetuning
-    cases_lm_eval cases_models_loading cases_models_prompts cases_settings clas_bench comparisons control_vectors cost_page
-    cross_lingual deltas directions edits engines explore families finetuning harness hidden_states interventions
+    cases_lm_eval cases_models_loading cases_models_prompts cases_settings clas_bench comparisons control_vectors
+    cost_page cross_lingual deltas directions edits engines explore families finetuning harness hidden_states interventions
     judging lm_eval_catalog losses methods objective paper_claims plan presentation probabilities projections
     published published_choices pushing references rivals script_mask sdrrl serving serving_vllm stages startup
     subspaces tables training translation untrusted"""
