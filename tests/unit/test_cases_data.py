@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensflow.artifacts.hub import load_split, local_copy, local_files
-from lensflow.artifacts.items import folded, identity, read_items, text_at
+from lensflow.artifacts.items import folded, id_at, identity, read_items, text_at
 from lensflow.artifacts.tables import read_rows
 from lensflow.artifacts.texts import Text, check_aligned, read_corpus
 from lensflow.benchmarks.dataset_generation import DatasetGeneration
@@ -573,3 +573,29 @@ def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "me/none.csv").write_text("text\n")
     with pytest.raises(LensflowError, match=r"^benchmarks\.mine: data set me/none\.csv \(de, test\): the split is"):
         fetched("mine", Dataset(path="me/none.csv", columns=("text",)), "de", "de", tmp_path)
+
+
+def test_a_split_is_read_no_further_than_is_asked_for(tmp_path):
+    """Splits of the hub can have more rows than a disk has room for."""
+    folder = tmp_path / "me/big"
+    folder.mkdir(parents=True)
+    rows = "".join(json.dumps({"text": f"How high is hill {n}?"}) + "\n" for n in range(5))
+    (folder / "train-0.jsonl").write_text(rows)
+    (folder / "train-1.jsonl").write_text("{broken\n")
+    source = {"path": "me/big", "layout": "configs", "languages": {"en": "default"}, "prompt": "{text}"}
+    few = parse(CorpusDataset, source | {"train": 4})
+    assert [row["id"] for row in paired(few, "en", tmp_path).rows] == ["0", "1", "2", "3"]
+    with pytest.raises(LensflowError, match=r"^corpus me/big \(default, train\), .*cannot be read \(.*\); mend the"):
+        paired(parse(CorpusDataset, source | {"train": 6}), "en", tmp_path)
+
+
+def test_full_width_letters_and_digits_are_those_of_plain_width():
+    assert folded("ＲＡＩＮ　１") == folded("rain 1")
+    assert folded("x²") != folded("x2")
+    assert id_at({"id": "１２"}, "id", "here") == "12"
+
+
+def test_an_open_quote_is_named_by_the_line_that_it_opens_in(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,What?\n2,"Why?\n3,Who?\n')
+    with pytest.raises(LensflowError, match=r"a\.csv, line 3: cannot be read \(unexpected end of data\)"):
+        list(read_rows(tmp_path / "a.csv"))

@@ -15,6 +15,7 @@ from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.parsing import parse
+from lensflow.stages.score import measure
 
 CHOOSE = """
 task: rivers
@@ -333,6 +334,19 @@ def test_a_sentence_has_a_score_of_its_own(project, metric, right):
     first, second = translated(project, metric)
     assert first == pytest.approx(right)
     assert second < 60 if right else second > 60
+
+
+def test_a_task_with_the_name_of_one_of_our_metrics_has_it_once(project):
+    """Both the task and our own benchmarks of translations measure chrF."""
+    (project / "tasks/rivers.yaml").write_text(TRANSLATE)
+    task = task_of(metrics={"chrf": "chrf"})
+    rows = [
+        {"item": id_, "request": "generate_until", "prompt": "", "answer": item["sw"]}
+        for id_, item in SENTENCES.items()
+    ]
+    _, scores = measure(task.samples(rows, SENTENCES, "en", [project]), task, "en")
+    (chrf,) = [found for found in scores if found["metric"] == "chrf"]
+    assert chrf["items"] == pytest.approx([100.0] * len(SENTENCES))
 
 
 def test_sentence_scores_are_sacrebleus(project):

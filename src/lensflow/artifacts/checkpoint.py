@@ -21,9 +21,10 @@ WHOLE = "model.safetensors"
 _COPIES = ("consolidated", "adapter_")  # Mistral's own second copy of the weights; what peft adds to them
 # What is linked and read of a checkpoint beside its weights. Mistral's repositories also hold params.json and
 # consolidated.safetensors: a second copy of the weights, which vLLM would prefer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SMALL_FILES = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", INDEX),
+    *("config.json", "generation_config.json", *TOKENIZER_FILES),
+    *("added_tokens.json", "chat_template.jinja", INDEX),
 )
 READ_FILES = tuple(dict.fromkeys((*SMALL_FILES, *TEMPLATE_FILES)))  # all that is read of it but its weights
 # Keys of config.json that say how weights were quantised: transformers' own, MLX's, compressed-tensors' older one.

@@ -77,18 +77,18 @@ def load_split(
 
 
 def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Iterator[dict[str, Any]]:
-    """Read a split of a folder that opens like a data set of the hub."""
+    """Read a split of a folder that opens like a data set of the hub, no further than is asked for."""
     import datasets
 
     _check_lines(local, where)
-    datasets.disable_progress_bars()
     # A cache of its own: the local files may have changed under the same name.
     with tempfile.TemporaryDirectory() as cache:
         try:
-            loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache)
+            yield from map(
+                dict, datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True)
+            )
         except Exception as error:
             raise LensflowError(f"{where}: {_reason(error, local)}") from None
-        yield from map(dict, loaded)
 
 
 def _as_published(
@@ -164,7 +164,9 @@ def _reason(error: Exception, local: Path | None) -> str:
     text = of_the_hub(error)
     if match := re.search(r"BuilderConfig '?([^']+?)'? not found\. Available: \[(.*?)\]", text):
         return f"no configuration '{match[1]}'; it has {match[2]}"
-    if match := re.search(r"Unknown split [\"']?([^\"']+?)[\"']?\. Should be one of \[(.*?)\]", text):
+    if match := re.search(
+        r"(?:Unknown|Bad) split:? [\"']?([^\"']+?)[\"']?\. (?:Should be|Available)[^[]*\[(.*?)\]", text
+    ):
         return f"no split '{match[1]}'; it has {match[2]}"
     if _is_script(error):
         return (

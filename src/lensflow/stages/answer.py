@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lensflow.artifacts import interventions, layout
-from lensflow.artifacts.checkpoint import verify
+from lensflow.artifacts.checkpoint import TOKENIZER_FILES, verify
 from lensflow.artifacts.interventions import Intervention, StateEdit
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.benchmarks.base import Benchmark, Counted, Folders, Items, Row
@@ -317,7 +317,8 @@ class Answerer:
             "requests": requests,
             "ends": self.session.ends,
             "config": files["config.json"]["sha256"],  # positions, windows and caps change answers, too
-            "tokenizer": files["tokenizer.json"]["sha256"],
+            # What is a special token, and so no part of an answer, may stand in the settings alone.
+            "tokenizer": {name: files[name]["sha256"] for name in TOKENIZER_FILES if name in files},
             "engines": used,
             "dtype": evaluation.dtype,
             "attention": evaluation.attention,

@@ -83,7 +83,7 @@ def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[li
         for name in benchmark.own_metrics()
     ]
     for name, metric in METRICS.items():
-        if metric.measure is None or not metric.is_defined(samples, language):
+        if name in benchmark.own_metrics() or metric.measure is None or not metric.is_defined(samples, language):
             continue
         values = [metric.measure(sample, language) for sample in samples]
         weights = None if metric.weight is None else [sample[metric.weight] for sample in samples]
