@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -117,7 +117,8 @@ def draft(request: Request, folder: Path) -> str:
 
 def _code(language: str) -> str:
     """Return the code of a language that is named in English; anything else as it is."""
-    codes = {name.lower(): code.replace("_", "-") for code, name in Locale("en").languages.items()}
+    names: Mapping[str, str] = Locale("en").languages
+    codes: dict[str, str] = {name.lower(): code.replace("_", "-") for code, name in names.items()}
     return codes.get(language.lower(), language)
 
 
