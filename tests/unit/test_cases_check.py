@@ -53,7 +53,7 @@ def check(checkpoint, tmp_path, monkeypatch, capsys):
             ],
         }
         for key, value in changes.items():
-            config[key] |= value
+            config[key] = value if isinstance(value, list) else config.get(key, {}) | value
         Path("run.yaml").write_text(yaml.safe_dump(config))
         checked_plan([Path("run.yaml")], Path("results"))
         return capsys.readouterr().out.splitlines()
@@ -138,3 +138,20 @@ def test_a_template_without_a_column_is_refused(check, template):
     corpus = {"license": "none", "dataset": source | {"prompt": template, "train": 2}}
     with pytest.raises(LensflowError, match=r"corpora.mine.dataset.prompt: must name a column in single braces"):
         check(rows(EN, SW), corpora={"mine": corpus})
+
+
+def test_items_that_are_copies_are_a_hint(check):
+    Path("questions.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in [*SW, SW[0], SW[1]]))
+    asked = {"dataset": {"path": "questions.jsonl", "columns": ["prompt"]}, "languages": {"sw": "sw"}}
+    benchmarks = {"answers": asked | {"kind": "dataset_generation", "max_new_tokens": 4}}
+    runs = [
+        {"backbones": ["tiny"], "settings": ["pair"], "methods": ["base"], "benchmarks": [{"answers": ["sw"]}]},
+    ]
+    (hint,) = check(rows(EN, SW), benchmarks=benchmarks, runs=runs)
+    assert hint.startswith("hint: benchmarks.answers, sw: 2 of 12 items are copies of others")
+
+
+def test_more_examples_than_there_are_items_are_refused(check):
+    methods = {"lens-gentle": {"kind": "lens", "examples": 7}}
+    with pytest.raises(LensflowError, match=r"examples: 7 is more than the 6 items to train on in corpus 'mine'"):
+        check(rows(EN, SW), methods=methods)

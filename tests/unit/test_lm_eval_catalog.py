@@ -191,7 +191,7 @@ def test_rows_that_have_a_value(tmp_path):
     dataset = CATALOG["mmlu-prox-law"].dataset.model_copy(update={"fewshot_split": None})
     hub_set(tmp_path, "li-lab/MMLU-ProX", "test", sw=[reasoned(n) for n in range(5)])
     assert list(fetched("law", dataset, "sw", "sw", tmp_path).items) == ["1", "3"]
-    with pytest.raises(LensflowError, match=r"the split is empty"):
+    with pytest.raises(LensflowError, match=r"the split has no row with category: history; correct where or fill it"):
         fetched("x", dataset.model_copy(update={"where": {"category": "history"}}), "sw", "sw", tmp_path)
     with pytest.raises(LensflowError, match=r"no column 'kind'"):
         fetched("x", dataset.model_copy(update={"where": {"kind": "law"}}), "sw", "sw", tmp_path)

@@ -276,11 +276,20 @@ class FineTuning(Method):
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are as many examples as asked for."""
-        if self.examples is not None and self.examples > len(items):
-            raise ValueError(
-                f"examples: {self.examples} is more than the {len(items)} items to train on in corpus "
-                f"'{setting.training}'; lower it"
-            )
+        check_examples(self.examples, items, setting)
+
+
+def check_examples(examples: int | None, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
+    """Check that a corpus has as many items to train on as a method asks for.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    if examples is not None and examples > len(items):
+        raise ValueError(
+            f"examples: {examples} is more than the {len(items)} items to train on in corpus '{setting.training}'; "
+            "lower it"
+        )
 
 
 M = TypeVar("M", bound=Method)

@@ -168,7 +168,11 @@ def _checked(
             )
         checked[id_], places[id_] = _plain(item, where, number), number
     if not checked:
-        raise LensflowError(f"{where}: the split is empty; choose another or fill it")
+        chosen = " and ".join(f"{column}: {value}" for column, value in source.where.items())
+        raise LensflowError(
+            f"{where}: the split {f'has no row with {chosen}; correct where' if chosen else 'is empty; choose another'}"
+            " or fill it"
+        )
     return checked
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import local_copy
-from lensflow.artifacts.items import folded
+from lensflow.artifacts.items import folded, identity
 from lensflow.artifacts.texts import EMBEDDED, folder, read_corpus
 from lensflow.benchmarks.base import FromDataset, Items
 from lensflow.errors import LensflowError
@@ -105,6 +105,13 @@ def doubts(plan: Plan, data: Data) -> Iterator[str]:
                     f"corpora.{name}: {same} of {len(texts[one])} texts are the same in '{one}' and '{other}'; "
                     "translate them if they should not be"
                 )
+    for (name, language), (items, _) in data.items.items():
+        columns = plan.config.benchmarks[name].canonical()["dataset"]["columns"]
+        if copies := len(items) - len({identity(item, columns) for item in items.values()}):
+            yield (
+                f"benchmarks.{name}, {language}: {copies} of {len(items)} items are copies of others, which makes "
+                "intervals too narrow; remove them, or name more columns"
+            )
 
 
 def _of_one(language: str, texts: Sequence[str], languages: Sequence[str]) -> Iterator[str]:

@@ -1,11 +1,11 @@
 """Lens: language subspace manipulation (arXiv 2410.04407, section 3.2), its ablations and its controls."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lensflow.methods.base import Draw, Pushing, check_derangement
+from lensflow.methods.base import Draw, Pushing, check_derangement, check_examples
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
@@ -112,3 +112,7 @@ class Lens(Pushing):
                 )
         if self.direction == "deranged":
             check_derangement(self.draw or 0, settings)
+
+    def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
+        """Check that there are as many examples as asked for."""
+        check_examples(self.examples, items, setting)
