@@ -60,7 +60,7 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
 
     plan = plan_of(files, more)
     plan.check_disk(results)
-    plan.check_installed()
+    plan.check_training()
     check_data(plan, datasets_root(plan.config.datasets_root))
     for line in [*plan.check_backbones(), *hints(plan, gpu_memory_gb())]:
         print(f"hint: {line}")
