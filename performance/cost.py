@@ -603,10 +603,9 @@ TUNING = """## Fine-tuning
 
 Computed memory of a GPU for adapters of rank {rank} (`sft`, `cpt`, `qalign`), with batches of {examples} examples of
 {tokens} tokens, all of which count in the loss. The columns name `frozen_weights`; + is `gradient_checkpointing`.
-"Two GPUs" is each of two that share the batch of the column before. "Merge" is the host's memory at the end: the
-adapters are merged into the backbone in float32. The last columns name the smallest of {gpus} GB that has a fifth more
-than is computed. No peak of fine-tuning was measured on a GPU: tests compare the formulas with the bytes of tiny
-models.
+"Two GPUs" is each of two that share the batch of the column before. "Merge" is the host's memory at the end, when the
+adapters are merged into the backbone in float32. The last columns name the smallest of {gpus} GB that has a fifth
+more than is computed. No peak of fine-tuning was measured on a GPU: tests compare the formulas with tiny models.
 """
 
 FORMULAS = """## Formulas

@@ -4,6 +4,7 @@
 #     performance/gpu.sh OUT              on a machine with one GPU
 #     performance/gpu.sh OUT rehearsal    the same on small sizes without a GPU: does every step run?
 #
+# A rehearsal compares the CPU with itself and has three times as long.
 # Run it from the repository root with the environment's `bin` in PATH. Each step has a limit of its own, so a step that
 # hangs does not take the time of the others. The steps go from the most to the least important. OUT/summary.tsv says how
 # each one ended (0: passed, 124: reached its limit); OUT/STEP.log has its output. The exit code
@@ -18,7 +19,7 @@ mkdir -p "$out"
 failed=0
 
 step() { # NAME SECONDS COMMAND...
-    name=$1 limit=$2
+    name=$1 limit=$(($2 * patience))
     shift 2
     began=$(date +%s)
     timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
@@ -28,10 +29,10 @@ step() { # NAME SECONDS COMMAND...
 }
 
 if [ "$mode" = rehearsal ]; then
-    gpus=0 shape="--layers 2 --hidden 512"
-    export CUDA_VISIBLE_DEVICES=
+    gpus=0 shape="--layers 2 --hidden 512" patience=3
+    export CUDA_VISIBLE_DEVICES='' REHEARSAL=1
 else
-    gpus=1 shape="--layers 32 --hidden 4096"
+    gpus=1 shape="--layers 32 --hidden 4096" patience=1
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$out/device.csv" || exit 1
 fi
 

@@ -4,7 +4,10 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -19,7 +22,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from lensflow.artifacts import export
 from lensflow.errors import LensflowError
-from lensflow.methods import alignment, base, finetuning
+from lensflow.methods import alignment, base, finetuning, sharing
 from lensflow.methods.base import Run
 from lensflow.methods.finetuning import IGNORED, Example, answered, cut, packed, plain
 from lensflow.methods.registry import METHODS
@@ -194,6 +197,7 @@ def test_replay_adds_the_central_languages_first_items(run, monkeypatch):
             {"lora": None, "frozen_weights": "nf4"},
             "frozen_weights: nf4 needs adapters on top; set lora",
         ),
+        ({"kind": "midalign", "gpus": 2}, "gpus: midalign compares all sentences of a batch with each other; drop"),
         ({"frozen_weights": "bfloat16"}, "frozen_weights: bfloat16 is computed in bfloat16; set precision: bfloat16"),
         ({"replay": 1, "languages": "all"}, "replay: languages: all has the central language already"),
     ],
@@ -578,6 +582,68 @@ def test_bitsandbytes_that_is_missing_is_named_before_anything_is_read(run, monk
     monkeypatch.setattr(finetuning, "Skeleton", None)
     with pytest.raises(LensflowError, match=r"^frozen_weights: nf4 needs bitsandbytes, which is not installed; run"):
         train(run(frozen_weights="nf4"))
+
+
+def in_two(run, train, dev):
+    return sharing.together(2, finetuning.tune, run, train, dev)
+
+
+@pytest.mark.parametrize("keys", [{"lora": {"dropout": 0.0}}, {"lora": None, "lr": 1e-3}], ids=["lora", "full"])
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_two_processes_compute_the_update_of_one(run, checkpoint, tmp_path, monkeypatch, way, keys):
+    """Batches of 5 are shared as 3 and 2, and the last one of 3 as 2 and 1."""
+    one, two = (run("cpt", folder=name, batch_size=5, **keys) for name in "ab")
+    if way == "padded":
+        folder = shutil.copytree(checkpoint("llama"), tmp_path / "chunks")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"attention_chunk_size": 512}))
+        manifest = tiny.backbone(folder, tmp_path / "prepared" / "manifest.json")
+        one, two = (replace(this, backbone=manifest) for this in (one, two))
+    took = train(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "fine_tune", in_two)
+        assert train(two) == took
+    assert distance(updates(two), updates(one)) < 1e-4
+    for ours, reference in zip(history(two), history(one), strict=True):
+        assert ours == pytest.approx(reference, rel=1e-4 if way == "packed" or ours["split"] == "train" else 0.02)
+    assert finetuning.sharing.place() == (0, 1)  # as before: the next training is one of one process
+    train(replace(one, output=two.output))
+    assert one.output.read_bytes() == two.output.read_bytes()
+
+
+def killed_in_two(run, step):
+    finetuning.fine_tune = in_two
+    killed(run, step)
+
+
+def test_two_processes_die_together(run, monkeypatch):
+    monkeypatch.setenv("LENSFLOW_TEST", mark := f"{os.getpid()}-{time.monotonic_ns()}")
+
+    def running():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"LENSFLOW_TEST={mark}".encode() in path.read_bytes():
+                    found.append(path)
+        return found
+
+    this = run()
+    process = get_context("spawn").Process(target=killed_in_two, args=(this, 3))
+    process.start()
+    most = 0
+    while process.is_alive():
+        most = max(most, len(running()))
+        time.sleep(0.2)
+    assert most >= 2 and process.exitcode == -signal.SIGKILL and not this.output.exists()
+    until = time.monotonic() + 30
+    while running() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not running()
+
+
+def test_as_many_gpus_as_the_method_asks_for(run):
+    with pytest.raises(LensflowError, match=r"^--gpus 1: the method's gpus is 2; give as many$"):
+        train(replace(run(gpus=2), gpus=1))
 
 
 def killed(run, step):

@@ -393,6 +393,14 @@ def test_four_bits_without_bitsandbytes(config, error, monkeypatch):
     assert message.startswith("error: methods.sft-four.frozen_weights: nf4 needs bitsandbytes, which is not installed;")
 
 
+def test_a_training_on_more_gpus_than_its_backbone_has(config, error):
+    config["methods"]["sft-two"] = {"kind": "sft", "gpus": 2}
+    config["runs"][0]["methods"] = ["base", "sft-two"]
+    assert error(config) == (
+        "error: methods.sft-two.gpus: 2 is more than backbones.tiny.resources.gpus (0); raise that, or drop this key"
+    )
+
+
 def test_a_backbone_that_fails_its_checksum(project, config, capsys):
     """Read in full only when it is prepared, the first job of a run."""
     part = "pydantic/__init__.py"

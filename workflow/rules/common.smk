@@ -223,6 +223,12 @@ def one_gpu(wildcards):
     return min(1, needs(wildcards).gpus)
 
 
+def gpus_to_train(wildcards):
+    """GPUs that share a training: as many as the method asks for, if the backbone is given them."""
+    method = PLAN.config.methods[wildcards.method]
+    return min(getattr(method, "gpus", 1), needs(wildcards).gpus)
+
+
 def drawn_pairs():
     """Each backbone and setting that there are figures of: something is trained in it, or a sweep is about it."""
     trained = [(c.backbone, c.setting) for c in PLAN.shown()]

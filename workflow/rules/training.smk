@@ -26,7 +26,7 @@ rule train:
         mem_mb=memory(lambda w: 4000 if PLAN.needs_states(w.method) else 10000),
         runtime=minutes,
         slurm_partition=partition,
-        gpu=one_gpu,
+        gpu=gpus_to_train,
     params:
         config=configured("train"),
         code=lambda wildcards: PLAN.training_code(wildcards.method),

@@ -61,7 +61,7 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
 
     plan = plan_of(files, more)
     plan.check_disk(results)
-    plan.check_installed()
+    plan.check_training()
     data, folders = read_data(plan, datasets_root(plan.config.datasets_root)), plan.folders()
     found = [*plan.check_backbones(folders), *check_lengths(plan, data, folders)]
     for line in [*found, *doubts(plan, data), *hints(plan, gpu_memory_gb())]:

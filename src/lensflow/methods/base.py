@@ -245,6 +245,9 @@ class FineTuning(Method):
     gradient_checkpointing: bool = False
     """Keep only the input of each block for the backward pass and compute the rest again: far less memory for
     activations, about a third more time, the same result (Chen et al., 2016)."""
+    gpus: Count = 1
+    """Number of GPUs that share each batch, each with the whole backbone (accelerate). The update is the one of a
+    single GPU, but for rounding and the draws of dropout. The backbone's `resources.gpus` must be as many."""
 
     def check_depth(self, depth: int) -> None:
         """Check that there are as many blocks as train, and those that the method names."""

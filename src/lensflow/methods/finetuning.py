@@ -17,13 +17,14 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.trainer_callback import ProgressCallback
 
 from lensflow.artifacts import deltas
 from lensflow.artifacts.checkpoint import positions
 from lensflow.errors import LensflowError
+from lensflow.methods import sharing
 from lensflow.methods.base import FineTuning, Lora, Run, Trained, resampled
 from lensflow.models.loading import DTYPES, decoder_of, device_of, layers_of, may_pack
 from lensflow.models.skeleton import Skeleton, check_not_shared
@@ -204,6 +205,15 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
     return ids, [tokens.where(flags, IGNORED) for tokens, flags in zip(ids, counted, strict=True)]
 
 
+def share_of(examples: Sequence[Example]) -> Sequence[Example]:
+    """Return this process's share of a batch, as many in each; the last may be one of which nothing counts."""
+    rank, count = sharing.place()
+    mine = examples[rank::count]
+    if len(mine) * count < len(examples):
+        return [*mine, replace(examples[0], counted=[False] * len(examples[0].counted))]
+    return mine
+
+
 @torch.inference_mode()
 def packs(model: Any) -> bool:
     """Return whether an example that is packed behind another one gives the logits that it gives alone.
@@ -234,7 +244,8 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
-        self.training_bar.set_description(self.label)
+        if self.training_bar is not None:  # the first process's alone
+            self.training_bar.set_description(self.label)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not all(math.isfinite(logs.get(name, 0)) for name in ("loss", "grad_norm")):
@@ -263,6 +274,9 @@ class Loss(nn.Module):
             lambda head, args: (args[0][:, :-1][counted],)
         ):
             logits = self.model(input_ids, use_cache=False, **positions).logits
+        if sharing.place()[1] > 1:
+            total = cross_entropy(logits.float(), following[counted], reduction="sum")
+            return {"loss": sharing.mean(total, int(counted.sum()))}
         return {"loss": cross_entropy(logits.float(), following[counted])}
 
 
@@ -289,7 +303,24 @@ def fine_tune(
         LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
             tensors in another way than the model does, or the run was given a GPU and there is none.
     """
+    if run.method.gpus == 1:
+        return tune(run, train, dev, loss, more)
+    if run.gpus != run.method.gpus:
+        raise LensflowError(f"--gpus {run.gpus}: the method's gpus is {run.method.gpus}; give as many")
+    return sharing.together(run.gpus, tune, run, train, dev)
+
+
+def tune(
+    run: Run[F],
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    loss: Callable[[Any, nn.ModuleList], nn.Module] = Loss,
+    more: Callable[[Any], dict[str, Tensor]] = lambda examples: {},
+) -> Trained:
+    """Train as `fine_tune` says, in this process, which may be one of several that share the batches."""
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
+    if device.type == "cuda":
+        device = torch.device("cuda", sharing.place()[0])
     config.check_installed()
     given = len(train) + len(dev)
     most = min(config.max_tokens, positions(checkpoint) or config.max_tokens)
@@ -319,26 +350,29 @@ def fine_tune(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as unused:
-        trainer = Trainer(
+        trainer = sharing.SharingTrainer(
             loss(model, blocks),
             _arguments(run, unused, bool(dev), device),
-            lambda examples: collate(examples) | more(examples),
+            lambda examples: collate(share_of(examples)) | more(examples),
             list(train),
             list(dev) or None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_Progress(run.output.parent.parent.name))
         trainer.train()
+    tokens = sum(len(example.ids) for example in train) * config.epochs
+    trained = Trained(tokens, parameters, left_out=given - len(train) - len(dev))
+    if not trainer.is_world_process_zero():
+        return trained
     if config.frozen_weights != "float32":
-        trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+        adapted = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
         model = get_peft_model(_from_pretrained(skeleton, checkpoint, torch.float32), adapters)
-        model.load_state_dict(trained, strict=False)
+        model.load_state_dict(adapted, strict=False)
     if adapters is not None:
         model = model.merge_and_unload()
     deltas.write(skeleton.conversion.to_checkpoint(model.state_dict()), checkpoint, run.output)
     write_jsonl(run.output.parent / "history.jsonl", _history(trainer.state.log_history))
-    tokens = sum(len(example.ids) for example in train) * config.epochs
-    return Trained(tokens, parameters, left_out=given - len(train) - len(dev))
+    return trained
 
 
 def loaded(
@@ -395,6 +429,7 @@ def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) ->
         prediction_loss_only=True,  # logits of all dev tokens are gigabytes
         remove_unused_columns=False,
         label_names=["labels"],
+        average_tokens_across_devices=False,  # the loss does
         report_to="none",
         disable_tqdm=False,
     )

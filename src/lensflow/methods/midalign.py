@@ -12,7 +12,9 @@ and 3 % warm-up; 10 epochs of batches of 32 (the authors accumulate 4). The meth
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from lensflow.methods.base import Block, FineTuning, Lora, Run, Trained, blocks_of
 from lensflow.methods.sft import check_answers
@@ -42,6 +44,12 @@ class MidAlign(FineTuning):
     """Number of epochs. Source: paper."""
     batch_size: Count = 32
     """Examples per step. Source: paper."""
+
+    @model_validator(mode="after")
+    def _one_gpu(self) -> Self:
+        if self.gpus > 1:
+            raise ValueError("gpus: midalign compares all sentences of a batch with each other; drop this key")
+        return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are answers in every target language, and as many as asked for."""

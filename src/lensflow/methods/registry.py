@@ -7,7 +7,11 @@ from lensflow.provenance.code import closure, code_digest
 from lensflow.schema.kinds import Kinds
 
 METHODS = Kinds(
-    "lensflow.methods", Method, {"registry", "alignment", "finetuning", "probing"}, function="train", without="base"
+    "lensflow.methods",
+    Method,
+    {"registry", "alignment", "finetuning", "probing", "sharing"},
+    function="train",
+    without="base",
 )
 AnyMethod = Annotated[Method, METHODS]
 

@@ -93,7 +93,8 @@ class Resources(Strict):
     disk_gb: Positive | None = None
     """GB of the checkpoint that prepare_backbone writes. The free space is checked against it."""
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs that evaluation spreads the model over. Other stages take one, or none with 0."""
+    """GPUs that evaluation spreads the model over. Other stages take one, or none with 0; a fine-tuning takes its
+    `gpus`."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that vLLM takes."""
     answer_jobs: Count = 1

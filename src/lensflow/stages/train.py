@@ -80,7 +80,7 @@ def run(
         subspaces: `subspaces.safetensors`, for methods that need hidden states.
         states: `{language}.safetensors` of each language, for the same.
         texts: `{language}.jsonl` of each language.
-        gpus: 1 to run on a GPU.
+        gpus: 1 to run on a GPU; as many as the method's `gpus`.
         output: `delta.safetensors`.
     """
     method = parse(AnyMethod, config.method, "--config method")

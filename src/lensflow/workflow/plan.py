@@ -553,14 +553,20 @@ class Plan:
             raise LensflowError(f"backbones.{name}: {error}") from None
         return hints
 
-    def check_installed(self) -> None:
-        """Check that what the trained methods need beside the package is installed.
+    def check_training(self) -> None:
+        """Check that trainings have the packages and the GPUs that they ask for.
 
         Raises:
-            LensflowError: it is not.
+            LensflowError: they have not.
         """
-        for name in dict.fromkeys(place.method for place in self.trained()):
-            _of_method(name, self.config.methods[name].check_installed)
+        for backbone, name in dict.fromkeys((place.backbone, place.method) for place in self.trained()):
+            method, given = self.config.methods[name], self.config.backbones[backbone].resources.gpus
+            _of_method(name, method.check_installed)
+            if isinstance(method, FineTuning) and method.gpus > max(1, given):
+                raise LensflowError(
+                    f"methods.{name}.gpus: {method.gpus} is more than backbones.{backbone}.resources.gpus ({given}); "
+                    "raise that, or drop this key"
+                )
 
     def check_disk(self, results: Path) -> None:
         """Check that the results folder's disk has room for what is not there yet.

@@ -1,0 +1,98 @@
+"""One training in several processes, one per GPU, that share every batch; transformers' Trainer and accelerate see to
+the gradients.
+
+The update is the one that a single process computes from the whole batch: the loss is the mean over all tokens that
+count in it, whichever process they are in.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, distributed
+from transformers import Trainer
+
+T = TypeVar("T")
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+
+def together(count: int, work: Callable[..., T], *args: Any) -> T:
+    """Run a function in so many processes, of which this is the first; return what it returns here.
+
+    Args:
+        count: of processes.
+        work: a function of a module, called with the arguments in each.
+        args: that can be pickled.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = get_context("spawn")
+    others = [context.Process(target=_as, args=(n, count, port, work, *args), daemon=True) for n in range(1, count)]
+    for process in others:
+        process.start()
+    try:
+        result = _as(0, count, port, work, *args)
+        for process in others:
+            process.join()
+    finally:
+        for process in others:
+            process.terminate()
+    return result
+
+
+def _as(rank: int, count: int, port: int, work: Callable[..., T], *args: Any) -> T:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if rank and sys.platform == "linux":  # a job that is killed leaves no process behind on a GPU
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        result = work(*args)
+        distributed.destroy_process_group()
+        return result
+    finally:
+        for name in names:
+            del os.environ[name]
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def place() -> tuple[int, int]:
+    """Return the number of this process and how many there are."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def mean(total: Tensor, counted: int) -> Tensor:
+    """Return the mean loss of a batch from the sum over this process's share and the number of tokens in it.
+
+    Its gradient is that of the share, times the number of processes: DistributedDataParallel takes the mean over them.
+    """
+    sums = torch.stack([total.detach(), total.new_tensor(counted)])
+    distributed.all_reduce(sums)
+    mine = total * place()[1] / sums[1]
+    return mine + (sums[0] / sums[1] - mine).detach()
+
+
+class SharingTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose processes all go through the same batches, each of which takes its share when it collates.
+
+    Dev losses are means over batches here, too; where examples are padded, an uneven last batch weighs a little more.
+    """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator, which takes all losses of a batch: no example is in it twice."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.gather_for_metrics = self.accelerator.gather
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        if place()[1] > 1:  # accelerate gives each process other batches, and fills the last one up
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+            loader.batch_sampler.even_batches = False
+        return loader
