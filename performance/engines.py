@@ -9,7 +9,7 @@ Chinese and half in English, and methods are told that answers should be in Chin
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ WANTED = "zh"
 PROMPTS = 50  # of each language, the shortest ones of the test split
 TRAIN = 6  # items
 SCORED = 10  # answers per language of the prompt whose log-likelihoods are compared
-ANSWER = Decoding(max_new_tokens=12)
+ANSWER = Decoding(max_new_tokens=8)
 METHODS = {
     "diffmean": {"kind": "diffmean", "unit": "state_norm", "strength": 0.3},
     "recover": {"kind": "recover"},
@@ -50,17 +50,19 @@ METHODS = {
 Answered = list[tuple[list[tuple[int, ...]], list[float]]]
 
 
-def trained(config: Config, manifest: Path, folder: Path) -> Iterator[tuple[str, dict[str, StateEdit | None]]]:
+def trained(
+    config: Config, manifest: Path, folder: Path, methods: Sequence[str]
+) -> Iterator[tuple[str, dict[str, StateEdit | None]]]:
     """Train each method; yield its name, and its edit per language of the prompt."""
     items = texts.read_corpus(texts.folder("embedded", ROOT))["train"][:TRAIN]
     paths = {language: folder / f"{language}.jsonl" for language in SETTING.languages}
     for language, path in paths.items():
         rows = [{"id": i["id"], "prompt": i["prompt"][language], "answer": i["answer"][language]} for i in items]
         write_jsonl(path, [{"split": "train"} | row for row in rows])
-    for name, method in METHODS.items():
+    for name in methods:
         output = folder / name / "seed0" / "delta.safetensors"
         prompt = backbone_of(config, manifest).prompt
-        train.train_measured(Run(parse(AnyMethod, method), SETTING, 0, prompt, manifest, paths, output))
+        train.train_measured(Run(parse(AnyMethod, METHODS[name]), SETTING, 0, prompt, manifest, paths, output))
         written = interventions.load(output.with_name(interventions.NAME))
         yield name, {source: written.edit(WANTED, source) for source in (WANTED, SETTING.central)}
 
@@ -93,7 +95,7 @@ def noticed(engine: Engine, edit: StateEdit | None) -> bool:
         edits.change = change
 
 
-def rows_of(config: Config, manifest: Path, folder: Path) -> Iterator[list[str]]:
+def rows_of(config: Config, manifest: Path, folder: Path, methods: Sequence[str]) -> Iterator[list[str]]:
     """Yield the rows of a backbone's table."""
     backbone = manifest.absolute().parent.parent.name
     tokenizer = PromptTokenizer(manifest.parent, config.backbones[backbone].prompt)
@@ -106,36 +108,33 @@ def rows_of(config: Config, manifest: Path, folder: Path) -> Iterator[list[str]]
         ]
         for source in (WANTED, SETTING.central)
     }
-    edits_of: dict[str, dict[str, StateEdit | None]] = {"base": dict.fromkeys(asked)}
-    edits_of |= trained(config, manifest, folder)
+    edits_of = dict(trained(config, manifest, folder, methods))
+    some = edits_of[methods[0]][WANTED]
     plain = TransformersEngine(manifest.parent, "float32", tokenizer)
-    expected = answered(plain, edits_of, asked)
-    seen = {"hf": noticed(plain, edits_of["recover"][WANTED])}
+    expected = answered(plain, {"base": dict.fromkeys(asked)} | edits_of, asked)
+    seen = {"hf": noticed(plain, some)}
     plain.close()
     fast = VllmEngine(manifest.parent, "float32", tokenizer, 512, Resources())
     try:
         found = answered(fast, edits_of, asked)
-        seen["vllm"] = noticed(fast, edits_of["recover"][WANTED])
+        seen["vllm"] = noticed(fast, some)
     finally:
         fast.close()
-    for name in edits_of:
-        one, other, base = (
-            [ids for answers, _ in side[key] for ids in answers]
-            for side, key in ((expected, name), (found, name), (expected, "base"))
-        )
-        scores = zip(
-            *([score for _, scores in side[name] for score in scores] for side in (expected, found)), strict=True
-        )
-        same = sum(a == b for a, b in zip(one, other, strict=True))
-        moved = sum(a != b for a, b in zip(one, base, strict=True))
-        off = max(abs(a - b) for a, b in scores)
+    said = {name: [ids for answers, _ in by_source for ids in answers] for name, by_source in expected.items()}
+    for name, answers in said.items():
         # Behind the answers to Chinese prompts are those to English ones.
-        hits = sum(is_faithful(tokenizer.decode(list(ids)), WANTED) is True for ids in one[PROMPTS:])
+        hits = sum(is_faithful(tokenizer.decode(list(ids)), WANTED) is True for ids in answers[PROMPTS:])
         low, high = proportion_interval(hits, PROMPTS)
-        told = f"{hits / PROMPTS:.2f} [{low:.2f}, {high:.2f}]"
-        yield [backbone, name, f"{same} of {len(one)}", f"{moved}", f"{off:.0e}", told]
+        row = [backbone, name, "", "", "", f"{hits / PROMPTS:.2f} [{low:.2f}, {high:.2f}]"]
+        if name in found:
+            other = [ids for answers, _ in found[name] for ids in answers]
+            sides = ([score for _, scores in side[name] for score in scores] for side in (expected, found))
+            row[2] = f"{sum(a == b for a, b in zip(answers, other, strict=True))} of {len(answers)}"
+            row[3] = f"{sum(a != b for a, b in zip(answers, said['base'], strict=True))}"
+            row[4] = f"{max(abs(a - b) for a, b in zip(*sides, strict=True)):.0e}"
+        yield row
     refusing = " and ".join(engine for engine, refuses in seen.items() if refuses)
-    yield [backbone, "recover, hooks left out", f"{refusing} refuse", "", "", ""]
+    yield [backbone, f"{methods[0]}, hooks left out", f"{refusing} refuse", "", "", ""]
 
 
 PAGE = """# Both engines under edits
@@ -162,13 +161,14 @@ def main() -> None:
     """Compare, and write the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("manifests", type=Path, nargs="+", help="manifest.json of prepared backbones")
+    options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of the comparison")
     args = options.parse_args()
     prepare_process()
     torch.manual_seed(0)
     config, rows = read([], ROOT), []
     for manifest in args.manifests:
         with tempfile.TemporaryDirectory() as folder:
-            for row in rows_of(config, manifest.resolve(), Path(folder)):
+            for row in rows_of(config, manifest.absolute(), Path(folder), args.methods):
                 rows.append(row)
                 print(" | ".join(row), flush=True)
     from vllm import __version__
