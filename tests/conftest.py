@@ -15,9 +15,9 @@ settings.load_profile("busy")
 NEED_TORCH = """agreement agreement_with_published answer api applied benchmark_method cases_check
     cases_finetuning cases_lm_eval cases_models_loading cases_models_prompts cases_settings clas_bench comparisons
     control_vectors cost_page cross_lingual deltas directions edits engines every_method explore families finetuning
-    gate harness hidden_states interventions judging lm_eval_catalog losses methods objective paper_claims plan
-    presentation probabilities projections published published_choices pushing references rivals script_mask sdrrl
-    serving serving_vllm stages startup subspaces tables tracking training translation untrusted"""
+    gate harness hidden_states interventions judging lm_eval_catalog losses methods notebook objective paper_claims
+    plan presentation probabilities projections published published_choices pushing references rivals script_mask
+    sdrrl serving serving_vllm stages startup subspaces tables tracking training translation untrusted"""
 pytest_plugins = ["tests.judge_server"]
 if find_spec("torch"):
     from tests.models import checkpoint, stages  # noqa: F401

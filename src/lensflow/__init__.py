@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 __version__ = version("lensflow")
-__all__ = ["Comparison", "Lens", "Model", "Space", "Texts", "corpus", "load", "load_directions"]
+__all__ = ["Comparison", "Lens", "Model", "Space", "Texts", "corpus", "load"]
 
 
 def __getattr__(name: str) -> Any:

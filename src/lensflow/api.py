@@ -31,8 +31,8 @@ from lensflow.measures.catalogue import TARGETS
 from lensflow.measures.comparisons import compare
 from lensflow.measures.outcomes import judge
 from lensflow.measures.score import score
-from lensflow.methods import shared
 from lensflow.methods.lens.config import Lens as LensConfig
+from lensflow.methods.shared import Shared
 from lensflow.presentation.blocks import LEFT, MARKS, RETENTION
 from lensflow.presentation.exporting import export
 from lensflow.presentation.pushing import push
@@ -169,7 +169,7 @@ class Model:
         Raises:
             LensflowError: a key is wrong, a prompt is too long for the model, or the language is needed.
         """
-        if language is None and by_language(self.intervention):
+        if language is None and _acts_by_language(self.intervention):
             raise LensflowError("answer: this method acts by language; name the language of the answers (language)")
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         settings = parse(Decoding, {"max_new_tokens": 128, "stop": ["\nQuestion:"], **decoding}, "answer")
@@ -178,6 +178,32 @@ class Model:
             row["answer"] for row in generated(speaker, {str(n): text for n, text in enumerate(asked)}, settings)
         ]
         return answers[0] if isinstance(prompts, str) else answers
+
+    def load_directions(self, place: str | Path) -> "Model":
+        """Return this backbone with what others have shared for it: changed weights and directions.
+
+        Args:
+            place: owner/name or owner/name@revision on the hub, or a folder that `lensflow export --reference` wrote.
+
+        Raises:
+            LensflowError: there is nothing of this name, or it was made for another backbone.
+        """
+        content = exported.read(place).content
+        languages = {"central": content["central"], "languages": content["languages"]}
+        setting: Setting = parse(Setting, languages, str(place))
+        method = Shared(kind="shared", directions=str(place))
+        output = _folder() / self.name / "setting" / "shared" / "seed0" / "delta.safetensors"
+        train.run(
+            Training(method=method.canonical(), setting=setting, prompt=self.backbone.prompt, seed=0),
+            backbone=self.manifest,
+            subspaces=None,
+            states=[],
+            texts=[],
+            gpus=0,
+            output=output,
+        )
+        applied = interventions.load(output.with_name(interventions.NAME))
+        return replace(self, setting=setting, delta=output, intervention=applied)
 
     def compare(self, other: "Model", prompts: Mapping[str, Sequence[str]], **decoding: Any) -> "Comparison":
         """Compare the usable answers of this model with those of another one, on the same prompts.
@@ -382,34 +408,6 @@ def load(name: str | Path, *, gpus: int = 0, engine: str = "hf", dtype: str = "f
     return Model(called, backbone, manifest, Session(manifest, answering, Resources(gpus=gpus)), gpus)
 
 
-def load_directions(place: str | Path, model: Model) -> Model:
-    """Return a backbone with what others have shared for it: changed weights and directions.
-
-    Args:
-        place: owner/name or owner/name@revision on the hub, or a folder that `lensflow export --reference` wrote.
-        model: the backbone that they were made for.
-
-    Raises:
-        LensflowError: there is nothing of this name, or it was made for another backbone.
-    """
-    content = exported.read(place).content
-    languages = {"central": content["central"], "languages": content["languages"]}
-    setting: Setting = parse(Setting, languages, f"{place}")
-    method = shared.Shared(kind="shared", directions=str(place))
-    output = _folder() / model.name / "setting" / "shared" / "seed0" / "delta.safetensors"
-    train.run(
-        Training(method=method.canonical(), setting=setting, prompt=model.backbone.prompt, seed=0),
-        backbone=model.manifest,
-        subspaces=None,
-        states=[],
-        texts=[],
-        gpus=0,
-        output=output,
-    )
-    applied = interventions.load(output.with_name(interventions.NAME))
-    return replace(model, setting=setting, delta=output, intervention=applied)
-
-
 def corpus(source: str | Path, languages: Sequence[str]) -> Texts:
     """Return parallel texts.
 
@@ -446,7 +444,7 @@ def _folder() -> Path:
     return folder
 
 
-def by_language(intervention: Intervention) -> bool:
+def _acts_by_language(intervention: Intervention) -> bool:
     """Return whether what an intervention does depends on the language of the answer."""
     told = [getattr(intervention, name) for name in ("shifts", "constrained", "instructions", "frames", "shots")]
     return any(told) or bool(intervention.blocks.keys() - {ANY})

@@ -261,7 +261,7 @@ def test_a_notebook_answers_with_what_was_shared(hub, method, checkpoint):
 
     push(*method, NAME)
     model = lf.load(checkpoint("llama"))
-    better = lf.load_directions(NAME, model)
+    better = model.load_directions(NAME)
     assert repr(better).endswith(f" after {NAME} in " + ", ".join(code for code in tiny.LANGUAGES if code != "en"))
     prompts = ["What is rain?", "Je, mvua ni nini?"]
     assert better.answer(prompts, "sw", max_new_tokens=8) != model.answer(prompts, max_new_tokens=8)

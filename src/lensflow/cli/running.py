@@ -37,10 +37,10 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
     sub.add_argument("--central", help="the language that the model is best in (default: en)")
     sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
-    sub.add_argument("--questions", type=Path, help="the same, of questions to evaluate on (default: rows of the data)")
-    sub.add_argument("--methods", **listed, help="of the catalog (default: lens-gentle,lens-strong)")
-    sub.add_argument("--benchmarks", **listed, help="of the catalog (default: generation,likelihood)")
-    sub.add_argument("--budget", type=float, metavar="MINUTES", help="how long answering may take, about")
+    sub.add_argument("--questions", type=Path, help="such a file, to evaluate on (default: rows of --data)")
+    sub.add_argument("--methods", **listed, help="methods of the catalog (default: lens-gentle,lens-strong)")
+    sub.add_argument("--benchmarks", **listed, help="benchmarks of the catalog (default: generation,likelihood)")
+    sub.add_argument("--budget", type=float, metavar="MINUTES", help="minutes that answering may take, roughly")
     sub.add_argument("--gpus", type=int, help="GPUs to run on (default: 0)")
     sub.add_argument("--directory", type=Path, help="folder of the run, with its results (default: here)")
     sub.add_argument("--force", action="store_true", help="replace the file or the results of another run")
@@ -65,10 +65,11 @@ def run(args: argparse.Namespace) -> None:
     file, shown = file.resolve(), os.path.relpath(folder / "results")
     with contextlib.chdir(folder if folder.is_dir() else Path()):
         plan = checked_plan([] if args.dry_run and text else [file], Path("results"), _parsed(text, args.dry_run))
+        trainings = len(plan.trained())
         cells = [language for cells in plan.checkpoints.values() for of in cells.values() for language in of]
         print(
-            f"{file.name}: {len(plan.trained())} trainings, {len(cells)} cells (a checkpoint, a benchmark and a "
-            f"language each) of at most {plan.config.evaluation.limit or 'all'} items",
+            f"{file.name}: {trainings} training{'s' if trainings != 1 else ''}, {len(cells)} cells (one per "
+            f"checkpoint, benchmark and language), each of at most {plan.config.evaluation.limit or 'all'} items",
             flush=True,  # before what Snakemake says
         )
         if args.dry_run:
