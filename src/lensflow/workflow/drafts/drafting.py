@@ -117,7 +117,7 @@ def draft(request: Request, folder: Path) -> str:
 
 def _code(language: str) -> str:
     """Return the code of a language that is named in English; anything else as it is."""
-    codes = {name.lower(): code.replace("_", "-") for code, name in Locale("en").languages.items()}
+    codes: dict[str, str] = {name.lower(): code.replace("_", "-") for code, name in Locale("en").languages.items()}
     return codes.get(language.lower(), language)
 
 
