@@ -88,7 +88,8 @@ class Exported:
                 f"{self.place}: has all weights of the model; load it as a model, or export it with --reference"
             )
         path = self.folder / DELTA
-        return load_file(path) if path.is_file() else {}
+        found: dict[str, Tensor] = load_file(path) if path.is_file() else {}
+        return found
 
 
 def description(
