@@ -111,7 +111,7 @@ def write_checkpoint(folder: Path) -> None:
     tensors = {f"{layer}{part}.weight": np.zeros((2, 2), np.float32) for layer in layers for part in parts}
     norms = [f"{layer}{name}" for layer in layers for name in ("input_layernorm", "post_attention_layernorm")]
     tensors |= {f"{name}.weight": np.zeros(2, np.float32) for name in (*norms, "model.norm")}
-    save_file(tensors | {"model.embed_tokens.weight": np.zeros((4, 2), np.float32)}, folder / "model.safetensors")
+    save_file(tensors | {"model.embed_tokens.weight": np.eye(4, 2, dtype=np.float32)}, folder / "model.safetensors")
 
 
 def demo_config() -> dict:

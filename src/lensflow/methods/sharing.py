@@ -88,7 +88,7 @@ class SharingTrainer(Trainer):  # type: ignore[misc]
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator, which takes all losses of a batch: no example is in it twice."""
         super().create_accelerator_and_postprocess()
-        self.accelerator.gather_for_metrics = self.accelerator.gather
+        self.gather_function = self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         loader = super()._get_dataloader(*args, **kwargs)
