@@ -75,8 +75,11 @@ def of(folder, kind):
 
 @pytest.mark.slow
 def test_it_trains_and_answers(prepared):
-    """All kinds, one after the other in one engine, as the stage `answer` does; base is the same at the end."""
-    assert set(ENTRIES) == {*METHODS.builtin(), METHODS.without}
+    """All kinds, one after the other in one engine, as the stage `answer` does; base is the same at the end.
+
+    What others have shared needs their folder: tests/unit/test_pushing.py.
+    """
+    assert set(ENTRIES) == {*METHODS.builtin(), METHODS.without} - {"shared"}
     manifest, cell = prepared / "backbone" / "manifest.json", Cell("items", parse(DatasetGeneration, BENCHMARK), "zh")
     one, folders = answering.session(manifest, PROMPT, engine="hf"), Folders(prepared, prepared)
 
@@ -99,5 +102,5 @@ def test_it_trains_and_answers(prepared):
         assert len(found) == len(plain)
         acted |= {kind} if found != plain else set()
     assert answers(None, "again") == plain
-    # The others move states and weights too little for another likeliest token of a random model.
-    assert acted >= {"constrained", "diffmean", "disentangle", "recover", "language_dimensions", "prompt"}
+    # The others move too little for another likeliest token of a random model, which repeats its last one if it is tied.
+    assert acted >= {"disentangle", "recover", "language_dimensions", "prompt"}
