@@ -102,5 +102,5 @@ def test_it_trains_and_answers(prepared):
         assert len(found) == len(plain)
         acted |= {kind} if found != plain else set()
     assert answers(None, "again") == plain
-    # The others move too little for another likeliest token of a random model, which repeats its last one if it is tied.
+    # The others move too little for another likeliest token of a random model; a tied one repeats its last token.
     assert acted >= {"disentangle", "recover", "language_dimensions", "prompt"}
