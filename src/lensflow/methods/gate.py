@@ -1,7 +1,7 @@
 """Language Confusion Gate (LCG, arXiv 2510.17555): a small gate bans families of scripts while the model answers.
 
-Every token is of one of four families: Chinese and Japanese, Latin, symbols (no letters), and all others. With the
-state h after the final norm, from which the next token is predicted, the gate says for every family f
+Every token belongs to one of four families: Chinese and Japanese; Latin; symbols, which have no letters; and all
+others. The state h after the final norm predicts the next token. The gate reads it and says for every family f
 
     g = U ReLU(P h), P ∈ R^{d×d}, U ∈ R^{4×d}
 
@@ -10,17 +10,22 @@ likeliest tokens of z_v/‖w_v‖ (at most 20, as long as likelier ones have les
 loss is the binary cross-entropy of sigmoid(g), averaged over families and over the places that predict the answers'
 tokens.
 
-While answering, families with g ≥ 0 and the one with the largest g are wanted. The wanted ones, symbols, the others and
-the family of the answer's last token with letters are allowed; the rest is banned. Tokens of banned families get
-probability 0 if all of these hold: the answer has letters already; a token of a banned family may be sampled; and the
-likeliest 5 tokens (0.999) or 20 tokens (0.95) hold one of a wanted family. If answers are sampled, these sets are of z
-divided by the temperature.
+While answering, families with g ≥ 0 and the one with the largest g are wanted. Allowed are the wanted families,
+symbols, all others, and the family of the answer's last token with letters. The rest is banned. Tokens of banned
+families get probability 0 if three conditions hold:
+
+- the answer has letters already;
+- a token of a banned family may be sampled (greedy decoding: it is the likeliest);
+- a wanted family has a token among the likeliest 5, as long as likelier ones have less than 0.999 together, or among
+  the likeliest 20 with 0.95.
+
+If answers are sampled, z is divided by the temperature first.
 
 Defaults: one epoch, 2e-5, 16 texts per step, 100 steps of warm-up (paper), and a linear fall to 0 (HF's Trainer). The
 paper has 78k instructions; here the training corpus's prompts and answers in all languages of the setting are read, and
 a corpus of a few hundred texts needs a larger rate and more epochs. Three things differ. The authors' loss counts
 prompts and pads, too. They sample from the sets above, where here temperature and top-p act on what the ban leaves.
-They treat the answers A to G as symbols. A piece of a letter is of the family that its first byte says.
+They count the answers A to G as symbols. The first byte of a piece of a letter decides its family.
 
 The gate cannot separate languages of one family, such as Swahili and English, or Chinese and Japanese. It does not act
 on log-likelihoods. The method is told no language.

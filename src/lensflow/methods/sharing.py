@@ -71,7 +71,8 @@ def place() -> tuple[int, int]:
 def mean(total: Tensor, counted: int) -> Tensor:
     """Return the mean loss of a batch from the sum over this process's share and the number of tokens in it.
 
-    Its gradient is that of the share, times the number of processes: DistributedDataParallel takes the mean over them.
+    The gradient covers this process's share alone. It is multiplied by the number of processes, because
+    DistributedDataParallel takes the mean over them.
     """
     sums = torch.stack([total.detach(), total.new_tensor(counted)])
     distributed.all_reduce(sums)

@@ -317,7 +317,7 @@ class Answerer:
             "requests": requests,
             "ends": self.session.ends,
             "config": files["config.json"]["sha256"],  # positions, windows and caps change answers, too
-            # What is a special token, and so no part of an answer, may stand in the settings alone.
+            # Some checkpoints name special tokens in the settings alone, and these are no part of an answer.
             "tokenizer": {name: files[name]["sha256"] for name in TOKENIZER_FILES if name in files},
             "engines": used,
             "dtype": evaluation.dtype,

@@ -89,7 +89,7 @@ def _checked_items(plan: Plan, name: str, language: str, root: Path | None) -> t
 
 
 def doubts(plan: Plan, data: Data) -> Iterator[str]:
-    """Say what looks like a mistake in corpora, and may be none; those of the package are known."""
+    """Say what may be a mistake in corpora and items. The corpora of the package are left out."""
     for name, by_language in data.texts.items():
         if plan.config.corpora[name].path in EMBEDDED:
             continue

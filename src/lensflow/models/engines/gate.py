@@ -20,8 +20,8 @@ NEAR = ((5, 0.999), (20, 0.95))  # k and p of the likeliest tokens; the gate lea
 def families_of(tokenizer: PromptTokenizer, size: int) -> Tensor:
     """Return the family (V,) of each of a model's V tokens, int64.
 
-    A token with a Chinese or Japanese letter is of that family, else one with a Latin letter of Latin; without letters
-    it is a symbol. Tokens that the tokenizer does not know are symbols, too.
+    A Chinese or Japanese letter decides the family of a token first, then a Latin letter, then any other letter. A
+    token without letters is a symbol. So is one that the tokenizer does not know.
     """
     found = torch.full((size,), SYMBOLS)
     for index, text in enumerate(tokenizer.vocabulary[:size]):
