@@ -68,16 +68,12 @@ class Room:
 
     def is_over(self, ids: Sequence[int]) -> bool:
         """Return whether an answer of these token ids must end; looks for a loop at every eighth token."""
-        if not ids:
+        if not ids or (self._room is None and not self._stop):
             return False
-        if self._stop:
-            last = self._tokenizer.decode(list(ids[-self._looked_at :]))
-            if any(stop in last for stop in self._stop):
-                return True
-        if self._room is None:
-            return False
-        text = self._tokenizer.decode(list(ids))
-        return len(text) >= self._room or (len(ids) % 8 == 0 and repeats_at_the_end(text))
+        text = self._tokenizer.decode(list(ids if self._room is not None else ids[-self._looked_at :]))
+        if any(stop in text for stop in self._stop):
+            return True
+        return self._room is not None and (len(text) >= self._room or (len(ids) % 8 == 0 and repeats_at_the_end(text)))
 
     def answer(self, ids: tuple[int, ...], *, ended: bool) -> Answer:
         """Return the answer of generated tokens.
