@@ -230,7 +230,7 @@ def test_vllm_swaps_weights_and_back(embedded):
     files = sorted(folder.glob("*.safetensors"))
     own = {name: tensor for file in files for name, tensor in load_file(file).items() if ".layers.29." in name}
     generator = torch.Generator().manual_seed(9)
-    other = {name: tensor + torch.randn(tensor.shape, generator=generator) / 50 for name, tensor in own.items()}
+    other = {name: tensor + torch.randn(tensor.shape, generator=generator) / 10 for name, tensor in own.items()}
     per_token = []
     for start in (
         lambda: VllmEngine(folder, "float32", tokenizer, 512, Resources(gpus=GPUS, gpu_memory=0.5)),

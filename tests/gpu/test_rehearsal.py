@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_every_step_runs(tmp_path):
     command = ["sh", "performance/gpu.sh", str(tmp_path), "rehearsal"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("*.log")))
     assert done.returncode == 0, f"{done.stdout}\n{logs}"
     rows = [line.split("\t") for line in (tmp_path / "summary.tsv").read_text().splitlines()]
