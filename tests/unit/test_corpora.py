@@ -271,7 +271,7 @@ def test_the_hub_is_asked_for_name_configuration_split_and_revision(tmp_path, mo
         pair_dataset(alone, language, None, output)
         config = {"aya": "default", "bactrian-x": language}[corpus]
         revision = source.revision or NEWEST
-        assert asked.pop() == ((name, config), {"split": "train", "revision": revision})
+        assert asked.pop() == ((name, config), {"split": "train", "revision": revision, "streaming": True})
         written = read_jsonl(output)
         assert [item["split"] for item in written].count("train") == {"aya": 300}.get(corpus, 200)
         assert all(item["prompt"] for item in written)

@@ -148,7 +148,7 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tm
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
     output = fetched(tmp_path, revision="a" * 40)
-    assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40})]
+    assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40, "streaming": True})]
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "a" * 40
     output = fetched(tmp_path)
     assert asked[-1][1]["revision"] == "c" * 40  # the newest, which is written down
@@ -296,7 +296,7 @@ def script_on_the_hub(monkeypatch):
 def test_of_a_data_set_that_is_a_script_the_hubs_conversion_is_taken(tmp_path, script_on_the_hub, revision):
     output = fetched(tmp_path, revision=revision)
     files = {"data_files": {"test": "zz/test/*.parquet"}, "split": "test", "revision": CONVERSION}
-    assert script_on_the_hub[-1] == ("my/set", None, files)
+    assert script_on_the_hub[-1] == ("my/set", None, files | {"streaming": True})
     assert len(read_items(output)) == len(ROWS)
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == CONVERSION
 

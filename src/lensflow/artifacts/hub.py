@@ -3,7 +3,8 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def load_split(
     where: str,
     file: str | None = None,
     field: str | None = None,
-) -> tuple[Iterator[dict[str, Any]], str | None]:
+) -> tuple[Generator[dict[str, Any]], str | None]:
     """Open a split of a data set, of its local copy if there is one, else of the hub's.
 
     Args:
@@ -59,7 +60,8 @@ def load_split(
         field: key of a JSON file that holds the rows.
 
     Returns:
-        The items, read one after the other, and the revision of the hub's data set that they come from.
+        The items, read one after the other, and the revision of the hub's data set that they come from. Close the
+        items: while a stream of the hub is open, Python cannot end.
 
     Raises:
         LensflowError: one line that says why it cannot be had and what to do.
@@ -69,31 +71,37 @@ def load_split(
         return _as_published(name, named, local, revision, field, where)
     if local:
         return _of_a_copy(local, config, split, where), None
-    try:
+    with _named(where, local):
         loaded, revision = _of_the_hub(name, config, split, revision)
+    return _rows(loaded, where, local), revision
+
+
+@contextmanager
+def _named(where: str, local: Path | None) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
-    return map(dict, loaded), revision
 
 
-def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Iterator[dict[str, Any]]:
+def _rows(loaded: Iterable[Any], where: str, local: Path | None) -> Generator[dict[str, Any]]:
+    with _named(where, local):
+        yield from map(dict, loaded)
+
+
+def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Generator[dict[str, Any]]:
     """Read a split of a folder that opens like a data set of the hub, no further than is asked for."""
     import datasets
 
     _check_lines(local, where)
     # A cache of its own: the local files may have changed under the same name.
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            yield from map(
-                dict, datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True)
-            )
-        except Exception as error:
-            raise LensflowError(f"{where}: {_reason(error, local)}") from None
+    with tempfile.TemporaryDirectory() as cache, _named(where, local):
+        yield from map(dict, datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True))
 
 
 def _as_published(
     name: str, file: str, local: Path | None, revision: str | None, field: str | None, where: str
-) -> tuple[Iterator[dict[str, Any]], str | None]:
+) -> tuple[Generator[dict[str, Any]], str | None]:
     """Open one file as its authors published it: below the local copy, or of the hub's data set."""
     if tables.is_table(name) or (local and local.is_file()):
         if local is None:
@@ -103,11 +111,9 @@ def _as_published(
 
     outer, member = tables.of_archive(file)
     if local is None:
-        try:
+        with _named(where, local):
             revision = revision or HfApi().dataset_info(name).sha
             path = Path(hf_hub_download(name, outer, repo_type="dataset", revision=revision))
-        except Exception as error:  # the hub's errors have no common type
-            raise LensflowError(f"{where}: {_reason(error, local)}") from None
         return tables.read_rows(path, member, field, where), revision
     if not (local / outer).is_file():
         raise LensflowError(f"{where}: {local} has no file {outer}; correct file, or put the data set there")
@@ -115,7 +121,7 @@ def _as_published(
 
 
 def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:
-    """Return a split of a data set of the hub, and its revision.
+    """Return a split of a data set of the hub, of which only what is read is fetched, and its revision.
 
     A data set that is a script is never run. Without a revision asked for, the hub's own conversion of it is taken
     (branch `CONVERTED`), whose revision can be asked for like any other.
@@ -125,7 +131,7 @@ def _of_the_hub(name: str, config: str | None, split: str, revision: str | None)
 
     found = revision or HfApi().dataset_info(name).sha
     try:
-        return datasets.load_dataset(name, config, split=split, revision=found), found
+        return datasets.load_dataset(name, config, split=split, revision=found, streaming=True), found
     except (RuntimeError, ValueError) as error:  # the library's for a script, and for a configuration that is not there
         if revision is None and not _is_script(error):
             raise
@@ -134,7 +140,8 @@ def _of_the_hub(name: str, config: str | None, split: str, revision: str | None)
         if not any(file.rfilename.startswith(folder) for file in converted.siblings or ()):
             raise
         files = {split: f"{folder}*.parquet"}
-        return datasets.load_dataset(name, data_files=files, split=split, revision=converted.sha), converted.sha
+        loaded = datasets.load_dataset(name, data_files=files, split=split, revision=converted.sha, streaming=True)
+        return loaded, converted.sha
 
 
 def _is_script(error: Exception) -> bool:

@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -33,7 +33,7 @@ def of_archive(name: str) -> tuple[str, str | None]:
     return (f"{archive}{_ZIP}", member) if found else (name, None)
 
 
-def read_rows(path: Path, member: str | None = None, field: str | None = None, where: str = "") -> Iterator[Row]:
+def read_rows(path: Path, member: str | None = None, field: str | None = None, where: str = "") -> Generator[Row]:
     """Yield the rows of a file, one dictionary per row.
 
     Args:

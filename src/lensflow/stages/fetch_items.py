@@ -7,6 +7,7 @@ from.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -107,17 +108,18 @@ def fetched(
         if split is None:
             continue
         items: Iterable[dict[str, Any]] = ()
-        for named in [part.replace("{config}", config) for part in source.configs or ("{config}",)]:
-            where = f"benchmarks.{name}: data set {source.path} ({named}, {split})"
-            if source.path.startswith(EMBEDDED):
-                items = _generate(source.path.removeprefix(EMBEDDED), language, where)
-            else:
-                more, revision = load_split(
-                    source.path, named, split, local, revision, where, source.file, source.field
-                )
-                items = chain(items, more)
-        where = f"benchmarks.{name}: data set {source.path} ({config}, {split})"
-        by_role[role] = _checked(source, _chosen(source, items, where), where, texts)
+        with ExitStack() as opened:
+            for named in [part.replace("{config}", config) for part in source.configs or ("{config}",)]:
+                where = f"benchmarks.{name}: data set {source.path} ({named}, {split})"
+                if source.path.startswith(EMBEDDED):
+                    items = _generate(source.path.removeprefix(EMBEDDED), language, where)
+                else:
+                    more, revision = load_split(
+                        source.path, named, split, local, revision, where, source.file, source.field
+                    )
+                    items = chain(items, opened.enter_context(closing(more)))
+            where = f"benchmarks.{name}: data set {source.path} ({config}, {split})"
+            by_role[role] = _checked(source, _chosen(source, items, where), where, texts)
     evaluated = {identity(item, source.columns) for item in by_role["items"].values()}
     left_out = frozenset(id_ for id_, item in by_role["fewshot"].items() if identity(item, source.columns) in evaluated)
     if left_out:

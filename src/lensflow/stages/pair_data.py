@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -118,20 +119,20 @@ def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -
     unanswered: set[str] = set()
     seen: dict[str, dict[str, int]] = {name: {} for name in languages}
     counts = dict.fromkeys(languages, 0)
-    reading = Reading(source, languages, root)
-    for name, number, item in reading.items():
-        counts[name] = number
-        if len(items) < wanted:
-            row = _row(source, name, number, item, seen[name])
-            if not folded(row.get("answer", "none")):
-                unanswered.add(row["id"])
-                continue
-            found = waiting.setdefault(row["id"], {})
-            found[name] = row
-            if len(found) == len(languages):
-                items.append(waiting.pop(row["id"]))
-        elif not by_place:
-            break
+    with Reading(source, languages, root) as reading:
+        for name, number, item in reading.items():
+            counts[name] = number
+            if len(items) < wanted:
+                row = _row(source, name, number, item, seen[name])
+                if not folded(row.get("answer", "none")):
+                    unanswered.add(row["id"])
+                    continue
+                found = waiting.setdefault(row["id"], {})
+                found[name] = row
+                if len(found) == len(languages):
+                    items.append(waiting.pop(row["id"]))
+            elif not by_place:
+                break
     where = _where(source, languages[0])
     _check_counts(source, counts, by_place, reading.values)
     gaps = _lacking(waiting, languages)
@@ -173,8 +174,8 @@ def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bo
         )
 
 
-class Reading:
-    """The rows of some languages of a data set, one row of each after the other.
+class Reading(ExitStack):
+    """The rows of some languages of a data set, one row of each after the other; it closes what it opened.
 
     Args:
         source: the data set.
@@ -187,6 +188,7 @@ class Reading:
     """
 
     def __init__(self, source: CorpusDataset, languages: Sequence[str], root: Path | None) -> None:
+        super().__init__()
         self.source, self.languages, self.root = source, languages, root
         self.revision = source.revision
         self.values: dict[str, None] = {}
@@ -209,13 +211,13 @@ class Reading:
         self.values[value] = None
         return value
 
-    def _in_turn(self, opened: dict[str, Iterator[dict[str, Any]]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def _in_turn(self, opened: Mapping[str, Iterator[dict[str, Any]]]) -> Iterator[tuple[str, int, dict[str, Any]]]:
         for number, items in enumerate(zip_longest(*opened.values()), start=1):
             for language, item in zip(opened, items, strict=True):
                 if item is not None:
                     yield language, number, item
 
-    def _open(self, language: str) -> Iterator[dict[str, Any]]:
+    def _open(self, language: str) -> Generator[dict[str, Any]]:
         source = self.source
         items, self.revision = load_split(
             source.path,
@@ -227,7 +229,7 @@ class Reading:
             source.file,
             source.field,
         )
-        return items
+        return self.enter_context(closing(items))
 
 
 def _config(source: CorpusDataset, language: str) -> str | None:
