@@ -76,6 +76,15 @@ def scripts(language: str) -> frozenset[str]:
     return _PARTS.get(system, frozenset({system}))
 
 
+def are_one(first: str, second: str) -> bool:
+    """Whether two codes name one language in one writing system: `zh` and `zh-Hans` do, `pt` and `pt-BR` do not.
+
+    Raises:
+        LensflowError: CLDR does not know a language.
+    """
+    return _parse(first) == _parse(second) and _territory(first) == _territory(second)
+
+
 def english_name(language: str) -> str:
     """CLDR's English name: `Swahili`, `Bangla`, `Traditional Chinese`.
 
@@ -257,6 +266,11 @@ def _parse(language: str) -> tuple[str, str]:
     if system not in (None, *_SCRIPTS) or territory not in (None, *_TERRITORIES):
         raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or such as 'sr-Latn'")
     return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1]
+
+
+def _territory(language: str) -> str | None:
+    territory = parse_locale(language.replace("_", "-"), sep="-")[1]
+    return str(territory) if territory else None
 
 
 def _suggestion(language: str) -> str:

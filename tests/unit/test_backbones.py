@@ -161,9 +161,16 @@ def test_depth_and_width_are_what_transformers_takes_them_for(tmp_path, config, 
 
 
 def test_the_parts_of_a_package(tmp_path, monkeypatch):
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"purelib": str(tmp_path)})
+    """A package may lie anywhere that Python looks, not only in the environment's own folder."""
     content = PackageSource(kind="package", package="some-model", parts=("b/part0", "a/part1"), sha256="0" * 64)
     entry = backbone(content.canonical())
+    with pytest.raises(LensflowError, match=r"^package some-model: missing; install it$"):
+        check_source("m", entry, tmp_path)
+    (tmp_path / "some_model-1.dist-info").mkdir()
+    (tmp_path / "some_model-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: some-model\nVersion: 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(LensflowError, match="b/part0: missing; install the package some-model again"):
         check_source("m", entry, tmp_path)
     for part in content.parts:

@@ -11,6 +11,7 @@ from lensflow.errors import LensflowError
 from lensflow.languages import (
     MAX_CHARACTERS,
     UNKNOWN,
+    are_one,
     base_code,
     english_name,
     identify,
@@ -78,6 +79,21 @@ def test_an_unknown_language_names_itself_and_a_remedy(function, wrong, hint):
         function(wrong)
     message = str(error.value)
     assert repr(wrong) in message and hint in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "one"),
+    [
+        ("iw", "he", True),
+        ("zh", "zh-Hans", True),
+        ("eng", "en", True),
+        ("zh", "zh-Hant", False),
+        ("pt", "pt-BR", False),
+        ("no", "nb", False),
+    ],
+)
+def test_two_codes_of_one_language(first, second, one):
+    assert are_one(first, second) == one
 
 
 @pytest.mark.parametrize(("alias", "code"), [("iw", "he"), ("eng", "en"), ("swa", "sw"), ("no", "no")])

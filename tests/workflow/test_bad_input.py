@@ -104,6 +104,11 @@ def put(config: dict, path: str, value: object) -> None:
         # languages
         ("settings/en-zh/languages", ["en"], "settings.en-zh: languages: at least two are needed"),
         ("settings/en-zh/languages", ["en", "zh", "zh"], "settings.en-zh: languages: a language stands there twice"),
+        (
+            "settings/en-zh/languages",
+            ["en", "zh", "zh-Hans"],
+            "languages: 'zh' and 'zh-Hans' are one language",
+        ),
         ("settings/en-zh/languages", ["zh", "ja"], "settings.en-zh: central language 'en' is missing from languages"),
         ("settings/en-zh/languages", ["en", False], "settings.en-zh.languages[1]: must be text (YAML reads no"),
         ("settings/en-zh/languages/1", "fr", "corpus 'embedded' has no language 'fr'; it has en, zh, ja, ko, ar, bn"),
@@ -382,7 +387,7 @@ def test_a_backbone_that_no_package_carries(config, error):
     source = {"kind": "package", "package": "no-such-package", "parts": ["no_such/file.gguf"], "sha256": "0" * 64}
     config["backbones"]["tiny"]["source"] = source
     message = error(config)
-    assert "no_such/file.gguf: missing; install the package no-such-package again" in message
+    assert message == "error: package no-such-package: missing; install it"
 
 
 def test_four_bits_without_bitsandbytes(config, error, monkeypatch):

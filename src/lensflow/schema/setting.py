@@ -1,9 +1,11 @@
 """The section `settings`: which languages are treated together."""
 
+from itertools import combinations
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from lensflow.languages import are_one
 from lensflow.schema.strict import Strict
 from lensflow.schema.types import Count, Language, Name
 
@@ -31,6 +33,8 @@ class Setting(Strict):
     def _consistent(self) -> Self:
         if len(set(self.languages)) < len(self.languages):
             raise ValueError("languages: a language stands there twice; remove it")
+        if same := next((pair for pair in combinations(self.languages, 2) if are_one(*pair)), None):
+            raise ValueError(f"languages: '{same[0]}' and '{same[1]}' are one language; remove one")
         if len(self.languages) < 2:
             raise ValueError("languages: at least two are needed, the central one and a target")
         if self.central not in self.languages:

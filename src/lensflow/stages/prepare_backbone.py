@@ -4,10 +4,10 @@ import functools
 import hashlib
 import logging
 import shutil
-import sysconfig
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,13 @@ def package_parts(source: PackageSource) -> list[Path]:
     """Return the paths of the parts that a package carries.
 
     Raises:
-        LensflowError: a part is missing.
+        LensflowError: the package or a part is missing.
     """
-    root = Path(sysconfig.get_paths()["purelib"])
-    paths = [root / part for part in source.parts]
+    try:
+        package = distribution(source.package)
+    except PackageNotFoundError:
+        raise LensflowError(f"package {source.package}: missing; install it") from None
+    paths = [Path(str(package.locate_file(part))) for part in source.parts]
     for path in paths:
         if not path.is_file():
             raise LensflowError(f"{path}: missing; install the package {source.package} again")
