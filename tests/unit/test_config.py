@@ -177,3 +177,17 @@ def test_the_parts_of_a_configuration_that_lists_name_are_those_of_config():
     """A key that a Run lists without a catalog of that name would be checked against nothing."""
     lists = {"backbones", "settings", "methods", "benchmarks"}
     assert lists <= set(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["run", "--modle", "x"], "unrecognized arguments: --modle; did you mean --model?; see lensflow run --help"),
+        (["check", "--zzz"], "unrecognized arguments: --zzz; see lensflow check --help"),
+        (["chekc"], "argument COMMAND: invalid choice: 'chekc'; did you mean check?; see lensflow --help"),
+    ],
+)
+def test_a_misspelt_option_or_command_is_refused_with_what_was_meant(capsys, typed, said):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(typed)
+    assert capsys.readouterr().err == f"error: {said}\n"

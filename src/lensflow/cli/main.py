@@ -4,6 +4,7 @@ Modules are imported inside the subcommands, so that a mistake is reported befor
 """
 
 import argparse
+import difflib
 import errno
 import gc
 import os
@@ -29,11 +30,29 @@ GROUPS = (running, configuration, results, measuring, tables, stages)  # in the 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages are one line."""
+    """A parser whose messages are one line and name what was probably meant."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what a command does not know, where that command is known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = re.findall(r"--[\w-]+", self.format_usage())
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].partition('=')[0], options)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments, and end."""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            meant = _meant(choice[1], choice[2].replace("'", "").split(", "))
+            message = message.replace(f" ({choice[0].partition(' (')[2]}", meant) if meant else message
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -107,7 +107,8 @@ def table(
     here = f"{where}: {path}" if where else str(path)
     rows = [_flat(row) for row in tables.read_rows(path, where=where)]
     if len(rows) < FEWEST_TEXTS:
-        raise LensflowError(f"{here}: {len(rows)} rows; at least {FEWEST_TEXTS} are needed {purpose}")
+        count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
+        raise LensflowError(f"{here}: {count}; at least {FEWEST_TEXTS} are needed {purpose}")
     columns = {language: _column(list(rows[0]), language) for language in languages}
     found = {language: column for language, column in columns.items() if column is not None}
     _check_has(languages, found, here, list(rows[0]))
