@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 import numpy as np
 from babel import Locale
 from babel.core import get_global, parse_locale
+from babel.localedata import locale_identifiers
 from fontTools import unicodedata as scripts_database  # type: ignore[import-untyped]
 from lingua import IsoCode639_1, Language, LanguageDetector, LanguageDetectorBuilder
 from numpy.typing import NDArray
@@ -92,6 +93,25 @@ def english_name(language: str) -> str:
         LensflowError: CLDR does not know the language.
     """
     return _NAMES.get(language.replace("-", "_")) or _NAMES[base_code(language)]
+
+
+def names(language: str) -> frozenset[str]:
+    """What people call the language, in lower case: CLDR's English name, lingua's and its own (bangla, bengali, বাংলা).
+
+    Raises:
+        LensflowError: CLDR does not know the language.
+    """
+    code = base_code(language)
+    others = {one.name for one in Language.all() if one.iso_code_639_1.name.lower() == code}
+    own = Locale(code).get_display_name(code) if code in locale_identifiers() else None
+    return frozenset(name.lower() for name in (english_name(language), *others, own) if name)
+
+
+def code_named(name: str) -> str:
+    """The code of a language by CLDR's or lingua's English name (bangla, bengali: bn); anything else as it is."""
+    codes = {language.name.lower(): language.iso_code_639_1.name.lower() for language in Language.all()}
+    codes |= {english.lower(): code.replace("_", "-") for code, english in _NAMES.items()}
+    return codes.get(name.lower(), name)
 
 
 def script_of(char: str) -> str:

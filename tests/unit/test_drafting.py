@@ -15,7 +15,14 @@ from lensflow.workflow.drafts.drafting import Request, draft
 from lensflow.workflow.experiment import read
 from tests.workflow.workspace import write_checkpoint
 
-TEXT = {"English": "What is {}?", "Hindi": "{} क्या है?", "yor_Latn": "Kí ni {}?"}
+TEXT = {
+    "English": "What is {}?",
+    "Bengali": "{} কি?",
+    "Kiswahili": "{} ni nini?",
+    "Hindi": "{} क्या है?",
+    "yor_Latn": "Kí ni {}?",
+}
+WRITTEN = ("English", "Hindi", "yor_Latn")
 
 
 @pytest.fixture
@@ -25,7 +32,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def sentences(path: Path, count: int = 60, columns=tuple(TEXT)) -> Path:
+def sentences(path: Path, count: int = 60, columns=WRITTEN) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["Nr", *columns])
@@ -94,6 +101,16 @@ def test_nested_columns_and_lines_of_json(here):
     (here / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = drafted(data=here / "texts.jsonl")[1].corpora["texts"].dataset
     assert dataset.languages == {"en": "translation.en", "hi": "translation.hi", "yo": "translation.yo"}
+
+
+def test_a_language_has_several_names(here):
+    """CLDR calls Bengali Bangla; people do not."""
+    table = sentences(here / "texts.csv", columns=("English", "Bengali", "Kiswahili"))
+    assert drafted(languages=("Bengali", "Swahili"), data=table)[1].corpora["texts"].dataset.languages == {
+        "en": "English",
+        "bn": "Bengali",
+        "sw": "Kiswahili",
+    }
 
 
 def test_without_data_the_embedded_texts_are_taken_or_the_hubs(here):

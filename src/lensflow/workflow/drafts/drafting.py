@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.util import find_spec
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from babel import Locale
 from jinja2 import Environment, StrictUndefined
 
 from lensflow.artifacts.layout import BASE
 from lensflow.errors import LensflowError
-from lensflow.languages import english_name
+from lensflow.languages import code_named, english_name
 from lensflow.models.engines.registry import FAST, PLAIN
 from lensflow.presentation.blocks import LEFT
 from lensflow.schema.messages import did_you_mean
@@ -74,7 +73,7 @@ def draft(request: Request, folder: Path) -> str:
         LensflowError: the model, a language, the data, a method or a benchmark is not there; one line.
     """
     known = read([], project.folder())
-    request = replace(request, central=_code(request.central), languages=tuple(map(_code, request.languages)))
+    request = replace(request, central=code_named(request.central), languages=tuple(map(code_named, request.languages)))
     for language in request.all_languages:
         parse(Language, language, "--languages" if language != request.central else "--central")
     if len(request.all_languages) < 2:
@@ -113,13 +112,6 @@ def draft(request: Request, folder: Path) -> str:
         benchmarks=benchmarks,
         changed=changed,
     )
-
-
-def _code(language: str) -> str:
-    """Return the code of a language that is named in English; anything else as it is."""
-    names: Mapping[str, str] = Locale("en").languages
-    codes: dict[str, str] = {name.lower(): code.replace("_", "-") for code, name in names.items()}
-    return codes.get(language.lower(), language)
 
 
 def flow(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lensflow.artifacts import tables, texts
 from lensflow.errors import LensflowError
-from lensflow.languages import base_code, english_name
+from lensflow.languages import base_code, english_name, names
 from lensflow.schema.types import HUB_NAME_PATTERN
 from lensflow.workflow.drafts.naming import new_name, relative
 from lensflow.workflow.experiment import Config
@@ -132,10 +132,10 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _column(columns: Sequence[str], language: str) -> str | None:
-    """Return the column of a language, which is called by its code or English name: `hi`, `Hindi`, `hin_Deva`."""
-    names = {column: column.rsplit(".", 1)[-1].strip().lower().replace("_", "-") for column in columns}
-    exact = [column for column, name in names.items() if name in (language.lower(), english_name(language).lower())]
-    return next(iter(exact or (column for column, name in names.items() if _is_code_of(name, language))), None)
+    """Return the column of a language, which is called by its code or by a name: `hi`, `Hindi`, `hin_Deva`."""
+    called = {column: column.rsplit(".", 1)[-1].strip().lower().replace("_", "-") for column in columns}
+    exact = [column for column, name in called.items() if name in {language.lower(), *names(language)}]
+    return next(iter(exact or (column for column, name in called.items() if _is_code_of(name, language))), None)
 
 
 def _is_code_of(name: str, language: str) -> bool:
