@@ -28,11 +28,6 @@ class _OfKind(BaseModel):
     model_config = ConfigDict(strict=True)
     kind: str
 
-    @field_validator("kind")
-    @classmethod
-    def _is_a_path(cls, value: str) -> str:
-        return value
-
 
 class Kinds:
     """The kinds of one section; an instance is an annotation by which pydantic validates such a section.
