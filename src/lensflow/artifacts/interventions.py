@@ -298,15 +298,10 @@ def load(path: Path) -> Intervention:
             blocks.setdefault((source, language), []).append(block)
         matrices = {name.removeprefix(GATE): tensor for name, tensor in tensors.items() if name.startswith(GATE)}
         gate = Gate(**matrices) if matrices else None
-    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        shifts = {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)}
+        return Intervention(shifts, tensors.get(REMOVED), blocks, gate=gate, **told)
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None
-    return Intervention(
-        {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)},
-        tensors.get(REMOVED),
-        blocks,
-        gate=gate,
-        **told,
-    )
 
 
 def _place(name: str) -> tuple[str, str, int]:

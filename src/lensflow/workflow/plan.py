@@ -48,6 +48,7 @@ class Part:
         backbone: their backbone.
         number: of the part.
         checkpoints: what the job answers for.
+        one_by_one: whether every checkpoint has a job of its own.
     """
 
     backbone: str
@@ -356,7 +357,8 @@ class Plan:
     def fetch_items(self, benchmark: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `fetch_items`."""
         entry = self.config.benchmarks[benchmark]
-        assert isinstance(entry, FromDataset)
+        if not isinstance(entry, FromDataset):
+            raise KeyError(benchmark)  # its items come from a corpus
         of_language = entry.languages[language]
         source = of_language.dataset or entry.dataset
         stage = {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}
