@@ -511,7 +511,7 @@ def test_what_others_were_asked_meanwhile_is_kept(serve, run, capsys):
         ({"turns": "ab"}, "question '81': turns must be a list of texts; mend the data set"),
         ({"reference": "ab"}, "question '81': reference must be a list of texts; mend the data set"),
         ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; mend the data set"),
-        ({"answers": ["a"]}, "question '81': not one answer a turn; delete"),
+        ({"answers": ["a"]}, "question '81': not one answer per turn; delete"),
     ],
 )
 def test_samples_that_cannot_be_judged(tmp_path, keys, message):

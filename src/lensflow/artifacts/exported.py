@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.layout import DELTA
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.storage.verified import read_json
 
 NAME = "lensflow.json"
 FOLDER = "intervention"
-DELTA = "delta.safetensors"
 FORMAT = 1
 _KEYS = {"format", "method", "backbone", "prompt", "central", "languages", "edits"}
 
@@ -104,8 +104,7 @@ def description(
         intervention: whose edits are listed; their tensors are in `intervention/intervention.safetensors`.
     """
     blocks = [
-        {"prompt": source_language, "answer": language}
-        | {name: value for name, value in vars(edit).items() if name not in ("vector", "basis")}
+        {"prompt": source_language, "answer": language} | interventions.settings_of(edit)
         for (source_language, language), edits in intervention.blocks.items()
         for edit in edits
     ]
