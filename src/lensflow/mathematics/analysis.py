@@ -124,7 +124,14 @@ def neighbour_embedding(points: Floats, seed: int = 0) -> NDArray[np.float64]:
 
 
 def pareto_front(costs: ArrayLike, gains: ArrayLike) -> list[int]:
-    """Indices, by rising cost, of the points that no other one beats, which is better in one respect and not worse."""
+    """Return the indices of the points on the Pareto front, by rising cost.
+
+    A point is on the front unless another point is better in cost or gain and at least as good in the other.
+
+    Args:
+        costs: (n,), lower is better.
+        gains: (n,), higher is better.
+    """
     costs, gains = np.asarray(costs, float), np.asarray(gains, float)
     no_worse = (costs[None] <= costs[:, None]) & (gains[None] >= gains[:, None])
     better = no_worse & ((costs[None] < costs[:, None]) | (gains[None] > gains[:, None]))

@@ -366,7 +366,7 @@ def _tango(lost: float, gained: float, n: float, delta: float) -> float:
 
 
 def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
-    """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item.
+    """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item that is no share.
 
     Shares have Tango's score test (Statistics in Medicine 17, 1998). Its size stays below 2.5 %, which that of the
     interval's lower limit does not: 3 % with 200 items, and up to 8 % with 24; the size of a t test can reach 12 %.

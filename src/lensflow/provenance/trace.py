@@ -42,7 +42,7 @@ def trace(place: str) -> str:
             number.
 
     Returns:
-        An indented tree, one line a file: name, digest, and the stage that wrote it.
+        An indented tree, one line per file: name, digest, and the stage that wrote it.
 
     Raises:
         LensflowError: there is no such file, row or column, a record is missing, or a table is not what its stage
