@@ -206,7 +206,11 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
 
 
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
-    """Return this process's share of a batch, as many in each; the last may be one of which nothing counts."""
+    """Return this process's share of a batch.
+
+    All processes get the same number of examples. Where one is missing, an example fills the place, and none of its
+    tokens counts.
+    """
     rank, count = sharing.place()
     mine = examples[rank::count]
     if len(mine) * count < len(examples):

@@ -102,7 +102,7 @@ def checked(path: Path) -> Path:
     """
     if not path.is_file() or is_own(path):
         return path
-    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # which stands for it
+    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # the manifest stands for its files
         return path
     found = record_of(path)
     if found is None:

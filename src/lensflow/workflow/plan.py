@@ -233,7 +233,7 @@ class Plan:
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
 
     def shown(self, backbone: str | None = None) -> list[Place]:
-        """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
+        """Return the trained checkpoints that tables and figures show one by one: all that not only sweeps ask for."""
         return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
     def drawn(self, backbone: str, setting: str) -> list[Place]:

@@ -1,8 +1,8 @@
 """Sweeps: one key of a method or a setting at several values.
 
 A point of a sweep is a method (or a setting) of its own with a name that says the value, so that every stage treats it
-like any other, and points share whatever does not depend on the key. Where the value is the method's (or the setting's)
-own, the point is that one itself. Tables leave the others out; figures show them.
+like any other, and points share whatever does not depend on the key. If the value equals the own value of the method
+(or the setting), the point is this method (or setting) itself. Tables leave all other points out; figures show them.
 """
 
 import itertools

@@ -20,7 +20,7 @@ def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
     """Check that the tokens which a checkpoint's files call the end of an answer are tokens of its own.
 
     Raises:
-        LensflowError: one is not, or there is none.
+        LensflowError: a token is not one of the checkpoint's own, or no token ends an answer.
     """
     named = tokens.special_tokens(checkpoint).get("eos_token")
     if named is not None and tokenizer.tokenizer.token_to_id(named) is None:
