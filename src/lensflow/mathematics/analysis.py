@@ -110,7 +110,7 @@ def cosines(directions: Floats, others: Floats) -> NDArray[np.float64]:
     return np.asarray(first @ np.swapaxes(second, -1, -2))
 
 
-def neighbour_embedding(points: Floats, seed: int = 0) -> NDArray[np.float64]:
+def neighbour_embedding(points: Floats) -> NDArray[np.float64]:
     """Embed (n, d) points, n >= 4, in the plane so that neighbours stay neighbours: (n, 2), by t-SNE.
 
     van der Maaten and Hinton (2008) as sklearn has it. Distances between far groups, their sizes and the axes have no
@@ -119,7 +119,7 @@ def neighbour_embedding(points: Floats, seed: int = 0) -> NDArray[np.float64]:
     """
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     with threadpool_limits(limits=1):
-        embedded = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+        embedded = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
     return np.asarray(embedded, dtype=np.float64)
 
 
