@@ -143,7 +143,7 @@ def identify(text: str) -> str:
         return UNKNOWN
     [(dominant, _)] = letters.most_common(1)
     if dominant not in _detected_scripts():
-        return _language_of_script(dominant)
+        return likeliest_language(dominant)
     best, confidence = next(iter(confidences(text).items()))
     return best if confidence >= MINIMUM_CONFIDENCE else UNKNOWN
 
@@ -204,8 +204,8 @@ def others_in(names: AbstractSet[str]) -> frozenset[str]:
 
 
 def likeliest_language(script_name: str) -> str:
-    """The language that CLDR holds likeliest for a script; `UNKNOWN` for none."""
-    return _language_of_script(script_name)
+    """The language that CLDR holds likeliest for a script, an ISO 15924 code; `UNKNOWN` if CLDR names none."""
+    return _LIKELY.get(f"und_{script_name}", UNKNOWN).split("_")[0]
 
 
 def is_written_in(text: str, language: str) -> bool:
@@ -245,7 +245,7 @@ def is_identifiable(language: str) -> bool:
     """
     code = base_code(language)
     in_usual_script = scripts(language) == scripts(code)
-    return in_usual_script and (code in _detected_languages() or {code} == set(map(_language_of_script, scripts(code))))
+    return in_usual_script and (code in _detected_languages() or {code} == set(map(likeliest_language, scripts(code))))
 
 
 def script_masks(tokens: Sequence[str], language: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -302,10 +302,6 @@ def _suggestion(language: str) -> str:
             return "write its ISO 639 code, such as 'sw' for Swahili"
         code = codes[close[0]]
     return f"did you mean {code!r} ({_NAMES[code]})?"
-
-
-def _language_of_script(name: str) -> str:
-    return _LIKELY.get(f"und_{name}", UNKNOWN).split("_")[0]
 
 
 @cache

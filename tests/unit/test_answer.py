@@ -432,6 +432,13 @@ def test_an_engine_that_is_not_there(here, capsys):
     assert here.answered == 0
 
 
+@pytest.mark.parametrize("missing", ["READS", "start"])
+def test_an_engine_that_lacks_something(here, outside, capsys, missing):
+    name = outside(f"no_{missing.lower()}", ENGINE.replace(missing, "other"))
+    assert here.answer(layout.BASE, engine=name) == 2
+    assert f"evaluation.engine: module {name} has no '{missing}'; add it" in capsys.readouterr().err
+
+
 def test_a_delta_of_another_backbone(here):
     run = here.checkpoint("one")
     save_file({"model.layers.77.weight": torch.zeros(2)}, run / layout.DELTA)

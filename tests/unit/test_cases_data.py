@@ -1,5 +1,6 @@
 """Data as it comes: files of several kinds, lists and dictionaries in columns, gaps, duplicates, leaks of answers."""
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_a_file_that_cannot_be_read(tmp_path, name, content, message):
     with pytest.raises(LensflowError, match=rf"^here: .*{message}") as caught:
         list(read_rows(tmp_path / name, None, None, "here"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_packed_file_that_is_damaged_or_locked(tmp_path):
+    packed = gzip.compress(b"".join(b"%d,%d\n" % (number, number**5) for number in range(2000)))
+    (tmp_path / "t.csv.gz").write_bytes(packed[:200] + bytes(50) + packed[250:])
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("t.csv", "a,b\n1,2\n")
+    locked = bytearray((tmp_path / "t.zip").read_bytes())
+    locked[6] |= 1  # the flag of an encrypted member, in its own header and in the archive's
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "t.zip").write_bytes(locked)
+    for name in ("t.csv.gz", "t.zip"):
+        with pytest.raises(LensflowError, match=rf"{name}: cannot be read \(.*\); mend the file$"):
+            list(read_rows(tmp_path / name))
 
 
 def test_lines_in_a_file_called_json(tmp_path):

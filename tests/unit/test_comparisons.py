@@ -1,7 +1,6 @@
 import json
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,12 @@ from lensflow.mathematics.statistics import Sample
 from lensflow.measures import catalogue, comparisons
 from lensflow.measures.comparisons import compare
 from lensflow.presentation.inputs import TableFiles
+from lensflow.schema.setting import Setting
 from lensflow.stages import collect_scores, make_table
 
 SETTINGS = {
-    "duo": SimpleNamespace(central="en", languages=("en", "zh", "sw")),
-    "one": SimpleNamespace(central="en", languages=("en", "zh")),
+    "duo": Setting(central="en", languages=("en", "zh", "sw")),
+    "one": Setting(central="en", languages=("en", "zh")),
 }
 MARGINS = {"fidelity": 0.05, "nll": 0.05}
 

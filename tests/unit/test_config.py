@@ -119,6 +119,7 @@ BACKBONE = {"license": "x", "prompt": {"format": "plain"}}
         (PACKAGE | {"sha256": "0"}, "backbones.b.source.sha256: must be 64 hexadecimal digits, not '0'"),
         ({"kind": "package"}, "backbones.b.source.package: is missing; add it"),
         ({"kind": "hub", "name": "a/b", "revision": "v1"}, "backbones.b.source.revision: must be a commit"),
+        ({"kind": "hub", "name": "a", "revision": "main"}, "backbones.b.source.name: must be owner/name, not 'a'"),
         ({"kind": "hub", "name": "a/b", "revisoin": "x"}, "backbones.b.source: unknown key 'revisoin'; did you mean"),
         ({"kind": "hubb"}, "backbones.b.source: no kind 'hubb'; did you mean 'hub'? (known: folder, hub, package)"),
         ({}, "backbones.b.source: key 'kind' is missing; add it"),
@@ -146,6 +147,22 @@ def test_a_name_becomes_a_folder(catalog, name, message):
     with pytest.raises(LensflowError) as error:
         load(config)
     assert message in str(error.value)
+
+
+def test_a_refused_pattern_is_said_in_words():
+    data_set = {"path": "a b", "layout": "columns", "languages": {"en": "en"}, "train": 1}
+    changes = {
+        "corpora.mine.dataset.path: must be owner/name on the hub, or a file such as *.csv": {
+            "corpora": {"mine": {"license": "x", "dataset": data_set}}
+        },
+        "sweeps.mine.key: must be a key of the method, such as lambda": {
+            "sweeps": {"mine": {"method": "lens-gentle", "key": "Lambda 1", "values": [1]}}
+        },
+    }
+    for message, change in changes.items():
+        with pytest.raises(LensflowError) as error:
+            load(merged("demo.yaml") | change)
+        assert str(error.value).startswith(f"config: {message}")
 
 
 def test_only_base_is_of_kind_base():

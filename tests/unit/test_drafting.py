@@ -189,6 +189,7 @@ MISTAKES = {
     ),
     "odd name": ({"data": "my texts.csv"}, r"may have letters, digits, .* alone; rename the file$"),
     "no file": ({"data": "none.csv"}, r"--data: none.csv: no such file; check the path"),
+    "no budget": ({"languages": ("zh",), "budget": float("nan")}, r"^--budget: nan is no number of minutes; give one"),
     "gpu budget": ({"languages": ("zh",), "gpus": 1, "budget": 5}, r"--budget: cannot be estimated for a GPU; drop it"),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lensflow.artifacts.interventions import BlockEdit, Intervention, StateEdit
 from lensflow.errors import LensflowError
 from lensflow.models.engines import edits
 from lensflow.models.engines.hf import TransformersEngine
-from lensflow.models.engines.vllm import VllmEngine
+from lensflow.models.engines.vllm import VllmEngine, _hook, _unhook
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt, Resources
 from lensflow.schema.decoding import Decoding
@@ -204,3 +205,13 @@ def test_vllm_computes_the_same(both, monkeypatch):
     with pytest.raises(LensflowError, match=message), fast.edited(StateEdit(blocks=EDITS["add"])):
         pass
     assert [score for score, _ in fast.loglikelihoods(REQUESTS + long)] == pytest.approx(untouched, abs=1e-4)
+
+
+def test_a_model_of_vllm_without_blocks_is_named():
+    """What undoes the hooks runs then, too, and must not hide the message."""
+    model = torch.nn.Linear(2, 2)
+    model.config = SimpleNamespace(num_hidden_layers=3)
+    worker = SimpleNamespace(get_model=lambda: model, model_runner=None)
+    with pytest.raises(LensflowError, match="no single stack of 3 blocks"):
+        _hook(worker, ())
+    _unhook(worker)

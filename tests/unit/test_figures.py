@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,6 +9,7 @@ from lensflow.errors import LensflowError
 from lensflow.measures.catalogue import COLUMNS, COMPARED
 from lensflow.presentation import figures
 from lensflow.presentation.blocks import Cell, main_table
+from lensflow.schema.setting import Setting
 
 SHARES = {
     "base": {
@@ -41,7 +41,7 @@ def block():
         if (method, language) not in (("lens", "sw"), ("lens", "targets"))
     ]
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).reindex(columns=[*COLUMNS, *COMPARED])
-    setting = SimpleNamespace(central="en", languages=("en", "zh", "sw"))
+    setting = Setting(central="en", languages=("en", "zh", "sw"))
     return main_table(cells, {"trio": setting}, ["lens"])[0]
 
 

@@ -645,6 +645,8 @@ def test_two_processes_die_together(run, monkeypatch):
 def test_as_many_gpus_as_the_method_asks_for(run):
     with pytest.raises(LensflowError, match=r"^--gpus 1: the method's gpus is 2; give as many$"):
         train(replace(run(gpus=2), gpus=1))
+    with pytest.raises(LensflowError, match=r"^gpus: 2 GPUs cannot share a loss of the method's own; drop this key$"):
+        finetuning.fine_tune(replace(run(gpus=2), gpus=2), [], [], loss=lambda model, blocks: None)
 
 
 def killed(run, step):

@@ -213,6 +213,19 @@ def test_the_digest_covers_included_files_and_functions(project):
     assert files.file_digest(folder / "more.yaml") in digests
 
 
+def test_a_task_may_include_several_files(project):
+    folder = project / "tasks"
+    (folder / "base_yaml").write_text("output_type: multiple_choice\n")
+    (folder / "other_yaml").write_text("num_fewshot: 0\n")
+    for listed in ("[base_yaml, other_yaml]", "\n  - base_yaml\n  - other_yaml"):
+        path = folder / "more.yaml"
+        path.write_text(f"include: {listed}\ntask: more\n")
+        files.check_file(path, functions=False)
+        before = files.file_digest(path)
+        (folder / "other_yaml").write_text((folder / "other_yaml").read_text() + "# changed\n")
+        assert files.file_digest(path) != before
+
+
 @pytest.mark.parametrize(
     ("edit", "changes", "message"),
     [

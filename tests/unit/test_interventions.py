@@ -80,6 +80,10 @@ def test_a_file_that_cannot_be_read(tmp_path):
     path.write_bytes(b"x")
     with pytest.raises(LensflowError, match=rf"^{path}: cannot be read \(.*\); delete it and run again$"):
         interventions.load(path)
+    for told in ('{"spoken": {}}', "[]", "3"):  # as other versions, or strangers, may have it
+        save_file({}, path, metadata={"told": told})
+        with pytest.raises(LensflowError, match=rf"^{path}: cannot be read \(.*\); delete it and run again$"):
+            interventions.load(path)
 
 
 def test_an_edit_is_computed_in_float32_and_keeps_the_precision():
@@ -577,6 +581,15 @@ def test_the_card_of_an_exported_prompt(build, tmp_path):
     assert "on a line of its own, after the prompt" in card
     assert "- sw: Answer in Swahili." in card
     assert not (home / "intervention").exists()
+
+
+def test_an_export_from_the_runs_own_folder(build, tmp_path, monkeypatch):
+    folder = build(TEMPLATE, "prompt")
+    _, card = export(folder, tmp_path)
+    monkeypatch.chdir(folder)
+    arguments = ["--backbone", str(tmp_path / "backbone" / "manifest.json"), "--delta", "delta.safetensors"]
+    assert main.main(["export", *arguments, str(tmp_path / "again")]) == 0
+    assert ModelCard.load(tmp_path / "again" / "README.md").text == card
 
 
 def test_a_run_without_its_intervention_is_not_exported(build, tmp_path, capsys):

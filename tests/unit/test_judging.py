@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.cli import main
 from lensflow.errors import LensflowError
 from lensflow.measures import grading
 from lensflow.schema.judge import Judge
+from lensflow.schema.parsing import parse
 from lensflow.stages import collect_scores
 from lensflow.stages import judge as judge_module
 from lensflow.storage.atomic import write_json, write_jsonl
@@ -511,7 +513,7 @@ def test_what_others_were_asked_meanwhile_is_kept(serve, run, capsys):
         ({"turns": "ab"}, "question '81': turns must be a list of texts; mend the data set"),
         ({"reference": "ab"}, "question '81': reference must be a list of texts; mend the data set"),
         ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; mend the data set"),
-        ({"answers": ["a"]}, "question '81': not one answer a turn; delete"),
+        ({"answers": ["a"]}, "question '81': not one answer per turn; delete"),
     ],
 )
 def test_samples_that_cannot_be_judged(tmp_path, keys, message):
@@ -532,3 +534,11 @@ def test_a_question_of_one_turn_gets_one_verdict():
 def test_a_checkpoint_that_was_not_evaluated(run, capsys):
     (run / "samples" / "mt-bench.en.jsonl").unlink()
     assert refused(run, "http://127.0.0.1:1/v1", capsys).endswith("samples/mt-bench.en.jsonl: no such file")
+
+
+def test_columns_that_questions_are_made_of_must_be_named():
+    benchmark = json.loads(stage_config("https://judge.example/v1"))["benchmarks"][0]["benchmark"]
+    with pytest.raises(LensflowError, match=r"^dataset\.columns: a benchmark of kind mt_bench needs 'category', too"):
+        parse(AnyBenchmark, benchmark).check("en", [])
+    benchmark["dataset"]["columns"] = ["turns", "reference", "category"]
+    parse(AnyBenchmark, benchmark).check("en", [])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -229,6 +230,33 @@ def test_lens_needs_its_inputs(tmp_path, capsys):
     assert main.main(arguments) == 2
     assert "\nerror: kind lens needs --subspaces, --states" in capsys.readouterr().err
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_method_of_ones_own_that_returns_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.METHODS, "module_of", lambda kind: SimpleNamespace(train=lambda run: None))
+    run = SimpleNamespace(method=SimpleNamespace(kind="my.method"), output=tmp_path / "delta.safetensors", gpus=0)
+    with pytest.raises(LensflowError, match=r"^kind my\.method: its function train returns no Trained; return one$"):
+        train.train_measured(run)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "message"),
+    [
+        ("train", {"method": {}}, "--config method: kind: is missing; add it"),
+        ("train", {"method": {"kind": "nope"}}, "--config method: no kind 'nope'; known: base, "),
+        ("score", {"cells": [{"name": "g", "benchmark": {"kind": "nope"}, "languages": ["en"]}]}, "no kind 'nope'"),
+    ],
+)
+def test_a_kind_that_is_not_there_is_said_in_one_line(tmp_path, capsys, stage, config, message):
+    setting = {"central": "en", "languages": ["en", "zh"]}
+    content = {"setting": setting, "prompt": {"format": "plain"}, "seed": 0} if stage == "train" else {}
+    given = {
+        "train": ["--backbone", "b", "--texts", "t"],
+        "score": ["--answers", "a", "--corpora", "c", "--items", "i", "--cache", "c"],
+    }
+    arguments = ["--config", json.dumps(content | config), *given[stage], "--output", str(tmp_path / "output")]
+    assert main.main([stage, *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- Figures of runs with and without hidden states -------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lensflow.cli.main import main
 from lensflow.errors import LensflowError
 from lensflow.mathematics import analysis
 from lensflow.measures import catalogue
@@ -359,3 +360,9 @@ def test_states_of_what_was_not_applied_say_so(results, stages, monkeypatch, tmp
     for residual, said in ((0.3, title), (0.301, f"{title}: lens ‡ not applied")):
         write_json(results / "tiny/trio/lens/seed0/cost.json", {"residual": residual})
         assert drawn(results, stages, monkeypatch, tmp_path)["states.lens.seed0"].get_suptitle() == said
+
+
+def test_a_configuration_of_something_else_is_said_in_one_line(results, capsys):
+    arguments = ["show-table", "--config", '{"a": 1}', "--comparisons", str(results / "comparisons.csv")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: --config: unknown key 'a'; known: ")

@@ -260,6 +260,13 @@ def test_all_that_the_scores_of_a_checkpoint_were_made_of(results):
     assert files_in(lines, "tiny/none")[0] == "base/seed0/scores.json"
 
 
+def test_a_translation_was_made_of_the_texts_in_both_languages(tmp_path):
+    benchmark = {"kind": "translation", "corpus": "flores", "split": "test", "source": "en"}
+    record = {"config": {"cells": [{"name": "t", "benchmark": benchmark, "languages": ["sw"]}]}}
+    found = trace._items_of(record, tmp_path, {("t", "sw"): {"ids": ["a"]}})
+    assert found == {tmp_path / f"data/flores/{code}.jsonl": [("test", {"a"})] for code in ("sw", "en")}
+
+
 def test_a_mean_over_languages_is_that_of_the_targets(results, capsys):
     tree = "\n".join(said(capsys, "trace", "results/comparisons.csv:8:8"))
     assert "generation.zh.jsonl" in tree and "generation.sw.jsonl" in tree and "generation.en.jsonl" not in tree

@@ -180,6 +180,7 @@ def test_what_does_not_fit_is_one_line(take_home, checkpoint, tmp_path, monkeypa
     (home / "lensflow.json").write_text(json.dumps(described))
     with pytest.raises(LensflowError, match="is for 5 blocks and states of 32 dimensions, the model has 4 and 32"):
         apply(model, home, "sw")
-    (home / "lensflow.json").write_text(json.dumps(described | {"format": 2}))
-    with pytest.raises(LensflowError, match="not in format 1 of this version; export the method again"):
-        apply(model, home, "sw")
+    for wrong in ({"format": 2}, {"backbone": {"source": {"kind": "hub"}}}, {"languages": "sw"}, {"prompt": {}}):
+        (home / "lensflow.json").write_text(json.dumps(described | wrong))
+        with pytest.raises(LensflowError, match="not in format 1 of this version; export the method again"):
+            apply(model, home, "sw")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lensflow.cli.main import parser
+from lensflow.cli.main import main, parser
 from lensflow.schema.strict import Strict
 from lensflow.workflow.plan import Plan
 from lensflow.workflow.stages import CHECKPOINT, STAGES, Argument, Stage
@@ -65,6 +65,12 @@ def test_a_row_works_on_known_wildcards_and_writes_below_the_results(stage: Stag
 @pytest.mark.parametrize("stage", [stage for stage in STAGES.values() if stage.scope], ids=lambda stage: stage.name)
 def test_the_plan_gives_the_configuration_of_a_row(stage: Stage):
     assert callable(getattr(Plan, stage.name))
+
+
+def test_a_benchmark_on_a_corpus_has_no_items_to_fetch(capsys):
+    assert main(["show-config", "fetch_items", "generation/en"]) == 2
+    error = "error: 'generation/en' is nothing that stage fetch_items of this plan works on\n"
+    assert capsys.readouterr().err == error
 
 
 def test_options_of_arguments():

@@ -29,6 +29,7 @@ from lensflow.mathematics.statistics import (
     proportion_interval,
     ratio_interval,
 )
+from lensflow.measures.score import score
 
 
 def at_most(level: float, runs: int) -> float:
@@ -800,3 +801,9 @@ def test_equivalence_keeps_its_size():
         limits = paired_shares_interval(float(np.sum(change < 0)), float(np.sum(change > 0)), 200)
         found += is_equivalent(*limits, 0.1)
     assert found / runs <= at_most(0.025, runs)
+
+
+def test_a_score_that_is_defined_nowhere():
+    nothing = {"value": None, "low": None, "high": None}
+    assert score("nll", [None, None]).items() >= ({"n": 0} | nothing).items()
+    assert score("nll", [0.0, 0.0], [0, 0]).items() >= ({"n": 2} | nothing).items()  # no token counts

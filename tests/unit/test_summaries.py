@@ -2,7 +2,6 @@ import csv
 import dataclasses
 import io
 import re
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,9 +18,10 @@ from lensflow.presentation.writers.html import to_html
 from lensflow.presentation.writers.latex import to_latex
 from lensflow.presentation.writers.markdown import to_markdown
 from lensflow.presentation.writers.terminal import to_text
+from lensflow.schema.setting import Setting
 
-SETTINGS = {"trio": SimpleNamespace(central="en", languages=("en", "zh", "sw"))}
-PAIR = {"trio": SimpleNamespace(central="en", languages=("en", "zh"))}
+SETTINGS = {"trio": Setting(central="en", languages=("en", "zh", "sw"))}
+PAIR = {"trio": Setting(central="en", languages=("en", "zh"))}
 LENS = {"kind": "lens", "lambda": 0.3, "lr": 1e-5, "weights": {"pull": 1.0, "push": 1.0}}
 METHODS = {
     "base": {"kind": "base"},

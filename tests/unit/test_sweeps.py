@@ -95,6 +95,10 @@ def test_without_sweeps_nothing_changes():
         ({"key": "lamda", "values": [1]}, r"^sweeps\.mine: lamda 1: no such key; it has kind, lambda, "),
         ({"key": "weights.all", "values": [1]}, r"^sweeps\.mine: weights\.all 1: no such key; it has kind, "),
         ({"key": "setting.rank", "values": [1, 2]}, r"^sweeps\.mine: setting\.rank 2: rank: 2 is more than "),
+        (
+            {"key": "lr", "values": [1e-3, 1.0000001e-3]},
+            r"^sweeps\.mine: lr 0\.0010000001: the name '.*' belongs",
+        ),
         ({"key": "lr", "values": [None]}, r"^sweeps\.mine: lr null: lr: must be a valid number"),
         ({"key": "lambda", "values": [0.1, -1]}, r"^sweeps\.mine: lambda -1: lambda: "),
         (

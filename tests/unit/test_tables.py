@@ -23,11 +23,12 @@ from lensflow.presentation.writers.html import to_html
 from lensflow.presentation.writers.latex import to_latex
 from lensflow.presentation.writers.markdown import to_markdown
 from lensflow.presentation.writers.terminal import to_text
+from lensflow.schema.setting import Setting
 from lensflow.stages import make_table
 
 EVIL = "=cmd|x"
 UGLY = "a_b%&"
-SETTINGS = {"duo": SimpleNamespace(central="en", languages=("zh", "en", "sw"))}
+SETTINGS = {"duo": Setting(central="en", languages=("zh", "en", "sw"))}
 
 
 COMPARED = {
@@ -126,7 +127,7 @@ def test_languages_that_are_only_evaluated_stand_behind_the_mean(scores):
 
 def test_one_target_needs_no_mean(scores):
     scores = scores[~scores.language.isin(["sw", "targets"])]
-    (block,) = main_table(scores, {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    (block,) = main_table(scores, {"duo": Setting(central="en", languages=("en", "zh"))}, [])
     assert list(block.columns) == ["en", "zh"]
 
 
@@ -153,7 +154,7 @@ def test_mistakes_are_named(scores):
     with pytest.raises(LensflowError, match="tiny/duo/base/generation/fidelity/en occurs twice"):
         main_table(pd.concat([scores, scores[scores.method == "base"]]), SETTINGS, [])
     with pytest.raises(LensflowError, match="no score for the settings trio"):
-        main_table(scores, {"trio": SimpleNamespace(central="it", languages=("it", "pt"))}, [])
+        main_table(scores, {"trio": Setting(central="it", languages=("it", "pt"))}, [])
 
 
 def test_markdown(blocks):
@@ -229,7 +230,9 @@ def test_an_html_table_escapes_all_but_markup():
 def test_text_is_aligned_and_narrow():
     languages = [f"l{i}" for i in range(20)]
     rows = [row(method, "fidelity", language, 0.5) for method in ("base", "m" * 60) for language in languages]
-    blocks = main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages)}, [])
+    blocks = main_table(
+        pd.DataFrame(rows), {"duo": SimpleNamespace(central="l0", languages=languages, targets=languages[1:])}, []
+    )
     text = to_text(document(blocks))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 140
@@ -254,7 +257,7 @@ def ranked(better, *cells, **differences):
     for method, (value, low, high) in zip(("base", "a", "b", "c"), cells, strict=False):
         compared = dict(zip(("difference_low", "difference_high"), differences.get(method, ()), strict=False))
         rows.append(row(method, metric, "zh", value, **compared) | {"low": low, "high": high})
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    setting = {"duo": Setting(central="en", languages=("en", "zh"))}
     (block,) = main_table(pd.DataFrame(rows), setting, [])
     return block.ranks["generation", metric, "zh"]
 
@@ -293,7 +296,7 @@ def clear_order(told=()):
         row("x", "nll", "zh", 1.0, half=0.01, difference_low=-2.1, difference_high=-1.9),
         row("y", "nll", "zh", 2.0, half=0.01, difference_low=-1.1, difference_high=-0.9),
     ]
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    setting = {"duo": Setting(central="en", languages=("en", "zh"))}
     return main_table(pd.DataFrame(rows), setting, [], told)
 
 
@@ -322,7 +325,7 @@ def test_ranks_are_written_in_every_format():
 )
 def test_tables_in_latex_fit_on_a_page_and_keep_a_metric_together(metrics, methods, counts):
     rows = [row(f"m{i}", f"x{j}", "zh", 0.5) for j in range(metrics) for i in range(methods)]
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    setting = {"duo": Setting(central="en", languages=("en", "zh"))}
     text = to_latex(document(main_table(pd.DataFrame(rows), setting, [])))
     parts = text.split(r"\begin{table}")[1:]
     found = [part.count("& 0.500") for part in parts]
@@ -341,7 +344,7 @@ def marked():
         row("lens", "bleu", "en", 0.7, mark="differs", margin=0.2, retention="not shown", **COMPARED),
         row("lens", "bleu", "zh", 0.51, **COMPARED | {"p": 0.8, "p_adjusted": 1.0, "left_out": 3}),
     ]
-    return main_table(pd.DataFrame(rows), {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}, [])
+    return main_table(pd.DataFrame(rows), {"duo": Setting(central="en", languages=("en", "zh"))}, [])
 
 
 def test_marks_in_markdown(marked):
@@ -370,7 +373,7 @@ def test_marks_in_html(marked):
 def test_a_comparison_of_one_item_has_no_interval():
     alone = {"difference": 0.25, "p": 1.0, "p_adjusted": 1.0, "margin": 0.05, "retention": "not shown"}
     rows = [row("base", "fidelity", "en", 0.0), row("lens", "fidelity", "en", 0.25, **alone)]
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    setting = {"duo": Setting(central="en", languages=("en", "zh"))}
     blocks = main_table(pd.DataFrame(rows), setting, [])
     assert "difference +0.25, adjusted p 1, not shown to be kept within 0.05" in to_html(document(blocks))
     low, difference, high = blocks[0].rows[-1].cells["en"].difference
@@ -438,7 +441,7 @@ def test_legend_says_where_no_mark_is_possible(rooms, line):
 def test_legend_says_where_the_central_language_is_kept_by_construction():
     same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "margin": 0.05, "retention": "kept"}
     rows = [row("base", "fidelity", "en", 0.5), row("steer", "fidelity", "en", 0.5, **same)]
-    setting = {"duo": SimpleNamespace(central="en", languages=("en", "zh"))}
+    setting = {"duo": Setting(central="en", languages=("en", "zh"))}
     lines = legends.legend(main_table(pd.DataFrame(rows), setting, []))
     assert any(line.startswith("a difference of 0 to base") and "by construction" in line for line in lines)
 

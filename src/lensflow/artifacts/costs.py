@@ -26,7 +26,7 @@ class Cost(Strict):
     """A cost.json; what was not measured is not in it.
 
     Attributes:
-        seconds: loading and writing included, and what killed processes spent on what the last one went on from.
+        seconds: of the whole training, with loading, writing, and the earlier, interrupted runs that it went on from.
         device: `cpu` or `cuda`.
         peak_memory: bytes; the process's largest resident set, or the most that was allocated on the GPU.
         tokens: that were trained on, each as often as it was.

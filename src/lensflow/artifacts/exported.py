@@ -8,21 +8,47 @@ has no weights of its own and the method changes some.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import TypedDict  # the one that pydantic knows in Python 3.11
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.layout import DELTA
 from lensflow.errors import LensflowError, of_the_hub
+from lensflow.schema.backbone import FolderSource, HubSource, PackageSource, Prompt
 from lensflow.storage.verified import read_json
 
 NAME = "lensflow.json"
 FOLDER = "intervention"
-DELTA = "delta.safetensors"
 FORMAT = 1
-_KEYS = {"format", "method", "backbone", "prompt", "central", "languages", "edits"}
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Backbone(TypedDict):
+    """The backbone that a method was made for, in `lensflow.json`."""
+
+    source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
+    weights: str
+    model_type: str
+    layers: int
+    hidden_size: int
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class _Content(TypedDict):
+    """A `lensflow.json`; `description` writes it."""
+
+    format: Literal[1]
+    method: str
+    backbone: _Backbone
+    prompt: Prompt
+    central: str
+    languages: list[str]
+    edits: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,8 +130,7 @@ def description(
         intervention: whose edits are listed; their tensors are in `intervention/intervention.safetensors`.
     """
     blocks = [
-        {"prompt": source_language, "answer": language}
-        | {name: value for name, value in vars(edit).items() if name not in ("vector", "basis")}
+        {"prompt": source_language, "answer": language} | interventions.settings_of(edit)
         for (source_language, language), edits in intervention.blocks.items()
         for edit in edits
     ]
@@ -141,8 +166,10 @@ def read(place: str | Path) -> Exported:
     if not path.is_file():
         raise LensflowError(f"{path}: no such file; give a folder that lensflow export wrote")
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _KEYS:
-        raise LensflowError(f"{path}: not in format {FORMAT} of this version; export the method again")
+    try:
+        TypeAdapter(_Content).validate_python(content)
+    except ValidationError:
+        raise LensflowError(f"{path}: not in format {FORMAT} of this version; export the method again") from None
     applied = folder / FOLDER / interventions.NAME
     intervention = interventions.load(applied) if applied.is_file() else Intervention()
     return Exported(folder, content, intervention, str(place))

@@ -15,13 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.errors import LensflowError
 from lensflow.mathematics.projections import project
 from lensflow.storage.atomic import atomic_path
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import checked
 
-NAME = "intervention.safetensors"
+NAME = INTERVENTION
 SHIFT = "shift."  # before a language, in the names of tensors
 REMOVED = "removed"
 GATE = "gate."  # before the names of its matrices
@@ -226,7 +227,7 @@ class Intervention:
             identity["gate"] = {name: _digest(tensor) for name, tensor in vars(edit.gate).items()}
         if edit.blocks:
             identity["blocks"] = [
-                _settings(block) | {name: _digest(tensor) for name, tensor in _tensors(block).items()}
+                settings_of(block) | {name: _digest(tensor) for name, tensor in _tensors(block).items()}
                 for block in edit.blocks
             ]
         return identity
@@ -237,8 +238,8 @@ def _tensors(block: BlockEdit) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def _settings(block: BlockEdit) -> dict[str, Any]:
-    """Return what is not a tensor."""
+def settings_of(block: BlockEdit) -> dict[str, Any]:
+    """Return what an edit has beside its tensors: attribute -> value."""
     return {name: value for name, value in vars(block).items() if name not in ("vector", "basis")}
 
 
@@ -263,7 +264,7 @@ def write(intervention: Intervention, delta: Path) -> None:
     for (source, language), edits in intervention.blocks.items():
         for number, block in enumerate(edits):
             name = f"{BLOCK}{source}.{language}.{number}"
-            settings[name] = _settings(block)
+            settings[name] = settings_of(block)
             # Two tensors of one file must not share memory.
             tensors |= {f"{name}.{key}": tensor.clone().contiguous() for key, tensor in _tensors(block).items()}
     told: dict[str, Any] = {}
@@ -298,15 +299,10 @@ def load(path: Path) -> Intervention:
             blocks.setdefault((source, language), []).append(block)
         matrices = {name.removeprefix(GATE): tensor for name, tensor in tensors.items() if name.startswith(GATE)}
         gate = Gate(**matrices) if matrices else None
-    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        shifts = {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)}
+        return Intervention(shifts, tensors.get(REMOVED), blocks, gate=gate, **told)
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LensflowError(f"{path}: cannot be read ({error}); delete it and run again") from None
-    return Intervention(
-        {name.removeprefix(SHIFT): tensor for name, tensor in tensors.items() if name.startswith(SHIFT)},
-        tensors.get(REMOVED),
-        blocks,
-        gate=gate,
-        **told,
-    )
 
 
 def _place(name: str) -> tuple[str, str, int]:

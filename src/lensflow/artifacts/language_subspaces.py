@@ -36,10 +36,10 @@ TENSORS = ("agnostic", "specific", "directions", "means", "norms")
 
 
 def load(path: Path, setting: Setting) -> LanguageSubspaces:
-    """Read what `fit` wrote for a setting.
+    """Read what stage `fit_subspaces` wrote for a setting.
 
     Raises:
-        LensflowError: the file is damaged.
+        LensflowError: the file is missing or damaged.
     """
     checked(path)
     try:

@@ -16,7 +16,7 @@ Weight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _Score(Strict):
-    """What `evaluation.score` gives."""
+    """What `measures.score.score` gives."""
 
     metric: Name
     n: Annotated[int, Field(ge=0)]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -59,7 +60,8 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         raise LensflowError(f"{here}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise LensflowError(f"{here}: not UTF-8 text; save it as UTF-8") from None
-    except (EOFError, OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
+    # zipfile raises a RuntimeError for an encrypted member, and for a way of compression that it does not know.
+    except (EOFError, OSError, ValueError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
 
 

@@ -7,8 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lensflow.artifacts.checkpoint import INDEX, weight_paths
-from lensflow.storage.verified import read_json
+from lensflow.artifacts.checkpoint import indexed, weight_paths
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,23 @@ class Header:
 
 
 class WeightFiles:
-    """The tensors of a sharded safetensors checkpoint, read one at a time; only of the files of `weight_paths`."""
+    """The tensors of a sharded safetensors checkpoint, read one at a time; only of the files of `weight_paths`.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+
+    Attributes:
+        location: name of a tensor -> its file.
+
+    Raises:
+        LensflowError: the index is damaged, or names a file elsewhere.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         self.location: dict[str, Path] = {}
-        index = checkpoint / INDEX
-        if index.is_file():
-            self.location = {name: checkpoint / file for name, file in read_json(index)["weight_map"].items()}
+        listed = indexed(checkpoint)
+        if listed is not None:
+            self.location = {name: checkpoint / file for name, file in listed.items()}
             return
         for path in weight_paths(checkpoint):
             with safe_open(path, framework="pt") as file:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row, said
+from lensflow.errors import LensflowError
 from lensflow.schema.decoding import Decoding
 from lensflow.schema.judge import Judge
 from lensflow.schema.types import NonNegative
+
+KEPT = ("category", "turns", "reference")  # columns of a question
 
 
 class MtBench(FromDataset, Decoding):
@@ -23,6 +26,12 @@ class MtBench(FromDataset, Decoding):
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
         """Return its configuration with these languages; no answer depends on who rates it later."""
         return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
+
+    def check(self, language: str, roots: Sequence[Path]) -> None:
+        """Check that every item must have the columns that the questions are made of."""
+        columns = (self.languages[language].dataset or self.dataset).columns
+        if missing := next((column for column in KEPT if column not in columns), None):
+            raise LensflowError(f"dataset.columns: a benchmark of kind {self.kind} needs '{missing}', too; add it")
 
     def decoding(self, category: str) -> Decoding:
         """Return how answers to questions of a category are generated."""
@@ -51,9 +60,8 @@ class MtBench(FromDataset, Decoding):
 
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Return questions with their answers, as the judge reads them."""
-        kept = ("category", "turns", "reference")
         return [
-            {"id": id_, **{key: item[key] for key in kept}, "answers": row["answers"]}
+            {"id": id_, **{key: item[key] for key in KEPT}, "answers": row["answers"]}
             for (id_, item), row in zip(items.items(), rows, strict=True)
         ]
 

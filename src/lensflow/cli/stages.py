@@ -45,15 +45,20 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
 
 
 def _code(stage: Stage, config: Any) -> str:
-    """Return the digest of the code behind a stage, which may depend on its configuration."""
+    """Return the digest of the code behind a stage, which may depend on its configuration.
+
+    Raises:
+        LensflowError: the configuration of a method or benchmark is not valid.
+    """
     if stage.name == "train":
-        from lensflow.methods.registry import method_digest
+        from lensflow.methods.registry import AnyMethod, method_digest
 
-        return method_digest(config["method"]["kind"])
+        return method_digest(parse(AnyMethod, config["method"], "--config method").kind)
     if stage.name == "score":
-        from lensflow.benchmarks.registry import modules_of
+        from lensflow.benchmarks.registry import AnyBenchmark, modules_of
 
-        return code_digest(stage.module, *modules_of(cell["benchmark"]["kind"] for cell in config["cells"]))
+        benchmarks = [parse(AnyBenchmark, cell["benchmark"], "--config cells") for cell in config["cells"]]
+        return code_digest(stage.module, *modules_of(benchmark.kind for benchmark in benchmarks))
     return code_digest(stage.module)
 
 

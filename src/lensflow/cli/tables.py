@@ -28,9 +28,12 @@ def add(commands: Subparsers) -> None:
 
 def show_table(args: argparse.Namespace) -> None:
     """Print the main table for the terminal."""
+    from lensflow.schema.parsing import parse
+    from lensflow.schema.stages import Presenting
     from lensflow.stages import make_table
 
-    print(make_table.terminal_table(read_config(args.config), args.comparisons))
+    config = parse(Presenting, read_config(args.config), "--config").canonical()
+    print(make_table.terminal_table(config, args.comparisons))
 
 
 def power(args: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import babel
 from babel import Locale
 from babel.core import get_global
 from babel.dates import get_timezone_location
@@ -21,8 +20,6 @@ from babel.languages import get_official_languages
 from babel.numbers import get_territory_currencies
 
 from lensflow.errors import LensflowError
-
-SOURCE = f"Unicode CLDR in Babel {babel.__version__}"
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def cosines(directions: Floats, others: Floats) -> NDArray[np.float64]:
     return np.asarray(first @ np.swapaxes(second, -1, -2))
 
 
-def neighbour_embedding(points: Floats, seed: int = 0) -> NDArray[np.float64]:
+def neighbour_embedding(points: Floats) -> NDArray[np.float64]:
     """Embed (n, d) points, n >= 4, in the plane so that neighbours stay neighbours: (n, 2), by t-SNE.
 
     van der Maaten and Hinton (2008) as sklearn has it. Distances between far groups, their sizes and the axes have no
@@ -119,12 +119,19 @@ def neighbour_embedding(points: Floats, seed: int = 0) -> NDArray[np.float64]:
     """
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     with threadpool_limits(limits=1):
-        embedded = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(points)
+        embedded = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
     return np.asarray(embedded, dtype=np.float64)
 
 
 def pareto_front(costs: ArrayLike, gains: ArrayLike) -> list[int]:
-    """Indices, by rising cost, of the points that no other one beats, which is better in one respect and not worse."""
+    """Return the indices of the points on the Pareto front, by rising cost.
+
+    A point is on the front unless another point is better in cost or gain and at least as good in the other.
+
+    Args:
+        costs: (n,), lower is better.
+        gains: (n,), higher is better.
+    """
     costs, gains = np.asarray(costs, float), np.asarray(gains, float)
     no_worse = (costs[None] <= costs[:, None]) & (gains[None] >= gains[:, None])
     better = no_worse & ((costs[None] < costs[:, None]) | (gains[None] > gains[:, None]))

@@ -20,6 +20,7 @@ HALF = 0.5  # of an item: smooths the jump of an interval between no and one dif
 # the coverage is too high with 1/3. With 0 it is too low if questions are equally hard in all languages.
 ALIKE = 1 / 5
 TAIL = (1 - CONFIDENCE) / 2  # level of a one-sided test
+FAMILY_WISE = 0.05  # level of all tests of a family together
 Floats = NDArray[np.float64]
 
 
@@ -366,7 +367,7 @@ def _tango(lost: float, gained: float, n: float, delta: float) -> float:
 
 
 def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
-    """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item.
+    """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item that is no share.
 
     Shares have Tango's score test (Statistics in Medicine 17, 1998). Its size stays below 2.5 %, which that of the
     interval's lower limit does not: 3 % with 200 items, and up to 8 % with 24; the size of a t test can reach 12 %.
@@ -490,7 +491,7 @@ class Family:
     needed: int
 
 
-def max_t(differences: Floats, seed: int = 0, alpha: float = 0.05) -> Family:
+def max_t(differences: Floats, seed: int = 0) -> Family:
     """Step-down maxT of T paired tests on n items (Westfall and Young, Resampling-Based Multiple Testing, 1993).
 
     An item's differences change their sign together in all tests, so the correlation of the tests is kept. The
@@ -501,7 +502,6 @@ def max_t(differences: Floats, seed: int = 0, alpha: float = 0.05) -> Family:
     Args:
         differences: (n, T), such as the differences of `null_deviations`; 0 for an item that a test does not have.
         seed: of the signs; if there are at most `SWAPS` of them (2^n), all are used instead.
-        alpha: family-wise level, for `needed`.
     """
     columns = differences[differences.any(axis=1)]
     sizes = np.sqrt((columns**2).sum(0))
@@ -521,7 +521,7 @@ def max_t(differences: Floats, seed: int = 0, alpha: float = 0.05) -> Family:
     p, adjusted = np.empty((2, len(order)))
     p[order] = (alone + itself) / (drawn + itself)
     adjusted[order] = np.maximum.accumulate((stepped + itself) / (drawn + itself))
-    return Family(p, adjusted, _needed(np.concatenate(largest), alpha))
+    return Family(p, adjusted, _needed(np.concatenate(largest)))
 
 
 def _swaps(n: int, seed: int) -> Iterator[NDArray[np.generic]]:
@@ -536,10 +536,10 @@ def _swaps(n: int, seed: int) -> Iterator[NDArray[np.generic]]:
         yield np.unpackbits(bits, axis=1, count=n)
 
 
-def _needed(largest: Floats, alpha: float) -> int:
+def _needed(largest: Floats) -> int:
     """How many items must change alike: k of them give a statistic of sqrt(k), and by themselves a p of 2^(1 - k)."""
-    k = math.ceil(1 - math.log2(alpha) - 1e-9)
-    while (largest >= math.sqrt(k) - 1e-9).mean() > alpha:
+    k = math.ceil(1 - math.log2(FAMILY_WISE) - 1e-9)
+    while (largest >= math.sqrt(k) - 1e-9).mean() > FAMILY_WISE:
         k += 1
     return k
 

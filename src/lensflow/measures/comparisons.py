@@ -40,7 +40,7 @@ class Answers:
 
     Attributes:
         digest: of the cell; equal digests are of equal weights and tasks.
-        score: n, value, low and high, as `evaluation.score` gives them.
+        score: n, value, low and high, as `measures.score.score` gives them.
         numerators: (N,).
         denominators: (N,), 0 for items that the cell has not, or that the metric is not defined for.
         asked: (N,), the items that the cell has; which of them count is part of the method's answer.
@@ -91,8 +91,8 @@ def compare(
             both have.
 
     Returns:
-        The columns `tables.COLUMNS` and `tables.COMPARED`, which are empty for the reference and where that lacks the
-        score.
+        The columns `catalogue.COLUMNS` and `catalogue.COMPARED`. The latter are empty for the reference itself and
+        wherever the reference lacks the score.
 
     Raises:
         LensflowError: a cell has two items of one id.
@@ -112,7 +112,7 @@ def compare(
 def _block(
     places: Mapping[Place, Cells], setting: Setting, margins: Mapping[str, float], reference: str
 ) -> list[dict[str, Any]]:
-    targets = [language for language in setting.languages if language != setting.central]
+    targets = setting.targets
     # Base is evaluated once for all settings; this one has the languages that its methods are evaluated in.
     evaluated = [cell["language"] for place, cells in places.items() if place[2] != BASE for cell in cells]
     languages = list(dict.fromkeys([setting.central, *targets, *evaluated]))

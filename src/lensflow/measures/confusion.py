@@ -60,7 +60,7 @@ def words_pass(answer: str, language: str) -> bool | None:
     """
     if not line_passes(answer, language) or scripts(language) == LATIN:
         return None
-    return all(_english_words().isdisjoint(tokens) for _, tokens in _long_lines(answer, language))
+    return all(english_words().isdisjoint(tokens) for _, tokens in _long_lines(answer, language))
 
 
 def is_detectable(language: str) -> bool:
@@ -69,7 +69,7 @@ def is_detectable(language: str) -> bool:
     Raises:
         LensflowError: CLDR does not know the language.
     """
-    return _label(language) in _detected() and scripts(language) == scripts(base_code(language))
+    return label_of(language) in _detected() and scripts(language) == scripts(base_code(language))
 
 
 def label_scores(text: str, k: int = 5) -> dict[str, float]:
@@ -77,9 +77,13 @@ def label_scores(text: str, k: int = 5) -> dict[str, float]:
     return {str(row["lang"]): float(row["score"]) for row in _detector().detect(" ".join(text.split()), k=k)}
 
 
+@cache
 def english_words() -> frozenset[str]:
     """English words of `MINIMUM_LETTERS` or more that are written in lower case."""
-    return _english_words()
+    from english_words import get_english_words_set
+
+    words = get_english_words_set(["web2"])
+    return frozenset(word for word in words if word.islower() and len(word) >= MINIMUM_LETTERS)
 
 
 def label_of(language: str) -> str:
@@ -88,10 +92,6 @@ def label_of(language: str) -> str:
     Raises:
         LensflowError: CLDR does not know the language.
     """
-    return _label(language)
-
-
-def _label(language: str) -> str:
     code = base_code(language)
     return _LABELS.get(code, code)
 
@@ -102,7 +102,7 @@ def _checked_label(language: str) -> str:
         raise LensflowError(
             f"language {language!r}: fastText's lid.176 cannot tell it; leave out its line and word pass rates"
         )
-    return _label(language)
+    return label_of(language)
 
 
 @lru_cache(maxsize=1)
@@ -151,11 +151,3 @@ def _detector() -> Any:
     # The model in the package (`lite`), which reads the whole line as it stands: by default, 80 characters of it, and
     # capitals as small letters.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
-
-
-@cache
-def _english_words() -> frozenset[str]:
-    from english_words import get_english_words_set
-
-    words = get_english_words_set(["web2"])
-    return frozenset(word for word in words if word.islower() and len(word) >= MINIMUM_LETTERS)

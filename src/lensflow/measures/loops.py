@@ -164,7 +164,7 @@ def _often_said(text: str) -> bool:
 
 
 def _share_said(text: str, length: int, times: int) -> float:
-    """Share of the text's grams, of so many characters, that are at least the so-manieth of their kind."""
+    """Share of the text's grams of `length` characters that occur for at least the `times`-th time."""
     grams = [text[start : start + length] for start in range(len(text) - length + 1)]
     often = {gram: count for gram, count in Counter(grams).items() if count >= times and 2 * width(gram) >= length}
     return sum(count - times + 1 for count in often.values()) / max(1, len(grams))

@@ -16,17 +16,18 @@ def score(metric: str, items: Sequence[float | None], weights: Sequence[float] |
         weights: what the sum of the items is divided by, such as tokens; by default one each.
 
     Returns:
-        The mean with its 95 % interval over the n items that it is defined for (Wilson where all are 0 or 1, else BCa
-        bootstrap; null if there is none), and `items` and `weights` themselves, for tests on the same items.
+        The mean with its 95 % interval over the n items that it is defined for, and `items` and `weights` themselves,
+        for tests on the same items. The interval is Wilson's if all items are 0 or 1, else a BCa bootstrap. Mean and
+        interval are None if the metric is defined for no item, or if all weights are 0.
     """
     kept = [index for index, item in enumerate(items) if item is not None]
     values = [float(items[index] or 0) for index in kept]
     counts = [1.0] * len(kept) if weights is None else [float(weights[index]) for index in kept]
-    n = len(kept)
-    if not n:
+    n, total = len(kept), math.fsum(counts)
+    if not total:
         value = low = high = None
     else:
-        value = math.fsum(values) / math.fsum(counts)
+        value = math.fsum(values) / total
         if weights is None and set(values) <= {0.0, 1.0}:
             low, high = statistics.proportion_interval(int(sum(values)), n)
         else:

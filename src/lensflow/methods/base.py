@@ -54,7 +54,7 @@ class Method(Strict):
             LensflowError: one is missing; the message begins with the key that needs it.
         """
 
-    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check what depends on other sections, for the settings that the method runs in.
 
         Raises:
@@ -70,7 +70,7 @@ class Method(Strict):
 
 
 class Pushing(Method):
-    """What methods have in common that push states of the target languages along directions (paper, section 3.2)."""
+    """Keys of methods that push states of the target languages along directions (paper, section 3.2)."""
 
     needs_states: ClassVar[bool] = True
 
@@ -84,7 +84,7 @@ class Pushing(Method):
         """λ of one target language."""
         return self.strength[language] if isinstance(self.strength, dict) else self.strength
 
-    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that every target has a λ."""
         for name, setting in settings.items():
             if isinstance(self.strength, dict) and (missing := set(setting.targets) - set(self.strength)):
@@ -110,7 +110,7 @@ def check_derangement(draw: int, settings: Mapping[str, Setting]) -> None:
 
 
 class Controlled(Method):
-    """What methods have in common that add a direction per language, in whose place they can put a control."""
+    """Keys of methods that add one direction per language. A control can replace the direction."""
 
     direction: Literal["own", "negative", "common", "rotated", "covariance", "deranged"] = "own"
     """The direction that is added: the language's `own` δ, or a control. `negative`: -δ. `common`: the mean δ of all
@@ -119,7 +119,7 @@ class Controlled(Method):
     draw: Draw = 0
     """Number of the draw of `rotated`, `covariance` and `deranged`."""
 
-    def check(self, extraction: "Extraction", settings: Mapping[str, Setting]) -> None:
+    def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that there are as many derangements as asked for."""
         super().check(extraction, settings)
         if self.direction == "deranged":
@@ -166,7 +166,7 @@ def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
 
 
 class Injecting(Method):
-    """What methods have in common that move states towards the wanted language, from the prompt's or the central one.
+    """Keys of methods that move states towards the wanted language, away from the prompt's or the central language.
 
     With `away_from: prompt`, as in the publications, nothing changes if the prompt is in the wanted language. With
     `central` the states then move away from the central language.
@@ -206,7 +206,7 @@ class Lora(Strict):
 
 
 class FineTuning(Method):
-    """What methods have in common that train the whole network on texts; HF's Trainer does the training.
+    """Keys of methods that train the whole network on texts; HF's Trainer does the training.
 
     `alpaca` is Stanford Alpaca, whose values the published code of QAlign (Zhu et al., 2024) has, too.
     """

@@ -45,7 +45,7 @@ def train(run: Run[Disentangle]) -> Trained:
     from lensflow.methods.probing import prompt_means
 
     method = run.method
-    means, _ = prompt_means(run)
+    means = prompt_means(run)
     bases = fit_subspaces(means, run.setting.rank).specific.float()
     middle = blocks_of(method.remove_layers, len(means), "remove_layers")
     strengths = dict.fromkeys(middle, method.remove)

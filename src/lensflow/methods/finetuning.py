@@ -206,7 +206,11 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
 
 
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
-    """Return this process's share of a batch, as many in each; the last may be one of which nothing counts."""
+    """Return this process's share of a batch.
+
+    All processes get the same number of examples. Where one is missing, an example fills the place, and none of its
+    tokens counts.
+    """
     rank, count = sharing.place()
     mine = examples[rank::count]
     if len(mine) * count < len(examples):
@@ -301,10 +305,13 @@ def fine_tune(
 
     Raises:
         LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
-            tensors in another way than the model does, or the run was given a GPU and there is none.
+            tensors in another way than the model does, the run was given a GPU and there is none, or several GPUs
+            should share the batches of another loss than `Loss`.
     """
     if run.method.gpus == 1:
         return tune(run, train, dev, loss, more)
+    if loss is not Loss:  # the other processes would train with this one
+        raise LensflowError(f"gpus: {run.method.gpus} GPUs cannot share a loss of the method's own; drop this key")
     if run.gpus != run.method.gpus:
         raise LensflowError(f"--gpus {run.gpus}: the method's gpus is {run.method.gpus}; give as many")
     return sharing.together(run.gpus, tune, run, train, dev)

@@ -3,10 +3,10 @@
 It is our own control of Lens (arXiv 2410.04407): the push that Lens trains towards, h ← h + λδ, without training. λ = 1
 is Lens's default, too.
 
-The output layer reads the state after the final norm, so that steering there is a constant on the logits, W_U λδ (but
-where a model caps them). A constant before the norm is no constant behind it, and is not offered. Which λδ to add, the
-method is told with every prompt: it is told the prompt's language. The central language, and those outside of the
-setting, are left alone.
+The output layer reads the state after the final norm. Steering there adds a constant to the logits, W_U λδ, unless the
+model caps its logits. A constant before the norm is not a constant after it, so it is not offered. The method is told
+the language of each prompt, and adds the λδ of this language. The central language and languages outside of the setting
+are left alone.
 """
 
 from collections.abc import Mapping

@@ -20,23 +20,21 @@ from lensflow.storage.journal import used
 _BATCH_TOKENS = 512
 
 
-def prompt_means(run: Run[Any]) -> tuple[Tensor, Tensor]:
-    """Return the mean state of the last prompt token per language, before the final norm, and the states' mean length.
+def prompt_means(run: Run[Any]) -> Tensor:
+    """Return the mean state of the last prompt token per language after every block, before the final norm.
 
-    They come from the stage `extract_hidden_states`, so a method needs `needs_states`.
+    The states come from the stage `extract_hidden_states`, so the method must have `needs_states`.
 
     Returns:
-        (L, K, d) and (L, K) float64, for the K languages of the setting in their order, over the train split.
+        (L, K, d) float64, for the K languages of the setting in their order, over the train split.
     """
     assert run.hidden is not None
-    means, norms = [], []
+    means = []
     for language in run.setting.languages:
         texts = read_texts(run.texts[language], ["train"])
         used(run.texts[language], [text.line for text in texts])
-        layers = states.load(run.hidden.states[language]).layers[:, : len(texts)].double()
-        means.append(layers.mean(dim=1))
-        norms.append(layers.norm(dim=-1).mean(dim=1))
-    return torch.stack(means, dim=1), torch.stack(norms, dim=1)
+        means.append(states.load(run.hidden.states[language]).layers[:, : len(texts)].double().mean(dim=1))
+    return torch.stack(means, dim=1)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def train(run: Run[Steer]) -> Trained:
     from lensflow.artifacts.interventions import BlockEdit, Intervention
     from lensflow.methods.probing import prompt_means
 
-    means, _ = prompt_means(run)
+    means = prompt_means(run)
     languages, method = run.setting.languages, run.method
     blocks = {}
     for pair, away in method.pairs(run.setting):

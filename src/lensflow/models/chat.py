@@ -118,7 +118,7 @@ class ChatTemplate:
             where: what a message begins with: the key of the prompt.
 
         Raises:
-            LensflowError: it does not, drops the text, takes no system message, or has not a variable that is set.
+            LensflowError: it does not, drops the text, takes no system message, or lacks a variable that is set.
         """
         if _PROMPT not in self.render([_message("user", _PROMPT)]):
             raise LensflowError(

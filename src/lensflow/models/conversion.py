@@ -130,7 +130,7 @@ class Conversion:
         return found
 
     def from_checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's tensors that some of the checkpoint's go into; what else they are made of is read.
+        """Return the model's tensors that are made of some of the checkpoint's; their other parts are read from files.
 
         Raises:
             LensflowError: the model has no tensor of a name.

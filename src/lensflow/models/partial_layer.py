@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lensflow.errors import LensflowError
+from lensflow.models.loading import layers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
-from lensflow.models.loading import layers_of
 
 
 class _Interrupted(Exception):  # noqa: N818 - not an error
@@ -19,7 +19,7 @@ class _Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class _KeysAndValues:
-    """In the place of a key-value cache: takes those of all tokens, then gives them to whoever asks with other ones."""
+    """Stands in for a key-value cache: keeps the keys and values of all tokens, then returns them each time."""
 
     kept: tuple[Tensor, Tensor] | None = None
 

@@ -59,7 +59,7 @@ class StreamedDecoder:
         embedding.weight = nn.Parameter(rows.to(device, self.dtype), requires_grad=False)
         used = used.to(device)
         embedding.padding_idx = None  # a row of the whole table, which says only where there is no gradient
-        # Only here, since a model may use the ids for more. That of pads, 0, gives the first row where it is not used.
+        # Only here, since a model may use the ids for more. Pads have id 0; if no text has it, they get the first row.
         embedding.register_forward_pre_hook(lambda module, args: (torch.searchsorted(used, args[0]), *args[1:]))
         for index in range(len(self._layers)):
             self._skeleton.skip(index)

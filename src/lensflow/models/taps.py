@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from lensflow.errors import LensflowError
+from lensflow.models.loading import layers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # takes seconds to import
-from lensflow.models.loading import layers_of
 
 
 def check_states(states: Tensor, config: Any) -> Tensor:

@@ -1,6 +1,6 @@
 """Prompts and their tokens.
 
-The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds a process.
+The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds per process.
 """
 
 import re

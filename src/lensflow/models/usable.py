@@ -83,7 +83,7 @@ def check_tokens(checkpoint: Path, prompt: Prompt) -> None:
     """Check that a checkpoint's tokenizer loads and makes prompts of tokens that the model has, and how answers end.
 
     Raises:
-        LensflowError: it does not, or files name an end token that there is none of.
+        LensflowError: the tokenizer does not, or a file names an end token that the model does not have.
     """
     tokenizer = PromptTokenizer(checkpoint, prompt)
     if not tokenizer.encode(_PROBE):

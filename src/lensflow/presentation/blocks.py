@@ -232,7 +232,7 @@ def _is_known(value: Any) -> bool:
 def _block(
     frame: "pd.DataFrame", backbone: str, name: str, setting: Setting, methods: Sequence[str], told: Sequence[str]
 ) -> Block:
-    targets = tuple(language for language in setting.languages if language != setting.central)
+    targets = setting.targets
     chosen = frame[(frame["backbone"] == backbone) & (frame["setting"] == name)]
     others = [key for key in dict.fromkeys(chosen["language"]) if key not in (setting.central, *targets, TARGETS)]
     cells: dict[tuple[str, str], dict[str, dict[str, Cell]]] = {}

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from lensflow.artifacts import checkpoint, exported, interventions
 from lensflow.artifacts import export as exporting
+from lensflow.artifacts.layout import DELTA
 from lensflow.errors import LensflowError
 from lensflow.models import control_vectors, logit_bias
 from lensflow.presentation.model_card import acts, model_card, public
@@ -64,4 +65,4 @@ def _refer(delta: Path, folder: Path) -> None:
     with safe_open(delta, framework="pt") as file:
         changes = any(file.keys())
     if changes:
-        shutil.copyfile(delta, folder / exported.DELTA)
+        shutil.copyfile(delta, folder / DELTA)

@@ -35,12 +35,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 DASHES = ("-", "--", "-.", ":")
 # The loss of a method without terms is another quantity, and has an axis of its own.
 OTHER_LOSS = "cross-entropy"
-TERMS = {"loss": "loss (weighted sum)", "pull": "pull", "push": "push", "retain": "retain"}
-
-
-TERMS |= {OTHER_LOSS: "loss (cross-entropy, nats per token)"}
-
-
+TERMS = {
+    "loss": "loss (weighted sum)",
+    "pull": "pull",
+    "push": "push",
+    "retain": "retain",
+    OTHER_LOSS: "loss (cross-entropy, nats per token)",
+}
 WIDEST = 12.0  # inches that the report has room for
 # The outcomes of answers, in the order in which they are stacked; hatches tell the failures apart in grey.
 OUTCOMES: Mapping[str, Mapping[str, Any]] = {

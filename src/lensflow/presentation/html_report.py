@@ -1,8 +1,7 @@
 """The report: one HTML page that carries everything it shows and loads nothing from outside.
 
-Whatever comes from a model, a prompt or a configuration is escaped by the template; only the tables are taken as HTML
-(from `writers.html`, which escapes), and the figures stand inside `<img>`, where an SVG cannot
-run scripts.
+The template escapes everything that comes from a model, a prompt or a configuration. Only the tables are taken as HTML,
+from `writers.html`, which escapes its texts. Figures stand inside `<img>`, where an SVG cannot run scripts.
 """
 
 import base64
@@ -26,8 +25,8 @@ MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 class Samples(NamedTuple):
     """The answers of all methods to the prompts of one benchmark × language.
 
-    Each row is {"prompt": text, "answers": {method: answer}}, base first; an answer is {"answer": text, "identified":
-    language code or "unknown", "faithful": bool} and, where known, the flags "repetitive", "copied" and "empty".
+    Each row is {"prompt": text, "answers": {method: sample}}, base first. A sample has `answer`, `outcome`, `usable`,
+    `identified` (a language code or "unknown"), and perhaps `cut`.
     """
 
     benchmark: str

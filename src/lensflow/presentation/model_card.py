@@ -63,7 +63,7 @@ def model_card(
     Raises:
         LensflowError: there is no configuration beside the delta.
     """
-    run = delta.parent
+    run = delta.absolute().parent
     config = read_json(run / "config.json")
     setting, source = config["setting"], manifest["source"]
     targets = [language for language in setting["languages"] if language != setting["central"]]
@@ -83,7 +83,7 @@ def model_card(
                 tags=[config["method"]["kind"], "lensflow"],
             ),
             template_path=str(TEMPLATE),
-            name=run.parts[-2] if len(run.parts) > 1 else "lens",
+            name=run.parts[-2],
             kind=config["method"]["kind"],
             source=public(source),
             manifest=manifest,
@@ -152,7 +152,7 @@ def _warning(cost: Path) -> str:
 
 
 def _rows(mine: Path, base: Path) -> list[dict[str, Any]]:
-    """One row a score: benchmark, language, metric, and both models' "value [low, high]" and n."""
+    """One row per score: benchmark, language, metric, and both models' "value [low, high]" and n."""
     if not mine.is_file():
         return []
     reference = _by_place(base) if base.is_file() else {}

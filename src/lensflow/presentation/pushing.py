@@ -6,8 +6,7 @@ from pathlib import Path
 
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.presentation.exporting import export
-
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+from lensflow.schema.types import OWNED_NAME_PATTERN
 
 
 def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
@@ -26,7 +25,7 @@ def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_r
     Raises:
         LensflowError: the name is none, the method cannot be exported, or the hub refuses.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(OWNED_NAME_PATTERN, name):
         raise LensflowError(f"{name}: is no name on the hub; give owner/name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "method"

@@ -134,7 +134,7 @@ def direction_cosines(between: Floats, to_top: Floats, languages: Sequence[str],
 
 
 def _line(ax: Axes, values: Floats, colour: str, dash: str, marker: str, label: str, width: float = 1.1) -> None:
-    """A line of one value a layer, (L,)."""
+    """A line of one value per layer, (L,)."""
     numbers = range(1, len(values) + 1)
     ax.plot(numbers, values, dash, color=colour, linewidth=width, marker=marker, markersize=4, label=label)
 
@@ -162,8 +162,8 @@ def state_map(
     """Where the dev states lie at the top layer, before and after training, in three views.
 
     - In the language-specific subspace: x = h M_s; with r > 2 its first two principal components (fitted on before and
-      after together), with r = 1 the single coordinate as one strip a language.
-    - Along the language-agnostic direction: h M_a/|M_a|, one strip a language.
+      after together), with r = 1 the single coordinate as one strip per language.
+    - Along the language-agnostic direction: h M_a/|M_a|, one strip per language.
     - All dimensions, by their neighbourhoods (`analysis.neighbour_embedding`).
 
     Points before are hollow, after are filled; an arrow leads from a language's mean before to its mean after.

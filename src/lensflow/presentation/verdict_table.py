@@ -1,5 +1,6 @@
 """The table of claims: what a run has shown."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
@@ -60,6 +61,6 @@ def _sheet(
 def _entries(one: Decision) -> tuple[Entry, ...]:
     low, high = one.difference_low, one.difference_high
     estimate = Entry(f"{one.difference:+z.3f}", one.difference, low, high, note=bounds(low, high, 3), n=one.questions)
-    p = Entry(MISSING if one.p_adjusted != one.p_adjusted else f"{one.p_adjusted:.2g}", one.p_adjusted)
+    p = Entry(MISSING if math.isnan(one.p_adjusted) else f"{one.p_adjusted:.2g}", one.p_adjusted)
     texts = map(Entry, (one.comparator, one.measure))
     return *texts, estimate, Entry(f"{one.margin:g}", one.margin), p, Entry(one.endpoint_verdict), Entry(one.verdict)

@@ -29,5 +29,6 @@ def prepared_seconds(trained: Path) -> float | None:
         if prepares:
             seconds[record] = content["seconds"]
         if prepares or file == trained:
-            files += {inside(record, name) for name in content["inputs"]} - set(files)
+            read = dict.fromkeys(inside(record, name) for name in content["inputs"])
+            files += [path for path in read if path not in files]
     return sum(seconds.values())

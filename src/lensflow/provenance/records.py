@@ -80,7 +80,10 @@ def is_finished(output: Path, code: str, config: Mapping[str, Any], inputs: Iter
 
 
 def _read(kept: Journal, made: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return what was read: path -> sha256, and by name alone what lies elsewhere, whose place is nobody's business."""
+    """Return the files that were read, as path -> sha256, and the sources, as dictionaries of name and sha256.
+
+    Sources are files outside of the results and of the run's folder. They are listed by name only.
+    """
     package, here = Path(__file__).parents[1], Path.cwd()
     inputs, sources = {}, []
     for path, sha256 in kept.read.items():

@@ -42,7 +42,7 @@ def trace(place: str) -> str:
             number.
 
     Returns:
-        An indented tree, one line a file: name, digest, and the stage that wrote it.
+        An indented tree, one line per file: name, digest, and the stage that wrote it.
 
     Raises:
         LensflowError: there is no such file, row or column, a record is missing, or a table is not what its stage
@@ -160,7 +160,8 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
                 folder, split, read = f"{ITEMS}/{name}", "items", [language]
                 if "corpus" in benchmark:
                     folder, split = f"{TEXTS}/{benchmark['corpus']}", benchmark["split"]
-                    read = list(dict.fromkeys([language, benchmark.get("central", language)]))
+                    others = (benchmark[key] for key in ("central", "source") if key in benchmark)
+                    read = list(dict.fromkeys([language, *others]))
                 cell = cells[name, language]
                 ids = frozenset(cell.get("asked") or cell["ids"])
                 for of_language in read:

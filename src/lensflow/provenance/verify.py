@@ -19,7 +19,7 @@ def verify(results: Path) -> list[str]:
     """Compare a results folder with its records.
 
     Returns:
-        One line a problem: a file that is missing, changed or unknown, or that was made from another state of a file
+        One line per problem: a file that is missing, changed or unknown, or that was made from another state of a file
         than the one that is there.
 
     Raises:

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import MODEL_REVISION_PATTERN, SHA256_PATTERN, Count, Name, PathBelow, Positive
+from lensflow.schema.types import (
+    MODEL_REVISION_PATTERN,
+    OWNED_NAME_PATTERN,
+    SHA256_PATTERN,
+    Count,
+    Name,
+    PathBelow,
+    Positive,
+)
 
 
 class PackageSource(Strict):
@@ -25,7 +33,7 @@ class HubSource(Strict):
     """A model on the Hugging Face hub, pinned by a commit; `main` is resolved to one when the model is fetched."""
 
     kind: Literal["hub"]
-    name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    name: str = Field(pattern=OWNED_NAME_PATTERN)
     """The repository, owner/name."""
     revision: str = Field(pattern=MODEL_REVISION_PATTERN)
     """Commit of the repository, 40 hexadecimal digits, or `main`, which is resolved once and written down."""

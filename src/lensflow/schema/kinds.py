@@ -28,11 +28,6 @@ class _OfKind(BaseModel):
     model_config = ConfigDict(strict=True)
     kind: str
 
-    @field_validator("kind")
-    @classmethod
-    def _is_a_path(cls, value: str) -> str:
-        return value
-
 
 class Kinds:
     """The kinds of one section; an instance is an annotation by which pydantic validates such a section.
@@ -41,8 +36,8 @@ class Kinds:
         package: import path of the package that holds the modules.
         base: what every `Config` derives from.
         shared: modules of the package that are no kinds.
-        function: a function that every module has, except for the kinds in `without`; None for none.
-        without: see `function`.
+        function: a function that the module of every kind but `without` must have; None if they need none.
+        without: the kind whose module lacks the function.
     """
 
     def __init__(

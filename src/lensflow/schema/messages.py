@@ -8,12 +8,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from lensflow.schema.types import (
+    ARXIV_PATTERN,
+    HUB_NAME_PATTERN,
     LANGUAGE_PATTERN,
     MODEL_REVISION_PATTERN,
     NAME_PATTERN,
+    OWNED_NAME_PATTERN,
     PATH_BELOW_PATTERN,
     REVISION_PATTERN,
     SHA256_PATTERN,
+    SWEPT_KEY_PATTERN,
     TASK_PATTERN,
     URL_PATTERN,
 )
@@ -25,6 +29,10 @@ IN_WORDS = {
     PATH_BELOW_PATTERN: "must be a path below its folder, without '..', '/' in front and blanks",
     TASK_PATTERN: "must be folder/name, without '..', '/' in front and blanks",
     URL_PATTERN: "must be http://... or https://..., and hold no user, key or query (the key is in key_variable)",
+    HUB_NAME_PATTERN: "must be owner/name on the hub, or a file such as *.csv, *.json, *.parquet or *.zip",
+    OWNED_NAME_PATTERN: "must be owner/name",
+    ARXIV_PATTERN: "must be a number on arXiv, such as 2410.04407",
+    SWEPT_KEY_PATTERN: "must be a key of the method, such as lambda, or setting. and a key of the setting",
     SHA256_PATTERN: "must be 64 hexadecimal digits",
     REVISION_PATTERN: "must be a commit, 40 hexadecimal digits",
     MODEL_REVISION_PATTERN: "must be a commit, 40 hexadecimal digits, or main",

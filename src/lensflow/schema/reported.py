@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import Name, Positive
+from lensflow.schema.types import ARXIV_PATTERN, Name, Positive
 
 # A number, the lower and the upper end of what is reported of several rows together, or null: not known.
 Figure = float | Annotated[tuple[float, float], Field(strict=False)] | None
@@ -17,7 +17,7 @@ class Source(Strict):
 
     title: str
     """Title of the paper."""
-    arxiv: str = Field(pattern=r"^\d{4}\.\d{4,5}(v\d+)?$")
+    arxiv: str = Field(pattern=ARXIV_PATTERN)
     """Its number on arXiv."""
 
 

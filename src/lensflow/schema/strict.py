@@ -19,10 +19,9 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+            shown = {field.alias or name for name, field in cls.model_fields.items()}
             for key in data:
-                if key not in known:
-                    shown = {field.alias or name for name, field in cls.model_fields.items()}
+                if key not in shown and key not in cls.model_fields:
                     raise ValueError(f"unknown key '{key}'; {did_you_mean(str(key), shown)}")
         return data
 

@@ -37,5 +37,9 @@ TABLE_PATTERN = r"\.(?:(?:csv|tsv|json|jsonl|ndjson|parquet)(?:\.gz)?|zip)$"
 # A name on the hub, owner/name, or a file with rows at any depth.
 HUB_NAME_PATTERN = (
     r"^(?:[A-Za-z0-9_][\w.-]*(?:/[A-Za-z0-9_][\w.-]*)?"
-    rf"|(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*{TABLE_PATTERN.strip('$')})$"
+    rf"|(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*{TABLE_PATTERN.removesuffix('$')})$"
 )
+OWNED_NAME_PATTERN = r"^[\w.-]+/[\w.-]+$"
+ARXIV_PATTERN = r"^\d{4}\.\d{4,5}(v\d+)?$"
+# A key of a method or, with `setting.` before it, of a setting; perhaps a key of a section in it.
+SWEPT_KEY_PATTERN = r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$"

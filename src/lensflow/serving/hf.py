@@ -20,6 +20,7 @@ from lensflow.artifacts import exported
 from lensflow.artifacts.checkpoint import SMALL_FILES
 from lensflow.artifacts.exported import Exported
 from lensflow.artifacts.interventions import StateEdit
+from lensflow.artifacts.layout import DELTA
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.conversion import Conversion
@@ -63,8 +64,8 @@ def load(
     found = exported.read(place)
     folder = _backbone(found, backbone)
     model = AutoModelForCausalLM.from_pretrained(folder, **given).eval()
-    if not found.is_whole and (found.folder / exported.DELTA).is_file():
-        changed = load_file(found.folder / exported.DELTA)
+    if not found.is_whole and (found.folder / DELTA).is_file():
+        changed = load_file(found.folder / DELTA)
         weights = model.state_dict()
         for name, tensor in Conversion(model, WeightFiles(folder)).from_checkpoint(changed).items():
             if weights[name].shape != tensor.shape:

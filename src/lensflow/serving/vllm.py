@@ -23,6 +23,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 from lensflow.artifacts import exported
 from lensflow.artifacts.exported import Exported
 from lensflow.artifacts.interventions import BlockEdit, StateEdit
+from lensflow.artifacts.layout import DELTA
 from lensflow.errors import LensflowError
 from lensflow.models.engines.edits import layers_in
 from lensflow.models.engines.script_mask import ScriptMask
@@ -134,7 +135,7 @@ def _check(vllm_config: Any, found: Exported) -> None:
         LensflowError: it cannot.
     """
     where, intervention, model = f"{found.folder}: ", found.intervention, vllm_config.model_config
-    if not found.is_whole and (found.folder / exported.DELTA).is_file():
+    if not found.is_whole and (found.folder / DELTA).is_file():
         raise LensflowError(f"{where}has weights of its own; export it without --reference to serve it")
     wanted = {"hidden_size": model.get_hidden_size(), "layers": model.get_total_num_hidden_layers()}
     if any(found.content["backbone"][name] != value for name, value in wanted.items()):

@@ -39,7 +39,7 @@ SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"
 
 
 def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
-    """Write one row a score, and one row a cell of the tables.
+    """Write one row per score, and one row per cell of the tables.
 
     Args:
         config: blocks, points of sweeps, what sweeps alone ask for, settings, retention margins and the method that all

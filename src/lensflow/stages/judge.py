@@ -39,8 +39,8 @@ class Answers:
         name: of the benchmark.
         judge: who rates them.
         language: their language.
-        samples: a dictionary a question: `id`, `category`, `turns` (one or two), `answers`, `reference` (one a turn;
-            blank or missing where there is none).
+        samples: one dictionary per question, with `id`, `category`, `turns` (one or two), `answers` (one per turn) and
+            `reference` (one per turn; blank or missing where there is none).
         protocol: how they are graded.
     """
 
@@ -105,7 +105,7 @@ def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: s
         if not 1 <= len(sample["turns"]) <= 2:
             raise LensflowError(f"{where}: {len(sample['turns'])} turns; a judge is asked about one or two")
         if len(sample["answers"]) != len(sample["turns"]):
-            raise LensflowError(f"{where}: not one answer a turn; delete {path} and run again")
+            raise LensflowError(f"{where}: not one answer per turn; delete {path} and run again")
     return Answers(name, judge, language, samples, PROTOCOLS[protocol])
 
 

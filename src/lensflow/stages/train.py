@@ -14,7 +14,7 @@ from lensflow.artifacts import costs, interventions
 from lensflow.artifacts.checkpoint import verifying
 from lensflow.artifacts.layout import by_language
 from lensflow.errors import LensflowError
-from lensflow.methods.base import Run, StateFiles
+from lensflow.methods.base import Run, StateFiles, Trained
 from lensflow.methods.registry import METHODS, AnyMethod
 from lensflow.schema.parsing import parse
 from lensflow.schema.stages import Training
@@ -25,11 +25,14 @@ from lensflow.storage.atomic import atomic_path, write_json, write_jsonl
 def train_measured(run: Run[Any]) -> None:
     """Train by the method's own `train` and write `cost.json` beside the delta.
 
-    What it holds, `artifacts.costs.Cost` says: energy where Linux lets one read its counters, `residual` and `terms` of
-    methods that have them. It is of this stage alone, not of those that extract hidden states before it.
+    `artifacts.costs.Cost` lists its keys. Energy is there only if Linux lets one read its counters, `residual` and
+    `terms` only if the method has them. The stages that extract hidden states before are not counted.
 
-    History, dev states and intervention that a method does not write are left empty, so that all methods have the same
-    files.
+    If a method does not write a history, dev states or an intervention, an empty file is written, so that all methods
+    have the same files.
+
+    Raises:
+        LensflowError: the method's `train` does not return a `Trained`.
     """
     history = run.output.with_name("history.jsonl")
     tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
@@ -38,6 +41,8 @@ def train_measured(run: Run[Any]) -> None:
     counted, started = energy.counters(), time.monotonic()
     trained = METHODS.module_of(run.method.kind).train(run)
     seconds, used = time.monotonic() - started, energy.joules(counted, energy.counters())
+    if not isinstance(trained, Trained):  # a method of the user's own
+        raise LensflowError(f"kind {run.method.kind}: its function train returns no Trained; return one")
     if not history.exists():
         write_jsonl(history, [])
     for path in tensors:

@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def scratch_folder(output: Path, identity: Any) -> Iterator[Path]:
     """Yield a folder beside `output` that outlives a killed process, for the finished parts of a long piece of work.
 
-    It is removed on success. Those that a run of another identity left for the same output are removed, too.
+    The folder is removed on success. Folders that runs of another identity left for the same output are removed, too.
 
     Args:
         output: what the work ends in.
@@ -71,5 +71,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON value a line to `path`, atomically."""
+    """Write one JSON value per line to `path`, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))

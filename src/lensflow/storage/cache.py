@@ -13,13 +13,19 @@ from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 
 
 def write_entry(path: Path, value: Any) -> None:
-    """Write an entry of a cache, with the digest of its value in it: jobs that share a cache need no record of it."""
+    """Write an entry of a cache, which holds the digest of its own value.
+
+    The record of the stage leaves the entry out, because several stages share a cache.
+    """
     write_json(path, {"sha256": digest(value), "value": value})
     forget_written(path)
 
 
 def read_entry(path: Path) -> Any:
-    """Return the value of a cache's entry; None if there is none, or a damaged one, which is set aside and said."""
+    """Return the value of a cache's entry; None if there is no entry or a damaged one.
+
+    A damaged entry is set aside, and the log says so.
+    """
     if not path.is_file():
         return None
     if (value := entry_value(path)) is not None:

@@ -20,9 +20,10 @@ def counters(folder: Path = POWERCAP) -> dict[Path, int]:
 
 
 def joules(before: Mapping[Path, int], after: Mapping[Path, int]) -> float | None:
-    """Return the energy between two readings, of all that the machine did; None where there is no counter.
+    """Return the energy between two readings, of all that the machine did; None if a counter cannot be read.
 
-    A counter begins again at 0 after `max_energy_range_uj`; that it did so more than once is not noticed.
+    A counter starts again at 0 after `max_energy_range_uj`. If it does so twice between the readings, the result is too
+    small.
     """
     if not before or before.keys() != after.keys():
         return None
@@ -30,5 +31,8 @@ def joules(before: Mapping[Path, int], after: Mapping[Path, int]) -> float | Non
     for path, start in before.items():
         used += after[path] - start
         if after[path] < start:
-            used += int((path / "max_energy_range_uj").read_text())
+            try:
+                used += int((path / "max_energy_range_uj").read_text())
+            except (OSError, ValueError):
+                return None
     return used / 1e6

@@ -88,7 +88,7 @@ class Listed(TypedDict):
 
 @with_config(ConfigDict(extra="allow", strict=True))
 class Manifest(TypedDict):
-    """What is in a checkpoint's folder, and what else `backbones.prepare_backbone` says of it."""
+    """What is in a checkpoint's folder, and what else stage `prepare_backbone` says of it."""
 
     files: dict[Annotated[str, AfterValidator(_plain)], Listed]
     weights: str
@@ -102,7 +102,7 @@ def checked(path: Path) -> Path:
     """
     if not path.is_file() or is_own(path):
         return path
-    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # which stands for it
+    if path.name != MANIFEST and path.with_name(MANIFEST).is_file():  # the manifest stands for its files
         return path
     found = record_of(path)
     if found is None:
@@ -136,7 +136,7 @@ def conform(path: Path, kind: Any, value: Any, name: str) -> Any:
     """Return the content of a file as a value of a typed dictionary.
 
     Raises:
-        LensflowError: it is none; calls the file a damaged `name`.
+        LensflowError: the content is no such dictionary; the message calls the file a damaged `name`.
     """
     try:
         return _adapter(kind).validate_python(value)

@@ -12,7 +12,7 @@ class Journal:
 
     Attributes:
         read: file -> sha256.
-        lines: file -> those of its lines that were used, where `used` was told.
+        lines: file -> its lines (from 1) that go into the result, as far as `used` was told.
         written: the files, as a set in order.
     """
 

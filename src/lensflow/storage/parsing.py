@@ -19,8 +19,8 @@ def parse_json(text: str) -> Any:
     """Parse one JSON value.
 
     Raises:
-        ValueError: it is none, is nested too deeply, or holds half of a surrogate pair, which is no character and could
-            not be written again.
+        ValueError: the text is no JSON value, is nested too deeply, or holds half of a surrogate pair, which is no
+            character and could not be written again.
     """
     try:
         value = json.loads(text)
@@ -87,10 +87,17 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
 
 
 def expanded_size(root: Any, children: Callable[[Any], Iterable[Any]]) -> int:
-    """Count the values below `root`, those that several others share once for each; more than `MOST_VALUES` if endless.
+    """Return the number of values that `root` stands for, itself included, if it is written out without anchors.
+
+    A value that is used in several places counts once per place. The number is above `MOST_VALUES` if a value holds
+    itself.
+
+    Args:
+        root: the value.
+        children: gives the values that a value holds directly.
 
     Raises:
-        RecursionError: they are nested too deeply.
+        RecursionError: the values are nested too deeply.
     """
     sizes: dict[int, int] = {}
 

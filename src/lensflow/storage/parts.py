@@ -24,7 +24,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Read tensors and texts; None if there is no file, or a damaged one, which is removed and said."""
+    """Read tensors and texts; None if there is no file or a damaged one, which is removed with a warning in the log."""
     if not path.is_file():
         return None
     try:

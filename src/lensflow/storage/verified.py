@@ -22,7 +22,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read one JSON value a line.
+    """Read one JSON value per line.
 
     Raises:
         LensflowError: the file is missing or not what a stage wrote, a line is empty, too long or not JSON; the

@@ -25,7 +25,7 @@ from lensflow.schema.parsing import parse
 from lensflow.schema.reported import Reported
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import Language, Name, Positive
+from lensflow.schema.types import SWEPT_KEY_PATTERN, Language, Name, Positive
 from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
 from lensflow.workflow.tracking import Tracker
 
@@ -33,7 +33,7 @@ from lensflow.workflow.tracking import Tracker
 class Axis(Strict):
     """A key and its values."""
 
-    key: str = Field(pattern=r"^(setting\.)?[a-z_]+(\.[a-z_]+)?$")
+    key: str = Field(pattern=SWEPT_KEY_PATTERN)
     """Key of the method, such as `lambda`, or with `setting.` before it a key of the setting."""
     values: tuple[str | int | float | None, ...] = Field(min_length=1, strict=False)
     """The values that the key takes; each one is a run of its own."""

@@ -133,16 +133,11 @@ class _Measuring:
     def _limit(self, role: Any) -> tuple[float, str]:
         """Return how many tokens fit into an engine, and how to say so."""
         found = float("inf") if self._positions is None else self._positions
-        said = (
-            f"the {found:.0f} positions of backbone {self._backbone}; shorten the items, lower max_new_tokens or give "
-        )
-        said += "fewer examples"
-        if role(self._evaluation.engine) == registry.FAST and self._evaluation.max_model_len < found:
-            return (
-                self._evaluation.max_model_len,
-                f"evaluation.max_model_len ({self._evaluation.max_model_len}); raise it",
-            )
-        return found, said
+        reserved = self._evaluation.max_model_len
+        if role(self._evaluation.engine) == registry.FAST and reserved < found:
+            return reserved, f"evaluation.max_model_len ({reserved}); raise it"
+        advice = "shorten the items, lower max_new_tokens or give fewer examples"
+        return found, f"the {found:.0f} positions of backbone {self._backbone}; {advice}"
 
     def _check(self, role: Any, longest: int) -> None:
         limit, said = self._limit(role)

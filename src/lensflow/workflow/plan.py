@@ -48,6 +48,7 @@ class Part:
         backbone: their backbone.
         number: of the part.
         checkpoints: what the job answers for.
+        one_by_one: whether every checkpoint has a job of its own.
     """
 
     backbone: str
@@ -232,7 +233,7 @@ class Plan:
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
 
     def shown(self, backbone: str | None = None) -> list[Place]:
-        """Return the trained checkpoints that tables and figures show one by one: all that not sweeps alone ask for."""
+        """Return the trained checkpoints that tables and figures show one by one: all that not only sweeps ask for."""
         return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
     def drawn(self, backbone: str, setting: str) -> list[Place]:
@@ -356,7 +357,8 @@ class Plan:
     def fetch_items(self, benchmark: str, language: str) -> dict[str, Any]:
         """Return the configuration of stage `fetch_items`."""
         entry = self.config.benchmarks[benchmark]
-        assert isinstance(entry, FromDataset)
+        if not isinstance(entry, FromDataset):
+            raise KeyError(benchmark)  # its items come from a corpus
         of_language = entry.languages[language]
         source = of_language.dataset or entry.dataset
         stage = {"benchmark": benchmark, "dataset": source.canonical(), "config": of_language.config}

@@ -169,7 +169,7 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
         source: what `source_of` gives for the run.
 
     Returns:
-        What moved them: the changes from what the tables came from that were published before, one a line.
+        What moved them: the changes from what the tables came from that were published before, one per line.
 
     Raises:
         LensflowError: a table is missing.
@@ -263,7 +263,7 @@ def _check_made_here(plan: Plan, results: Path) -> None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between two sources, one change a line."""
+    """What differs between two sources, one change per line."""
     for stage in {**old["config"], **new["config"]}:
         before, after = old["config"].get(stage, {}), new["config"].get(stage, {})
         yield from (f"config of {stage}: {change}" for change in _keys(before, after, ""))

@@ -1,8 +1,8 @@
 """Sweeps: one key of a method or a setting at several values.
 
 A point of a sweep is a method (or a setting) of its own with a name that says the value, so that every stage treats it
-like any other, and points share whatever does not depend on the key. Where the value is the method's (or the setting's)
-own, the point is that one itself. Tables leave the others out; figures show them.
+like any other, and points share whatever does not depend on the key. If the value equals the own value of the method
+(or the setting), the point is this method (or setting) itself. Tables leave all other points out; figures show them.
 """
 
 import itertools
@@ -87,9 +87,10 @@ def expand(config: Config) -> Config:
 
 
 def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str, Setting], dict[str, Any]]:
-    """Each run that asks for a point and what the point is but for the backbone; the catalog with all that points need.
+    """Return each run with each of its points, and the settings and methods of the catalog and of all points.
 
-    A value that the method or the setting has anyway makes no other one of it.
+    A point is a dictionary with the attributes of `Point` except for the backbone and the seeds. A sweep value that
+    equals the own value of the method or setting does not create a new method or setting.
     """
     of_sweeps: list[tuple[Run, dict[str, Any]]] = []
     settings, methods = dict(config.settings), dict(config.methods)
@@ -112,12 +113,19 @@ def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str,
 
 
 def _with(entries: dict[str, Any], base: str, key: str, value: Any, where: str) -> str:
-    """Add an entry of the catalog with another value of a key, unless it is no other; return its name."""
+    """Add an entry with another value of a key to the catalog; return its name.
+
+    If the entry `base` has this value itself, nothing is added, and the name is `base`.
+
+    Raises:
+        LensflowError: the entry does not take the value, or its name belongs to another entry.
+    """
     changed = parse(type(entries[base]), _changed(entries[base], key, value, where), where)
     if changed == entries[base]:
         return base
     name = f"{base}.{key}-{_shown(value)}"
-    entries[name] = changed
+    if entries.setdefault(name, changed) != changed:
+        raise LensflowError(f"{where}: the name '{name}' belongs to another entry; use values that differ in 6 digits")
     return name
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lensflow.schema.messages import IN_WORDS
 from lensflow.schema.types import TASK_PATTERN
 from lensflow.storage.parsing import LARGEST_YAML, read_text, read_yaml
 
-_INCLUDE = re.compile(r"^include:\s*[\"']?([^\"'\s]+)", re.MULTILINE)
+_INCLUDE = re.compile(r"^include:", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 
 
@@ -47,37 +47,44 @@ def check_file(path: Path, functions: bool) -> None:
         if here in seen:
             continue
         seen.add(here)
-        content = read_yaml(here, _TaskLoader)
-        if not isinstance(content, dict):
-            raise LensflowError(f"{here}: must be a mapping, as lm-eval's task files are")
+        content = _content(here)
         trusted = functions or here.is_relative_to(_installed().resolve())
         if not trusted and (named := _TaskLoader.function_in(content)):
             raise LensflowError(
                 f"{here}: names the Python function {named}, which would run; look at it, then set functions: true"
             )
-        included = content.get("include", [])
-        for name in included if isinstance(included, list) else [included]:
-            if not isinstance(name, str):
-                raise LensflowError(f"{here}: include must name files; mend it")
-            pending.append(here.parent / name)
+        pending += _included(content, here)
 
 
 def read_task(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a task file with what it includes, whose keys it replaces; functions are names, nothing runs.
 
     Raises:
-        LensflowError: a file is missing, too large, no YAML mapping, or includes itself.
+        LensflowError: a file is missing, too large, no YAML mapping, or includes itself or what is no file.
     """
     if path in including:
         raise LensflowError(f"{path}: includes itself; remove the include")
+    content = _content(path)
+    merged: dict[str, Any] = {}
+    for file in _included(content, path):
+        merged |= read_task(file.resolve(), (*including, path))
+    return merged | content
+
+
+def _content(path: Path) -> dict[str, Any]:
     content = read_yaml(path, _TaskLoader)
     if not isinstance(content, dict):
         raise LensflowError(f"{path}: must be a mapping, as lm-eval's task files are")
-    included = content.get("include", [])
-    merged: dict[str, Any] = {}
-    for name in included if isinstance(included, list) else [included]:
-        merged |= read_task((path.parent / str(name)).resolve(), (*including, path))
-    return merged | content
+    return content
+
+
+def _included(content: Mapping[str, Any], path: Path) -> list[Path]:
+    """Return the files that the task file at `path` includes: it names one, or a list of them."""
+    named = content.get("include", [])
+    names = named if isinstance(named, list) else [named]
+    if not all(isinstance(name, str) for name in names):
+        raise LensflowError(f"{path}: include must name files; mend it")
+    return [path.parent / name for name in names]
 
 
 class _Function(str):
@@ -134,7 +141,7 @@ def file_digest(path: Path) -> str:
     """Digest of a task file, the files that it includes and the modules whose functions it names.
 
     Raises:
-        LensflowError: one of them is missing.
+        LensflowError: one of them is missing, or a file that includes others is no YAML mapping.
     """
     pending, seen = [path], dict[Path, str]()
     while pending:
@@ -142,7 +149,8 @@ def file_digest(path: Path) -> str:
         if here in seen:
             continue
         seen[here] = text = read_text(here, LARGEST_YAML)
-        pending += [here.parent / name for name in _INCLUDE.findall(text)]
+        if _INCLUDE.search(text):
+            pending += _included(_content(here), here)
         pending += [here.parent / f"{name.replace('.', '/')}.py" for name in _FUNCTION.findall(text)]
     checksum = hashlib.sha256()
     for _, text in sorted((found.name, text) for found, text in seen.items()):

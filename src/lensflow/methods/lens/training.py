@@ -288,7 +288,7 @@ class LensTrainer:
             name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
             for name, p in self.trained.items()
         }
-        # fused: one call a step instead of several a tensor.
+        # fused: one call per step instead of several per tensor.
         groups = optimizer_groups(list(self.masters.values()), config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
         # HF's plain "constant" would ignore the warm-up. Where the end is open, no step depends on the most epochs.

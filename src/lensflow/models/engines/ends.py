@@ -10,6 +10,8 @@ from lensflow.models.thinking import can_think
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.decoding import Decoding
 
+TIMES, LEAST = 5, 60  # an answer ends where it says one unit so often, over so many characters
+
 
 def eos_token_ids(checkpoint: Path, tokenizer: PromptTokenizer) -> set[int]:
     """Ids of the tokens that end an answer: of generation_config.json, else of config.json, and the tokenizer's own."""
@@ -20,7 +22,7 @@ def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
     """Check that the tokens which a checkpoint's files call the end of an answer are tokens of its own.
 
     Raises:
-        LensflowError: one is not, or there is none.
+        LensflowError: a token is not one of the checkpoint's own, or no token ends an answer.
     """
     named = tokens.special_tokens(checkpoint).get("eos_token")
     if named is not None and tokenizer.tokenizer.token_to_id(named) is None:
@@ -88,13 +90,13 @@ class Room:
         return Answer(finish(text, self._decoding), ids, cut=full or not (ended or stops))
 
 
-def repeats_at_the_end(text: str, times: int = 5, least: int = 60) -> bool:
-    """Return whether a text ends in one unit that is said at least `times` times, over `least` characters or more."""
-    tail = text[-4 * least :]
-    for period in range(1, len(tail) // times + 1):
+def repeats_at_the_end(text: str) -> bool:
+    """Return whether a text ends in one unit that is said at least `TIMES` times, over `LEAST` characters or more."""
+    tail = text[-4 * LEAST :]
+    for period in range(1, len(tail) // TIMES + 1):
         same = 0
         while same + period < len(tail) and tail[-1 - same] == tail[-1 - same - period]:
             same += 1
-        if same + period >= max(times * period, least):
+        if same + period >= max(TIMES * period, LEAST):
             return True
     return False

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 # Rows of logits that exist at a time (256 rows of 262 k fp32 numbers are 268 MB), and tokens in the key-value cache.
 _MAX_ROWS = 256
 _MAX_TOKENS = 8192
-# Contexts are cached where that leaves less than this share of the tokens: it costs a second pass, and more padding.
+# Contexts are read once and cached if less than this share of the tokens is left to read: caching costs a second pass,
+# and more padding.
 _SHARED = 0.6
 # Padded tokens of a pass over whole sequences, of which a third or so have logits.
 _WHOLE_TOKENS = 512

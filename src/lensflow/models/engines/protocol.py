@@ -1,7 +1,7 @@
 """Engines: two ways to run one checkpoint, behind one protocol.
 
-`vllm.VllmEngine` is the fast one for generation. `transformers.TransformersEngine` is the plain one and, on a CPU, the
-fast one for log-likelihoods. Both work on token ids, so a prompt is tokenised once, by its owner, with its BOS token.
+`vllm.VllmEngine` is the fast one for generation. `hf.TransformersEngine` is the plain one and, on a CPU, the fast one
+for log-likelihoods. Both work on token ids, so a prompt is tokenised once, by its owner, with its BOS token.
 """
 
 from collections.abc import Mapping, Sequence

@@ -36,12 +36,15 @@ def module_of(name: str) -> ModuleType:
     """Import the module of an engine.
 
     Raises:
-        LensflowError: it cannot be imported.
+        LensflowError: it cannot be imported, or lacks `start` or `READS`.
     """
     try:
-        return importlib.import_module(path_of(name))
+        module = importlib.import_module(path_of(name))
     except ImportError as error:
         raise LensflowError(f"evaluation.engine: {name} cannot be imported ({error}); install it") from None
+    if missing := next((needed for needed in ("start", "READS") if not hasattr(module, needed)), None):
+        raise LensflowError(f"evaluation.engine: module {name} has no '{missing}'; add it")
+    return module
 
 
 def check(name: str) -> None:

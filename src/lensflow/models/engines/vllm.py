@@ -391,8 +391,8 @@ def _recorded(worker: Any) -> list[edits.Recorded]:
 
 
 def _unhook(worker: Any) -> None:
-    """Undo `_hook`."""
-    for handle in worker.handles:
+    """Undo `_hook`, if it was called and did not fail."""
+    for handle in getattr(worker, "handles", ()):
         handle.remove()
     worker.handles = []
 

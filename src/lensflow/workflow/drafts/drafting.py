@@ -1,5 +1,6 @@
 """A configuration file for one model and its languages (`lensflow new`, `lensflow run`)."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -160,6 +161,8 @@ def _limit(request: Request, model: FoundModel, most: int) -> tuple[int, str]:
     usual = min(ITEMS, most)
     if request.budget is None:
         return usual, f"items per language and method, of {most}; more make the intervals narrower"
+    if not 0 < request.budget < math.inf:
+        raise LensflowError(f"--budget: {request.budget:g} is no number of minutes; give one above 0")
     if request.gpus:
         raise LensflowError("--budget: cannot be estimated for a GPU; drop it, and set evaluation.limit in the file")
     if model.parameters is None:

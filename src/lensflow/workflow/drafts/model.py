@@ -23,7 +23,14 @@ from lensflow.workflow.experiment import Config, read
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A backbone, with its entry unless the catalog has it; `why` comments on keys of the entry."""
+    """A backbone of a configuration that is written for the user.
+
+    Attributes:
+        name: of the backbone.
+        parameters: how many it has; None if this is not known.
+        entry: its entry in the configuration; empty if the catalog has the backbone.
+        why: key of the entry -> a comment on it.
+    """
 
     name: str
     parameters: float | None

@@ -25,7 +25,15 @@ BACTRIAN_LANGUAGES = frozenset(_OF_BACTRIAN.split())
 
 @dataclass(frozen=True)
 class FoundTexts:
-    """A corpus with its number of test items, its entry unless the catalog's is enough, and what it is."""
+    """A corpus of a configuration that is written for the user.
+
+    Attributes:
+        name: of the corpus.
+        test: number of its test items.
+        about: what it is, in words.
+        entry: its entry in the configuration; empty if the catalog's entry is enough.
+        root: the `datasets_root` that it needs; None if it needs none.
+    """
 
     name: str
     test: int
