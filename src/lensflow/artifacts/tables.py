@@ -1,4 +1,5 @@
-"""Rows of data files that others published: CSV, TSV, JSON, JSON lines, Parquet or lines, also inside a zip archive."""
+"""Rows of data files that others published: CSV, TSV, JSON, JSON lines, Parquet or plain lines, also inside a zip
+archive."""
 
 import csv
 import gzip
@@ -18,12 +19,12 @@ _DELIMITERS = (",", ";", "\t", "|")
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name has rows, or is an archive of such files."""
+    """Whether a file with this name has rows, or is an archive of such files."""
     return _kind(name) in (*_READERS, _ZIP)
 
 
 def _kind(name: str) -> str:
-    """Return the ending of a file's name that says what is in it, in small letters."""
+    """Return the ending of a file's name that tells its format, in lower case."""
     return Path(name.lower().removesuffix(_PACKED)).suffix
 
 
@@ -40,10 +41,10 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         path: the file, or a zip archive.
         member: name of the file in the archive; None if the archive has only one table.
         field: key of a JSON file whose value is the list of rows; None if the file itself is the list.
-        where: how an error message begins, before the path.
+        where: the beginning of an error message, before the path.
 
     Raises:
-        LensflowError: the file is missing, damaged or of an unknown kind, or a row is not a mapping.
+        LensflowError: the file is missing, damaged or of an unknown format, or a row is not a mapping.
     """
     here = f"{where}: {path}" if where else str(path)
     try:
@@ -152,7 +153,7 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
 
 
 def _numbered(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
-    """Each line with its place."""
+    """Each line with its place in the file."""
     for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
         here = f"{where}, line {number}"
         if len(line) > LONGEST_LINE:

@@ -13,10 +13,10 @@ from lensflow.storage.verified import read_json
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of a tensor before its numbers are read.
+    """The header of a tensor, which is known before its numbers are read.
 
     Attributes:
-        shape: lengths of its dimensions.
+        shape: the lengths of its dimensions.
         dtype: safetensors' name, such as `BF16`.
     """
 
@@ -25,7 +25,7 @@ class Header:
 
 
 class WeightFiles:
-    """The tensors of a sharded safetensors checkpoint, read one at a time; only of the files of `weight_paths`."""
+    """The tensors of a sharded safetensors checkpoint, read one at a time, only from the files of `weight_paths`."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.location: dict[str, Path] = {}
@@ -44,12 +44,12 @@ class WeightFiles:
             return tensor
 
     def dtype(self) -> torch.dtype | None:
-        """Return the precision of the first tensor; None if no file is there yet."""
+        """Return the precision of the first tensor; None if no file exists yet."""
         there = (name for name, path in self.location.items() if path.is_file())
         return next((self.read(name).dtype for name in there), None)
 
     def headers(self) -> dict[str, Header]:
-        """Return the header of every tensor of the files that are there; an index may come before its files."""
+        """Return the header of every tensor in the existing files; an index may exist before its files."""
         found = {}
         for path in {path for path in self.location.values() if path.is_file()}:
             with safe_open(path, framework="pt") as file:

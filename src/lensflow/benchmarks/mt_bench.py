@@ -21,7 +21,7 @@ class MtBench(FromDataset, Decoding):
     """Category -> temperature of sampling; other categories have `temperature`. Source: Zheng et al. (2023)."""
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
-        """Return its configuration with these languages; no answer depends on who rates it later."""
+        """Return the configuration with these languages. The judge is left out, because no answer depends on it."""
         return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
 
     def decoding(self, category: str) -> Decoding:
@@ -50,7 +50,7 @@ class MtBench(FromDataset, Decoding):
         ]
 
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Return questions with their answers, as the judge reads them."""
+        """Return questions with their answers, in the form that the judge reads."""
         kept = ("category", "turns", "reference")
         return [
             {"id": id_, **{key: item[key] for key in kept}, "answers": row["answers"]}

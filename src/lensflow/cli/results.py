@@ -36,14 +36,14 @@ def _add_method(sub: argparse.ArgumentParser) -> None:
 
 
 def trace(args: argparse.Namespace) -> None:
-    """Follow a number in a table back to the data, the backbone and the code."""
+    """Trace a number in a table to the data, the backbone and the code."""
     from lensflow.provenance import trace as provenance
 
     print(provenance.trace(args.place))
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Compare a results folder, also a downloaded one, with the records in it."""
+    """Compare a results folder with the records in it. The folder may be a downloaded one."""
     from lensflow.provenance import verify as provenance
 
     problems = provenance.verify(args.results)
@@ -62,14 +62,14 @@ def crate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
+    """Copy a checkpoint into a folder of its own: the backbone with the changed weights, and no links."""
     from lensflow.presentation.exporting import export
 
     print(export(args.backbone, args.delta, args.folder, reference=args.reference))
 
 
 def push(args: argparse.Namespace) -> None:
-    """Send a method to the hub: what it changes, its model card, and the name of its backbone."""
+    """Send a method to the hub: the changed weights, the model card, and the name of the backbone."""
     from lensflow.presentation.pushing import push
 
     for line in push(args.backbone, args.delta, args.name, private=args.private, dry_run=args.dry_run):

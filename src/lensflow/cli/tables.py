@@ -76,7 +76,7 @@ def compare_tables(args: argparse.Namespace) -> None:
 
 
 def accept_tables(args: argparse.Namespace) -> None:
-    """Publish the tables of a run, and say what moved them."""
+    """Publish the tables of a run, and print what changed them."""
     from lensflow.workflow import published
 
     source = published.source_of(plan_of(args.configfile), args.results)

@@ -8,15 +8,15 @@ from lensflow.mathematics import statistics
 
 
 def score(metric: str, items: Sequence[float | None], weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """Sum up the items of a cell.
+    """Compute the mean of a cell's items.
 
     Args:
-        metric: its name.
-        items: what every item of the cell scored, in their order; None where the metric is not defined for an item.
-        weights: what the sum of the items is divided by, such as tokens; by default one each.
+        metric: name of the metric.
+        items: the score of every item of the cell, in order; None if the metric is not defined for an item.
+        weights: the weights that divide the sum of the items, such as tokens; by default 1 per item.
 
     Returns:
-        The mean with its 95 % interval over the n items that it is defined for (Wilson where all are 0 or 1, else BCa
+        The mean with its 95 % interval over the n items that have a score (Wilson if all are 0 or 1, else BCa
         bootstrap; null if there is none), and `items` and `weights` themselves, for tests on the same items.
     """
     kept = [index for index, item in enumerate(items) if item is not None]

@@ -63,8 +63,9 @@ class Method(Strict):
         """
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check the items of the setting's training corpus. Items are dictionaries with `id`, `prompt` and sometimes
-        `answer`.
+        """Check the items of the setting's training corpus.
+
+        Items are dictionaries with `id`, `prompt` and sometimes `answer`.
 
         Raises:
             ValueError: as in `check`.
@@ -191,14 +192,18 @@ class Injecting(Method):
 
 
 def resampled(items: Sequence[T], seed: int) -> list[T]:
-    """Draw as many items as there are, with replacement, and keep their order. Equal numbers of items give equal
-    draws."""
+    """Draw as many items as there are, with replacement, and keep their order.
+
+    Equal numbers of items give equal draws.
+    """
     return [items[place] for place in sorted(random.Random(seed).choices(range(len(items)), k=len(items)))]
 
 
 class Lora(Strict):
-    """Low-rank adapters (peft) on every linear layer except the output layer. They are merged into the weights at the
-    end."""
+    """Low-rank adapters (peft) on every linear layer except the output layer.
+
+    They are merged into the weights at the end.
+    """
 
     rank: Count = 8
     """Rank of the adapters. Source: peft."""

@@ -207,8 +207,10 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
 
 
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
-    """Return this process's share of a batch. All shares have the same size; the last example may be one that does not
-    count."""
+    """Return this process's share of a batch.
+
+    All shares have the same size; the last example may be one that does not count.
+    """
     rank, count = sharing.place()
     mine = examples[rank::count]
     if len(mine) * count < len(examples):

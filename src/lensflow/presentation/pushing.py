@@ -11,20 +11,20 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
-    """Put what `lensflow export --reference` writes into a repository on the hub, which is made if it is not there.
+    """Put the result of `lensflow export --reference` into a repository on the hub. A missing repository is created.
 
     Args:
         backbone: manifest of the backbone's checkpoint.
-        delta: `delta.safetensors`, with what else `train` wrote beside it.
-        name: of the repository, owner/name.
+        delta: `delta.safetensors`; the other files that `train` wrote lie beside it.
+        name: name of the repository, owner/name.
         private: whether a new repository is private.
-        dry_run: send nothing.
+        dry_run: whether to send nothing.
 
     Returns:
-        One line per file with its size in bytes, and one that says where they are.
+        One line per file with its size in bytes, and one line that says where the files are.
 
     Raises:
-        LensflowError: the name is none, the method cannot be exported, or the hub refuses.
+        LensflowError: the name is not valid, the method cannot be exported, or the hub refuses the upload.
     """
     if not _NAME.fullmatch(name):
         raise LensflowError(f"{name}: is no name on the hub; give owner/name")

@@ -1,5 +1,6 @@
-"""Sections of the configuration that have kinds. A kind is a module of this package, or the user's own module, named by
-its import path.
+"""Sections of the configuration that have kinds.
+
+A kind is a module of this package, or the user's own module, named by its import path.
 
 A kind is a file `{kind}.py` in its package, or a folder `{kind}` with a file `kind.py`. Its module has a class `Config`
 whose keys are the section's keys. Its imports must be quick, because the workflow reads every configuration when it

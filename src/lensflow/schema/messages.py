@@ -40,8 +40,10 @@ FEW = 8  # known words that are read at a glance
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known word. It lists all words if none is close, or if there are at most
-    `FEW`."""
+    """Return a hint that names the closest known word.
+
+    It lists all words if none is close, or if there are at most `FEW`.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(word[:100], known, n=1)
     everything = f"known: {', '.join(known) or 'none'}"

@@ -19,8 +19,10 @@ from lensflow.schema.types import Language, Name
 
 
 class Preparing(Strict):
-    """The configuration of `prepare_backbone`. `files` is the digest of a folder's small files, so an edited file is
-    noticed."""
+    """The configuration of `prepare_backbone`.
+
+    `files` is the digest of a folder's small files, so an edited file is noticed.
+    """
 
     backbone: Source
     files: str | None = None
@@ -111,8 +113,10 @@ class Judged(Strict):
 
 
 class Judging(Strict):
-    """The configuration of `judge`. It includes how to reach the judge, but a change of that does not repeat a
-    request."""
+    """The configuration of `judge`.
+
+    It includes how to reach the judge, but a change of that does not repeat a request.
+    """
 
     benchmarks: list[Judged]
 

@@ -1,4 +1,4 @@
-"""Entries of a cache; each holds the digest of its own value."""
+"""Cache entries; each entry holds the digest of its own value."""
 
 import contextlib
 from pathlib import Path
@@ -13,13 +13,19 @@ from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 
 
 def write_entry(path: Path, value: Any) -> None:
-    """Write an entry of a cache, with the digest of its value in it: jobs that share a cache need no record of it."""
+    """Write a cache entry with the digest of its value.
+
+    Jobs that share a cache therefore need no record of the entry.
+    """
     write_json(path, {"sha256": digest(value), "value": value})
     forget_written(path)
 
 
 def read_entry(path: Path) -> Any:
-    """Return the value of a cache's entry; None if there is none, or a damaged one, which is set aside and said."""
+    """Return the value of a cache entry; None if there is none.
+
+    A damaged entry also gives None, is renamed, and is reported.
+    """
     if not path.is_file():
         return None
     if (value := entry_value(path)) is not None:
@@ -31,7 +37,7 @@ def read_entry(path: Path) -> Any:
 
 
 def entry_value(path: Path) -> Any:
-    """Return the value of a cache's entry; None if the entry is damaged."""
+    """Return the value of a cache entry; None if the entry is damaged."""
     try:
         content = parse_json(read_text(path, LARGEST_JSON))
         return content["value"] if content["sha256"] == digest(content["value"]) else None

@@ -1,4 +1,4 @@
-"""Reading JSON, YAML and text with bounds on what a file may take; nothing here compares a file with a record."""
+"""Reading JSON, YAML and text with limits on the size; nothing here compares a file with a record."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ def parse_json(text: str) -> Any:
     """Parse one JSON value.
 
     Raises:
-        ValueError: it is none, is nested too deeply, or holds half of a surrogate pair, which is no character and could
-            not be written again.
+        ValueError: the text is not JSON, is nested too deeply, or holds half of a surrogate pair, which is not a
+            character and could not be written again.
     """
     try:
         value = json.loads(text)
@@ -52,14 +52,15 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_yaml(path: Path, loader: Any = None) -> Any:
-    """Read one YAML value; no object is made of it but plain values.
+    """Read one YAML value, which may contain only plain values.
 
     Args:
         path: the file.
-        loader: a loader class of PyYAML's; by default `SafeLoader`.
+        loader: a loader class of PyYAML; by default `SafeLoader`.
 
     Raises:
-        LensflowError: the file is missing, too large, not valid, or its anchors stand for too much (a "YAML bomb").
+        LensflowError: the file is missing, too large or not valid, or its anchors expand to too many values (a "YAML
+            bomb").
     """
     import yaml
 
@@ -87,10 +88,12 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
 
 
 def expanded_size(root: Any, children: Callable[[Any], Iterable[Any]]) -> int:
-    """Count the values below `root`, those that several others share once for each; more than `MOST_VALUES` if endless.
+    """Count the values below `root`; a shared value counts once per use.
+
+    The count is above `MOST_VALUES` if it is endless.
 
     Raises:
-        RecursionError: they are nested too deeply.
+        RecursionError: the values are nested too deeply.
     """
     sizes: dict[int, int] = {}
 

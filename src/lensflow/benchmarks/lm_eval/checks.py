@@ -1,4 +1,4 @@
-"""What can be said of a task of lm-eval before its items are there and before lm-eval is imported."""
+"""Checks of an lm-eval task that need neither its items nor lm-eval."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,17 +21,17 @@ _UNSPACED = frozenset({"Hani", "Hira", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 
 
 def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Mapping[str, str], language: str) -> None:
-    """Check what a task draws its examples from and what it measures.
+    """Check the source of a task's examples, and its metrics.
 
     Args:
         path: the task's file.
-        source: where the language's items come from.
-        overrides: keys of the file with other values.
+        source: the source of the language's items.
+        overrides: keys of the file that get other values.
         metrics: name in the tables -> lm-eval's "metric" or "metric,filter".
-        language: of the items.
+        language: language of the items.
 
     Raises:
-        LensflowError: examples would come from the evaluated items, a key says again where items come from, or a
+        LensflowError: examples would come from the evaluated items, a key names the source of the items again, or a
             metric has no score for a single item.
     """
     config = read_task(path) | dict(overrides)

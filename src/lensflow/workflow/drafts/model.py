@@ -23,7 +23,7 @@ from lensflow.workflow.experiment import Config, read
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A backbone, with its entry unless the catalog has it; `why` comments on keys of the entry."""
+    """A backbone, with its entry if the catalog does not have it; `why` holds comments on the keys of the entry."""
 
     name: str
     parameters: float | None
@@ -32,11 +32,11 @@ class FoundModel:
 
 
 def backbone(name: str, where: str) -> tuple[str, Backbone]:
-    """Return the name and the entry of a model; its paths start from here.
+    """Return the name and the entry of a model; paths in the entry start from the current folder.
 
     Args:
         name: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
-        where: what a message begins with.
+        where: the beginning of messages.
 
     Raises:
         LensflowError: there is no such model.
@@ -49,10 +49,10 @@ def backbone(name: str, where: str) -> tuple[str, Backbone]:
 
 
 def find_model(name: str, known: Config, folder: Path, where: str = "--model") -> FoundModel:
-    """Return a model with its entry in a configuration that lies in `folder`, unless the catalog has it.
+    """Return a model with its entry for a configuration file in `folder`; without the entry if the catalog has it.
 
     Raises:
-        LensflowError: as `backbone`.
+        LensflowError: as in `backbone`.
     """
     path = Path(name).expanduser()
     if name in known.backbones:

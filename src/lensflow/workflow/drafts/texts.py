@@ -1,4 +1,4 @@
-"""The parallel texts that a user names, or else those that the catalog has of the languages."""
+"""The parallel texts that a user names, or else the texts in the catalog for these languages."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -25,7 +25,7 @@ BACTRIAN_LANGUAGES = frozenset(_OF_BACTRIAN.split())
 
 @dataclass(frozen=True)
 class FoundTexts:
-    """A corpus with its number of test items, its entry unless the catalog's is enough, and what it is."""
+    """A corpus with its number of test items, its entry if the catalog's is not enough, and a description."""
 
     name: str
     test: int
@@ -37,15 +37,15 @@ class FoundTexts:
 def find_texts(
     data: Path | None, languages: Sequence[str], known: Config, folder: Path, *, held_out: bool = True
 ) -> FoundTexts:
-    """Return the corpus for some languages, the central one first.
+    """Return the corpus for some languages; the first one is the central language.
 
     Args:
         data: a file with a column per language, or a folder with train.jsonl, dev.jsonl and test.jsonl; None for a
             corpus of the catalog.
-        languages: that are wanted.
+        languages: the wanted languages.
         known: the catalogs.
-        folder: where relative paths of the configuration start.
-        held_out: whether rows of a file are kept for the evaluation.
+        folder: folder from which relative paths of the configuration start.
+        held_out: whether rows of a file are kept for evaluation.
 
     Raises:
         LensflowError: the data cannot be read, or lacks a language.
@@ -69,13 +69,13 @@ def find_texts(
 
 
 def find_questions(path: Path, languages: Sequence[str], known: Config, folder: Path) -> FoundTexts:
-    """Return a file of questions as a corpus that is only evaluated on.
+    """Return a file of questions as a corpus that is used only for evaluation.
 
     Args:
-        path: a file with a column per language, a question per row.
-        languages: that are wanted, the central one first.
+        path: a file with one column per language and one question per row.
+        languages: the wanted languages, the central one first.
         known: the catalogs.
-        folder: where relative paths of the configuration start.
+        folder: folder from which relative paths of the configuration start.
 
     Raises:
         LensflowError: the file cannot be read, is too short or lacks a language.
@@ -88,14 +88,14 @@ def find_questions(path: Path, languages: Sequence[str], known: Config, folder: 
 def table(
     path: Path, languages: Sequence[str], folder: Path, where: str = "", purpose: str = "to train and to test"
 ) -> tuple[str, dict[str, Any], str | None, int]:
-    """Return how a file with a column per language is read as a corpus.
+    """Return how to read a file with one column per language as a corpus.
 
     Args:
         path: the file.
-        languages: that are wanted, the central one first.
-        folder: where relative paths of the configuration start.
-        where: what a message begins with, before the path; empty for nothing.
-        purpose: what the rows are needed for.
+        languages: the wanted languages, the central one first.
+        folder: folder from which relative paths of the configuration start.
+        where: the beginning of a message, before the path; may be empty.
+        purpose: the purpose of the rows, for messages.
 
     Returns:
         A name, the corpus's `dataset`, the `datasets_root` that it needs if the file is not below `folder`, and the
@@ -124,7 +124,10 @@ def table(
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a row, those inside another one by their path: `{"a": {"en": 1}}` -> `{"a.en": 1}`."""
+    """Return the columns of a row.
+
+    A column inside another one is named by its path: `{"a": {"en": 1}}` -> `{"a.en": 1}`.
+    """
     flat: dict[str, Any] = {}
     for key, value in row.items():
         flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
@@ -132,7 +135,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _column(columns: Sequence[str], language: str) -> str | None:
-    """Return the column of a language, which is called by its code or English name: `hi`, `Hindi`, `hin_Deva`."""
+    """Return the column of a language, which may have its code or English name: `hi`, `Hindi`, `hin_Deva`."""
     names = {column: column.rsplit(".", 1)[-1].strip().lower().replace("_", "-") for column in columns}
     exact = [column for column, name in names.items() if name in (language.lower(), english_name(language).lower())]
     return next(iter(exact or (column for column, name in names.items() if _is_code_of(name, language))), None)
@@ -146,7 +149,7 @@ def _is_code_of(name: str, language: str) -> bool:
 
 
 def _check_has(wanted: Sequence[str], has: Container[str], where: str, columns: Sequence[str]) -> None:
-    """Check that data has every language; the first one is the central language."""
+    """Check that the data has every language; the first one is the central language."""
     for language in wanted:
         if language not in has:
             also = ", or name another central language by --central" if language == wanted[0] and "--" in where else ""
@@ -158,7 +161,7 @@ def _check_has(wanted: Sequence[str], has: Container[str], where: str, columns: 
 
 
 def _of_the_catalog(languages: Sequence[str], known: Config) -> FoundTexts:
-    """Return the embedded corpus, or if it lacks a language the hub's."""
+    """Return the embedded corpus, or the hub's corpus if the embedded one lacks a language."""
     embedded = texts.read_corpus(texts.folder("embedded", Path()))
     if set(languages) <= set(texts.languages_of(embedded)):
         return FoundTexts("embedded", len(embedded["test"]), "comes with Lensflow")
