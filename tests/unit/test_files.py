@@ -79,7 +79,7 @@ def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path):
     ("content", "message"),
     [
         (b'{"a": 1}\n\n{"a": 2}\n', "rows.jsonl, line 2: empty line; remove it"),
-        (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; mend the line"),
+        (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; correct the line"),
         (b"\xff\xfe", "rows.jsonl: not UTF-8 text; convert it"),
         (None, "rows.jsonl: no such file"),
     ],
@@ -215,5 +215,5 @@ def test_a_damaged_entry_is_set_aside_and_said(tmp_path, caplog, content):
     assert read_entry(path) is None and not caplog.text
     path.write_bytes(content)
     assert read_entry(path) is None
-    assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
+    assert f"{path}: damaged (truncated or changed); it was renamed and is made again" in caplog.text
     assert [other.name for other in tmp_path.iterdir()] == [f"entry.json{CORRUPT}"]

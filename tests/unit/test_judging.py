@@ -291,7 +291,7 @@ def test_a_damaged_verdict_is_named_and_asked_for_again(serve, run, caplog):
     assert judge(run, server) == first
     assert len(server.requests) == VERDICTS + 2
     for path in (flipped, cut):
-        assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
+        assert f"{path}: damaged (truncated or changed); it was renamed and is made again" in caplog.text
     assert whole.name not in caplog.text
 
 
@@ -413,17 +413,17 @@ HTML = "<html><body>Please log in</body></html>"
     [
         (refusal(401, f"wrong key {KEY}"), "refuses the key in environment variable OPENAI_API_KEY (401)", 1),
         (refusal(403, f"wrong key {KEY}"), "refuses the key in environment variable OPENAI_API_KEY (403)", 1),
-        (refusal(404, "no such model"), "does not know model 'judge' (no such model); mend judge.model or", 1),
-        ((404, "text/html", HTML), f"does not know model 'judge' ({HTML}); mend judge.model or judge.base_url", 1),
+        (refusal(404, "no such model"), "does not know model 'judge' (no such model); correct judge.model or", 1),
+        ((404, "text/html", HTML), f"does not know model 'judge' ({HTML}); correct judge.model or judge.base_url", 1),
         (refusal(429, f"quota of {KEY}\nis spent"), "takes no more requests, tried 2 times (quota of *** is spent)", 2),
         (refusal(400, "8000 tokens are too many"), "with status 400 (8000 tokens are too many)", 1),
         (refusal(500, "out of memory"), "with status 500 (out of memory)", 2),
         ((502, "text/html", HTML), f"with status 502 ({HTML})", 2),
         ((500, "application/json", ""), "with status 500 (no message)", 2),
-        ((200, "text/html", HTML), f"answers what is no chat completion ({HTML}); mend judge.base_url", 1),
+        ((200, "text/html", HTML), f"does not answer with a chat completion ({HTML}); correct judge.base_url", 1),
         ((200, "application/json", '{"choices": [{"mess'), 'no chat completion ({"choices": [{"mess)', 1),
-        ((200, "application/json", ""), "answers what is no chat completion (nothing)", 1),
-        ((200, "application/json", f'["{KEY}"]'), 'answers what is no chat completion (["***"])', 1),
+        ((200, "application/json", ""), "does not answer with a chat completion (nothing)", 1),
+        ((200, "application/json", f'["{KEY}"]'), 'does not answer with a chat completion (["***"])', 1),
         (completion("x", choices=[]), "answers what is no chat completion", 1),
         (completion("x", choices=None), "answers what is no chat completion", 1),
         (completion("x", choices=[{"message": {"content": 3}}]), "answers what is no chat completion", 1),
@@ -452,7 +452,7 @@ def test_nobody_listens(serve, run, capsys):
     server.server_close()
     line = refused(run, server.url, capsys)
     assert f"{server.url} cannot be reached, tried 2 times ([Errno" in line
-    assert "Connection refused); start the server or mend judge.base_url; 0 of 6" in line
+    assert "Connection refused); start the server or correct judge.base_url; 0 of 6" in line
 
 
 def test_an_address_that_is_none(run, capsys):
@@ -508,9 +508,9 @@ def test_what_others_were_asked_meanwhile_is_kept(serve, run, capsys):
     [
         ({"turns": []}, "question '81': 0 turns; a judge is asked about one or two"),
         ({"turns": ["a", "b", "c"]}, "question '81': 3 turns; a judge is asked about one or two"),
-        ({"turns": "ab"}, "question '81': turns must be a list of texts; mend the data set"),
-        ({"reference": "ab"}, "question '81': reference must be a list of texts; mend the data set"),
-        ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; mend the data set"),
+        ({"turns": "ab"}, "question '81': turns must be a list of texts; correct the data set"),
+        ({"reference": "ab"}, "question '81': reference must be a list of texts; correct the data set"),
+        ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; correct the data set"),
         ({"answers": ["a"]}, "question '81': not one answer a turn; delete"),
     ],
 )

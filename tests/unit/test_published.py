@@ -287,9 +287,9 @@ def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monk
     ("change", "message"),
     [
         ({}, "no record of it; run the workflow with this configuration first"),
-        ({"config": {}}, "other configuration or code than here made it; run the workflow again"),
-        ({"code": {"commit": "a", "digest": "b"}}, "other configuration or code than here made it; run the workflow"),
-        ({"versions": {"torch": "1.0"}}, "other packages than here made it; delete"),
+        ({"config": {}}, "was made with another configuration or code; run the workflow again"),
+        ({"code": {"commit": "a", "digest": "b"}}, "was made with another configuration or code; run the workflow"),
+        ({"versions": {"torch": "1.0"}}, "was made with other packages; delete"),
     ],
 )
 def test_tables_that_were_not_made_here_are_not_accepted(tmp_path, capsys, monkeypatch, of, change, message):
@@ -322,7 +322,7 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     with recording("score", record["code"]["digest"], record["config"], {"output": path}):
         write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
     assert main.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
-    assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
+    assert "scores.json: was made with other packages; delete" in capsys.readouterr().err
 
 
 def test_every_stages_modules_are_digested():

@@ -114,8 +114,8 @@ def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
 
         if family not in CONFIG_MAPPING_NAMES:
             raise LensflowError(
-                f"{path} wants code of the checkpoint's own (auto_map) for model_type '{family}', which is not run; "
-                "give one of a family that transformers has"
+                f"{path} needs the checkpoint's own code (auto_map) for model_type '{family}', which Lensflow does "
+                f"not run; give a checkpoint of a family in transformers"
             )
     if "text_config" in config:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -165,7 +165,7 @@ def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> Non
         if isinstance(config.get(key), str) and config[key].removeprefix("torch.") not in _PRECISIONS:
             raise LensflowError(
                 f"{where}{folder / 'config.json'}: {key} is '{config[key]}', none of {', '.join(_PRECISIONS)}; write "
-                "the one that the weights have"
+                f"the precision of the weights"
             )
     named = next((key for key in _QUANTISED if config.get(key)), None)
     # Of older GPTQ and AWQ checkpoints, and of NVIDIA's.

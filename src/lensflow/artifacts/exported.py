@@ -54,7 +54,7 @@ class Exported:
         """
         if language not in self.content["languages"]:
             raise LensflowError(
-                f"{self.place}: knows no language '{language}'; name one of {', '.join(self.content['languages'])}"
+                f"{self.place}: does not know language '{language}'; name one of {', '.join(self.content['languages'])}"
             )
         return language
 
@@ -172,5 +172,5 @@ def local(place: str | Path, patterns: list[str], revision: str | None = None) -
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's errors have no common type
         raise LensflowError(
-            f"{name}: neither a folder nor to be had from the hub ({of_the_hub(error)[:160]}); check name and network"
+            f"{name}: neither a folder nor available on the hub ({of_the_hub(error)[:160]}); check name and network"
         ) from None

@@ -83,7 +83,7 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
     if isinstance(value, Mapping | list | tuple):
         inner = next(iter(value), "") if isinstance(value, Mapping) else "0"
         raise LensflowError(
-            f"{where}: column '{column}' holds {_kind(value)}, not text; name what in it, such as '{column}.{inner}'"
+            f"{where}: column '{column}' holds {_kind(value)}, not text; name a part of it, such as '{column}.{inner}'"
         )
     if is_missing(value):
         return ""

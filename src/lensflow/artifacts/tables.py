@@ -61,7 +61,7 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
     except UnicodeDecodeError:
         raise LensflowError(f"{here}: not UTF-8 text; save it as UTF-8") from None
     except (EOFError, OSError, ValueError, csv.Error, zipfile.BadZipFile) as error:
-        raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
+        raise LensflowError(f"{here}: cannot be read ({error}); correct the file") from None
 
 
 def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
@@ -98,10 +98,14 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise LensflowError(f"{where}, line {reader.line_num}: more or fewer cells than columns; mend the line")
+                raise LensflowError(
+                    f"{where}, line {reader.line_num}: more or fewer cells than columns; correct the line"
+                )
             yield row
     except csv.Error as error:  # in the row behind the last one that was read
-        raise LensflowError(f"{where}, line {reader.line_num + 1}: cannot be read ({error}); mend the line") from None
+        raise LensflowError(
+            f"{where}, line {reader.line_num + 1}: cannot be read ({error}); correct the line"
+        ) from None
 
 
 def _tsv(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
@@ -124,7 +128,7 @@ def _json(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
             raise LensflowError(f"{where}: no field '{field}'; {_fields(value)}")
         value = value[field]
     if not isinstance(value, list):
-        raise LensflowError(f"{where}: is no list of rows; {_fields(value)}")
+        raise LensflowError(f"{where}: is not a list of rows; {_fields(value)}")
     for number, row in enumerate(value, start=1):
         yield _checked(row, f"{where}, row {number}")
 
@@ -148,7 +152,7 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
             try:
                 row = parse_json(text)
             except ValueError as error:
-                raise LensflowError(f"{here}: not valid JSON ({error}); mend the line") from None
+                raise LensflowError(f"{here}: not valid JSON ({error}); correct the line") from None
             yield _checked(row, here)
 
 
@@ -170,7 +174,7 @@ def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
 
 def _checked(row: Any, where: str) -> Row:
     if not isinstance(row, Mapping):
-        raise LensflowError(f"{where}: must be a mapping of columns to values; mend it")
+        raise LensflowError(f"{where}: must be a mapping of columns to values; correct it")
     return dict(row)
 
 

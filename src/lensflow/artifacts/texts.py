@@ -62,7 +62,7 @@ def read_corpus(path: Path) -> Items:
             where = f"{path / split}.jsonl, line {number}"
             _check_shape(row, where)
             if row["id"] in seen_ids:
-                raise LensflowError(f"{where}: id '{row['id']}' stands already in {seen_ids[row['id']]}; rename one")
+                raise LensflowError(f"{where}: id '{row['id']}' occurs already in {seen_ids[row['id']]}; rename one")
             seen_ids[row["id"]] = where
             languages = languages or set(row["prompt"])
             if set(row["prompt"]) != languages:
@@ -75,7 +75,9 @@ def read_corpus(path: Path) -> Items:
                 other, there, said = seen_texts.setdefault((language, folded(text)), (split, where, text))
                 # Within a split small and capital letters may differ; what is tested must not be trained on at all.
                 if there != where and (said == text or other != split):
-                    raise LensflowError(f"{where}: the {language} prompt is that of {there}; rewrite or remove one")
+                    raise LensflowError(
+                        f"{where}: the {language} prompt is the same as in {there}; rewrite or remove one"
+                    )
     items = [row["prompt"] for rows in corpus.values() for row in rows]
     check_translated(
         {language: [item[language] for item in items] for language in languages_of(corpus)}, f"corpus {path}"
@@ -105,15 +107,15 @@ def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:
 
 def _check_shape(row: Any, where: str) -> None:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row.get("prompt"):
-        raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; mend the line')
+        raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; correct the line')
     if not isinstance(row.get("source", ""), str):
-        raise LensflowError(f"{where}: source must be the language that the item was written in; mend the line")
+        raise LensflowError(f"{where}: source must be the language that the item was written in; correct the line")
     for key in ("prompt", "answer"):
         if not isinstance(row.get(key, {}), dict):
-            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; mend the line")
+            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; correct the line")
         for language, text in row.get(key, {}).items():
             if not isinstance(text, str):
-                raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
+                raise LensflowError(f"{where}: the {language} {key} is not text; correct the line")
             if key == "answer" and not folded(text):
                 raise LensflowError(f"{where}: the {language} answer is empty; write or remove it")
 
@@ -166,6 +168,7 @@ def check_aligned(texts: dict[str, Sequence[Text]]) -> None:
             if one is None or two is None or one.id != two.id:
                 ids = [f"'{text.id}'" if text else "nothing" for text in (one, two)]
                 raise LensflowError(
-                    f"{first} and {other} do not hold the same items in one order: {' in place of '.join(ids)}; give "
+                    f"{first} and {other} do not hold the same items in the same order: {' in place of '.join(ids)}; "
+                    f"give "
                     "translations the same id, and name its column by the corpus's id"
                 )

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; run again to go on", file=sys.stderr)
+        print("error: interrupted; run again to continue", file=sys.stderr)
         return 130
     except Exception as error:
         if (reason := _refusal(error)) is None:

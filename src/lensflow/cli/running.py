@@ -124,7 +124,7 @@ def _write(path: Path, text: str, force: bool) -> None:
     """Write a configuration file; replace an existing one only with --force."""
     if path.is_file() and path.read_text(encoding="utf-8") != text and not force:
         raise LensflowError(
-            f"{path}: is there already and says something else; run it as it is (lensflow run {path}), choose another "
+            f"{path}: exists already with other content; run it as it is (lensflow run {path}), choose another "
             "folder (--directory), or replace it (--force)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def detector_ceiling(texts: Iterable[str], language: str) -> float:
 
 
 def _is_only_one(language: str) -> bool:
-    """Whether CLDR's likeliest language of the script is this language, and lingua knows no language of the script."""
+    """Whether CLDR's likeliest language of the script is this one, and lingua knows no language of the script."""
     return {base_code(language)} == {likeliest_language(name) for name in scripts(language) if not others_in({name})}
 
 

@@ -98,5 +98,5 @@ def _text(where: str, row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; mend the row")
+        raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; correct the row")
     return value

@@ -161,7 +161,7 @@ def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
     first, last = (int(end * depth) if isinstance(end, float) else end for end in ends)
     if not first <= last < depth:
         raise LensflowError(
-            f"{key}: {layers} names blocks {first} to {last} of a model that has {depth}; name blocks from 0 to "
+            f"{key}: {layers} names blocks {first} to {last}, but the model has {depth}; name blocks from 0 to "
             f"{depth - 1}, the first one first"
         )
     return range(first, last + 1)
@@ -262,7 +262,7 @@ class FineTuning(Method):
         """Check that the model has enough blocks to train, and all blocks that the method names."""
         super().check_depth(depth)
         if self.layers is not None and self.layers > depth:
-            raise LensflowError(f"layers: {self.layers} of a model that has {depth}; lower it")
+            raise LensflowError(f"layers: {self.layers} is more than the model's {depth} blocks; lower it")
 
     def check_installed(self) -> None:
         """Check that bitsandbytes is installed if weights are kept in 4 bits."""

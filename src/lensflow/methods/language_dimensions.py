@@ -58,7 +58,7 @@ def train(run: Run[LanguageDimensions]) -> Trained:
     depth, width = central.shape
     count = method.dimensions or max(1, round(width * 400 / 4096))
     if count > width:
-        raise LensflowError(f"dimensions: {count} of a model that has {width}; lower it")
+        raise LensflowError(f"dimensions: {count} is more than the model's {width} dimensions; lower it")
     (layer,) = blocks_of(method.layer, depth, "layer")
     blocks: dict[tuple[str, str], list[BlockEdit]] = {}
     for wanted in run.setting.targets:

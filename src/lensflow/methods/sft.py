@@ -55,7 +55,7 @@ class Sft(FineTuning):
     @model_validator(mode="after")
     def _replay_once(self) -> Self:
         if self.replay is not None and self.languages == "all":
-            raise ValueError("replay: languages: all has the central language already; drop one of the two keys")
+            raise ValueError("replay: languages: all already includes the central language; drop one of the two keys")
         return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:

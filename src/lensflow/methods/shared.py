@@ -34,7 +34,7 @@ class Shared(Method):
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that the folder exists, if `directions` is not a name on the hub."""
         if not Path(self.directions).is_dir() and (self.directions.count("/") != 1 or self.directions[0] in "./~"):
-            raise ValueError(f"directions: '{self.directions}' is no folder here; correct it, or name owner/name")
+            raise ValueError(f"directions: '{self.directions}' is not a folder here; correct it, or name owner/name")
 
 
 Config = Shared

@@ -29,7 +29,7 @@ class Steer(Injecting):
     positions: Literal["all", "but_first", "prompt", "generated"] = "generated"
     """The tokens whose states move. Source: CAA, the `generated` ones."""
     restore_norm: bool = False
-    """Whether a state keeps its length. Source: CAA, which does not."""
+    """Whether a state keeps its length. CAA does not keep the length."""
 
 
 Config = Steer

@@ -82,7 +82,8 @@ class ChatTemplate:
             )
         except Exception as error:  # a template can fail in any way
             raise LensflowError(
-                f"{self._checkpoint}: its chat template cannot render a prompt ({_reason(error)}); mend the template "
+                f"{self._checkpoint}: its chat template cannot render a prompt ({_reason(error)}); correct the "
+                f"template "
                 "or set prompt.format: plain"
             ) from None
         return str(rendered[0])
@@ -128,7 +129,7 @@ class ChatTemplate:
         """
         if _PROMPT not in self.render([_message("user", _PROMPT)]):
             raise LensflowError(
-                f"{where}: the chat template of {self._checkpoint} drops or changes the prompt; mend the template"
+                f"{where}: the chat template of {self._checkpoint} drops or changes the prompt; correct the template"
             )
         if self.prompt.system and not self.takes_system:
             raise LensflowError(

@@ -89,7 +89,7 @@ def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention)
     if mismatched := sorted(report["mismatched_keys"], key=str):
         name, found, wanted = mismatched[0]
         raise LensflowError(
-            f"{checkpoint}: weight '{name}' has the shape {tuple(found)}, and config.json wants {tuple(wanted)}; "
+            f"{checkpoint}: weight '{name}' has the shape {tuple(found)}, but config.json requires {tuple(wanted)}; "
             "give files that belong together"
         )
     loaded: PreTrainedModel = model

@@ -198,7 +198,7 @@ class Skeleton:
         # Attention weights (n, heads, T, T) are only returned to be looked at.
         if any(part is not None and getattr(part, "shape", ())[2:] != 2 * output[0].shape[1:2] for part in parts):
             family = self.model.config.model_type
-            raise LensflowError(f"model type '{family}': layers hand more than their states to the next one")
+            raise LensflowError(f"model type '{family}': layers pass more than their states to the next layer")
 
     @torch.no_grad()
     def _tried(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -249,7 +249,7 @@ def check_decoder(checkpoint: Path) -> None:
                 f"model type '{config.model_type}': a family of encoders or encoder-decoders; give a decoder-only model"
             )
         if getattr(config, "attn_type", None) == "bi":  # XLNet
-            raise LensflowError(f"model type '{config.model_type}': tokens see what comes after them")
+            raise LensflowError(f"model type '{config.model_type}': tokens see later tokens")
         if odd := next(filter(_OTHER_TASKS.search, config.architectures or ()), None):
             raise LensflowError(f"{odd}: a model that classifies or rates texts; give one that writes them")
         if hasattr(config, "audio_vocab_size"):  # Moshi
@@ -316,7 +316,7 @@ def check_adapters(checkpoint: Path) -> None:
 def _top(skeleton: Skeleton, count: int) -> range:
     depth = len(skeleton.layers)
     if not 1 <= count <= depth:
-        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+        raise LensflowError(f"layers: {count}, but the model has {depth}; choose between 1 and {depth}")
     return range(depth - count, depth)
 
 

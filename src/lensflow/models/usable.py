@@ -69,7 +69,8 @@ def check_tensors(checkpoint: Path) -> list[str]:
     for key, name in plain.items():
         if name in headers and headers[name].shape != (wanted := tuple(state[key].shape)):
             raise LensflowError(
-                f"{checkpoint}: weight '{name}' has the shape {headers[name].shape}, and config.json wants {wanted}; "
+                f"{checkpoint}: weight '{name}' has the shape {headers[name].shape}, but config.json requires "
+                f"{wanted}; "
                 "give files that belong together"
             )
     return sorted(unused.values())
@@ -138,14 +139,14 @@ def check_numbers(checkpoint: Path) -> None:
     embeddings = f"{skeleton.prefix}{embedding_of(skeleton.decoder)}.weight"
     if embeddings in skeleton.conversion.plain and not skeleton.conversion.read(embeddings).any():
         raise LensflowError(
-            f"{checkpoint}: weight '{embeddings}' is zero throughout, as of a file that was not fetched to its end; "
+            f"{checkpoint}: weight '{embeddings}' is all zeros, as in a file that was not fetched completely; "
             "fetch it again"
         )
     for one, other in skeleton.tied():
         if not files.read(one).equal(files.read(other)):
             raise LensflowError(
-                f"{checkpoint}: config.json says that '{one}' and '{other}' are one tensor (tie_word_embeddings), and "
-                "they differ; set it to false, or give files that belong together"
+                f"{checkpoint}: config.json says that '{one}' and '{other}' are one tensor (tie_word_embeddings), "
+                f"but they differ; set it to false, or give files that belong together"
             )
     _check_copies(checkpoint, files)
 
@@ -167,6 +168,7 @@ def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
         for name in copy.keys():  # noqa: SIM118 (not a dictionary)
             if name in files.location and not files.read(name).equal(copy.get_tensor(name)):
                 raise LensflowError(
-                    f"{checkpoint}: {WHOLE} and the files that {INDEX} names hold other numbers for '{name}'; remove "
+                    f"{checkpoint}: {WHOLE} and the files that {INDEX} names hold different numbers for '{name}'; "
+                    f"remove "
                     "one of these copies"
                 )

@@ -27,7 +27,7 @@ def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_r
         LensflowError: the name is not valid, the method cannot be exported, or the hub refuses the upload.
     """
     if not _NAME.fullmatch(name):
-        raise LensflowError(f"{name}: is no name on the hub; give owner/name")
+        raise LensflowError(f"{name}: is not a name on the hub; give owner/name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "method"
         export(backbone, delta, folder, reference=True)
@@ -48,6 +48,6 @@ def _send(folder: Path, name: str, private: bool) -> str:
         sent = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Lensflow: an exported method")
     except Exception as error:  # the hub's errors have no common type
         raise LensflowError(
-            f"{name}: the hub does not take it ({of_the_hub(error)[:160]}); check HF_TOKEN, its rights and the network"
+            f"{name}: the hub refuses it ({of_the_hub(error)[:160]}); check HF_TOKEN, its rights and the network"
         ) from None
     return str(sent.commit_url)

@@ -118,7 +118,7 @@ def _of_a_run(results: Path) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise LensflowError(
-            f"{results}: a record or table in it is none of a run's ({why}); see lensflow verify"
+            f"{results}: a record or table in it does not come from a run ({why}); see lensflow verify"
         ) from None
 
 

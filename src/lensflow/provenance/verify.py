@@ -74,7 +74,7 @@ def _unknown(file: Path, results: Path, known: set[Path]) -> str | None:
     if file in known or parts[0] == TIMINGS or not file.is_file() or any(part.startswith(".") for part in parts):
         return None
     if is_aside(file):
-        return f"{file}: was found damaged and set aside; delete it"
+        return f"{file}: was found damaged and renamed; delete it"
     if parts[0] in CACHES:
         return None if entry_value(file) is not None else f"{file}: a damaged entry; delete it"
     return f"{file}: unknown, no stage that left a record wrote it"

@@ -56,13 +56,15 @@ class CorpusDataset(Strict):
     @classmethod
     def _has_a_column(cls, value: str | None) -> str | None:
         if value is not None and (not re.search(r"\{[^{}]+\}", value) or "{{" in value):
-            raise ValueError("must name a column in single braces, such as {question}; its text would always be one")
+            raise ValueError(
+                "must name a column in single braces, such as {question}; otherwise all items have the same text"
+            )
         return value
 
     @model_validator(mode="after")
     def _fits_its_layout(self) -> Self:
         if (self.layout == "rows") != (self.language is not None):
-            raise ValueError("language: the column with the language; it belongs to layout rows, and only there")
+            raise ValueError("language: names the column with the language; use it only with layout rows")
         if self.layout == "configs" and self.config is not None:
             raise ValueError("config: with layout configs every language has its own; remove it")
         if not self.train + self.dev + self.test:

@@ -80,7 +80,8 @@ class Kinds:
         except Exception as error:  # a module of the user's can fail in any way
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise LensflowError(
-                f"module '{kind}' cannot be imported ({reason}); mend it, or install it or add its folder to PYTHONPATH"
+                f"module '{kind}' cannot be imported ({reason}); correct it, or install it or add its folder to "
+                f"PYTHONPATH"
             ) from None
         config = getattr(module, "Config", None)
         if not (isinstance(config, type) and issubclass(config, self.base)):

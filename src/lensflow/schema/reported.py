@@ -1,4 +1,4 @@
-"""The section `reported`: numbers that a paper reports, and the score of ours that each is compared with."""
+"""The section `reported`: numbers that a paper reports, and our score for each number."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
@@ -22,7 +22,7 @@ class Source(Strict):
 
 
 class Column(Strict):
-    """A column of the paper's table, and the score of ours that it corresponds to."""
+    """A column of the paper's table, and our corresponding score."""
 
     benchmark: Name
     """Our benchmark."""

@@ -32,7 +32,7 @@ class Setting(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.languages)) < len(self.languages):
-            raise ValueError("languages: a language stands there twice; remove it")
+            raise ValueError("languages: a language occurs twice; remove it")
         if same := next((pair for pair in combinations(self.languages, 2) if are_one(*pair)), None):
             raise ValueError(f"languages: '{same[0]}' and '{same[1]}' are one language; remove one")
         if len(self.languages) < 2:

@@ -185,7 +185,9 @@ def stream(
 def _empty(depth: int, texts: Sequences, width: int, trainable: int, dtype: torch.dtype) -> HiddenStates:
     """Allocate tensors for the states of texts."""
     if trainable > depth:
-        raise LensflowError(f"extraction.trainable_layers: {trainable} of a model that has {depth}; lower it")
+        raise LensflowError(
+            f"extraction.trainable_layers: {trainable} is more than the model's {depth} layers; lower it"
+        )
     lengths = torch.tensor([len(ids) for ids in texts.ids])
     return HiddenStates(
         torch.zeros(depth, len(texts.ids), width, dtype=dtype),

@@ -167,7 +167,7 @@ def _checked(
         id_ = id_at(item, source.id, f"{where}, item {number}") if source.id else str(number - 1)
         if id_ in checked:
             raise LensflowError(
-                f"{where}: id '{id_}' ({source.id}) stands at items {places[id_]} and {number}; rename or remove one"
+                f"{where}: id '{id_}' ({source.id}) occurs at items {places[id_]} and {number}; rename or remove one"
             )
         checked[id_], places[id_] = _plain(item, where, number), number
     if not checked:

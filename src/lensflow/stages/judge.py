@@ -103,7 +103,7 @@ def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: s
         where = f"benchmarks.{name} ({language}), question '{sample['id']}'"
         for key in ("turns", "answers", "reference"):
             if not isinstance(sample[key], list) or not all(isinstance(text, str) for text in sample[key]):
-                raise LensflowError(f"{where}: {key} must be a list of texts; mend the data set")
+                raise LensflowError(f"{where}: {key} must be a list of texts; correct the data set")
         if not 1 <= len(sample["turns"]) <= 2:
             raise LensflowError(f"{where}: {len(sample['turns'])} turns; a judge is asked about one or two")
         if len(sample["answers"]) != len(sample["turns"]):
@@ -125,7 +125,10 @@ class Endpoint:
         self._judge = judge
         self._key = os.environ.get(judge.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
-            raise LensflowError(f"environment variable {judge.key_variable} is no key: it has characters beyond ASCII")
+            raise LensflowError(
+                f"environment variable {judge.key_variable} is not a valid key: it has characters beyond ASCII; set "
+                f"it again"
+            )
         self._pace = threading.Lock()
         self._next = 0.0
         # Without a key none is sent, not even the one that the client would look for by itself.
@@ -161,8 +164,8 @@ class Endpoint:
             completion = _Completion.model_validate_json(reply)
         except ValidationError:
             raise LensflowError(
-                f"{self._judge.base_url} answers what is no chat completion ({self._one_line(reply) or 'nothing'}); "
-                "mend judge.base_url or the server"
+                f"{self._judge.base_url} does not answer with a chat completion "
+                f"({self._one_line(reply) or 'nothing'}); correct judge.base_url or the server"
             ) from None
         choice = completion.choices[0]
         return {
@@ -189,7 +192,7 @@ class Endpoint:
             return f"{url} gave no answer in {judge.timeout:g} s, tried {tries}; {advice}"
         if isinstance(error, openai.APIConnectionError):
             cause = self._one_line(str(error.__cause__ or error))
-            return f"{url} cannot be reached, tried {tries} ({cause}); start the server or mend judge.base_url"
+            return f"{url} cannot be reached, tried {tries} ({cause}); start the server or correct judge.base_url"
         assert isinstance(error, openai.APIStatusError)
         status = error.status_code
         if status in (401, 403):  # what the server says may hold the key, or a part of it
@@ -199,7 +202,7 @@ class Endpoint:
         body = error.body
         said = self._one_line(str(body.get("message", body) if isinstance(body, dict) else body or "no message"))
         if status == 404:
-            return f"{url} does not know model '{judge.model}' ({said}); mend judge.model or judge.base_url"
+            return f"{url} does not know model '{judge.model}' ({said}); correct judge.model or judge.base_url"
         if status == 429:
             return f"{url} takes no more requests, tried {tries} ({said}); lower judge.requests_per_minute or wait"
         return f"{url} refuses a request with status {status} ({said})"

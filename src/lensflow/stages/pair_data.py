@@ -170,8 +170,8 @@ def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bo
             )
     if by_place and (other := next((name for name in others if counts[name] != counts[first]), None)):
         raise LensflowError(
-            f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids the n-th "
-            "rows are taken for translations of each other; set id to the column that names the item"
+            f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids, rows "
+            f"with the same number count as translations; set id to the column that names the item"
         )
 
 
@@ -248,7 +248,9 @@ def _row(
     here = f"{_where(source, language)}, item {number}"
     id_ = id_at(item, source.id, here) if source.id else str(number - 1)
     if id_ in places:
-        raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
+        raise LensflowError(
+            f"{here}: id '{id_}' ({source.id}) is also the id of item {places[id_]}; choose another column"
+        )
     places[id_] = number
     name = source.languages[language]
     prompt = text_at(item, name, here) if source.layout == "columns" else _filled(source.prompt, item, here)

@@ -47,7 +47,7 @@ def run(
         entry = read_entry(layout.entry(cache, cell["cell"]))
         if entry is None:
             discard(answers)
-            raise LensflowError(f"{name}, {language}: its answers are gone; run again to answer it")
+            raise LensflowError(f"{name}, {language}: its answers are missing; run again to make them")
         benchmark = benchmarks[name]
         found = benchmark.items(folders, name, language)
         asked: Items = {id_: found[id_] for id_ in cell["ids"]}

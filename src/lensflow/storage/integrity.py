@@ -223,4 +223,6 @@ def set_aside(path: Path) -> LensflowError:
             stages.append(found[1]["stage"])
     for place in places:
         discard(place)
-    return LensflowError(f"{path}: {reason.format(stages[-1])}; it was set aside, run again to remake it")
+    return LensflowError(
+        f"{path}: {reason.format(stages[-1])}; it was renamed to *.corrupt; run again to make it again"
+    )

@@ -77,7 +77,7 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         if node is None:
             return None
         if expanded_size(node, children) > MOST_VALUES:
-            raise LensflowError(f"{path}: its anchors stand for more than {MOST_VALUES} values; write fewer")
+            raise LensflowError(f"{path}: its anchors expand to more than {MOST_VALUES} values; write fewer")
         return reading.construct_document(node)
     except LensflowError:
         raise

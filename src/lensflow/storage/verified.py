@@ -44,7 +44,7 @@ def read_jsonl(path: Path) -> list[Any]:
                 except UnicodeDecodeError:
                     raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
                 except ValueError as error:
-                    raise LensflowError(f"{where}: not valid JSON ({error}); mend the line") from None
+                    raise LensflowError(f"{where}: not valid JSON ({error}); correct the line") from None
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file") from None
     except OSError as error:

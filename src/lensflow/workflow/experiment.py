@@ -78,7 +78,7 @@ class Run(Strict):
                 raise ValueError("must hold names, or name: [languages]")
             for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
                 if name in named:
-                    raise ValueError(f"'{name}' stands there twice; remove one")
+                    raise ValueError(f"'{name}' occurs twice; remove one")
                 named[name] = languages
         return named
 
@@ -216,7 +216,7 @@ def load(data: Mapping[str, Any]) -> Config:
     try:
         # Snakemake has read the files itself, whose anchors may stand for more than any memory holds.
         if expanded_size(data, _children) > MOST_VALUES:
-            raise LensflowError(f"config: its anchors stand for more than {MOST_VALUES} values; write fewer")
+            raise LensflowError(f"config: its anchors expand to more than {MOST_VALUES} values; write fewer")
         json.dumps(data, default=str, skipkeys=True, ensure_ascii=False).encode()
     except RecursionError:
         raise LensflowError("config: nested too deeply; write it flatter") from None
@@ -259,5 +259,5 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
         try:
             update_config(merged, content)
         except (AttributeError, TypeError):  # Snakemake puts the mapping into whatever stands there
-            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; mend it") from None
+            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; correct it") from None
     return load(merged)

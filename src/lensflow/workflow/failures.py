@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 _FAILED = re.compile(r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (\S+)", re.MULTILINE)
-_KILLED = "it was killed without a word; for want of memory?"
+_KILLED = "it was killed without a message, perhaps because memory ran out"
 
 
 def failures(log: Path, folder: Path) -> list[str]:

@@ -117,7 +117,7 @@ def doubts(plan: Plan, data: Data) -> Iterator[str]:
 
 def _of_one(language: str, texts: Sequence[str], languages: Sequence[str]) -> Iterator[str]:
     if lost := sum(any(mark in text for mark in _LOST) for text in texts):
-        yield f"{lost} of {len(texts)} texts in '{language}' hold U+0000 or U+FFFD in place of a character; mend them"
+        yield f"{lost} of {len(texts)} texts in '{language}' hold U+0000 or U+FFFD instead of a character; correct them"
     worded = [text for text in texts if scripts_in(text)]
     if 2 * len(worded) < len(texts):
         yield f"{len(texts) - len(worded)} of {len(texts)} texts in '{language}' have no letter; name another column"

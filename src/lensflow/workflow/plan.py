@@ -311,7 +311,7 @@ class Plan:
                 return dict(function(part))
             return dict(function(*values))
         except (KeyError, ValueError):
-            raise LensflowError(f"'{'/'.join(values)}' is nothing that stage {stage} of this plan works on") from None
+            raise LensflowError(f"'{'/'.join(values)}' is not part of the work of stage {stage} in this plan") from None
 
     def _checkpoint(self, name: str) -> Place:
         if name not in self._places:

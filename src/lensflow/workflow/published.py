@@ -249,11 +249,11 @@ def _check_made_here(plan: Plan, results: Path) -> None:
             canonical_json(record["config"]) != canonical_json(without_places(config))
             or record["code"]["digest"] != code
         ):
-            raise LensflowError(f"{path}: other configuration or code than here made it; run the workflow again")
+            raise LensflowError(f"{path}: was made with another configuration or code; run the workflow again")
         cells = read_json(unchanged(path))["cells"] if path.name == "scores.json" else []
         if any(made_with != packages for made_with in (record["versions"], *(cell["made_with"] for cell in cells))):
             raise LensflowError(
-                f"{path}: other packages than here made it; delete {results / 'cells'} and run the workflow again with "
+                f"{path}: was made with other packages; delete {results / 'cells'} and run the workflow again with "
                 "--forceall"
             )
     for path in (results / "scores.csv", results / "tables" / "main.csv"):

@@ -47,7 +47,7 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     given += ["fewshot_config.split"] if isinstance(examples, Mapping) and "split" in examples else []
     if given:
         raise LensflowError(
-            f"overrides.{given[0]}: where num_fewshot and items come from is what dataset says; set dataset.split or "
+            f"overrides.{given[0]}: dataset already says where items and examples come from; set dataset.split or "
             "dataset.fewshot_split"
         )
 
@@ -75,7 +75,7 @@ def _check_metric(config: Mapping[str, Any], name: str, metric: str, language: s
         raise LensflowError(f"metrics.{name}: the task has no metric '{metric}'; it has {known}")
     if metric in _OF_THE_CORPUS:
         raise LensflowError(
-            f"metrics.{name}: '{metric}' has no score of a single item, which intervals and tests need; use another"
+            f"metrics.{name}: '{metric}' has no score for a single item, which intervals and tests need; use another"
         )
     if metric in _OF_WORDS and scripts(language) & _UNSPACED:
         raise LensflowError(

@@ -27,7 +27,7 @@ def task_name(task: str, entry: LanguageEntry) -> str:
     """
     name = (entry.task or task).replace("{code}", entry.config)
     if not re.match(TASK_PATTERN, name):
-        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; mend the language's config or task")
+        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; correct the language's config or task")
     return name
 
 
@@ -53,12 +53,12 @@ def check_file(path: Path, functions: bool) -> None:
         trusted = functions or here.is_relative_to(_installed().resolve())
         if not trusted and (named := _TaskLoader.function_in(content)):
             raise LensflowError(
-                f"{here}: names the Python function {named}, which would run; look at it, then set functions: true"
+                f"{here}: names the Python function {named}, which would run; read its code, then set functions: true"
             )
         included = content.get("include", [])
         for name in included if isinstance(included, list) else [included]:
             if not isinstance(name, str):
-                raise LensflowError(f"{here}: include must name files; mend it")
+                raise LensflowError(f"{here}: include must name files; correct it")
             pending.append(here.parent / name)
 
 

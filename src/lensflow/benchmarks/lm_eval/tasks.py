@@ -68,7 +68,7 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
         return  # its names are those of what the task's own function gives
     for entry in config.get("metric_list") or []:
         if not isinstance(entry, Mapping):
-            raise ValueError(f"metric_list: {entry!r} is no mapping")
+            raise ValueError(f"metric_list: {entry!r} is not a mapping")
         name = entry.get("metric")
         if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
             raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
@@ -148,7 +148,9 @@ def _per_item(aggregation: Any, metric: str, value: Any) -> float:
         return float(sacrebleu.sentence_bleu(answer, references).score)
     if aggregation in (metrics.chrf, metrics.chrfpp, metrics.ter):
         return float(aggregation([value]))
-    raise LensflowError(f"metric '{metric}' has no score of a single item, which intervals and tests need; use another")
+    raise LensflowError(
+        f"metric '{metric}' has no score for a single item, which intervals and tests need; use another"
+    )
 
 
 def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
@@ -205,7 +207,7 @@ class LoadedTask:
         try:
             loaded: dict[str, Any] = load_yaml(path)
         except Exception as error:  # a function's module can fail in any way
-            raise LensflowError(f"task {path.name}: {_cause(error)}; mend the file") from error
+            raise LensflowError(f"task {path.name}: {_cause(error)}; correct the file") from error
         config = loaded | {
             "custom_dataset": lambda **_: splits,
             "test_split": "items",
@@ -309,7 +311,7 @@ class LoadedTask:
                 raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
     def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
-        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
+        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; correct doc_to_target or the item")
 
     def _check_examples(self, items: Items) -> None:
         """Check that there are enough examples, and that none is an evaluated item."""
@@ -418,7 +420,7 @@ def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: t
     def shown(value: Any) -> Any:
         if value is None or isinstance(value, refused):
             kind = "nothing" if value is None else f"a {'dictionary' if isinstance(value, Mapping) else 'list'}"
-            raise LensflowError(f"{where} shows {kind}, {value!r:.60}, and no text; name what in it, or fill it")
+            raise LensflowError(f"{where} shows {kind}, {value!r:.60}, not text; name a part of it, or fill it")
         return value
 
     if isinstance(template, str):
@@ -450,13 +452,13 @@ def _choosing(task: type[Any]) -> type[Any]:
         def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
             choices = super().doc_to_choice(doc, doc_to_choice)
             if isinstance(choices, str):
-                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, and no list")
+                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, not a list")
             if isinstance(choices, Mapping):
-                raise NoChoiceError(f"its choices are a dictionary of {', '.join(choices)}, and no list")
+                raise NoChoiceError(f"its choices are a dictionary of {', '.join(choices)}, not a list")
             if any(choice is None or not str(choice).strip() for choice in choices):
                 raise NoChoiceError("a choice is empty")
             if odd := [choice for choice in choices if not isinstance(choice, str)]:
-                raise NoChoiceError(f"its choice {odd[0]!r:.60} is no text")
+                raise NoChoiceError(f"its choice {odd[0]!r:.60} is not text")
             if len(choices) == 1:
                 raise NoChoiceError("it has a single choice, which is always right")
             return choices

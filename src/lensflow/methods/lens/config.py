@@ -89,7 +89,7 @@ class Lens(Pushing):
     @model_validator(mode="after")
     def _until_can_be_reached(self) -> Self:
         if self.until is not None and self.epochs != 1:
-            raise ValueError("epochs: has no effect beside until; set until.epochs and drop this key")
+            raise ValueError("epochs: has no effect with until; set until.epochs and drop this key")
         strengths = self.strength.values() if isinstance(self.strength, dict) else [self.strength]
         if self.until is not None and not (self.weights.push and any(strengths)):
             raise ValueError("until: nothing is pushed; raise weights.push and lambda, or drop this key")

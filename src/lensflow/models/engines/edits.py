@@ -114,8 +114,8 @@ def check(blocks: Sequence[BlockEdit], recorded: Sequence[Recorded], engine: str
         wanted = [naive(blocks, one) for one in found]
         if not found or any(_differ(one, expected) for one, expected in zip(found, wanted, strict=True)):
             raise LensflowError(
-                f"engine {engine}: the edit of block {layer} does not reach the computation; "
-                "use evaluation.engine: hf, or report this model's family"
+                f"engine {engine}: the edit of block {layer} does not change the states as it should; use "
+                f"evaluation.engine: hf, or report this model's family"
             )
 
 

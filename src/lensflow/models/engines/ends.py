@@ -26,13 +26,13 @@ def check_ends(checkpoint: Path, tokenizer: PromptTokenizer) -> None:
     named = tokens.special_tokens(checkpoint).get("eos_token")
     if named is not None and tokenizer.tokenizer.token_to_id(named) is None:
         raise LensflowError(
-            f"{checkpoint}: eos_token '{named}' of tokenizer_config.json is no token of tokenizer.json; correct it"
+            f"{checkpoint}: eos_token '{named}' of tokenizer_config.json is not a token of tokenizer.json; correct it"
         )
     size = tokenizer.embeddings or tokenizer.tokenizer.get_vocab_size(with_added_tokens=True)
     for index in (*tokens.end_token_ids(checkpoint), *tokenizer.end_tokens):
         if not isinstance(index, int) or not 0 <= index < size:
             raise LensflowError(
-                f"{checkpoint}: end token {index!r} is none of the model's {size}; correct eos_token_id in "
+                f"{checkpoint}: end token {index!r} is not among the model's {size} tokens; correct eos_token_id in "
                 "generation_config.json or config.json, or eos_token in tokenizer_config.json"
             )
     _ = tokenizer.eos  # there is one

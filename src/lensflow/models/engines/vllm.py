@@ -73,7 +73,7 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         if on_gpu and not resources.gpus:
             raise LensflowError(
-                "vllm takes a GPU here, and the backbone's resources.gpus is 0; set it to 1, or evaluation.engine: hf"
+                "vllm would use a GPU, but the backbone's resources.gpus is 0; set it to 1, or evaluation.engine: hf"
             )
         if not on_gpu:
             # Or the first log-probability would wait for a C++ compiler, which the machine may not even have.

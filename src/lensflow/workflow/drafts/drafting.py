@@ -79,7 +79,7 @@ def draft(request: Request, folder: Path) -> str:
     for language in request.all_languages:
         parse(Language, language, "--languages" if language != request.central else "--central")
     if len(request.all_languages) < 2:
-        raise LensflowError("--languages: names the central language alone; add a target language, such as sw")
+        raise LensflowError("--languages: names only the central language; add a target language, such as sw")
     for option, catalog in (("methods", known.methods), ("benchmarks", known.benchmarks)):
         for name in getattr(request, option):
             if name not in catalog:

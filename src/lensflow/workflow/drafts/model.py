@@ -78,7 +78,7 @@ def _of_the_hub(name: str, known: Config, where: str) -> FoundModel:
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(READ_FILES)))
     except Exception as error:  # networks fail in types of several libraries
         raise LensflowError(
-            f"{where}: '{name}' is no folder here, and the hub does not give it ({of_the_hub(error)[:200]}); "
+            f"{where}: '{name}' is not a folder here, and it cannot be read from the hub ({of_the_hub(error)[:200]}); "
             "correct the name, set HF_TOKEN if it is gated, or check the network"
         ) from None
     source = {"kind": "hub", "name": name, "revision": info.sha}
