@@ -265,8 +265,8 @@ The column "as published" uses float16 for probing and bfloat16 for training. Th
   the same order.
 - **Pads.** The published code reads the state at position -1. This page pads on the left. If a tokenizer pads on the
   right, position -1 of a short text is a pad. The row "if pads stand at the end" shows the effect.
-- **Truncated prompts.** Both sides cut the end of a prompt of more than 64 or 128 tokens. A long prompt therefore
-  does not end with the tokens of the generation prompt.
+- **Truncated prompts.** Both sides cut the end of a prompt: after 64 tokens to probe, and after 128 to train. A long
+  prompt therefore does not end with the tokens of the generation prompt.
 """
 
 

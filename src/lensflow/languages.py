@@ -102,7 +102,7 @@ def script_of(char: str) -> str:
 def scripts_in(text: str) -> Counter[str]:
     """Number of letters of the text in each script.
 
-    A letter is here a letter or vowel sign (categories L and M) that belongs to one script. Digits, punctuation, emoji
+    Letters and vowel signs (categories L and M) count if they belong to one script. Digits, punctuation, emoji
     and marks that several scripts share do not count.
     """
     return Counter(name for name in map(letter_script, text) if name)

@@ -242,7 +242,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     assert main.main([*arguments[:-1], str(changed)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
-    assert printed[2] == "moved by"
+    assert printed[2] == "changed by"
     assert "  config of answer smollm2-135m-instruct/0: evaluation.limit 10 → 20" in printed
     assert f"  code: module {losses} (train)" in printed
     assert any(line.startswith("  package torch 2.0 → ") for line in printed)
@@ -257,7 +257,7 @@ def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     assert main.main(arguments) == 0
     write(results, value=0.96)
     assert main.main(arguments) == 0
-    assert "moved by nothing in configuration, code, packages or machine" in capsys.readouterr().out
+    assert "no change in configuration, code, packages or machine" in capsys.readouterr().out
 
 
 def test_a_table_that_is_published_for_the_first_time(tmp_path, capsys, monkeypatch):

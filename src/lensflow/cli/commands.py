@@ -12,7 +12,7 @@ from lensflow.storage.verified import read_json
 
 Subparsers = Any  # argparse's own type is private
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
-CONFIGFILE = "YAML files on top of the catalogs, as for snakemake; without one, the demo"
+CONFIGFILE = "YAML files that are merged with the catalogs, as for snakemake; without one, the demo"
 
 
 def add_command(

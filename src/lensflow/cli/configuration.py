@@ -24,7 +24,7 @@ def add(commands: Subparsers) -> None:
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
     sub = add_command(commands, "explain", explain, summary_of(explain))
-    sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or limit alone")
+    sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or only limit")
     add_command(commands, "snakefile", snakefile, summary_of(snakefile))
     sub = add_command(commands, "schema", schema, summary_of(schema))
     sub.add_argument("--output", type=Path, required=True, help="YAML file to write")

@@ -26,7 +26,8 @@ def add(commands: Subparsers) -> None:
     sub = add_command(commands, "run", run, summary_of(run))
     sub.add_argument("file", type=Path, nargs="?", help=f"a configuration file, instead of the options; default {NAME}")
     _add_request(sub)
-    sub.add_argument("--dry-run", action="store_true", help="show the file and what it asks for; write and run nothing")
+    says = "print the file and what the run would do; write and run nothing"
+    sub.add_argument("--dry-run", action="store_true", help=says)
     sub = add_command(commands, "new", new, summary_of(new))
     _add_request(sub)
 
@@ -35,9 +36,9 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     listed: Mapping[str, Any] = {"type": lambda text: tuple(text.replace(",", " ").split()), "metavar": "A,B"}
     sub.add_argument("--model", help="a folder with a checkpoint, owner/name on the hub, or a backbone of the catalog")
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
-    sub.add_argument("--central", help="the language that the model is best in (default: en)")
+    sub.add_argument("--central", help="the language that the model knows best (default: en)")
     sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
-    sub.add_argument("--questions", type=Path, help="such a file, to evaluate on (default: rows of --data)")
+    sub.add_argument("--questions", type=Path, help="a file like --data, to evaluate on (default: rows of --data)")
     sub.add_argument("--methods", **listed, help="methods of the catalog (default: lens-gentle,lens-strong)")
     sub.add_argument("--benchmarks", **listed, help="benchmarks of the catalog (default: generation,likelihood)")
     sub.add_argument("--budget", type=float, metavar="MINUTES", help="minutes that answering may take, roughly")

@@ -86,7 +86,7 @@ def accept_tables(args: argparse.Namespace) -> None:
     for difference in moved:
         print(difference)
     if moved:
-        print("moved by" if changes else "moved by nothing in configuration, code, packages or machine")
+        print("changed by" if changes else "no change in configuration, code, packages or machine")
     for change in changes:
         print(f"  {change}")
     print(f"{args.published}: published {', '.join(Path(name).name for name in published.TABLES)}")

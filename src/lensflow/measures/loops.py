@@ -152,7 +152,7 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
 
 
 def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
-    """Whether each unit has one number, which changes by 1 from unit to unit, and the rest is long enough."""
+    """Whether a repetition is a numbered list: one number per unit, changing by 1, and enough other text."""
     unit = counted[found.start : found.start + found.period]
     first = counted.count(_PLACEHOLDER, 0, found.start)
     inside = numbers[first : first + counted.count(_PLACEHOLDER, found.start, found.end)]

@@ -160,7 +160,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
-    """Check that model.safetensors holds the same tensors as the index beside it, if the index does not name it."""
+    """Check a model.safetensors that the index does not name: it must hold the same tensors as the named files."""
     whole = checkpoint / WHOLE
     if not (checkpoint / INDEX).is_file() or not whole.is_file() or whole in weight_paths(checkpoint):
         return

@@ -66,7 +66,7 @@ class CorpusDataset(Strict):
         if (self.layout == "rows") != (self.language is not None):
             raise ValueError("language: names the column with the language; use it only with layout rows")
         if self.layout == "configs" and self.config is not None:
-            raise ValueError("config: with layout configs every language has its own; remove it")
+            raise ValueError("config: with layout configs, languages names the configurations; remove config")
         if not self.train + self.dev + self.test:
             raise ValueError("train, dev and test are all 0; ask for items")
         return self

@@ -88,7 +88,7 @@ TEXTS = Argument("texts", "{language}.jsonl of each language (pair-data)", many=
 STATES = Argument("states", "{language}.safetensors of each language (extract-hidden-states)", many=True)
 CORPORA = Argument("corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
 ITEMS = Argument("items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
-TASKS = Argument("tasks", "folders that task files are named from", many=True, default=())
+TASKS = Argument("tasks", "folders in which task files are searched", many=True, default=())
 CELLS = Argument("cache", "folder of answered cells")
 COMPARISONS = Argument("comparisons", "comparisons.csv (collect-scores)")
 VERSUS = Argument("versus", "versus.csv (collect-scores)")
@@ -157,7 +157,7 @@ _ALL = (
             Argument("subspaces", "subspaces.safetensors (fit-subspaces), if the method needs it", default=None),
             Argument("states", f"{STATES.text}, if the method needs them", many=True, default=()),
             TEXTS,
-            Argument("output", "delta.safetensors to write; what else the training leaves goes beside it"),
+            Argument("output", "delta.safetensors to write; the other files of the training go beside it"),
         ),
     ),
     Stage(
