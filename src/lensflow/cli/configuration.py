@@ -74,7 +74,7 @@ def show_config(args: argparse.Namespace) -> None:
     stage = STAGES[args.stage]
     parts = args.name.split("/", len(stage.scope) - 1)
     if len(parts) != len(stage.scope):
-        raise LensflowError(f"'{args.name}': stage {stage.name} works on {'/'.join(stage.scope)}")
+        raise LensflowError(f"'{args.name}': stage {stage.name} needs a name of the form {'/'.join(stage.scope)}")
     print(show(plan_of(args.configfile).config_of(stage.name, dict(zip(stage.scope, parts, strict=True)))))
 
 

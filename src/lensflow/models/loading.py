@@ -1,4 +1,7 @@
-"""Decoder stacks without their output layer, for any family that transformers knows. Layers are found by structure."""
+"""Decoder stacks without their output layer, for any family that transformers knows.
+
+The layers are found by the structure of the model.
+"""
 
 import logging
 from collections.abc import Iterator

@@ -184,7 +184,9 @@ def state_map(
     for language in languages:
         for when, states in (("before", before), ("after", after)):
             if language not in states or states[language].ndim != 2 or states[language].shape[1] != len(specific):
-                raise LensflowError(f"dev states {when}.{language}: need (n, {len(specific)}); train again")
+                raise LensflowError(
+                    f"dev states {when}.{language}: must have the shape (n, {len(specific)}); train again"
+                )
     pairs: dict[str, list[Floats]] = {
         language: [np.asarray(states[language], dtype=np.float64) for states in (before, after)]
         for language in languages

@@ -171,7 +171,7 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
         source: the result of `source_of` for the run.
 
     Returns:
-        The reasons for the changes: the differences from the origin of the earlier published tables, one per line.
+        The changes since the earlier published tables in configuration, code, packages and machines, one per line.
 
     Raises:
         LensflowError: a table is missing.
@@ -195,8 +195,8 @@ def source_of(plan: Plan, results: Path) -> dict[str, Any]:
 
     Raises:
         LensflowError: the records show another configuration, code or packages than the current ones, or inputs that
-            have changed since. The records of trainings, of evaluations (each cell, also a cached one) and of the
-            collection of scores count.
+            have changed since. We check the records of trainings, of evaluations (each cell, also a cached one) and of
+            the collection of scores.
     """
     _check_made_here(plan, results)
     config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
