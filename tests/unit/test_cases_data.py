@@ -410,7 +410,7 @@ def test_without_ids_languages_have_the_same_number_of_rows(tmp_path):
     hub_set(
         tmp_path, "me/gaps", en=[{"text": f"en {n}"} for n in range(9)], sw=[{"text": f"sw {n}"} for n in range(1, 9)]
     )
-    with pytest.raises(LensflowError, match=r"9 rows, and 'sw' has 8; without ids the n-th rows are taken for transl"):
+    with pytest.raises(LensflowError, match=r"9 rows, and 'sw' has 8; without ids, rows with the same number count"):
         paired(source, "sw", tmp_path)
     assert len(paired(gapped(tmp_path, id=None, aligned=False), "sw", tmp_path).rows) == 7
 
@@ -519,7 +519,9 @@ def test_repeats_within_a_split_are_the_authors_business(tmp_path):
 def test_a_folder_with_a_text_in_two_splits_is_refused(tmp_path):
     for split, text in (("train", "Caf\u00e9 au lait?"), ("dev", "Two?"), ("test", "cafe\u0301  AU lait?")):
         rows(tmp_path / f"{split}.jsonl", [{"id": split, "prompt": {"fr": text}}])
-    with pytest.raises(LensflowError, match=r"test\.jsonl, line 1: the fr prompt is that of .*train\.jsonl, line 1"):
+    with pytest.raises(
+        LensflowError, match=r"test\.jsonl, line 1: the fr prompt is the same as in .*train\.jsonl, line 1"
+    ):
         read_corpus(tmp_path)
     rows(
         tmp_path / "test.jsonl",

@@ -407,9 +407,21 @@ def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
             {"eos_token": "<nobody>"},
             r"eos_token '<nobody>' of tokenizer_config.json is not a token",
         ),
-        ("generation_config.json", {"eos_token_id": "</s>"}, r"end token '</s>' is none of the model's 259; correct"),
-        ("generation_config.json", {"eos_token_id": [[2]]}, r"end token \[2\] is none of the model's 259; correct"),
-        ("generation_config.json", {"eos_token_id": [2, 259]}, r"end token 259 is none of the model's 259; correct"),
+        (
+            "generation_config.json",
+            {"eos_token_id": "</s>"},
+            r"end token '</s>' is not among the model's 259 tokens; correct",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [[2]]},
+            r"end token \[2\] is not among the model's 259 tokens; correct",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [2, 259]},
+            r"end token 259 is not among the model's 259 tokens; correct",
+        ),
         ("tokenizer_config.json", {"bos_token": "<bos>"}, r"no token ends an answer; name eos_token"),
     ],
 )
@@ -436,7 +448,7 @@ def test_embeddings_of_zeros_are_refused(checkpoint, tmp_path):
     """A file whose download stopped can have its whole length already."""
     name = "model.embed_tokens.weight"
     folder = changed(checkpoint("llama"), tmp_path / "zero", lambda t: t | {name: torch.zeros_like(t[name])})
-    with pytest.raises(LensflowError, match=rf"weight '{name}' is zero throughout, .*; fetch it again"):
+    with pytest.raises(LensflowError, match=rf"weight '{name}' is all zeros, .*; fetch it again"):
         check_numbers(folder)
 
 

@@ -421,12 +421,12 @@ HTML = "<html><body>Please log in</body></html>"
         ((502, "text/html", HTML), f"with status 502 ({HTML})", 2),
         ((500, "application/json", ""), "with status 500 (no message)", 2),
         ((200, "text/html", HTML), f"does not answer with a chat completion ({HTML}); correct judge.base_url", 1),
-        ((200, "application/json", '{"choices": [{"mess'), 'no chat completion ({"choices": [{"mess)', 1),
+        ((200, "application/json", '{"choices": [{"mess'), 'a chat completion ({"choices": [{"mess)', 1),
         ((200, "application/json", ""), "does not answer with a chat completion (nothing)", 1),
         ((200, "application/json", f'["{KEY}"]'), 'does not answer with a chat completion (["***"])', 1),
-        (completion("x", choices=[]), "answers what is no chat completion", 1),
-        (completion("x", choices=None), "answers what is no chat completion", 1),
-        (completion("x", choices=[{"message": {"content": 3}}]), "answers what is no chat completion", 1),
+        (completion("x", choices=[]), "does not answer with a chat completion", 1),
+        (completion("x", choices=None), "does not answer with a chat completion", 1),
+        (completion("x", choices=[{"message": {"content": 3}}]), "does not answer with a chat completion", 1),
     ],
 )
 def test_an_endpoint_that_answers_nonsense(serve, run, capsys, reply, message, requests):

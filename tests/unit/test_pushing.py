@@ -170,7 +170,7 @@ def test_what_cannot_be_pushed_is_one_line(hub, method, capsys):
     hub.refuses = True
     assert main.main([*arguments, NAME]) == 2
     said = capsys.readouterr().err
-    assert re.search(rf"error: {NAME}: the hub does not take it \(.*403.*\); check HF_TOKEN, its rights and the", said)
+    assert re.search(rf"error: {NAME}: the hub refuses it \(.*403.*\); check HF_TOKEN, its rights and the", said)
     assert "hf_secret" not in said
 
 
@@ -248,7 +248,7 @@ def test_directions_of_another_backbone_are_refused_in_one_line(hub, method, loa
 
 
 def test_a_name_that_leads_nowhere_is_one_line(hub, load, tmp_path):
-    with pytest.raises(LensflowError, match=rf"{NAME}: neither a folder nor to be had from the hub \(.*404"):
+    with pytest.raises(LensflowError, match=rf"{NAME}: neither a folder nor available on the hub \(.*404"):
         load(NAME)
     settings = {"trio": Setting(central="en", languages=tiny.LANGUAGES)}
     with pytest.raises(

@@ -129,9 +129,7 @@ def test_a_checkpoint_that_brings_code(model):
     change(model / "config.json", auto_map=auto_map)
     check_checkpoint(model)  # transformers has the family: its own code is taken
     change(model / "config.json", model_type="mine")
-    with pytest.raises(
-        LensflowError, match=r"wants code of the checkpoint's own \(auto_map\) for model_type 'mine', whi"
-    ):
+    with pytest.raises(LensflowError, match=r"needs the checkpoint's own code \(auto_map\) for model_type 'mine', whi"):
         check_checkpoint(model)
 
 

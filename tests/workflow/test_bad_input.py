@@ -202,7 +202,7 @@ def test_a_repeated_text_of_a_corpus(project, config, error):
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(first | {"id": "another"}) + "\n")
     message = error(config)
-    assert "test.jsonl, line 201: the en prompt is that of" in message
+    assert "test.jsonl, line 201: the en prompt is the same as in" in message
     assert "train.jsonl, line 1; rewrite or remove one" in message
 
 
