@@ -384,7 +384,7 @@ def test_without_a_key_none_is_sent(serve, run):
 def test_a_key_that_cannot_be_sent(serve, run, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
     server = serve(good)
-    assert "environment variable OPENAI_API_KEY is no key" in refused(run, server.url, capsys)
+    assert "environment variable OPENAI_API_KEY is not a valid key" in refused(run, server.url, capsys)
     assert server.requests == []
 
 
