@@ -577,7 +577,7 @@ def test_the_lines_of_an_exported_lsar(build, tmp_path):
 
 def test_the_card_of_an_exported_prompt(build, tmp_path):
     home, card = export(build(TEMPLATE, "prompt"), tmp_path)
-    assert "on a line of its own, after the prompt" in card
+    assert "on its own line, after the prompt" in card
     assert "- sw: Answer in Swahili." in card
     assert not (home / "intervention").exists()
 
