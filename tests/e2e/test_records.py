@@ -177,7 +177,9 @@ def test_a_damaged_cell_is_named_and_answered_again(chain, caplog, damage):
         damage(path)
     assert chain.again(f"{BASE}/answers.json") == 0
     for path, content in zip(cells, before, strict=True):
-        said = f"results/{path.relative_to(chain.results)}: damaged (truncated or changed); it was renamed and is made"
+        said = (
+            f"results/{path.relative_to(chain.results)}: damaged (truncated or changed); it was set aside and is made"
+        )
         assert said in caplog.text
         assert path.with_name(f"{path.name}{CORRUPT}").is_file()
         assert path.read_bytes() == content

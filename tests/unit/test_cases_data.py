@@ -589,7 +589,7 @@ def test_a_split_is_read_no_further_than_is_asked_for(tmp_path):
     source = {"path": "me/big", "layout": "configs", "languages": {"en": "default"}, "prompt": "{text}"}
     few = parse(CorpusDataset, source | {"train": 4})
     assert [row["id"] for row in paired(few, "en", tmp_path).rows] == ["0", "1", "2", "3"]
-    with pytest.raises(LensflowError, match=r"^corpus me/big \(default, train\), .*cannot be read \(.*\); correct the"):
+    with pytest.raises(LensflowError, match=r"^corpus me/big \(default, train\), .*cannot be read \(.*\); mend the"):
         paired(parse(CorpusDataset, source | {"train": 6}), "en", tmp_path)
 
 

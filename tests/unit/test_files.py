@@ -215,5 +215,5 @@ def test_a_damaged_entry_is_set_aside_and_said(tmp_path, caplog, content):
     assert read_entry(path) is None and not caplog.text
     path.write_bytes(content)
     assert read_entry(path) is None
-    assert f"{path}: damaged (truncated or changed); it was renamed and is made again" in caplog.text
+    assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
     assert [other.name for other in tmp_path.iterdir()] == [f"entry.json{CORRUPT}"]

@@ -117,7 +117,7 @@ def test_an_empty_split(tmp_path):
 def test_damaged_files(tmp_path):
     write_dataset(tmp_path, ROWS)
     (tmp_path / "my/set/zz/test.jsonl").write_text('{"n": 1, "question": ')
-    with pytest.raises(LensflowError, match=r": cannot be read \(.+\); correct the files in .*my/set$"):
+    with pytest.raises(LensflowError, match=r": cannot be read \(.+\); mend the files in .*my/set$"):
         fetched(tmp_path)
 
 

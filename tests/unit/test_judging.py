@@ -291,7 +291,7 @@ def test_a_damaged_verdict_is_named_and_asked_for_again(serve, run, caplog):
     assert judge(run, server) == first
     assert len(server.requests) == VERDICTS + 2
     for path in (flipped, cut):
-        assert f"{path}: damaged (truncated or changed); it was renamed and is made again" in caplog.text
+        assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
     assert whole.name not in caplog.text
 
 
@@ -413,8 +413,8 @@ HTML = "<html><body>Please log in</body></html>"
     [
         (refusal(401, f"wrong key {KEY}"), "refuses the key in environment variable OPENAI_API_KEY (401)", 1),
         (refusal(403, f"wrong key {KEY}"), "refuses the key in environment variable OPENAI_API_KEY (403)", 1),
-        (refusal(404, "no such model"), "does not know model 'judge' (no such model); correct judge.model or", 1),
-        ((404, "text/html", HTML), f"does not know model 'judge' ({HTML}); correct judge.model or judge.base_url", 1),
+        (refusal(404, "no such model"), "does not know model 'judge' (no such model); mend judge.model or", 1),
+        ((404, "text/html", HTML), f"does not know model 'judge' ({HTML}); mend judge.model or judge.base_url", 1),
         (refusal(429, f"quota of {KEY}\nis spent"), "takes no more requests, tried 2 times (quota of *** is spent)", 2),
         (refusal(400, "8000 tokens are too many"), "with status 400 (8000 tokens are too many)", 1),
         (refusal(500, "out of memory"), "with status 500 (out of memory)", 2),
@@ -452,7 +452,7 @@ def test_nobody_listens(serve, run, capsys):
     server.server_close()
     line = refused(run, server.url, capsys)
     assert f"{server.url} cannot be reached, tried 2 times ([Errno" in line
-    assert "Connection refused); start the server or correct judge.base_url; 0 of 6" in line
+    assert "Connection refused); start the server or mend judge.base_url; 0 of 6" in line
 
 
 def test_an_address_that_is_none(run, capsys):

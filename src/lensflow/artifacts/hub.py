@@ -182,7 +182,7 @@ def _reason(error: Exception, local: Path | None) -> str:
             f"to a commit of its branch {CONVERTED} or to null, or path to another data set with these items"
         )
     if local:
-        return f"cannot be read ({text[:200]}); correct the files in {local}"
+        return f"cannot be read ({text[:200]}); mend the files in {local}"
     if "gated" in text.lower():
         return "the hub wants its terms accepted; do that on its page and set HF_TOKEN"
     if re.search(r"Revision .*(doesn't exist|Not Found)", text, re.IGNORECASE):

@@ -192,7 +192,7 @@ class Endpoint:
             return f"{url} gave no answer in {judge.timeout:g} s, tried {tries}; {advice}"
         if isinstance(error, openai.APIConnectionError):
             cause = self._one_line(str(error.__cause__ or error))
-            return f"{url} cannot be reached, tried {tries} ({cause}); start the server or correct judge.base_url"
+            return f"{url} cannot be reached, tried {tries} ({cause}); start the server or mend judge.base_url"
         assert isinstance(error, openai.APIStatusError)
         status = error.status_code
         if status in (401, 403):  # what the server says may hold the key, or a part of it
@@ -202,7 +202,7 @@ class Endpoint:
         body = error.body
         said = self._one_line(str(body.get("message", body) if isinstance(body, dict) else body or "no message"))
         if status == 404:
-            return f"{url} does not know model '{judge.model}' ({said}); correct judge.model or judge.base_url"
+            return f"{url} does not know model '{judge.model}' ({said}); mend judge.model or judge.base_url"
         if status == 429:
             return f"{url} takes no more requests, tried {tries} ({said}); lower judge.requests_per_minute or wait"
         return f"{url} refuses a request with status {status} ({said})"

@@ -32,7 +32,7 @@ def read_entry(path: Path) -> Any:
         return value
     with contextlib.suppress(FileNotFoundError):  # another job was here first
         path.replace(path.with_name(f"{path.name}{CORRUPT}"))
-    LOG.warning("%s: damaged (truncated or changed); it was renamed and is made again", path)
+    LOG.warning("%s: damaged (truncated or changed); it was set aside and is made again", path)
     return None
 
 
