@@ -245,28 +245,28 @@ def compare(name: str, manifest: Path, datasets: Path, texts: int, pairs: int) -
 
 PAGE = """# Agreement with the published procedure
 
-`python performance/agreement.py MANIFEST DATASETS` writes this page. `performance/published_procedure.py` follows the
-published code line by line. Our stages run with `config/published.yaml`. Both read the authors' files and use
-SmolLM2-135M-Instruct: {texts} probing texts and {pairs} training texts per language, en and zh. Measured on
-{machine} with torch {torch}.
+`python performance/agreement.py MANIFEST DATASETS` writes this page. The page compares our stages with the published
+procedure, step by step. `performance/published_procedure.py` follows the published code line by line. Our stages run
+with `config/published.yaml`. Both sides read the authors' files and use SmolLM2-135M-Instruct: {texts} probing texts
+and {pairs} training texts per language, en and zh. Measured on {machine} with torch {torch}.
 
-"as published" is float16 for probing and bfloat16 for training. The published code's own backbones are 4-8B models,
-which this page does not run.
+The column "as published" uses float16 for probing and bfloat16 for training. The published code's own backbones are
+4-8B models, which this page does not run.
 
 {table}
 
 ## What remains, and why
 
-- **Precision.** In float32 both sides compute the same numbers up to rounding. As published, the other side rounds the
-  language means and δ to float16, and the terms of the loss to bfloat16. Ours averages in float64 and compares in
-  float32.
-- **Order of batches.** HF's Trainer shuffles with its own generator. The rows "another order" show what a different
-  order of the same texts changes after an epoch of {steps} steps. The rows "our order of texts" give both sides one
-  order.
+- **Precision.** In float32 both sides compute the same numbers up to rounding. In the column "as published", the
+  published procedure rounds the language means and δ to float16, and the terms of the loss to bfloat16. Our stages
+  average in float64 and compare in float32.
+- **Order of batches.** HF's Trainer shuffles with its own generator. The rows "another order" show the effect of a
+  different order of the same texts after one epoch of {steps} steps. The rows "our order of texts" give both sides
+  the same order.
 - **Pads.** The published code reads the state at position -1. This page pads on the left. If a tokenizer pads on the
-  right, position -1 of a short text is a pad; the row "if pads stand at the end" shows what that changes.
-- **Truncated prompts.** Both sides cut the end of a prompt of more than 64 or 128 tokens. The last token of a long
-  prompt is therefore not the generation prompt's.
+  right, position -1 of a short text is a pad. The row "if pads stand at the end" shows the effect.
+- **Truncated prompts.** Both sides cut the end of a prompt: after 64 tokens to probe, and after 128 to train. A long
+  prompt therefore does not end with the tokens of the generation prompt.
 """
 
 

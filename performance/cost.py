@@ -511,7 +511,8 @@ def of_section(section: Section) -> list[str]:
     return [
         f"## {section.name}",
         "",
-        f"{shape.parameters:,} parameters, {shape.layer:,} of them in each of {shape.layers} layers. Of one job:",
+        f"{shape.parameters:,} parameters, {shape.layer:,} of them in each of {shape.layers} layers. "
+        "The columns are for one job:",
         "",
         *table(("stage", "jobs", "FLOPs", "read", "written", "host memory", "GPU memory"), rows),
     ]
@@ -578,64 +579,69 @@ def measured(path: Path) -> Iterable[tuple[str, str, float, float, str]]:
 
 HEAD = """# What a run costs
 
-"{title}", computed by `python performance/cost.py` from the models' dimensions and the configuration.
-Only the last table has measurements. GB are 10⁹ bytes.
+This page lists what "{title}" costs. `python performance/cost.py` computes it from the models' dimensions and the
+configuration. Only the last table has measurements. GB are 10⁹ bytes.
 
-## What to book
+## What to request
 """
 
-BOOKING = """Measured peaks are up to {excess:.1f} times the computed ones, with `stream` {streamed:.1f} times (below).
-Book that much more. Without a GPU its columns are of the host's memory. Disk is for everything at once, with a
-training's checkpoint of itself.
+BOOKING = """Measured peaks are up to {excess:.1f} times the computed ones, and with `stream` up to {streamed:.1f}
+times (see the last table). Request that much more memory. Without a GPU, the GPU columns count as host memory. The
+disk column covers all results at once, including the saved state of a training.
 
-Evaluation on one GPU: the share of its memory that vLLM can take (`resources.gpu_memory`) and the tokens of prompts and
-answers in progress that this leaves room for. With `engine: auto` transformers has the weights beside it.
-Too small: take `engine: hf`, or `engine: vllm` on more GPUs (`resources.gpus`).
+The next table is for evaluation on one GPU. It lists the share of the GPU's memory that vLLM can take
+(`resources.gpu_memory`), and in brackets the number of tokens of prompts and answers that then fit. With `engine:
+auto`, transformers also loads the weights. If a GPU is too small, use `engine: hf`, or `engine: vllm` on more GPUs
+(`resources.gpus`).
 """
 
 OTHERS = """## Other backbones of the catalog
 
-The same for the hub's other backbones in `config/catalog/backbones.yaml`, with the setting {setting} alone. Their
-`mem_gb` in the catalog is 1.2 times the host memory that evaluation in float32 takes: 4 bytes a parameter.
+This section has the same tables for the hub's other backbones in `config/catalog/backbones.yaml`, only with the
+setting {setting}. Their `mem_gb` in the catalog is 1.2 times the host memory of evaluation in float32 (4 bytes per
+parameter).
 """
 
 TUNING = """## Fine-tuning
 
-Computed memory of a GPU for adapters of rank {rank} (`sft`, `cpt`, `qalign`), with batches of {examples} examples of
-{tokens} tokens, all of which count in the loss. The columns name `frozen_weights`; + is `gradient_checkpointing`.
-"Two GPUs" is each of two that share the batch of the column before. "Merge" is the host's memory at the end, when the
-adapters are merged into the backbone in float32. The last columns name the smallest of {gpus} GB that has a fifth
-more than is computed. No peak of fine-tuning was measured on a GPU: tests compare the formulas with tiny models.
+This table gives the computed GPU memory for adapters of rank {rank} (`sft`, `cpt`, `qalign`), with batches of
+{examples} examples of {tokens} tokens. All tokens count in the loss. The columns name `frozen_weights`; + means
+`gradient_checkpointing`. "Two GPUs" is the memory of each of two GPUs that share the batch of the column before.
+"Merge" is the host memory at the end, when the adapters are merged into the backbone in float32. The last columns
+name the smallest GPU of {gpus} GB that has a fifth more memory than computed. We measured no peak of fine-tuning on
+a GPU; tests compare the formulas with tiny models.
 """
 
 FORMULAS = """## Formulas
 
-L layers of width d, a layer's matrices with m parameters; N texts of T tokens; b bytes a number (bfloat16: 2).
+The symbols are: L layers of width d; m parameters in the matrices of a layer; N texts of T tokens; b bytes per number
+(bfloat16: 2).
 
 | of | formula |
 |---|---|
 | matrices of a layer, m | d (2 · heads · head + 2 · kv_heads · head + 3 · inner) |
-| parameters | L (m + norms) + d + vocabulary · d (twice where the output layer is not the embeddings) |
+| parameters | L (m + norms) + d + vocabulary · d (twice if the output layer is not tied to the embeddings) |
 | FLOPs of a forward pass | L (2 m N T + 4 · heads · head · N T²) |
-| FLOPs of a training step, a layer below the top one | 6 m S + 12 · heads · head · S², for S tokens in a batch |
-| FLOPs of a training step, the top layer | the same for the M tokens that the loss needs; keys and values of all |
-| hidden states of a language | b d (N (L + 1) + N T) + 8 N bytes; without N T where nothing trains on the corpus |
-| memory of extraction, `resident` | b bytes a parameter, and every layer's states of a batch |
-| memory of extraction, `stream` | b bytes a parameter of one layer, and a language's tokens' states twice |
-| memory of training | 16 bytes a trained parameter (float32 weight, gradient, AdamW's two moments), activations |
-| … with `precision: mixed` | b bytes a trained parameter more |
-| frozen weights | 4 or 2 bytes a parameter; `nf4`: 0.516 bytes for the L m in matrices, 2 for all others |
+| FLOPs of a training step, each layer below the top one | 6 m S + 12 · heads · head · S², for S tokens in a batch |
+| FLOPs of a training step, the top layer | the same for the M tokens that the loss needs, but all keys and values |
+| hidden states of a language | b d (N (L + 1) + N T) + 8 N bytes; without N T if no method trains on the corpus |
+| memory of extraction, `resident` | b bytes per parameter, and every layer's states of one batch |
+| memory of extraction, `stream` | b bytes per parameter of one layer, and twice one language's token states |
+| memory of training | 16 bytes per trained parameter (float32 weight, gradient, two moments), activations |
+| … with `precision: mixed` | b more bytes per trained parameter |
+| frozen weights | 4 or 2 bytes per parameter; `nf4`: 0.516 bytes for the L m in matrices, 2 for the others |
 | adapters of rank r, parameters | L r (2 (d + heads · head) + 2 (d + kv_heads · head) + 3 (d + inner)) |
-| adapters, memory | 16 bytes a parameter, 20 with several GPUs |
-| activations of a token and layer | bytes in bfloat16: 13 inner + 40 d + 10 heads · head + 5 kv_heads · head + 16 r |
+| adapters, memory | 16 bytes per parameter, 20 with several GPUs |
+| activations per token and layer | bytes in bfloat16: 13 inner + 40 d + 10 heads · head + 5 kv_heads · head + 16 r |
 | … in float32 | 20 inner + 48 d + 16 heads · head + 8 kv_heads · head + 28 r + 8 |
-| … with gradient checkpointing | b d bytes, and the above for one layer or the logits, whichever is more |
-| logits | 10 bytes for each number of the vocabulary and token that counts |
-| delta | 4 bytes a trained parameter; a training over a minute keeps 12 of itself, 24 while that is replaced |
-| evaluation | 2 FLOPs a parameter and token; 2 L · kv_heads · head · b bytes a token in vLLM's cache |
+| … with gradient checkpointing | b d bytes, and the larger of: activations of one layer, logits |
+| logits | 10 bytes per vocabulary entry and counted token |
+| delta | 4 bytes per trained parameter; a training longer than a minute saves 12 more, or 24 while they are replaced |
+| evaluation | 2 FLOPs per parameter and token; 2 L · kv_heads · head · b bytes per token in vLLM's cache |
 
-A process has 0.5 GB on top of these, a GPU 1 GB (an allowance). Texts are taken to be as long as `max_tokens` allows.
-Time is FLOPs over what a device reaches, which `performance/method.py` measures, and never less than reading takes.
+In addition, we allow 0.5 GB for each process and 1 GB for each GPU. We assume that every text is as long as
+`max_tokens` allows. The time is the FLOPs divided by the FLOP/s of the device, which `performance/method.py`
+measures. It is never less than the time for reading the files.
 """
 
 

@@ -196,21 +196,26 @@ def page(runs: int) -> str:
     lines = [
         "# How often the 95 % intervals hold the truth",
         "",
-        "`performance/coverage.py` makes this page. Each cell is the percentage of simulated intervals that hold the "
-        f"truth, with {runs} simulations per parameter: the mean over the parameters, and the least and the most.",
+        "`performance/coverage.py` makes this page. The page shows the coverage of our 95 % intervals in "
+        "simulations. Each cell "
+        f"is the percentage of intervals that contain the true value, with {runs} simulations per parameter. It "
+        "gives the mean over the parameters, and the smallest and largest value.",
         "",
-        "The parameters are the true shares (of differences: base's) "
-        f"{', '.join(f'{value:g}' for value in SHARES)}; for numbers they are the questions' skewness "
-        f"{', '.join(f'{value:g}' for value in SKEWS)}. Skewed "
-        "difficulty is each language's own. Shares "
-        "of n questions take few values, so no interval covers exactly 95 % at every true share. As is usual, the mean "
-        "over the true shares is the measure. A method's shares lie "
-        f"{', '.join(f'{shift:+g}' for shift in SHIFTS)} logits from base's, and "
-        f"{ANEW:.0%} of its answers are not tied to base's. Where hardly an answer differs, as with 24 questions near "
-        "0 and 1, any interval that is honest about it covers more than 95 %.",
+        "The parameters are the true shares (for differences: the shares of base) "
+        f"{', '.join(f'{value:g}' for value in SHARES)}. For numbers, the parameters are the skewness of the "
+        "questions, "
+        f"{', '.join(f'{value:g}' for value in SKEWS)}. In the skewed simulations, each "
+        "language has its own difficulty. Shares "
+        "of n questions take few values, so no interval covers exactly 95 % at every true share. As usual, we "
+        "therefore report the mean over the true shares. The shares of a method differ "
+        "by "
+        f"{', '.join(f'{shift:+g}' for shift in SHIFTS)} logits from the shares of base, and "
+        f"{ANEW:.0%} of its answers are independent of base's. With 24 questions and shares near 0 or 1, very few "
+        "answers differ. Every valid interval then has a coverage above 95 %.",
         "",
-        "With one seed the truth is that of this seed: the interval does not cover other seeds. With three seeds it is "
-        "the mean over all seeds, whose standard deviation (sd, in logits for shares) the table shows.",
+        "With one seed, the true value is the value of this seed, and the interval does not cover "
+        "other seeds. With three seeds, the true value is the mean over all seeds. The table shows "
+        "the standard deviation between seeds (sd, in logits for shares).",
     ]
     for heading, (simulation, parameters) in SIMULATIONS.items():
         lines += ["", f"## {heading}", "", "| design | " + " | ".join(f"n = {n}" for n in NS) + " |"]

@@ -139,21 +139,22 @@ def rows_of(config: Config, manifest: Path, folder: Path, methods: Sequence[str]
 
 PAGE = """# Both engines under edits
 
-`python performance/engines.py MANIFEST ...` writes this page. transformers and vLLM ({vllm}) answer the same {prompts}
-prompts of the embedded corpus greedily, with {tokens} tokens at most, in float32 on a CPU. Half of the prompts are in
-Chinese and half in English, the shortest of the test split. Methods are told that answers should be in Chinese.
+`python performance/engines.py MANIFEST ...` writes this page. The page shows that both engines apply the edits of a
+method in the same way. transformers and vLLM ({vllm}) answer the same {prompts} prompts of the embedded corpus
+greedily, with {tokens} tokens at most, in float32 on a CPU. Half of the prompts are in Chinese and half in English,
+the shortest of the test split. Methods are told that the wanted language is Chinese.
 
 | backbone | method | equal answers | other than base's | log-likelihoods differ by | Chinese answers |
 |---|---|---|---|---|---|
 {table}
 
-The third column counts answers that are equal token by token. The fourth shows that the edit acts: how many answers of
-transformers differ from the untouched backbone's. Log-likelihoods are in nats, of {scored} answers of 8 tokens; the
-largest difference is shown. In the last row of each backbone the hooks are left out on purpose: the engine's own test
-must notice it.
+The third column counts answers that are equal token by token. The fourth column shows that the edit acts: it counts
+the answers of transformers that differ from the untouched backbone's answers. Log-likelihoods are in nats, for
+{scored} answers of 8 tokens; the largest difference is shown. In the last row of each backbone, the hooks are left
+out on purpose. The engine's own test must then refuse to run.
 
-The last column is the share of answers in Chinese to the {half} English prompts, with its 95 % interval. No prompt says
-anything about Chinese; the methods alone are told.
+The last column is the share of answers in Chinese to the {half} English prompts, with its 95 % interval. No prompt
+mentions Chinese; only the methods are told the wanted language.
 """
 
 

@@ -368,10 +368,10 @@ def page(found: Sequence[Found]) -> str:
     lines = [
         "# Exploratory questions of the study",
         "",
-        "`performance/explore.py` makes this page from the study's results. `config/study/explore.yaml` adds runs to",
-        "them; questions whose runs are missing are left out. Nothing here was claimed before the test split was",
-        "touched: each sentence is a finding to test again. Intervals are at 95 %, without a correction over the",
-        "questions.",
+        "`performance/explore.py` makes this page from the study's results. The page answers exploratory",
+        "questions about Lens. `config/study/explore.yaml` adds runs for them; questions whose runs are missing",
+        "are left out. No claim on this page was made before the test split was used, so test each finding again.",
+        "Intervals are at 95 %, without a correction for the number of questions.",
     ]
     for one in found:
         lines += ["", f"## {one.question}", "", one.finding, "", f"![{one.question}](explore.{one.name}.svg)"]

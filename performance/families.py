@@ -509,13 +509,11 @@ def page(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     worst = Counter(result["worst"] for result in results.values())
     yield "# Families of language models"
     yield ""
-    yield (
-        f"Each of the {len(results)} causal-LM model types of transformers {transformers.__version__}, as a tiny "
-        "random checkpoint of 4 layers in float32 on a CPU,"
-    )
-    yield "goes through the steps below, and each step is compared with transformers itself, one text at a time."
-    yield "`performance/families.py` wrote this page. A family counts by its worst step. What is refused, `check` or"
-    yield "the stage says in one line."
+    yield "This page lists which model families work; `performance/families.py` wrote it. We make a tiny random"
+    yield f"checkpoint of 4 layers in float32 for each of the {len(results)} causal-LM model types of transformers"
+    yield f"{transformers.__version__}. It goes through the steps below on a CPU. Each step is compared with"
+    yield "transformers itself, one text at a time. A family has the status of its worst step. If a family is"
+    yield "refused, `lensflow check` or the stage says so in one line."
     yield ""
     yield ", ".join(f"{worst[kind]} {kind}" for kind in reversed(ORDER) if worst[kind]) + "."
     yield ""

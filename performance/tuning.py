@@ -92,7 +92,8 @@ def page(found: list[Trial], table: pd.DataFrame) -> str:
     lines = [
         "# The choice of hyperparameters, on dev",
         "",
-        "`python -m performance.tuning` writes this page from the run of `config/study/tune.yaml`, where the rule is.",
+        "`python -m performance.tuning` writes this page from the run of `config/study/tune.yaml`. The page lists",
+        "all trials on the dev split and the hyperparameters that the rule in that file chose.",
         f"n = {base.loc['en', 'n']} items per language. The interval belongs to the mean over the targets.",
         "",
         "| kind | trial | usable, targets [95 %] | usable, English | KL, English | keeps English | applied | chosen |",

@@ -1,8 +1,8 @@
 """Lensflow: a workflow-managed reproducibility pipeline for Lens (arXiv 2410.04407).
 
-`import lensflow as lf` gives the objects of `lensflow.api` for notebooks. They need torch, which takes seconds, so they
-are imported when they are first named, and by a name that is no import statement: each stage's code digest covers what
-the packages around it import, and the API is not part of any stage.
+`import lensflow as lf` gives the objects of `lensflow.api` for notebooks. These objects need torch, which takes seconds
+to import, so they are imported when they are first used. The import is not an import statement, because the code digest
+of each stage covers what the packages around it import, and the API is not part of any stage.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Lens in a notebook, by the functions that the workflow's stages use.
+"""Lens in a notebook, with the functions that the stages of the workflow use.
 
 import lensflow as lf
 
@@ -9,7 +9,7 @@ better = lf.Lens(strength=0.3).fit(model, space, texts)
 print(better.answer("Habari ya asubuhi?"), better.compare(model, texts.test))
 better.export("my-model")
 
-What is made on the way lies in a temporary folder, which is removed when Python ends.
+Intermediate files lie in a temporary folder, which is removed when Python ends.
 """
 
 import functools
@@ -71,8 +71,8 @@ class Texts:
     """Parallel texts.
 
     Attributes:
-        name: of the corpus.
-        files: language -> its file, as stage `pair_data` writes it.
+        name: name of the corpus.
+        files: language -> the file of the language, in the format of stage `pair_data`.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Texts:
 
     @property
     def dev(self) -> Prompts:
-        """The prompts that watch training."""
+        """The dev prompts, which watch training."""
         return self._of("dev")
 
     @property
@@ -107,17 +107,17 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A backbone, or what a method made of it.
+    """A backbone, or the model that a method made of it.
 
     Attributes:
-        name: of the backbone.
-        backbone: its entry in a configuration.
-        manifest: of its checkpoint.
-        session: answers as any checkpoint of the backbone.
-        gpus: that it runs on.
+        name: name of the backbone.
+        backbone: the backbone's entry in the configuration.
+        manifest: manifest of the checkpoint.
+        session: the session that answers for any checkpoint of the backbone.
+        gpus: number of GPUs.
         setting: the languages of the training; None for the backbone.
-        delta: what the training changed; None for the backbone.
-        intervention: what acts while it answers.
+        delta: the changed weights; None for the backbone.
+        intervention: what the method does while the model answers.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Model:
         """Return the language subspaces of every layer.
 
         Args:
-            texts: their train split fits the subspaces.
+            texts: parallel texts; their train split fits the subspaces.
             central: the language that the others are moved towards.
             keys: other keys of a setting, such as `rank` and `space`.
 
@@ -149,7 +149,10 @@ class Model:
         return Space(self, setting, path)
 
     def states(self, texts: Texts) -> dict[str, Path]:
-        """Return the files with the hidden states of texts, language -> file; the untouched backbone's, made once."""
+        """Return the hidden states of texts, language -> file.
+
+        They are the untouched backbone's and are computed once.
+        """
         folder = self.manifest.parents[1] / "hidden_states" / _name_of(texts)
         files = {language: folder / f"{language}.safetensors" for language in texts.files}
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,12 +165,12 @@ class Model:
         """Return the answer to a prompt, or the answers to several.
 
         Args:
-            prompts: what the user says.
-            language: of prompts and answers, for methods that are told it; Lens is not.
-            decoding: keys of a benchmark's decoding, such as `max_new_tokens` and `temperature`.
+            prompts: one prompt or several.
+            language: language of prompts and answers, for methods that are told the language. Lens is told none.
+            decoding: keys of `decoding`, such as `max_new_tokens` and `temperature`.
 
         Raises:
-            LensflowError: a key is wrong, a prompt is too long for the model, or the language is needed.
+            LensflowError: a key is wrong, a prompt is too long for the model, or the method needs the language.
         """
         if language is None and _acts_by_language(self.intervention):
             raise LensflowError("answer: this method acts by language; name the language of the answers (language)")
@@ -180,13 +183,13 @@ class Model:
         return answers[0] if isinstance(prompts, str) else answers
 
     def load_directions(self, place: str | Path) -> "Model":
-        """Return this backbone with what others have shared for it: changed weights and directions.
+        """Return this backbone with changed weights and directions that others have shared for it.
 
         Args:
             place: owner/name or owner/name@revision on the hub, or a folder that `lensflow export --reference` wrote.
 
         Raises:
-            LensflowError: there is nothing of this name, or it was made for another backbone.
+            LensflowError: there is no such method, or it was made for another backbone.
         """
         content = exported.read(place).content
         languages = {"central": content["central"], "languages": content["languages"]}
@@ -230,7 +233,7 @@ class Model:
         return Comparison(frame[frame["method"] != BASE].reset_index(drop=True), self.setting.central)
 
     def export(self, folder: str | Path) -> str:
-        """Write the checkpoint with its model card to a new folder; return how it is used.
+        """Write the checkpoint with its model card to a new folder; return a line that says how to use it.
 
         Raises:
             LensflowError: this model was not trained, or the folder exists.
@@ -240,15 +243,16 @@ class Model:
         return export(self.manifest, self.delta, Path(folder))
 
     def push_to_hub(self, name: str, *, private: bool = False, dry_run: bool = False) -> str:
-        """Send what the training changed to the hub, with its model card; return files, sizes and address as lines.
+        """Send the changed weights and the model card to the hub; return the files, their sizes and the address as
+        lines.
 
         Args:
-            name: of the repository, owner/name.
+            name: name of the repository, owner/name.
             private: whether a new repository is private.
-            dry_run: send nothing.
+            dry_run: whether to send nothing.
 
         Raises:
-            LensflowError: this model was not trained, or the hub refuses.
+            LensflowError: this model was not trained, or the hub refuses the upload.
         """
         if self.delta is None:
             raise LensflowError("push_to_hub: this is the untouched backbone; call it on what a method's fit returned")
@@ -273,7 +277,7 @@ class Space:
     Attributes:
         model: the backbone.
         setting: central language, languages, rank.
-        path: the file, as stage `fit_subspaces` writes it.
+        path: the file, in the format of stage `fit_subspaces`.
     """
 
     model: Model
@@ -282,7 +286,7 @@ class Space:
 
     @functools.cached_property
     def subspaces(self) -> language_subspaces.LanguageSubspaces:
-        """The tensors: M_a, M_s, the directions δ, mean states and their lengths."""
+        """The tensors: M_a, M_s, the directions δ, the mean states and their lengths."""
         return language_subspaces.load(self.path, self.setting)
 
     def plot(self) -> "Figure":
@@ -312,7 +316,7 @@ class Lens:
 
     Args:
         strength: λ, as a share of the states' length unless `lambda_unit` says otherwise.
-        seed: of the order of batches.
+        seed: seed of the order of batches.
         keys: other keys, such as `lr` and `until`.
 
     Raises:
@@ -329,8 +333,8 @@ class Lens:
 
         Args:
             model: the backbone.
-            space: its language subspaces.
-            texts: parallel texts; train trains, dev watches.
+            space: the language subspaces of the backbone.
+            texts: parallel texts; the train split trains, the dev split watches.
 
         Raises:
             LensflowError: the texts lack a language of the space.
@@ -366,10 +370,10 @@ class Lens:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Usable answers of two models on the same prompts.
+    """Usable answers of two models to the same prompts.
 
     Attributes:
-        frame: a row per language, and one of the mean over the targets, as in comparisons.csv.
+        frame: one row per language and one row for the mean over the targets, as in comparisons.csv.
         central: the language that must not get worse.
     """
 
@@ -389,16 +393,16 @@ class Comparison:
 
 
 def load(name: str | Path, *, gpus: int = 0, engine: str = "hf", dtype: str = "float32") -> Model:
-    """Return a backbone, ready to be probed and asked.
+    """Return a backbone that is ready for `probe` and `answer`.
 
     Args:
         name: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
-        gpus: that it runs on.
-        engine: that answers; see `lensflow explain evaluation.engine`.
-        dtype: that it answers in.
+        gpus: number of GPUs.
+        engine: the engine that answers; see `lensflow explain evaluation.engine`.
+        dtype: precision of the answers.
 
     Raises:
-        LensflowError: there is no such model, or it cannot be used.
+        LensflowError: there is no such model, or Lensflow cannot use it.
     """
     called, backbone = named_backbone(str(name), "load")
     manifest = _folder() / called / "backbone" / "manifest.json"
@@ -413,7 +417,7 @@ def corpus(source: str | Path, languages: Sequence[str]) -> Texts:
 
     Args:
         source: `embedded`, a file with a column per language, or a folder with train.jsonl, dev.jsonl and test.jsonl.
-        languages: that are wanted.
+        languages: the wanted languages.
 
     Raises:
         LensflowError: there is no such corpus, or it lacks a language.
@@ -445,7 +449,7 @@ def _folder() -> Path:
 
 
 def _acts_by_language(intervention: Intervention) -> bool:
-    """Return whether what an intervention does depends on the language of the answer."""
+    """Return whether the effect of an intervention depends on the language of the answer."""
     told = [getattr(intervention, name) for name in ("shifts", "constrained", "instructions", "frames", "shots")]
     return any(told) or bool(intervention.blocks.keys() - {ANY})
 
@@ -455,7 +459,7 @@ def _name_of(texts: Texts) -> str:
 
 
 def _cell(model: Model, language: str, prompts: Sequence[str], decoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usable answers of a model in one language, as scores.json has them."""
+    """Return the usable answers of a model in one language, in the format of scores.json."""
     answers = model.answer(list(prompts), language, **decoding)
     usable = [judge(said, language, prompt).usable for said, prompt in zip(answers, prompts, strict=True)]
     return {

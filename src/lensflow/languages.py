@@ -1,7 +1,7 @@
-"""What is known about languages: names, scripts, and which one a text is written in.
+"""Facts about languages: names, scripts, and the language in which a text is written.
 
-Every language that CLDR names works by its code: nothing is listed by hand. Scripts are ISO 15924 codes (`Latn`,
-`Hani`), languages BCP 47 codes (`sw`, `zh-Hant`), which are ISO 639-1 where the language has such a code.
+Every language that CLDR names works by its code; no list is written by hand. Scripts are ISO 15924 codes (`Latn`,
+`Hani`). Languages are BCP 47 codes (`sw`, `zh-Hant`), which equal the ISO 639-1 code if the language has one.
 """
 
 import difflib
@@ -78,7 +78,7 @@ def scripts(language: str) -> frozenset[str]:
 
 
 def are_one(first: str, second: str) -> bool:
-    """Whether two codes name one language in one writing system: `zh` and `zh-Hans` do, `pt` and `pt-BR` do not.
+    """Whether two codes name the same language and writing system: `zh` and `zh-Hans` do, `pt` and `pt-BR` do not.
 
     Raises:
         LensflowError: CLDR does not know a language.
@@ -120,10 +120,10 @@ def script_of(char: str) -> str:
 
 
 def scripts_in(text: str) -> Counter[str]:
-    """How many letters the text has of each script.
+    """Number of letters of the text in each script.
 
-    Letters are here the letters and vowel signs (categories L and M) that belong to a script: digits, punctuation,
-    emoji and marks shared between scripts are none.
+    Letters and vowel signs (categories L and M) count if they belong to one script. Digits, punctuation, emoji
+    and marks that several scripts share do not count.
     """
     return Counter(name for name in map(letter_script, text) if name)
 
@@ -131,11 +131,12 @@ def scripts_in(text: str) -> Counter[str]:
 def identify(text: str) -> str:
     """The language of the text, or `UNKNOWN` if it has no letters or the detector is not confident.
 
-    The script decides first. A script that is none of the detector's belongs to the language that CLDR holds likeliest
-    (Mymr: my). Otherwise lingua (all of its 75 languages, so that a wrong language has somewhere to go) reads the first
-    `MAX_CHARACTERS`. It was chosen over fastText's lid.176.ftz, which reads 70 % of the embedded Swahili prompts as
-    Swahili, against 99 %. A language that lingua does not know but whose script it does (Assamese, Nepali) or
-    that is romanised is taken for a neighbour: see `is_identifiable`. The first call loads about 1 GB.
+    The script decides first. A script that the detector does not know belongs to the language that CLDR gives as the
+    likeliest (Mymr: my). Otherwise lingua reads the first `MAX_CHARACTERS` with all of its 75 languages, so that a text
+    in a wrong language is not forced into a wanted one. We chose lingua over fastText's lid.176.ftz, which reads only
+    70 % of the embedded Swahili prompts as Swahili, against 99 %. Some languages are unknown to lingua although it
+    knows their script (Assamese, Nepali), and some texts are romanised: these are taken for a neighbour; see
+    `is_identifiable`. The first call loads about 1 GB.
     """
     text = _readable(text)
     letters = scripts_in(text)
@@ -149,20 +150,20 @@ def identify(text: str) -> str:
 
 
 def confidences(text: str) -> dict[str, float]:
-    """How sure lingua is of each of its 75 languages, code -> share, the likeliest first; of a text with letters."""
+    """Confidence of lingua in each of its 75 languages, code -> share, the likeliest first, for a text with letters."""
     values = _detector().compute_language_confidence_values(_readable(text))
     return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
 
 
 def reads_as(texts: Sequence[str], languages: Sequence[str]) -> str:
-    """Which of some languages texts are written in, as far as scripts and lingua tell these languages apart.
+    """Which of the given languages texts are written in, as far as scripts and lingua can separate these languages.
 
     Args:
-        texts: in one language; the first ones are read, together.
-        languages: that it may be, in the order in which they are preferred.
+        texts: texts in one language; the first ones are read together.
+        languages: the possible languages, in order of preference.
 
     Returns:
-        A language, or `UNKNOWN` if none of them can be told, or several can.
+        A language, or `UNKNOWN` if no language or several languages fit.
     """
     sample = unicodedata.normalize("NFC", " ".join(" ".join(texts[:40]).split()))[:2000]
     letters = scripts_in(sample)
@@ -186,7 +187,7 @@ def reads_as(texts: Sequence[str], languages: Sequence[str]) -> str:
 
 
 def lingua_codes(language: str) -> frozenset[str]:
-    """The codes under which lingua may name the language, in its script: close relatives that it cannot tell apart.
+    """The codes that lingua may give for the language in its script: close relatives that lingua cannot tell apart.
 
     Relatives belong to one macrolanguage of ISO 639-3. Empty if lingua does not know the language in this script.
 
@@ -211,8 +212,8 @@ def likeliest_language(script_name: str) -> str:
 def is_written_in(text: str, language: str) -> bool:
     """Whether Chinese text has the characters of the tag's script, `zh-Hant` or `zh-Hans`; True for other languages.
 
-    A plain `zh` may be either. A character is simplified if only GB 2312 has it, and traditional if only Big5 has it;
-    text without any of these is both.
+    A plain `zh` may be either. A character is simplified if only GB 2312 contains it, and traditional if only Big5
+    contains it. Text without such characters counts as both.
 
     Raises:
         LensflowError: CLDR does not know the language.
@@ -233,12 +234,12 @@ def _is_encoded(char: str, encoding: str) -> bool:
 
 
 def _readable(text: str) -> str:
-    """The beginning of a text as detectors read it: composed (NFC), with one space for white space."""
+    """The beginning of a text in the form that detectors read: composed (NFC), with single spaces."""
     return unicodedata.normalize("NFC", " ".join(text.split()))[:MAX_CHARACTERS]
 
 
 def is_identifiable(language: str) -> bool:
-    """Whether `identify` can answer with this language, in this script.
+    """Whether `identify` can return this language in this script.
 
     Raises:
         LensflowError: CLDR does not know the language.
@@ -249,12 +250,13 @@ def is_identifiable(language: str) -> bool:
 
 
 def script_masks(tokens: Sequence[str], language: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of V decoded vocabulary entries are written in the language's scripts, and which in Latin: two (V,) masks.
+    """Which of V decoded vocabulary entries are in the language's scripts, and which in Latin script: two (V,) masks.
 
-    An entry counts if it has a letter and all of its letters are of these scripts.
+    An entry counts if it has a letter and all of its letters belong to these scripts.
 
     Raises:
-        LensflowError: the language is written in Latin script, so that the masks would be the same, or is unknown.
+        LensflowError: the language is written in Latin script, so that both masks would be the same, or CLDR does not
+            know it.
     """
     target = scripts(language)
     if target == LATIN:
@@ -272,7 +274,7 @@ def _scripts_of(tokens: tuple[str, ...]) -> list[frozenset[str]]:
 
 
 def _parse(language: str) -> tuple[str, str]:
-    """(language code, writing system) of a BCP 47 code, the latter filled in from CLDR's likely subtags."""
+    """(language code, writing system) of a BCP 47 code. CLDR's likely subtags give a missing writing system."""
     try:
         code, territory, system, *_ = parse_locale(language.replace("_", "-"), sep="-")
     except ValueError:
@@ -306,7 +308,7 @@ def _suggestion(language: str) -> str:
 
 @cache
 def letter_script(char: str) -> str | None:
-    """The script that a letter or vowel sign belongs to; None for what belongs to none."""
+    """The script of a letter or vowel sign; None for other characters."""
     name = script_of(char)
     return name if unicodedata.category(char)[0] in "LM" and name not in _UNSPECIFIC else None
 

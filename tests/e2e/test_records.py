@@ -144,8 +144,8 @@ def test_a_damaged_file_is_set_aside_and_made_again(chain, capfd, damaged, stage
     assert chain.again(reader) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert lines == [
-        f"error: results/{damaged}: its checksum differs from what stage {stage} wrote (truncated or changed); it was "
-        "set aside, run again to remake it"
+        f"error: results/{damaged}: its checksum differs from what stage {stage} wrote (truncated or changed); it "
+        f"was renamed to *.corrupt; run again to make it again"
     ]
     assert not path.exists()
     assert any(name.split(CORRUPT)[0] in damaged for name in chain.set_aside())
@@ -159,7 +159,10 @@ def test_a_lost_file_of_a_checkpoint(chain, capfd):
     (chain.results / "tiny/backbone/model-00003-of-00014.safetensors").unlink()
     not_finished(chain, f"{STATES}/en.safetensors")
     assert chain.again(f"{STATES}/en.safetensors") == 2
-    assert "missing, though stage prepare_backbone wrote it; it was set aside, run again" in capfd.readouterr().err
+    assert (
+        "missing, though stage prepare_backbone wrote it; it was renamed to *.corrupt; run again"
+        in capfd.readouterr().err
+    )
     assert chain.make() == 0
     assert chain.again(f"{STATES}/en.safetensors") == 0
 
@@ -190,7 +193,7 @@ def test_scores_of_a_damaged_cell_have_it_answered_again(chain, capfd, damage):
     damage(chain.results / f"cells/{key[:2]}/{key}.json")
     assert chain.again(f"{BASE}/scores.json") == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert lines == ["error: generation, zh: its answers are gone; run again to answer it"]
+    assert lines == ["error: generation, zh: its answers are missing; run again to make them"]
     assert not (chain.results / f"{BASE}/answers.json").exists()
     assert chain.make() == 0
     assert chain.again(f"{BASE}/scores.json") == 0

@@ -233,7 +233,7 @@ def test_a_killed_job_keeps_its_finished_cells(here, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Answerer, "answer", killed)
         assert here.answer("one") == 130
-    assert "interrupted; run again to go on" in capsys.readouterr().err
+    assert "interrupted; run again to continue" in capsys.readouterr().err
     assert here.answered == 3 and not (here.run("one") / layout.ANSWERS).exists()
     before = {key: layout.entry(here.folder / "cells", key).stat().st_mtime_ns for key in done}
     assert here.answer("one") == 0
@@ -388,7 +388,7 @@ def test_answers_that_are_gone_are_asked_for_again(here, capsys):
     assert here.answer(layout.BASE) == 0
     layout.entry(here.folder / "cells", here.keys(layout.BASE)["generation", "zh"]).unlink()
     assert here.score(layout.BASE) == 2
-    assert "error: generation, zh: its answers are gone; run again to answer it" in capsys.readouterr().err
+    assert "error: generation, zh: its answers are missing; run again to make them" in capsys.readouterr().err
     assert not (here.run(layout.BASE) / layout.ANSWERS).exists()  # so that the workflow runs `answer`
     assert here.answer(layout.BASE) == here.score(layout.BASE) == 0
 

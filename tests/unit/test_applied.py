@@ -163,7 +163,7 @@ def test_until_stops_at_the_most_epochs_which_change_nothing_before(stages, tmp_
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"until": {"residual": 0.3, "epochs": 20}, "epochs": 2}, "epochs: has no effect beside until; set until.epo"),
+        ({"until": {"residual": 0.3, "epochs": 20}, "epochs": 2}, "epochs: has no effect with until; set until.epo"),
         ({"until": {"residual": 0.3, "epochs": 20}, "weights": {"push": 0.0}}, "until: nothing is pushed; raise weigh"),
         ({"until": {"residual": 0.3, "epochs": 20}, "lambda": {"zh": 0.0}}, "until: nothing is pushed; raise weights"),
         ({"until": {"residual": 1.0, "epochs": 20}}, "until.residual: must be less than 1, not 1.0"),

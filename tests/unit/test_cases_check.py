@@ -112,7 +112,7 @@ def test_texts_that_are_cut_before_training_are_counted(check):
         (rows(EN, [str(1000 + n) for n in range(10)]), ["10 of 10 texts in 'sw' have no letter; name another column"]),
         (
             rows(EN, [SW[0].replace("n", "\0"), SW[1].replace("n", "\ufffd"), *SW[2:]]),
-            ["2 of 10 texts in 'sw' hold U+0000 or U+FFFD in place of a character"],
+            ["2 of 10 texts in 'sw' hold U+0000 or U+FFFD instead of a character"],
         ),
     ],
 )

@@ -121,17 +121,17 @@ def test_rows_below_a_field(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: more or fewer cells than columns; mend the line$"),
-        ("t.csv", "a,b\n1\n", r"t\.csv, line 2: more or fewer cells than columns; mend the line$"),
+        ("t.csv", "a,b\n1,2,3\n", r"t\.csv, line 2: more or fewer cells than columns; correct the line$"),
+        ("t.csv", "a,b\n1\n", r"t\.csv, line 2: more or fewer cells than columns; correct the line$"),
         ("t.csv", "a,b,a\n1,2,3\n", r"t\.csv: column 'a' occurs twice; rename one$"),
-        ("t.csv", 'a,b\n1,"2" 3\n', r"t\.csv, line \d: cannot be read \(.*\); mend the line$"),
-        ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; mend it$"),
-        ("t.json", '{"a": \n', r"t\.json: cannot be read \(.*\); mend the file$"),
-        ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; mend it$"),
-        ("t.jsonl", '{"a": \n', r"t\.jsonl, line 1: not valid JSON \(.*\); mend the line$"),
-        ("t.json", "{}", r"t\.json: is no list of rows; set field to the key that holds the rows$"),
-        ("t.parquet", "PAR", r"t\.parquet: cannot be read \(.*\); mend the file$"),
-        ("t.zip", "PK", r"t\.zip: cannot be read \(.*\); mend the file$"),
+        ("t.csv", 'a,b\n1,"2" 3\n', r"t\.csv, line \d: cannot be read \(.*\); correct the line$"),
+        ("t.json", '{"a": 1}\n[1]\n', r"t\.json, line 2: must be a mapping of columns to values; correct it$"),
+        ("t.json", '{"a": \n', r"t\.json: cannot be read \(.*\); correct the file$"),
+        ("t.jsonl", '{"a": 1}\n[1]\n', r"t\.jsonl, line 2: must be a mapping of columns to values; correct it$"),
+        ("t.jsonl", '{"a": \n', r"t\.jsonl, line 1: not valid JSON \(.*\); correct the line$"),
+        ("t.json", "{}", r"t\.json: is not a list of rows; set field to the key that holds the rows$"),
+        ("t.parquet", "PAR", r"t\.parquet: cannot be read \(.*\); correct the file$"),
+        ("t.zip", "PK", r"t\.zip: cannot be read \(.*\); correct the file$"),
         ("t.xlsx", "PK", r"t\.xlsx: is none of \.csv, \.tsv, .*; save it as one of these$"),
     ],
 )
@@ -305,12 +305,12 @@ def test_a_path_into_a_column(column, text):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("turns", r"^here: column 'turns' holds a list of 2, not text; name what in it, such as 'turns\.0'$"),
+        ("turns", r"^here: column 'turns' holds a list of 2, not text; name a part of it, such as 'turns\.0'$"),
         (
             "turns.0",
             r"^here: column 'turns\.0' holds a dictionary of text, not text; .* 'turns\.0\.text'",
         ),
-        ("translation", r"holds a dictionary of en, sw, not text; name what in it, such as 'translation\.en'$"),
+        ("translation", r"holds a dictionary of en, sw, not text; name a part of it, such as 'translation\.en'$"),
         (
             "translation.fr",
             r"^here: no 'fr' of 'translation\.fr' in column 'translation'; it holds a dictionary",
@@ -346,7 +346,7 @@ def test_a_corpus_takes_paths_and_refuses_the_rest(tmp_path):
         paired(nested_corpus(languages={"en": "t"}), "en", tmp_path)
     by_template = {"layout": "configs", "config": None, "languages": {"en": "all"}}
     assert paired(nested_corpus(**by_template, prompt="{turns.0}!"), "en", tmp_path).rows[1]["prompt"] == "1!"
-    with pytest.raises(LensflowError, match=r"column 'turns' holds a list of 1, not text; name what in it"):
+    with pytest.raises(LensflowError, match=r"column 'turns' holds a list of 1, not text; name a part of it"):
         paired(nested_corpus(**by_template, prompt="{turns}"), "en", tmp_path)
 
 
@@ -425,7 +425,7 @@ def test_without_ids_languages_have_the_same_number_of_rows(tmp_path):
     hub_set(
         tmp_path, "me/gaps", en=[{"text": f"en {n}"} for n in range(9)], sw=[{"text": f"sw {n}"} for n in range(1, 9)]
     )
-    with pytest.raises(LensflowError, match=r"9 rows, and 'sw' has 8; without ids the n-th rows are taken for transl"):
+    with pytest.raises(LensflowError, match=r"9 rows, and 'sw' has 8; without ids, rows with the same number count"):
         paired(source, "sw", tmp_path)
     assert len(paired(gapped(tmp_path, id=None, aligned=False), "sw", tmp_path).rows) == 7
 
@@ -506,7 +506,9 @@ def test_languages_out_of_step_name_the_item():
     texts = {
         code: [Text(id_, "train", f"{code} {id_}", 1) for id_ in ids] for code, ids in (("en", "123"), ("sw", "124"))
     }
-    with pytest.raises(LensflowError, match=r"^en and sw do not hold the same items in one order: '3' in place of '4'"):
+    with pytest.raises(
+        LensflowError, match=r"^en and sw do not hold the same items in the same order: '3' in place of '4'"
+    ):
         check_aligned(texts)
 
 
@@ -532,7 +534,9 @@ def test_repeats_within_a_split_are_the_authors_business(tmp_path):
 def test_a_folder_with_a_text_in_two_splits_is_refused(tmp_path):
     for split, text in (("train", "Caf\u00e9 au lait?"), ("dev", "Two?"), ("test", "cafe\u0301  AU lait?")):
         rows(tmp_path / f"{split}.jsonl", [{"id": split, "prompt": {"fr": text}}])
-    with pytest.raises(LensflowError, match=r"test\.jsonl, line 1: the fr prompt is that of .*train\.jsonl, line 1"):
+    with pytest.raises(
+        LensflowError, match=r"test\.jsonl, line 1: the fr prompt is the same as in .*train\.jsonl, line 1"
+    ):
         read_corpus(tmp_path)
     rows(
         tmp_path / "test.jsonl",

@@ -102,7 +102,7 @@ def test_accuracy_is_the_same_however_the_answer_is_written(project, answers):
 @pytest.mark.parametrize("answers", [("A", "E"), (0, 3), ("Nile", "Danube")])
 def test_an_item_without_a_right_answer_is_refused_before_a_model_runs(project, answers):
     asker = SimpleNamespace()  # asked nothing
-    wanted = r"^task rivers\.yaml, item 'id-1': the right answer .* names none of the choices .*; mend doc_to_target"
+    wanted = r"^task rivers\.yaml, item 'id-1': the right answer .* names none of the choices .*; correct doc_to_target"
     for call in (
         lambda task, of: task.check_items(of, {}, "en", [project]),
         lambda task, of: LoadedTask(task, **task._loading(of, {}, "en", [project])).ask(asker),
@@ -143,7 +143,7 @@ def test_answers_that_count_from_one_are_refused(project, form):
 @pytest.mark.parametrize("choices", [[], ["Nile", "", "Rhine"], ["Nile", " "], ["Nile", None]])
 def test_a_choice_that_is_empty_is_refused(project, choices):
     item = {"question": "Longest?", "choices": choices, "answer": 0}
-    with pytest.raises(LensflowError, match=r"item 'id': (a choice is empty|there are no choices); mend"):
+    with pytest.raises(LensflowError, match=r"item 'id': (a choice is empty|there are no choices); correct"):
         task_of().check_items({"id": item}, {}, "en", [project])
 
 
@@ -159,7 +159,7 @@ def test_the_right_answer_is_the_first_choice_with_its_text(project):
     [
         ({"choices": ["Nile"]}, "it has a single choice, which is always right"),
         ({"choices": {"text": RIVERS, "label": ["A", "B", "C"]}}, "its choices are a dictionary of text, label"),
-        ({"choices": [1, 2, 3]}, "its choice 1 is no text"),
+        ({"choices": [1, 2, 3]}, "its choice 1 is not text"),
         ({"question": {"stem": "Longest?"}}, "doc_to_text shows a dictionary, {'stem': 'Longest"),
         ({"question": ["Longest?"]}, "doc_to_text shows a list, "),
         ({"question": None}, "doc_to_text shows nothing, None"),
@@ -206,7 +206,7 @@ def test_a_task_that_no_answer_could_fit_is_refused(project, overrides, answers,
 def test_choices_that_are_one_text_are_refused(project):
     """A list that was written into a CSV file: each of its letters would be a choice."""
     item = {"question": "Longest?", "choices": "['Nile', 'Rhine']", "answer": 0}
-    with pytest.raises(LensflowError, match=r"its choices are one text, \"\['Nile', 'Rhine'\]\", and no list; mend"):
+    with pytest.raises(LensflowError, match=r"its choices are one text, \"\['Nile', 'Rhine'\]\", not a list; correct"):
         task_of().check_items({"id": item}, {}, "en", [project])
 
 
@@ -250,9 +250,7 @@ def test_examples_are_not_drawn_from_the_items(project):
 
 @pytest.mark.parametrize("key", ["fewshot_split", "test_split", "training_split", "validation_split"])
 def test_overrides_cannot_say_where_items_come_from(project, key):
-    with pytest.raises(
-        LensflowError, match=rf"^overrides\.{key}: where num_fewshot and items come from is what dataset"
-    ):
+    with pytest.raises(LensflowError, match=rf"^overrides\.{key}: dataset already says where items and examples come"):
         task_of(overrides={key: "items"}).check("en", [project])
     with pytest.raises(LensflowError, match=r"^overrides\.fewshot_config\.split: "):
         task_of(overrides={"fewshot_config": {"split": "items"}}).check("en", [project])
@@ -360,7 +358,7 @@ def test_sentence_scores_are_sacrebleus(project):
 @pytest.mark.parametrize(
     ("metric", "language", "message"),
     [
-        ("f1", "en", r"^metrics\.m: 'f1' has no score of a single item, which intervals and tests need; use another$"),
+        ("f1", "en", r"^metrics\.m: 'f1' has no score for a single item, which intervals and tests need; use another$"),
         ("bleu", "zh", r"^metrics\.m: 'bleu' counts words, and 'zh' puts no space between them; use chrf$"),
         ("rouge", "en", r"^metrics\.m: the task has no metric 'rouge'; it has chrf, bleu, ter, f1$"),
     ],

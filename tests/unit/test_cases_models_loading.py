@@ -98,7 +98,7 @@ def test_a_weight_of_another_shape_is_named(checkpoint, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text()) | {"intermediate_size": 32}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        LensflowError, match=r"weight '.*' has the shape \(.*48.*\), and config.json wants \(.*32.*\); "
+        LensflowError, match=r"weight '.*' has the shape \(.*48.*\), but config.json requires \(.*32.*\); "
     ):
         load_decoder(tmp_path)
 
@@ -241,7 +241,7 @@ def test_layers_that_hand_on_several_states_are_refused_without_weights(families
 def test_layers_that_need_those_below_them_are_refused_where_one_runs_alone(families, family):
     check_layers(families(family), alone=False)
     for check in (lambda: check_layers(families(family), alone=True), lambda: check_trainable(families(family), 2)):
-        with pytest.raises(LensflowError, match="layers hand more than their states to the next one"):
+        with pytest.raises(LensflowError, match="layers pass more than their states to the next layer"):
             check()
 
 
@@ -317,7 +317,11 @@ UP = "model.layers.1.mlp.up_proj.weight"  # of a layer that Lens does not train
             rf"tensor '{UP}' is of type F8_E4M3; give the original",
         ),
         (lambda t: t | {UP: t[UP].to(torch.int8)}, {}, rf"tensor '{UP}' is of type I8; give the original checkpoint"),
-        (lambda t: t | {UP: t[UP][:5].clone()}, {}, rf"weight '{UP}' has the shape \(5, 32\), and config.json wants"),
+        (
+            lambda t: t | {UP: t[UP][:5].clone()},
+            {},
+            rf"weight '{UP}' has the shape \(5, 32\), but config.json requires",
+        ),
         (
             lambda t: t | {"model.layers.1.self_attn.q_proj.lora_A.weight": torch.ones(2, 32)},
             {},
@@ -390,7 +394,7 @@ def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
     save_file(found, folder / "model.safetensors")
     check_numbers(folder)
     save_file(found | {UP: found[UP] + 1}, folder / "model.safetensors")
-    with pytest.raises(LensflowError, match=rf"hold other numbers for '{UP}'; remove one of these copies"):
+    with pytest.raises(LensflowError, match=rf"hold different numbers for '{UP}'; remove one of these copies"):
         check_numbers(folder)
 
 
@@ -401,11 +405,23 @@ def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
         (
             "tokenizer_config.json",
             {"eos_token": "<nobody>"},
-            r"eos_token '<nobody>' of tokenizer_config.json is no token",
+            r"eos_token '<nobody>' of tokenizer_config.json is not a token",
         ),
-        ("generation_config.json", {"eos_token_id": "</s>"}, r"end token '</s>' is none of the model's 259; correct"),
-        ("generation_config.json", {"eos_token_id": [[2]]}, r"end token \[2\] is none of the model's 259; correct"),
-        ("generation_config.json", {"eos_token_id": [2, 259]}, r"end token 259 is none of the model's 259; correct"),
+        (
+            "generation_config.json",
+            {"eos_token_id": "</s>"},
+            r"end token '</s>' is not among the model's 259 tokens; correct",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [[2]]},
+            r"end token \[2\] is not among the model's 259 tokens; correct",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [2, 259]},
+            r"end token 259 is not among the model's 259 tokens; correct",
+        ),
         ("tokenizer_config.json", {"bos_token": "<bos>"}, r"no token ends an answer; name eos_token"),
     ],
 )
@@ -432,7 +448,7 @@ def test_embeddings_of_zeros_are_refused(checkpoint, tmp_path):
     """A file whose download stopped can have its whole length already."""
     name = "model.embed_tokens.weight"
     folder = changed(checkpoint("llama"), tmp_path / "zero", lambda t: t | {name: torch.zeros_like(t[name])})
-    with pytest.raises(LensflowError, match=rf"weight '{name}' is zero throughout, .*; fetch it again"):
+    with pytest.raises(LensflowError, match=rf"weight '{name}' is all zeros, .*; fetch it again"):
         check_numbers(folder)
 
 

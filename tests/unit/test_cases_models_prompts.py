@@ -129,7 +129,7 @@ def test_the_description_of_a_task_goes_where_the_template_takes_it(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{{ raise_exception('no') }}", r"cannot render a prompt \(no\); mend the template"),
+        ("{{ raise_exception('no') }}", r"cannot render a prompt \(no\); correct the template"),
         ("{{ nothing.at.all }}", r"cannot render a prompt \('nothing' is undefined\)"),
         ("{% for %}", "cannot render a prompt"),
         ("Hello", "drops or changes the prompt"),

@@ -202,7 +202,7 @@ def test_a_column_that_says_each_rows_language(tmp_path):
         (
             [*COLUMNS[:1], *COLUMNS],
             {"id": "key"},
-            r", item 2: id 'k0' \(key\) is that of item 1; choose another column",
+            r", item 2: id 'k0' \(key\) is also the id of item 1; choose another column",
         ),
         (COLUMNS, {"config": "other"}, r": no configuration 'other'; it has 'all'$"),
         (COLUMNS, {"split": "test"}, r": no split 'test'; it has 'train'$"),

@@ -161,7 +161,7 @@ MISTAKES = {
         r"--model: './nowhere' is neither a folder nor owner/name on the hub; correct it \(known: ",
     ),
     "no code": ({"languages": ("jp",)}, r"--languages: language 'jp': unknown code; did you mean 'ja' \(Japanese\)\?"),
-    "no target": ({"languages": ("en",)}, r"--languages: names the central language alone; add a target language"),
+    "no target": ({"languages": ("en",)}, r"--languages: names only the central language; add a target language"),
     "no texts": ({"languages": ("yo",)}, r"no parallel texts in 'yo' \(Yoruba\); give some by --data FILE"),
     "no method": ({"methods": ("lens-gentel",)}, r"--methods: no 'lens-gentel'; did you mean 'lens-gentle'\?"),
     "no benchmark": ({"benchmarks": ("xcopas",)}, r"--benchmarks: no 'xcopas'; did you mean 'xcopa"),

@@ -134,7 +134,7 @@ def test_an_edit_that_does_not_arrive_is_an_error(checkpoint, monkeypatch):
     folder = checkpoint("llama")
     engine = TransformersEngine(folder, "float32", PromptTokenizer(folder, PROMPT))
     message = (
-        "^engine hf: the edit of block 1 does not reach the computation; "
+        "^engine hf: the edit of block 1 does not change the states as it should; "
         "use evaluation.engine: hf, or report this model's family$"
     )
     with monkeypatch.context() as patch:
@@ -201,7 +201,7 @@ def test_vllm_computes_the_same(both, monkeypatch):
         assert results[1][0] != pytest.approx(untouched, abs=2e-3), name
         assert [score for score, _ in fast.loglikelihoods(REQUESTS + long)] == pytest.approx(untouched, abs=1e-4)
     monkeypatch.setattr(edits, "change", lambda *given: [])
-    message = "^engine vllm: the edit of block 1 does not reach the computation"
+    message = "^engine vllm: the edit of block 1 does not change the states as it should"
     with pytest.raises(LensflowError, match=message), fast.edited(StateEdit(blocks=EDITS["add"])):
         pass
     assert [score for score, _ in fast.loglikelihoods(REQUESTS + long)] == pytest.approx(untouched, abs=1e-4)

@@ -97,9 +97,7 @@ def test_vllm_is_spread_over_the_gpus_of_a_backbone(checkpoint, tokenizer, vllm_
 
 
 def test_vllm_takes_no_gpu_that_it_was_not_given(checkpoint, tokenizer, vllm_on_a_gpu):
-    message = (
-        r"^vllm takes a GPU here, and the backbone's resources\.gpus is 0; set it to 1, or evaluation\.engine: hf$"
-    )
+    message = r"^vllm would use a GPU, but the backbone's resources\.gpus is 0; set it to 1, or evaluation\.engine: hf$"
     with pytest.raises(LensflowError, match=message):
         VllmEngine(checkpoint, "bfloat16", tokenizer, 64, Resources())
     assert vllm_on_a_gpu == []

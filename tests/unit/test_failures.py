@@ -35,8 +35,8 @@ HEAD = "# python 3.11.7: lensflow answer --config '{}'\n"
             HEAD + "Traceback (most recent call last):\n  File x\nKeyError: 'n'\n",
             "unexpected KeyError: 'n'; please report it",
         ),
-        (HEAD + "cells:   0%|  | 0/4\r", "it was killed without a word; for want of memory?"),
-        (None, "it was killed without a word; for want of memory?"),
+        (HEAD + "cells:   0%|  | 0/4\r", "it was killed without a message, perhaps because memory ran out"),
+        (None, "it was killed without a message, perhaps because memory ran out"),
     ],
 )
 def test_one_line_names_stage_cause_and_log(tmp_path, written, cause):

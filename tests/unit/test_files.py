@@ -79,7 +79,7 @@ def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path):
     ("content", "message"),
     [
         (b'{"a": 1}\n\n{"a": 2}\n', "rows.jsonl, line 2: empty line; remove it"),
-        (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; mend the line"),
+        (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; correct the line"),
         (b"\xff\xfe", "rows.jsonl: not UTF-8 text; convert it"),
         (None, "rows.jsonl: no such file"),
     ],

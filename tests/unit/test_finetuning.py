@@ -199,7 +199,7 @@ def test_replay_adds_the_central_languages_first_items(run, monkeypatch):
         ),
         ({"kind": "midalign", "gpus": 2}, "gpus: midalign compares all sentences of a batch with each other; drop"),
         ({"frozen_weights": "bfloat16"}, "frozen_weights: bfloat16 is computed in bfloat16; set precision: bfloat16"),
-        ({"replay": 1, "languages": "all"}, "replay: languages: all has the central language already"),
+        ({"replay": 1, "languages": "all"}, "replay: languages: all already includes the central language"),
     ],
 )
 def test_keys_that_do_not_go_together(keys, message):
@@ -210,7 +210,7 @@ def test_keys_that_do_not_go_together(keys, message):
 def test_a_block_that_the_backbone_lacks():
     with pytest.raises(LensflowError, match=r"^layer: "):
         parse(AnyMethod, {"kind": "midalign", "layer": 9}).check_depth(8)
-    with pytest.raises(LensflowError, match=r"^layers: 9 of a model that has 8"):
+    with pytest.raises(LensflowError, match=r"^layers: 9 is more than the model's 8"):
         parse(AnyMethod, {"kind": "sft", "lora": None, "layers": 9}).check_depth(8)
 
 
@@ -228,7 +228,7 @@ def test_only_the_top_blocks_train(run):
     delta = load_file(one.output)
     assert delta.keys() == {name for name in _names(one) if f"layers.{tiny.LAYERS - 1}." in name}
     assert took.parameters == sum(tensor.numel() for tensor in delta.values())
-    with pytest.raises(LensflowError, match=r"^layers: 9 of a model that has 4; lower it$"):
+    with pytest.raises(LensflowError, match=r"^layers: 9 is more than the model's 4 blocks; lower it$"):
         train(run(lora=None, layers=9))
 
 

@@ -149,7 +149,7 @@ def test_layers_that_hand_more_than_states_on_cannot_be_streamed(checkpoint):
     # The layer's own hooks see it before the decoder does.
     layers_of(decoder.module)[0].register_forward_hook(lambda module, args, output: (output, output[..., :1]))
     with pytest.raises(
-        LensflowError, match=r"model type 'llama': layers hand more than their states .* extraction\.memory: resident$"
+        LensflowError, match=r"model type 'llama': layers pass more than their states .* extraction\.memory: resident$"
     ):
         extract(decoder)
 
@@ -182,7 +182,7 @@ def test_states_keep_the_precision_of_the_checkpoint(checkpoint):
 
 
 def test_more_trainable_layers_than_there_are(checkpoint):
-    with pytest.raises(LensflowError, match=r"extraction\.trainable_layers: 5 of a model that has 4"):
+    with pytest.raises(LensflowError, match=r"extraction\.trainable_layers: 5 is more than the model's 4"):
         extract(load_decoder(checkpoint("llama")), trainable=5)
 
 

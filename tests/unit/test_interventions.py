@@ -561,7 +561,10 @@ def test_the_lines_of_an_exported_steering(build, tmp_path):
 def test_a_capped_model_is_exported_without_a_bias(build, tmp_path):
     home, card = export(build({"kind": "logit_bias"}, "steer", "gemma2"), tmp_path)
     assert {path.name for path in (home / "intervention").iterdir()} == {"intervention.safetensors"}
-    assert "This model's logits are not linear in these states: a bias on the logits is not the same." in card
+    assert (
+        "This model's logits are not linear in these states, so a bias on the logits does not have the same effect."
+        in card
+    )
     assert "logit_bias" not in card
 
 
@@ -578,7 +581,7 @@ def test_the_lines_of_an_exported_lsar(build, tmp_path):
 
 def test_the_card_of_an_exported_prompt(build, tmp_path):
     home, card = export(build(TEMPLATE, "prompt"), tmp_path)
-    assert "on a line of its own, after the prompt" in card
+    assert "on its own line, after the prompt" in card
     assert "- sw: Answer in Swahili." in card
     assert not (home / "intervention").exists()
 

@@ -91,7 +91,7 @@ def test_generated_questions(tmp_path):
         (ROWS, {"split": "dev"}, r"\(zz, dev\): no split 'dev'; it has 'test', 'train'$"),
         (ROWS, {"columns": ["answer"]}, r": no column 'answer'; it has label, n, question$"),
         (ROWS, {"id": "key"}, r": no column 'key'; it has label, n, question$"),
-        ([*ROWS, ROWS[1]], {}, r": id '1' \(n\) stands at items 2 and 5; rename or remove one$"),
+        ([*ROWS, ROWS[1]], {}, r": id '1' \(n\) occurs at items 2 and 5; rename or remove one$"),
         ([ROWS[0], ROWS[1] | {"question": None}], {}, r", item 2: column 'question' is empty; fill it or remove"),
         (ROWS, {"path": "not/there"}, r": cannot be fetched from the hub \(.+\); check name, .*LENSFLOW_DATASETS_ROOT"),
         (ROWS, {"path": "embedded/xcopa"}, r": the package generates no data set .* it has embedded/cldr$"),

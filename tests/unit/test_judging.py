@@ -386,7 +386,7 @@ def test_without_a_key_none_is_sent(serve, run):
 def test_a_key_that_cannot_be_sent(serve, run, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
     server = serve(good)
-    assert "environment variable OPENAI_API_KEY is no key" in refused(run, server.url, capsys)
+    assert "environment variable OPENAI_API_KEY is not a valid key" in refused(run, server.url, capsys)
     assert server.requests == []
 
 
@@ -422,13 +422,13 @@ HTML = "<html><body>Please log in</body></html>"
         (refusal(500, "out of memory"), "with status 500 (out of memory)", 2),
         ((502, "text/html", HTML), f"with status 502 ({HTML})", 2),
         ((500, "application/json", ""), "with status 500 (no message)", 2),
-        ((200, "text/html", HTML), f"answers what is no chat completion ({HTML}); mend judge.base_url", 1),
-        ((200, "application/json", '{"choices": [{"mess'), 'no chat completion ({"choices": [{"mess)', 1),
-        ((200, "application/json", ""), "answers what is no chat completion (nothing)", 1),
-        ((200, "application/json", f'["{KEY}"]'), 'answers what is no chat completion (["***"])', 1),
-        (completion("x", choices=[]), "answers what is no chat completion", 1),
-        (completion("x", choices=None), "answers what is no chat completion", 1),
-        (completion("x", choices=[{"message": {"content": 3}}]), "answers what is no chat completion", 1),
+        ((200, "text/html", HTML), f"does not answer with a chat completion ({HTML}); correct judge.base_url", 1),
+        ((200, "application/json", '{"choices": [{"mess'), 'a chat completion ({"choices": [{"mess)', 1),
+        ((200, "application/json", ""), "does not answer with a chat completion (nothing)", 1),
+        ((200, "application/json", f'["{KEY}"]'), 'does not answer with a chat completion (["***"])', 1),
+        (completion("x", choices=[]), "does not answer with a chat completion", 1),
+        (completion("x", choices=None), "does not answer with a chat completion", 1),
+        (completion("x", choices=[{"message": {"content": 3}}]), "does not answer with a chat completion", 1),
     ],
 )
 def test_an_endpoint_that_answers_nonsense(serve, run, capsys, reply, message, requests):

@@ -116,7 +116,7 @@ def test_a_method_of_ones_own(own):
         (
             {"kind": "no_such.thing"},
             "mine.kind: module 'no_such.thing' cannot be imported (ModuleNotFoundError: No module named 'no_such'); "
-            "mend it, or install it or add its folder to PYTHONPATH",
+            "correct it, or install it or add its folder to PYTHONPATH",
         ),
         ({"kind": ".lens"}, "mine.kind: module '.lens' cannot be imported (TypeError"),
         (

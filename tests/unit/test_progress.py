@@ -39,7 +39,7 @@ def test_a_stage_is_said_while_its_bar_moves(logs):
 
 def test_a_log_that_ends_in_words_is_no_bar(logs):
     said = Progress(logs)
-    (logs / "B/answer.0.log").write_text(bar("cells", 3, 80) + "\nerror: a key is wrong; mend it\n")
+    (logs / "B/answer.0.log").write_text(bar("cells", 3, 80) + "\nerror: a key is wrong; correct it\n")
     assert said.news() == []
 
 

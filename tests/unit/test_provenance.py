@@ -242,7 +242,7 @@ def test_records_that_no_run_wrote(results, capsys, record, config):
     path = results / f"{record}{RECORD}"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
     (line,) = said(capsys, "trace", "results/tables/main.csv:6:value", code=2)
-    assert "a record or table in it is none of a run's (" in line
+    assert "a record or table in it does not come from a run (" in line
 
 
 def test_texts_that_are_gone_are_named_without_lines(results, capsys):
@@ -366,7 +366,7 @@ def test_every_problem_has_a_line(results, capsys):
             f"{base}/samples/generation.en.jsonl: missing",
             "results/tiny/backbone/model.safetensors: changed since its stage wrote it",
             "results/notes.txt: unknown, no stage that left a record wrote it",
-            "results/scores.csv.corrupt: was found damaged and set aside; delete it",
+            "results/scores.csv.corrupt: was found damaged and renamed; delete it",
             "results/cells/ab/abc.json: a damaged entry; delete it",
             "results/tables: stale, made from results/config.json as it was before",
             f"results/data/mine/sw.jsonl{RECORD}: a damaged record; run its stage again",

@@ -242,7 +242,7 @@ def test_accepting_says_what_moved_the_tables(tmp_path, capsys, monkeypatch):
     assert main.main([*arguments[:-1], str(changed)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("generation fidelity zh: value 0.97 → 0.91, outside [0.93, 0.99]")
-    assert printed[2] == "moved by"
+    assert printed[2] == "changed by"
     assert "  config of answer smollm2-135m-instruct/0: evaluation.limit 10 → 20" in printed
     assert f"  code: module {losses} (train)" in printed
     assert any(line.startswith("  package torch 2.0 → ") for line in printed)
@@ -257,7 +257,7 @@ def test_tables_that_nothing_moved(tmp_path, capsys, monkeypatch):
     assert main.main(arguments) == 0
     write(results, value=0.96)
     assert main.main(arguments) == 0
-    assert "moved by nothing in configuration, code, packages or machine" in capsys.readouterr().out
+    assert "no change in configuration, code, packages or machine" in capsys.readouterr().out
 
 
 def test_a_table_that_is_published_for_the_first_time(tmp_path, capsys, monkeypatch):
@@ -287,9 +287,9 @@ def test_nothing_is_published_of_a_run_that_lacks_a_table(tmp_path, capsys, monk
     ("change", "message"),
     [
         ({}, "no record of it; run the workflow with this configuration first"),
-        ({"config": {}}, "other configuration or code than here made it; run the workflow again"),
-        ({"code": {"commit": "a", "digest": "b"}}, "other configuration or code than here made it; run the workflow"),
-        ({"versions": {"torch": "1.0"}}, "other packages than here made it; delete"),
+        ({"config": {}}, "was made with another configuration or code; run the workflow again"),
+        ({"code": {"commit": "a", "digest": "b"}}, "was made with another configuration or code; run the workflow"),
+        ({"versions": {"torch": "1.0"}}, "was made with other packages; delete"),
     ],
 )
 def test_tables_that_were_not_made_here_are_not_accepted(tmp_path, capsys, monkeypatch, of, change, message):
@@ -322,7 +322,7 @@ def test_a_cell_of_other_packages_is_not_accepted(tmp_path, capsys, monkeypatch)
     with recording("score", record["code"]["digest"], record["config"], {"output": path}):
         write_text(path, json.dumps({"cells": [{"made_with": {"torch": "1.0"}, "made_on": {}}]}))
     assert main.main(["accept-tables", str(results), str(tmp_path / "p"), "--configfile", "config/smallest.yaml"]) == 2
-    assert "scores.json: other packages than here made it; delete" in capsys.readouterr().err
+    assert "scores.json: was made with other packages; delete" in capsys.readouterr().err
 
 
 def test_every_stages_modules_are_digested():

@@ -166,11 +166,11 @@ def test_what_cannot_be_pushed_is_one_line(hub, method, capsys):
     manifest, delta = method
     arguments = ["push", "--backbone", str(manifest), "--delta", str(delta)]
     assert main.main([*arguments, "my-method"]) == 2
-    assert "error: my-method: is no name on the hub; give owner/name" in capsys.readouterr().err
+    assert "error: my-method: is not a name on the hub; give owner/name" in capsys.readouterr().err
     hub.refuses = True
     assert main.main([*arguments, NAME]) == 2
     said = capsys.readouterr().err
-    assert re.search(rf"error: {NAME}: the hub does not take it \(.*403.*\); check HF_TOKEN, its rights and the", said)
+    assert re.search(rf"error: {NAME}: the hub refuses it \(.*403.*\); check HF_TOKEN, its rights and the", said)
     assert "hf_secret" not in said
 
 
@@ -243,15 +243,17 @@ def test_directions_of_another_backbone_are_refused_in_one_line(hub, method, loa
         LensflowError, match=rf"made for llama\d*, {own}; this backbone is gemma3\w* with .*; load it on its"
     ):
         load(NAME, "gemma3")
-    with pytest.raises(LensflowError, match=f"^{NAME}: knows no language 'de'; name one of en, "):
+    with pytest.raises(LensflowError, match=f"^{NAME}: does not know language 'de'; name one of en, "):
         load(NAME, languages=["en", "de"])
 
 
 def test_a_name_that_leads_nowhere_is_one_line(hub, load, tmp_path):
-    with pytest.raises(LensflowError, match=rf"{NAME}: neither a folder nor to be had from the hub \(.*404"):
+    with pytest.raises(LensflowError, match=rf"{NAME}: neither a folder nor available on the hub \(.*404"):
         load(NAME)
     settings = {"trio": Setting(central="en", languages=tiny.LANGUAGES)}
-    with pytest.raises(ValueError, match="directions: 'no-folder' is no folder here; correct it, or name owner/name"):
+    with pytest.raises(
+        ValueError, match="directions: 'no-folder' is not a folder here; correct it, or name owner/name"
+    ):
         Shared(kind="shared", directions="no-folder").check(Extraction(), settings)
     Shared(kind="shared", directions=NAME).check(Extraction(), settings)
 

@@ -267,7 +267,7 @@ def test_language_dimensions(backbone):
     assert written.edit("en", "zh") is None and written.edit("en") is None
     (edit,) = backbone.run({"kind": "language_dimensions"}, "share").edit("zh").blocks
     assert edit.basis.shape == (tiny.WIDTH, 3)
-    with pytest.raises(LensflowError, match=r"^dimensions: 99 of a model that has 32; lower it$"):
+    with pytest.raises(LensflowError, match=r"^dimensions: 99 is more than the model's 32 dimensions; lower it$"):
         backbone.run({"kind": "language_dimensions", "dimensions": 99}, "many")
 
 
@@ -335,7 +335,7 @@ def test_the_blocks_that_a_key_names(layers, depth, wanted):
 
 @pytest.mark.parametrize(("layers", "named"), [(4, "4 to 4"), ([2, 1], "2 to 1"), ([0.5, 9], "2 to 9")])
 def test_blocks_that_a_model_lacks(layers, named):
-    message = rf"^layers: .* names blocks {named} of a model that has 4; name blocks from 0 to 3, the first one first$"
+    message = rf"^layers: .* names blocks {named}, but the model has 4; name blocks from 0 to 3, the first one first$"
     with pytest.raises(LensflowError, match=message):
         blocks_of(layers, 4)
 

@@ -129,9 +129,7 @@ def test_a_checkpoint_that_brings_code(model):
     change(model / "config.json", auto_map=auto_map)
     check_checkpoint(model)  # transformers has the family: its own code is taken
     change(model / "config.json", model_type="mine")
-    with pytest.raises(
-        LensflowError, match=r"wants code of the checkpoint's own \(auto_map\) for model_type 'mine', whi"
-    ):
+    with pytest.raises(LensflowError, match=r"needs the checkpoint's own code \(auto_map\) for model_type 'mine', whi"):
         check_checkpoint(model)
 
 
@@ -268,10 +266,10 @@ MAPPINGS = "a0: &a0 {k: v}\n" + "".join(
 )
 MERGES = "a0: &a0 {k: v}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in LEVELS)
 BOMBS = {
-    "lists": (LISTS, "its anchors stand for more than 100000 values"),
-    "mappings": (MAPPINGS, "its anchors stand for more than 100000 values"),
-    "merges": (MERGES, "its anchors stand for more than 100000 values"),
-    "itself": ("a: &a [*a]", "its anchors stand for more than 100000 values"),
+    "lists": (LISTS, "its anchors expand to more than 100000 values"),
+    "mappings": (MAPPINGS, "its anchors expand to more than 100000 values"),
+    "merges": (MERGES, "its anchors expand to more than 100000 values"),
+    "itself": ("a: &a [*a]", "its anchors expand to more than 100000 values"),
     "depth": ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
     "length": ("a: " + "x" * (1 << 21), "more than 1048576 bytes; give a smaller file"),
 }
@@ -293,7 +291,7 @@ def test_a_yaml_bomb(tmp_path, bomb):
 @pytest.mark.parametrize("bomb", ["lists", "mappings", "itself"])
 def test_a_yaml_bomb_that_snakemake_has_read(bomb):
     """Snakemake reads `--configfile` itself, which costs little: values are shared until somebody writes them out."""
-    with pytest.raises(LensflowError, match="its anchors stand for more than 100000 values"):
+    with pytest.raises(LensflowError, match="its anchors expand to more than 100000 values"):
         experiment.load(yaml.safe_load(BOMBS[bomb][0]))
 
 
@@ -451,7 +449,7 @@ def test_a_tasks_text_stays_in_its_place(tokenizers, chat):
 def test_half_a_character(tmp_path, text):
     (tmp_path / "x.jsonl").write_text(f'{{"id": "a", "prompt": {{"en": "{text}"}}}}\n')
     with pytest.raises(
-        LensflowError, match=r"x\.jsonl, line 1: not valid JSON \(.*surrogates not allowed\); mend the line"
+        LensflowError, match=r"x\.jsonl, line 1: not valid JSON \(.*surrogates not allowed\); correct the line"
     ):
         read_jsonl(tmp_path / "x.jsonl")
     with pytest.raises(LensflowError, match="is half of a character; remove it"):
@@ -505,7 +503,7 @@ def test_a_task_file_runs_no_functions_unless_a_key_says_so(tmp_path, text):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef run(docs): return docs\n")
     (tmp_path / "other").write_text("process_docs: !function evil.run\n")
     with pytest.raises(
-        LensflowError, match=r"names the Python function evil\.run, which would run; look at it, then set"
+        LensflowError, match=r"names the Python function evil\.run, which would run; read its code, then set"
     ):
         task_run(tmp_path, text)
     assert not (tmp_path / "ran").exists()
@@ -533,7 +531,7 @@ def test_lm_evals_own_task_files_may_name_functions():
         ("- task", "must be a mapping, as lm-eval's task files are"),
         ("", "must be a mapping, as lm-eval's task files are"),
         ("include: none", "none: no such file"),
-        ("include: {a: b}", "include must name files; mend it"),
+        ("include: {a: b}", "include must name files; correct it"),
         ("x: !!bool x", "not valid YAML"),
     ],
 )
@@ -721,7 +719,7 @@ def test_a_record_moves_nothing_outside_of_its_folder(tmp_path, key, place):
     assert mine.read_text() == "of the user" and (folder / "zh.jsonl").is_file()
     # As it should be the file would have been set aside.
     write_json(folder / f"zh.jsonl{RECORD}", RECORDED)
-    with pytest.raises(LensflowError, match="it was set aside"):
+    with pytest.raises(LensflowError, match=r"it was renamed to \*\.corrupt"):
         checked(folder / "zh.jsonl")
 
 

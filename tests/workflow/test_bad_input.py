@@ -103,7 +103,7 @@ def put(config: dict, path: str, value: object) -> None:
         ("backbones/data", None, "backbones.data: must be a mapping, not None"),
         # languages
         ("settings/en-zh/languages", ["en"], "settings.en-zh: languages: at least two are needed"),
-        ("settings/en-zh/languages", ["en", "zh", "zh"], "settings.en-zh: languages: a language stands there twice"),
+        ("settings/en-zh/languages", ["en", "zh", "zh"], "settings.en-zh: languages: a language occurs twice"),
         (
             "settings/en-zh/languages",
             ["en", "zh", "zh-Hans"],
@@ -172,7 +172,7 @@ def damage(line: str, how: str) -> str:
         ("no language", "dev.jsonl, line 2: lacks language 'sw'"),
         ("odd language", "dev.jsonl, line 2: has, unlike the lines before it, language 'fr'"),
         ("empty prompt", "dev.jsonl, line 2: the zh prompt is empty"),
-        ("not text", "dev.jsonl, line 2: the zh prompt is not text; mend the line"),
+        ("not text", "dev.jsonl, line 2: the zh prompt is not text; correct the line"),
         ("no prompt", 'dev.jsonl, line 2: must be {"id": text, "prompt": {language: text, ...}}'),
         ("answer", "dev.jsonl, line 2: answer must be {language: text, ...}"),
     ],
@@ -192,7 +192,7 @@ def test_a_repeated_line_of_a_corpus(project, config, error):
     first = json.loads((project / "corpus" / "train.jsonl").read_text(encoding="utf-8").split("\n")[0])
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(first) + "\n")
-    assert "test.jsonl, line 201: id 'train-001' stands already in" in error(config)
+    assert "test.jsonl, line 201: id 'train-001' occurs already in" in error(config)
 
 
 def test_a_repeated_text_of_a_corpus(project, config, error):
@@ -202,7 +202,7 @@ def test_a_repeated_text_of_a_corpus(project, config, error):
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(first | {"id": "another"}) + "\n")
     message = error(config)
-    assert "test.jsonl, line 201: the en prompt is that of" in message
+    assert "test.jsonl, line 201: the en prompt is the same as in" in message
     assert "train.jsonl, line 1; rewrite or remove one" in message
 
 
@@ -315,7 +315,7 @@ COPA = {
         ),
         ({}, [{"copa": ["sw"]}], "benchmarks.copa: no language 'sw' (setting en-zh); it has zh; add it there"),
         ({}, [{"copa": []}], "runs[0].benchmarks: must not be empty"),
-        ({}, ["copa", {"copa": ["zh"]}], "runs[0].benchmarks: 'copa' stands there twice; remove one"),
+        ({}, ["copa", {"copa": ["zh"]}], "runs[0].benchmarks: 'copa' occurs twice; remove one"),
         (
             {"languages": {"zh": {"config": "zh", "task": "xcopa/xcopa_zz"}}},
             [{"copa": ["zh"]}],

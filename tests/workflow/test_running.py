@@ -74,7 +74,7 @@ def test_another_file_is_replaced_only_if_that_is_wanted(here, started, capsys):
     assert main.main(["new", *WISH]) == 0  # the same
     kept = Path("lensflow.yaml").read_text()
     assert main.main(["run", *WISH, "--methods", "lens-gentle"]) == 2
-    assert "lensflow.yaml: is there already and says something else; run it as it is" in capsys.readouterr().err
+    assert "lensflow.yaml: exists already with other content; run it as it is" in capsys.readouterr().err
     assert Path("lensflow.yaml").read_text() == kept
     assert main.main(["new", *WISH, "--methods", "lens-gentle", "--force"]) == 0
     assert yaml.safe_load(Path("lensflow.yaml").read_text())["runs"][0]["methods"] == ["base", "lens-gentle"]

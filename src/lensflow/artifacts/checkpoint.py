@@ -1,4 +1,4 @@
-"""Checkpoint folders: whether one is complete, and whether it is still what was written."""
+"""Checkpoint folders: whether a folder is complete, and whether its files are still as they were written."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -36,9 +36,9 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "
 
 
 def weight_paths(checkpoint: Path) -> list[Path]:
-    """Return the files that hold a checkpoint's weights, as transformers would choose them.
+    """Return the files that hold the weights of a checkpoint, as transformers would choose them.
 
-    Where there is an index, only it counts. Some repositories hold a second copy of the weights under other names.
+    If there is an index, only the index counts. Some repositories hold a second copy of the weights under other names.
 
     Raises:
         LensflowError: the index is damaged, or names a file elsewhere.
@@ -52,7 +52,7 @@ def weight_paths(checkpoint: Path) -> list[Path]:
 
 
 def indexed(checkpoint: Path) -> dict[str, str] | None:
-    """Return which file an index puts each tensor in; None if there is no index.
+    """Return the file of each tensor from an index; None if there is no index.
 
     Raises:
         LensflowError: the index is damaged, or names a file elsewhere.
@@ -71,15 +71,15 @@ def indexed(checkpoint: Path) -> dict[str, str] | None:
 
 
 def check_files(folder: Path, where: str = "") -> None:
-    """Check everything of a checkpoint folder but its weights.
+    """Check everything in a checkpoint folder except the weights.
 
     Args:
-        folder: of the checkpoint.
-        where: what a message begins with.
+        folder: folder of the checkpoint.
+        where: the beginning of messages.
 
     Raises:
-        LensflowError: a file is missing, or the checkpoint is none that can be loaded without pickle, code of its own,
-            and the hub, or that can be trained.
+        LensflowError: a file is missing; the checkpoint needs pickle, its own code or the hub to load; or it cannot be
+            trained.
     """
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
         raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
@@ -98,7 +98,7 @@ def check_files(folder: Path, where: str = "") -> None:
 
 
 def _read(path: Path, where: str) -> Any:
-    """Read a JSON file of a checkpoint that is not ours to delete."""
+    """Read a JSON file of a checkpoint that Lensflow must not delete."""
     try:
         return parse_json(read_text(path, LARGEST_JSON))
     except ValueError as error:
@@ -114,8 +114,8 @@ def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
 
         if family not in CONFIG_MAPPING_NAMES:
             raise LensflowError(
-                f"{path} wants code of the checkpoint's own (auto_map) for model_type '{family}', which is not run; "
-                "give one of a family that transformers has"
+                f"{path} needs the checkpoint's own code (auto_map) for model_type '{family}', which Lensflow does "
+                f"not run; give a checkpoint of a family in transformers"
             )
     if "text_config" in config:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -134,10 +134,10 @@ def _check_family(config: Mapping[str, Any], folder: Path, where: str) -> None:
 def size_of(folder: Path) -> tuple[int, int]:
     """Return the number of layers of a checkpoint's text decoder, and the width of its states.
 
-    Many families have other keys for them, which transformers knows.
+    Many families use other keys for these numbers; transformers knows them.
 
     Raises:
-        LensflowError: neither config.json nor transformers has them.
+        LensflowError: neither config.json nor transformers gives these numbers.
     """
     path = folder / "config.json"
     config = read_json(path)
@@ -157,14 +157,15 @@ def size_of(folder: Path) -> tuple[int, int]:
 
 
 def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> None:
-    """Refuse weights that are quantised: they cannot be trained, nor compared with the model that they come from."""
+    """Refuse quantised weights: they cannot be trained, and they cannot be compared with the model that they come
+    from."""
     inner = config.get("text_config")
     config = {**config, **inner} if isinstance(inner, dict) else config
     for key in ("dtype", "torch_dtype"):
         if isinstance(config.get(key), str) and config[key].removeprefix("torch.") not in _PRECISIONS:
             raise LensflowError(
                 f"{where}{folder / 'config.json'}: {key} is '{config[key]}', none of {', '.join(_PRECISIONS)}; write "
-                "the one that the weights have"
+                f"the precision of the weights"
             )
     named = next((key for key in _QUANTISED if config.get(key)), None)
     # Of older GPTQ and AWQ checkpoints, and of NVIDIA's.
@@ -180,17 +181,17 @@ def _check_precision(config: Mapping[str, Any], folder: Path, where: str) -> Non
 
 
 def check_checkpoint(folder: Path, where: str = "") -> dict[str, str]:
-    """Check that a checkpoint folder is complete: its files are there, its weights as long as their headers say.
+    """Check that a checkpoint folder is complete: all files exist, and the weights are as long as their headers say.
 
     Args:
-        folder: of the checkpoint.
-        where: what a message begins with.
+        folder: folder of the checkpoint.
+        where: the beginning of messages.
 
     Returns:
-        The name of each tensor's file.
+        Tensor -> the file that holds it.
 
     Raises:
-        LensflowError: as `check_files`, or weights are missing, truncated, damaged or quantised.
+        LensflowError: as in `check_files`, or weights are missing, truncated, damaged or quantised.
     """
     check_files(folder, where)
     try:
@@ -234,21 +235,24 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def small_files_digest(folder: Path) -> str:
-    """Return the digest of a checkpoint's small files; a template or setting that is edited changes it."""
+    """Return the digest of a checkpoint's small files; it changes if a template or setting is edited."""
     return digest({name: file_digest(folder / name) for name in READ_FILES if (folder / name).is_file()})
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """Return the keys of config.json; where it has a text model, the keys of that model replace its own."""
+    """Return the keys of config.json.
+
+    If it contains a text model, the keys of the text model replace the outer ones.
+    """
     config: dict[str, Any] = read_json(folder / "config.json")
     inner = config.get("text_config")
     return config | inner if isinstance(inner, dict) else config
 
 
 def positions(folder: Path) -> int | None:
-    """Return the longest sequence that a checkpoint was made for; None if it does not say.
+    """Return the longest sequence that a checkpoint was made for; None if it is unknown.
 
-    Source: the keys of config.json, and `model_max_length` of the tokenizer, which vLLM respects as well.
+    The sources are the keys of config.json and `model_max_length` of the tokenizer, which vLLM respects as well.
     """
     config, tokenizer = text_config(folder), read_json(folder / "tokenizer_config.json")
     found = [*(config.get(key) for key in _POSITIONS), tokenizer.get("model_max_length")]
@@ -256,12 +260,13 @@ def positions(folder: Path) -> int | None:
 
 
 def verify(manifest: Path) -> dict[str, Any]:
-    """Read a manifest and compare its files with their sizes and checksums.
+    """Read a manifest and check its files against their sizes and checksums.
 
-    A large file that an earlier job has verified is not read again (`current_digest`); 1 GB takes a second of a core.
+    A large file that an earlier job has verified is not read again (`current_digest`). Reading 1 GB takes a second on
+    one core.
 
     Raises:
-        LensflowError: a file is missing or not what was written. If a stage wrote it, the checkpoint was set aside.
+        LensflowError: a file is missing or has changed. If a stage wrote the checkpoint, it was renamed.
     """
 
     def is_sound(path: Path, entry: Mapping[str, Any]) -> bool:
@@ -278,10 +283,11 @@ def verify(manifest: Path) -> dict[str, Any]:
 
 @contextmanager
 def verifying(manifest: Path) -> Iterator[dict[str, Any]]:
-    """Give a manifest, and `verify` its checkpoint while the block loads what it needs; done when the block is left.
+    """Give a manifest, and `verify` its checkpoint while the block loads its weights; the check is complete when the
+    block ends.
 
     Raises:
-        LensflowError: as `verify`, also where the block failed on damaged files.
+        LensflowError: as in `verify`, also if the block failed because files are damaged.
     """
     content = read_manifest(manifest)
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Files with what a training took and what it did: `cost.json`."""
+"""The file `cost.json`: the cost of a training, and what the training reached."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,25 +16,25 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class Term(Strict):
-    """A term of a loss, and its share of the weighted sum; None where that sum is 0."""
+    """A term of a loss, and its share of the weighted sum; None if that sum is 0."""
 
     value: NonNegative
     share: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Cost(Strict):
-    """A cost.json; what was not measured is not in it.
+    """The content of a cost.json; values that were not measured are missing.
 
     Attributes:
-        seconds: of the whole training, with loading, writing, and the earlier, interrupted runs that it went on from.
+        seconds: includes loading and writing, and the time of killed processes from whose state the last one continued.
         device: `cpu` or `cuda`.
-        peak_memory: bytes; the process's largest resident set, or the most that was allocated on the GPU.
-        tokens: that were trained on, each as often as it was.
-        trained_parameters: numbers that were free to change.
-        energy_joules: of the processors, whatever else they did, since the process began to train.
-        residual: share of the way to the push target that is left, see `methods.base.Trained`.
-        left_out: examples that were too long to learn anything from.
-        terms: of the loss, before and after training.
+        peak_memory: bytes: the largest resident set of the process, or the largest allocated memory on the GPU.
+        tokens: number of tokens that were trained on; a token counts each time it was used.
+        trained_parameters: number of trainable parameters.
+        energy_joules: energy of the processors since the process began to train, other work on them included.
+        residual: share of the way to the push target that is left; see `methods.base.Trained`.
+        left_out: number of examples that were left out because they are too long.
+        terms: terms of the loss, before and after training.
     """
 
     seconds: NonNegative | None = None
@@ -49,20 +49,20 @@ class Cost(Strict):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Check and write what a training took, without what is None.
+    """Check and write the cost of a training, without values that are None.
 
     Raises:
-        LensflowError: a number is not finite or out of its range; names the key.
+        LensflowError: a number is not finite or out of its range; the message names the key.
     """
     cost: Cost = parse(Cost, content, str(path))
     write_json(path, cost.model_dump(exclude_none=True))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read and check what `write` wrote.
+    """Read and check a file from `write`.
 
     Raises:
-        LensflowError: the file is missing or not of its making; names the key.
+        LensflowError: the file is missing or `write` did not write it; the message names the key.
     """
     content: dict[str, Any] = read_json(path)
     parse(Cost, content, str(path))

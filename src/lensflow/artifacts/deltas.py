@@ -12,7 +12,7 @@ from lensflow.storage.atomic import atomic_path
 
 
 def write(tensors: Mapping[str, Tensor], checkpoint: Path, output: Path) -> None:
-    """Write the tensors that differ from the backbone's, in float32.
+    """Write the tensors that differ from the backbone's tensors, in float32.
 
     Args:
         tensors: trained tensors in float32, under the checkpoint's names.

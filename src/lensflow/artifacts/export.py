@@ -18,8 +18,8 @@ from lensflow.storage.integrity import MANIFEST, checked
 def export(backbone: Path, delta: Path, output: Path) -> None:
     """Build a checkpoint that transformers and vLLM load.
 
-    Shards without a trained tensor are linked, the others are rewritten in the backbone's own precision. The folder is
-    emptied first, so that nothing of an earlier export can stay.
+    Shards without a trained tensor are linked. The other shards are written again in the backbone's own precision. The
+    folder is emptied first, so that no file of an earlier export stays.
 
     Args:
         backbone: manifest of the backbone's checkpoint.
@@ -27,8 +27,8 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
         output: manifest of the new checkpoint; its files lie beside it.
 
     Raises:
-        LensflowError: the delta names a tensor that the backbone lacks or has in another shape (what is at `output`
-            stays as it was), or `output` lies in the backbone's folder.
+        LensflowError: the delta names a tensor that the backbone lacks or that has another shape there (the files at
+            `output` then stay as they were), or `output` lies in the backbone's folder.
     """
     manifest = verify(backbone)
     source, folder = backbone.parent.resolve(), output.parent
@@ -68,10 +68,10 @@ def export(backbone: Path, delta: Path, output: Path) -> None:
 
 
 def copy_out(checkpoint: Path, folder: Path) -> None:
-    """Copy a checkpoint to a folder of the user's, links resolved; it appears when it is whole.
+    """Copy a checkpoint to a folder of the user's, without links; the folder appears when it is complete.
 
     Raises:
-        LensflowError: the folder is there already.
+        LensflowError: the folder already exists.
     """
     if folder.exists():
         raise LensflowError(f"{folder}: exists already; give a new folder")

@@ -1,8 +1,8 @@
-"""What `lensflow export` writes beside weights, for whoever runs the method outside of the pipeline.
+"""The files that `lensflow export` writes beside the weights, for users who run the method outside of the pipeline.
 
-`lensflow.json` says what the method is, which backbone it belongs to, its languages and the prompt format. The folder
-`intervention` has the tensors of what acts while the model answers. `delta.safetensors` is there only if the folder
-has no weights of its own and the method changes some.
+`lensflow.json` describes the method: its backbone, its languages and the prompt format. The folder `intervention` holds
+the tensors of what the method does while the model answers. `delta.safetensors` exists only if the folder has no whole
+weights and the method changes some weights.
 """
 
 from collections.abc import Mapping
@@ -56,10 +56,10 @@ class Exported:
     """An exported method.
 
     Attributes:
-        folder: where it lies on this machine.
-        content: of its `lensflow.json`.
-        intervention: what acts while the model answers.
-        place: what the user calls it: the folder, or its name on the hub.
+        folder: the local folder.
+        content: content of its `lensflow.json`.
+        intervention: what the method does while the model answers.
+        place: the user's name for it: the folder, or its name on the hub.
     """
 
     folder: Path
@@ -69,29 +69,29 @@ class Exported:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the folder has the backbone's weights, too."""
+        """Whether the folder also has the backbone's weights."""
         return (self.folder / "config.json").is_file()
 
     def known(self, language: str) -> str:
         """Return a language that the method knows.
 
         Raises:
-            LensflowError: it knows others only.
+            LensflowError: the method does not know the language.
         """
         if language not in self.content["languages"]:
             raise LensflowError(
-                f"{self.place}: knows no language '{language}'; name one of {', '.join(self.content['languages'])}"
+                f"{self.place}: does not know language '{language}'; name one of {', '.join(self.content['languages'])}"
             )
         return language
 
     def check_backbone(self, manifest: Mapping[str, Any]) -> None:
-        """Check that a backbone is the one that the method was made for.
+        """Check that a backbone is the one for which the method was made.
 
         Args:
-            manifest: of the backbone.
+            manifest: manifest of the backbone.
 
         Raises:
-            LensflowError: it has another size, or other weights.
+            LensflowError: the backbone has another size or other weights.
         """
         own = self.content["backbone"]
         shapes = [[of[name] for name in ("model_type", "layers", "hidden_size")] for of in (own, manifest)]
@@ -107,7 +107,7 @@ class Exported:
         """Return the weights that the method changes, under the checkpoint's names; empty if it changes none.
 
         Raises:
-            LensflowError: the folder has whole weights instead.
+            LensflowError: the folder has the whole weights instead.
         """
         if self.is_whole:
             raise LensflowError(
@@ -124,10 +124,11 @@ def description(
     """Return the content of `lensflow.json`.
 
     Args:
-        manifest: of the backbone.
-        source: of the backbone, as others may see it.
-        config: of the training.
-        intervention: whose edits are listed; their tensors are in `intervention/intervention.safetensors`.
+        manifest: manifest of the backbone.
+        source: source of the backbone, without local paths.
+        config: configuration of the training.
+        intervention: the intervention whose edits are listed; its tensors are in
+            `intervention/intervention.safetensors`.
     """
     blocks = [
         {"prompt": source_language, "answer": language} | interventions.settings_of(edit)
@@ -156,10 +157,10 @@ def read(place: str | Path) -> Exported:
     """Read an exported method.
 
     Args:
-        place: its folder, or owner/name or owner/name@revision on the hub, of which all but whole weights is fetched.
+        place: its folder, or owner/name or owner/name@revision on the hub. Everything except whole weights is fetched.
 
     Raises:
-        LensflowError: there is none, or it does not fit this version.
+        LensflowError: there is no such method, or it does not fit this version.
     """
     folder = local(place, [NAME, DELTA, "config.json", f"{FOLDER}/*"])
     path = folder / NAME
@@ -198,5 +199,5 @@ def local(place: str | Path, patterns: list[str], revision: str | None = None) -
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's errors have no common type
         raise LensflowError(
-            f"{name}: neither a folder nor to be had from the hub ({of_the_hub(error)[:160]}); check name and network"
+            f"{name}: neither a folder nor available on the hub ({of_the_hub(error)[:160]}); check name and network"
         ) from None

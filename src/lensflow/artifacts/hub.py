@@ -17,20 +17,21 @@ CONVERTED = "refs/convert/parquet"  # the branch of a data set with the hub's co
 
 
 def datasets_root(configured: str | None) -> Path | None:
-    """Return the folder of local copies of the hub's data sets: the configured one, else the environment's."""
+    """Return the folder of local copies of the hub's data sets: the configured one, or else the environment
+    variable's."""
     value = configured or os.environ.get(ROOT_VARIABLE)
     return Path(value).expanduser() if value else None
 
 
 def local_copy(name: str, root: Path | None) -> Path | None:
-    """Return a data set's local copy below `root`, or the file of this name here, if there is one."""
+    """Return a data set's local copy below `root`, or the local file of this name; None if there is neither."""
     if root and (root / name).exists():
         return root / name
     return Path(name) if Path(name).is_file() else None
 
 
 def local_files(name: str, root: Path | None) -> list[Path]:
-    """Return the files of a data set's local copy; none if there is no copy."""
+    """Return the files of a data set's local copy; empty if there is no copy."""
     copy = local_copy(name, root)
     if copy is None or copy.is_file():
         return [copy] if copy else []
@@ -47,24 +48,24 @@ def load_split(
     file: str | None = None,
     field: str | None = None,
 ) -> tuple[Generator[dict[str, Any]], str | None]:
-    """Open a split of a data set, of its local copy if there is one, else of the hub's.
+    """Open a split of a data set: from its local copy if there is one, else from the hub.
 
     Args:
-        name: on the hub.
+        name: name on the hub.
         config: the data set's configuration; None for its only one.
-        split: of the data set.
+        split: split of the data set.
         local: folder of a copy.
         revision: commit of the hub's data set; None for the newest.
-        where: what a message begins with.
-        file: a file of the data set that is read as it is; `{config}` and `{split}` are filled in.
+        where: the beginning of messages.
+        file: a file of the data set that is read without a loading script; `{config}` and `{split}` are filled in.
         field: key of a JSON file that holds the rows.
 
     Returns:
-        The items, read one after the other, and the revision of the hub's data set that they come from. Close the
-        items: while a stream of the hub is open, Python cannot end.
+        The items, read one after the other, and the revision of the hub's data set. Close the items: Python cannot end
+        while a stream of the hub is open.
 
     Raises:
-        LensflowError: one line that says why it cannot be had and what to do.
+        LensflowError: one line that says why the split cannot be loaded and what to do.
     """
     if file is not None or tables.is_table(name) or (local and local.is_file()):
         named = (file or "").replace("{config}", config or "").replace("{split}", split)
@@ -90,7 +91,7 @@ def _rows(loaded: Iterable[Any], where: str, local: Path | None) -> Generator[di
 
 
 def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Generator[dict[str, Any]]:
-    """Read a split of a folder that opens like a data set of the hub, no further than is asked for."""
+    """Read a split of a local folder that opens like a data set of the hub; only the needed rows are read."""
     import datasets
 
     _check_lines(local, where)
@@ -102,7 +103,7 @@ def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Gener
 def _as_published(
     name: str, file: str, local: Path | None, revision: str | None, field: str | None, where: str
 ) -> tuple[Generator[dict[str, Any]], str | None]:
-    """Open one file as its authors published it: below the local copy, or of the hub's data set."""
+    """Open one file as its authors published it, from the local copy or from the hub's data set."""
     if tables.is_table(name) or (local and local.is_file()):
         if local is None:
             raise LensflowError(f"{where}: no such file, neither here nor below datasets_root; correct path")
@@ -121,10 +122,10 @@ def _as_published(
 
 
 def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:
-    """Return a split of a data set of the hub, of which only what is read is fetched, and its revision.
+    """Return a split of a data set of the hub, and its revision; only the rows that are read are fetched.
 
-    A data set that is a script is never run. Without a revision asked for, the hub's own conversion of it is taken
-    (branch `CONVERTED`), whose revision can be asked for like any other.
+    A loading script is never run. If no revision is asked for, the hub's own conversion of such a data set is used
+    (branch `CONVERTED`). The revision of the conversion can be asked for like any other.
     """
     import datasets
     from huggingface_hub import HfApi
@@ -149,10 +150,10 @@ def _is_script(error: Exception) -> bool:
 
 
 def _check_lines(folder: Path, where: str) -> None:
-    """Check that no text file of a data set has a line, or a JSON file a size, that would fill the memory.
+    """Check that no line of a text file and no JSON file of a data set is large enough to fill the memory.
 
     Raises:
-        LensflowError: one has; names the file and the line.
+        LensflowError: one is too large; the message names the file and the line.
     """
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.suffix == ".json" and path.stat().st_size > LARGEST_JSON:
@@ -167,7 +168,7 @@ def _check_lines(folder: Path, where: str) -> None:
 
 
 def _reason(error: Exception, local: Path | None) -> str:
-    """Say in one line why a data set cannot be loaded, and what to do."""
+    """Return in one line why a data set cannot be loaded, and what to do."""
     text = of_the_hub(error)
     if match := re.search(r"BuilderConfig '?([^']+?)'? not found\. Available: \[(.*?)\]", text):
         return f"no configuration '{match[1]}'; it has {match[2]}"

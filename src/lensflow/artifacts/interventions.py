@@ -1,6 +1,7 @@
-"""What a method does while the model runs, rather than to its weights.
+"""Interventions: what a method does while the model runs, instead of changing its weights.
 
-`train` writes it beside the empty delta of such a method, stage `answer` applies it, and `lensflow export` copies it.
+`train` writes the intervention beside the empty delta of such a method, stage `answer` applies it, and `lensflow
+export` copies it.
 """
 
 import hashlib
@@ -36,23 +37,24 @@ Positions = Literal["all", "but_first", "prompt", "generated"]
 
 @dataclass(frozen=True)
 class BlockEdit:
-    """A change of the residual stream after one block: h (d,), the state of one token, becomes h'.
+    """A change of the residual stream after one block. The state of one token, h (d,), becomes h'.
 
     With strength c, vector v (d,) and orthonormal basis B (d, r):
 
     - `add`: h' = h + c v
-    - `remove`: h' = h - c B Bᵀh; a negative c amplifies what lies in the subspace
-    - `replace`: h' = h - B Bᵀh + c B Bᵀv, the part in the subspace becomes that of c v
-    - `rotate`: h' = h + B (R(c) - I) Bᵀh, a turn by c radians in the plane from B's first column to its second
+    - `remove`: h' = h - c B Bᵀh; a negative c amplifies the part in the subspace
+    - `replace`: h' = h - B Bᵀh + c B Bᵀv; the part in the subspace becomes the part of c v
+    - `rotate`: h' = h + B (R(c) - I) Bᵀh, a rotation by c radians in the plane from B's first column to its second
 
     Attributes:
         layer: 0 for the first block.
         operation: see above.
-        vector: v; None where the operation has none.
-        basis: B; None where the operation has none.
+        vector: v; None if the operation has none.
+        basis: B; None if the operation has none.
         strength: c.
-        positions: tokens whose state changes: `all`, all `but_first`, only the `prompt`, or only what is `generated`.
-        restore_norm: whether h' gets the length of h.
+        positions: the tokens whose state changes: `all`, all `but_first`, only the `prompt`, or only the `generated`
+            ones.
+        restore_norm: whether h' is scaled to the length of h.
     """
 
     layer: int
@@ -75,8 +77,8 @@ class BlockEdit:
 
         Args:
             states: (..., d).
-            index: (...), the place of each token in its sequence; 0 for the first.
-            prompt: (...) or broadcastable to it, the number of tokens of its prompt.
+            index: (...), the position of each token in its sequence; 0 for the first.
+            prompt: (...) or broadcastable to it, the number of tokens in the prompt of each token's sequence.
         """
         before = states.float()
         after = self._changed(before)
@@ -113,7 +115,8 @@ class BlockEdit:
 
 @dataclass(frozen=True)
 class Gate:
-    """Says which of four families of scripts may come next: U ReLU(P h), h (d,) being the state after the final norm.
+    """A gate that decides which of four families of scripts may come next: U ReLU(P h), with h (d,) the state after the
+    final norm.
 
     Attributes:
         inner: P, (d, d) float32.
@@ -124,7 +127,7 @@ class Gate:
     outer: Tensor
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Return what is said of states (..., d): (..., 4) float32, above 0 for families that may come next."""
+        """Return the gate's output for states (..., d): (..., 4) float32, above 0 for families that may come next."""
         return (states.float() @ self.inner.to(states.device).mT).relu() @ self.outer.to(states.device).mT
 
 
@@ -135,9 +138,9 @@ class StateEdit:
     Attributes:
         shift: s, (d,); None for none.
         removed: R, (d, r), orthonormal columns; None for none.
-        blocks: changes of the residual stream; those of one block follow each other in this order.
-        script: a language whose script alone is generated; None for any.
-        gate: restricts what is generated to families of scripts; None for no restriction.
+        blocks: changes of the residual stream; changes of the same block are applied in this order.
+        script: the language whose script restricts the generated tokens; None for no restriction.
+        gate: a gate that restricts the generated tokens to families of scripts; None for no restriction.
     """
 
     shift: Tensor | None = None
@@ -158,19 +161,20 @@ class StateEdit:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What a method does at test time; by default nothing.
+    """What a method does while the model answers; by default nothing.
 
     Attributes:
-        shifts: wanted language -> what is added to states after the final norm, (d,) float32.
-        removed: (d, r) float32, orthonormal: the subspace that is removed from these states, in every language.
-        blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32; `ANY`
-            for all pairs that are not there.
-        constrained: languages whose answers are generated in their script alone.
-        gate: restricts answers in every language to families of scripts; None for no restriction.
-        instructions: wanted language -> what the model is told with a prompt.
-        place: where an instruction stands.
-        frames: wanted language -> the plain template of prompts, instead of the backbone's.
-        shots: wanted language -> pairs of a question and its answer that stand before a prompt.
+        shifts: wanted language -> the vector that is added to states after the final norm, (d,) float32.
+        removed: (d, r) float32, orthonormal: the subspace that is removed from states after the final norm, in every
+            language.
+        blocks: language of the prompt, wanted language of the answer -> changes of the residual stream, float32. `ANY`
+            stands for all pairs that are not listed.
+        constrained: languages whose answers are restricted to their script.
+        gate: a gate that restricts answers in every language to families of scripts; None for no restriction.
+        instructions: wanted language -> the instruction that is added to a prompt.
+        place: whether the instruction comes before or after the prompt.
+        frames: wanted language -> the plain template of prompts, which replaces the backbone's.
+        shots: wanted language -> pairs of a question and its answer that come before a prompt.
     """
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -185,7 +189,7 @@ class Intervention:
 
     @property
     def width(self) -> int | None:
-        """Dimensions of the states that it changes or reads; None if there are none."""
+        """Dimensions of the states that the intervention changes or reads; None if there are none."""
         single = [self.removed, None if self.gate is None else self.gate.inner]
         tensors = [*self.shifts.values(), *(tensor for tensor in single if tensor is not None)]
         widths = [*map(len, tensors), *(edit.width for edits in self.blocks.values() for edit in edits)]
@@ -193,15 +197,15 @@ class Intervention:
 
     @property
     def depth(self) -> int:
-        """The number of blocks that a model must have for it."""
+        """The number of blocks that a model needs for the intervention."""
         return max((edit.layer + 1 for edits in self.blocks.values() for edit in edits), default=0)
 
     def edit(self, language: str, source: str | None = None) -> StateEdit | None:
-        """Return how states change; None if they do not.
+        """Return the change of the states; None if they do not change.
 
         Args:
-            language: that the answer should be in.
-            source: of the prompt; None if it is the same.
+            language: wanted language of the answer.
+            source: language of the prompt; None if it is the same.
         """
         shift, pair = self.shifts.get(language), (source or language, language)
         blocks = tuple(self.blocks.get(pair, self.blocks.get(ANY, ())))
@@ -210,14 +214,15 @@ class Intervention:
         return edit if any(value is not None and value != () for value in vars(edit).values()) else None
 
     def instruct(self, language: str, prompt: str) -> str:
-        """Return a prompt with what the model is told to answer in a language, on a line of its own."""
+        """Return a prompt with the instruction for a language, on its own line."""
         instruction = self.instructions.get(language)
         if instruction is None:
             return prompt
         return f"{instruction}\n{prompt}" if self.place == "before" else f"{prompt}\n{instruction}"
 
     def identity(self, language: str, source: str | None = None) -> dict[str, Any]:
-        """Return what tells states in a language from those under another intervention; empty if none is changed."""
+        """Return a value that separates states in a language from states under another intervention; empty if no state
+        changes."""
         edit = self.edit(language, source) or StateEdit()
         changes = {"shift": edit.shift, "removed": edit.removed}
         identity: dict[str, Any] = {name: _digest(tensor) for name, tensor in changes.items() if tensor is not None}
@@ -250,10 +255,9 @@ def _digest(tensor: Tensor) -> str:
 def write(intervention: Intervention, delta: Path) -> None:
     """Write an intervention beside a delta.
 
-    Tensors are `shift.{language}`, `removed`, `gate.{inner|outer}` and
-    `block.{prompt language}.{answer language}.{number}.{vector|basis}`; instructions and the settings of blocks are
-    metadata. Equal interventions are equal bytes: there is one entry of metadata, because safetensors writes several in
-    any order.
+    Tensors are `shift.{language}`, `removed`, `gate.{inner|outer}` and `block.{prompt language}.{answer
+    language}.{number}.{vector|basis}`. Instructions and the settings of blocks are metadata. Equal interventions give
+    equal bytes. For this, there is only one metadata entry, because safetensors writes several entries in any order.
     """
     tensors = {f"{SHIFT}{language}": shift.contiguous() for language, shift in intervention.shifts.items()}
     if intervention.removed is not None:
@@ -280,7 +284,7 @@ def write(intervention: Intervention, delta: Path) -> None:
 
 
 def load(path: Path) -> Intervention:
-    """Read what `write` wrote.
+    """Read a file from `write`.
 
     Raises:
         LensflowError: the file is missing or damaged.

@@ -24,10 +24,11 @@ def read_items(path: Path, split: str = "items") -> dict[str, dict[str, Any]]:
 
 
 def folded(text: str) -> str:
-    """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces, nothing invisible.
+    """Return the form of a text in which duplicates are compared: NFC, case-folded, single spaces, no invisible
+    characters.
 
-    Invisible are characters of Unicode's category Cf: marks of direction, soft hyphens, byte order marks. Letters and
-    digits of full or half width, as Chinese and Japanese texts have them, are those of plain width.
+    Characters of Unicode's category Cf count as invisible: direction marks, soft hyphens, byte order marks. Full-width
+    and half-width letters and digits, as in Chinese and Japanese texts, are converted to plain width.
     """
     plain = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     composed = unicodedata.normalize("NFC", unicodedata.normalize("NFC", plain).casefold())
@@ -39,12 +40,13 @@ _NO_TEXT = frozenset({"", "nan", "none", "null", "<na>", "n/a", "#n/a"})  # what
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing can be read in a text, or only the word that a program writes for a missing value."""
+    """Whether a text has nothing to read, or only the word that a program writes for a missing value."""
     return folded(text) in _NO_TEXT
 
 
 def identity(item: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Return a key of an item's columns; two items have the same key if they differ only in case and white space."""
+    """Return a comparison key of an item's columns; two items have the same key if they differ only in case and white
+    space."""
     values = [item.get(column.partition(".")[0]) for column in columns]
     return json.dumps([folded(value) if isinstance(value, str) else value for value in values], default=str)
 
@@ -81,7 +83,7 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
     if isinstance(value, Mapping | list | tuple):
         inner = next(iter(value), "") if isinstance(value, Mapping) else "0"
         raise LensflowError(
-            f"{where}: column '{column}' holds {_kind(value)}, not text; name what in it, such as '{column}.{inner}'"
+            f"{where}: column '{column}' holds {_kind(value)}, not text; name a part of it, such as '{column}.{inner}'"
         )
     if is_missing(value):
         return ""
@@ -91,10 +93,12 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
-    """Return the id in a column, the same for 7, "7", " 7 " and 7.0, which data frames make of 7 where one is missing.
+    """Return the id in a column.
+
+    It is the same for 7, "7", " 7 " and 7.0; data frames turn 7 into 7.0 if an id is missing.
 
     Raises:
-        LensflowError: the item lacks the column, or there is no id in it.
+        LensflowError: the item lacks the column, or the column has no id.
     """
     found = unicodedata.normalize("NFKC", text_at(item, column, where)).strip()
     if not found:
@@ -103,7 +107,7 @@ def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a column is empty: null, or the NaN that data frames write for it."""
+    """Whether a column is empty: null, or NaN, which data frames write instead."""
     return value is None or (isinstance(value, float) and isnan(value))
 
 

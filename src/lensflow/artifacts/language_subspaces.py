@@ -13,13 +13,13 @@ from lensflow.storage.integrity import checked
 
 @dataclass(frozen=True)
 class LanguageSubspaces:
-    """What `fit_subspaces` gives for a setting, float32, for L layers, K languages and rank r.
+    """The result of `fit_subspaces` for a setting, float32, for L layers, K languages and rank r.
 
     Attributes:
         languages: K codes, the order of the second dimension below.
         agnostic: (L, d).
         specific: (L, d, r).
-        directions: (L, K, d), δ_l of each language.
+        directions: (L, K, d), the δ_l of each language.
         means: (L, K, d) mean states.
         norms: (L, K) mean length of the states.
     """
@@ -36,7 +36,7 @@ TENSORS = ("agnostic", "specific", "directions", "means", "norms")
 
 
 def load(path: Path, setting: Setting) -> LanguageSubspaces:
-    """Read what stage `fit_subspaces` wrote for a setting.
+    """Read a file from `fit_subspaces` for a setting.
 
     Raises:
         LensflowError: the file is missing or damaged.

@@ -36,16 +36,16 @@ class Place(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The folder of its results, below the results folder."""
+        """The folder of the checkpoint's results, relative to the results folder."""
         return f"{self.backbone}/{self.setting}/{self.method}/seed{self.seed}"
 
     @property
     def is_base(self) -> bool:
-        """Whether this is the untouched backbone."""
+        """Whether the checkpoint is the untouched backbone."""
         return self.method == BASE
 
     def samples(self, benchmark: str, language: str) -> str:
-        """The file with the samples of one cell, below the results folder."""
+        """The file with the samples of one cell, relative to the results folder."""
         return f"{self.folder}/{SAMPLES}/{benchmark}.{language}.jsonl"
 
 

@@ -16,7 +16,7 @@ Weight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _Score(Strict):
-    """What `measures.score.score` gives."""
+    """The result of `evaluation.score`."""
 
     metric: Name
     n: Annotated[int, Field(ge=0)]
@@ -58,10 +58,10 @@ class _Scores(Strict):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read and check what stage `score` or `judge` wrote.
+    """Read and check a file from stage `score` or `judge`.
 
     Raises:
-        LensflowError: the file is missing or not of their making; names the key.
+        LensflowError: the file is missing or no such stage wrote it; the message names the key.
     """
     content: dict[str, Any] = read_json(path)
     parse(_Scores, content, str(path))

@@ -19,9 +19,9 @@ class HiddenStates:
 
     Attributes:
         layers: (L, N, d) each text's state after each layer, before the final norm.
-        post_norm: (N, d) the top layer's after the final norm (HF's last hidden state).
-        tokens: (sum of lengths, d) all tokens' states entering the first of the top `trainable_layers` layers, text
-            after text; empty if nothing trains on this corpus.
+        post_norm: (N, d) the top layer's states after the final norm (HF's last hidden state).
+        tokens: (sum of lengths, d) the states of all tokens at the input of the first of the top `trainable_layers`
+            layers, text after text; empty if no method trains on this corpus.
         lengths: (N,) number of tokens of each text.
     """
 

@@ -1,4 +1,5 @@
-"""Rows of data files that others published: CSV, TSV, JSON, JSON lines, Parquet or lines, also inside a zip archive."""
+"""Rows of data files that others published: CSV, TSV, JSON, JSON lines, Parquet or plain lines, also inside a zip
+archive."""
 
 import csv
 import gzip
@@ -19,12 +20,12 @@ _DELIMITERS = (",", ";", "\t", "|")
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name has rows, or is an archive of such files."""
+    """Whether a file with this name has rows, or is an archive of such files."""
     return _kind(name) in (*_READERS, _ZIP)
 
 
 def _kind(name: str) -> str:
-    """Return the ending of a file's name that says what is in it, in small letters."""
+    """Return the ending of a file's name that tells its format, in lower case."""
     return Path(name.lower().removesuffix(_PACKED)).suffix
 
 
@@ -41,10 +42,10 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         path: the file, or a zip archive.
         member: name of the file in the archive; None if the archive has only one table.
         field: key of a JSON file whose value is the list of rows; None if the file itself is the list.
-        where: how an error message begins, before the path.
+        where: the beginning of an error message, before the path.
 
     Raises:
-        LensflowError: the file is missing, damaged or of an unknown kind, or a row is not a mapping.
+        LensflowError: the file is missing, damaged or of an unknown format, or a row is not a mapping.
     """
     here = f"{where}: {path}" if where else str(path)
     try:
@@ -99,10 +100,14 @@ def _csv(file: IO[bytes], field: str | None, where: str, delimiter: str = ",") -
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise LensflowError(f"{where}, line {reader.line_num}: more or fewer cells than columns; mend the line")
+                raise LensflowError(
+                    f"{where}, line {reader.line_num}: more or fewer cells than columns; correct the line"
+                )
             yield row
     except csv.Error as error:  # in the row behind the last one that was read
-        raise LensflowError(f"{where}, line {reader.line_num + 1}: cannot be read ({error}); mend the line") from None
+        raise LensflowError(
+            f"{where}, line {reader.line_num + 1}: cannot be read ({error}); correct the line"
+        ) from None
 
 
 def _tsv(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
@@ -125,7 +130,7 @@ def _json(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
             raise LensflowError(f"{where}: no field '{field}'; {_fields(value)}")
         value = value[field]
     if not isinstance(value, list):
-        raise LensflowError(f"{where}: is no list of rows; {_fields(value)}")
+        raise LensflowError(f"{where}: is not a list of rows; {_fields(value)}")
     for number, row in enumerate(value, start=1):
         yield _checked(row, f"{where}, row {number}")
 
@@ -149,12 +154,12 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
             try:
                 row = parse_json(text)
             except ValueError as error:
-                raise LensflowError(f"{here}: not valid JSON ({error}); mend the line") from None
+                raise LensflowError(f"{here}: not valid JSON ({error}); correct the line") from None
             yield _checked(row, here)
 
 
 def _numbered(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
-    """Each line with its place."""
+    """Each line with its place in the file."""
     for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
         here = f"{where}, line {number}"
         if len(line) > LONGEST_LINE:
@@ -171,7 +176,7 @@ def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
 
 def _checked(row: Any, where: str) -> Row:
     if not isinstance(row, Mapping):
-        raise LensflowError(f"{where}: must be a mapping of columns to values; mend it")
+        raise LensflowError(f"{where}: must be a mapping of columns to values; correct it")
     return dict(row)
 
 

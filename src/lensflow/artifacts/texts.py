@@ -1,4 +1,4 @@
-"""Parallel corpora: one JSON line per item, the same item in every language."""
+"""Parallel corpora: one JSON line per item, with the same item in every language."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Items = dict[Split, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Text:
-    """One item in one language, and the line of its file that it stands in."""
+    """One item in one language, and its line in the file."""
 
     id: str
     split: Split
@@ -35,19 +35,19 @@ EMBEDDED = {"embedded": "corpus", "embedded-1": "corpus/version-1", "embedded-ud
 
 
 def folder(path: str, root: Path) -> Path:
-    """Return where a corpus' files lie: in the package (a path in `EMBEDDED`) or below `root`."""
+    """Return the folder of a corpus's files: in the package (a path in `EMBEDDED`) or below `root`."""
     return Path(str(files("lensflow.data"))) / EMBEDDED[path] if path in EMBEDDED else resolve(path, root)
 
 
 def read_corpus(path: Path) -> Items:
     """Read and check the three splits of a corpus.
 
-    A line is `{"id": ..., "source": language, "prompt": {language: text, ...}, "answer": {...}}`. `answer` is optional,
-    and so is `source`, the language in which the item was first written.
+    A line is `{"id": ..., "source": language, "prompt": {language: text, ...}, "answer": {...}}`. `answer` is optional.
+    `source` is also optional: it is the language in which the item was first written.
 
     Raises:
-        LensflowError: a file is missing or has no items, a line is not valid, a text is empty, an id or a text stands
-            there twice, or a line lacks a language that others have.
+        LensflowError: a file is missing or has no items, a line is not valid, a text is empty, an id or a text occurs
+            twice, or a line lacks a language that other lines have.
     """
     if not path.is_dir():
         raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
@@ -62,7 +62,7 @@ def read_corpus(path: Path) -> Items:
             where = f"{path / split}.jsonl, line {number}"
             _check_shape(row, where)
             if row["id"] in seen_ids:
-                raise LensflowError(f"{where}: id '{row['id']}' stands already in {seen_ids[row['id']]}; rename one")
+                raise LensflowError(f"{where}: id '{row['id']}' occurs already in {seen_ids[row['id']]}; rename one")
             seen_ids[row["id"]] = where
             languages = languages or set(row["prompt"])
             if set(row["prompt"]) != languages:
@@ -75,7 +75,9 @@ def read_corpus(path: Path) -> Items:
                 other, there, said = seen_texts.setdefault((language, folded(text)), (split, where, text))
                 # Within a split small and capital letters may differ; what is tested must not be trained on at all.
                 if there != where and (said == text or other != split):
-                    raise LensflowError(f"{where}: the {language} prompt is that of {there}; rewrite or remove one")
+                    raise LensflowError(
+                        f"{where}: the {language} prompt is the same as in {there}; rewrite or remove one"
+                    )
     items = [row["prompt"] for rows in corpus.values() for row in rows]
     check_translated(
         {language: [item[language] for item in items] for language in languages_of(corpus)}, f"corpus {path}"
@@ -84,11 +86,11 @@ def read_corpus(path: Path) -> Items:
 
 
 def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:
-    """Check that languages do not hold the same texts, as where one is still to be translated.
+    """Check that two languages do not hold the same texts, as happens if one is not translated yet.
 
     Args:
         texts: language -> texts of the same items.
-        where: how a message begins.
+        where: the beginning of a message.
 
     Raises:
         LensflowError: more than half of the texts of two languages are the same.
@@ -105,15 +107,15 @@ def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:
 
 def _check_shape(row: Any, where: str) -> None:
     if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row.get("prompt"):
-        raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; mend the line')
+        raise LensflowError(f'{where}: must be {{"id": text, "prompt": {{language: text, ...}}}}; correct the line')
     if not isinstance(row.get("source", ""), str):
-        raise LensflowError(f"{where}: source must be the language that the item was written in; mend the line")
+        raise LensflowError(f"{where}: source must be the language that the item was written in; correct the line")
     for key in ("prompt", "answer"):
         if not isinstance(row.get(key, {}), dict):
-            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; mend the line")
+            raise LensflowError(f"{where}: {key} must be {{language: text, ...}}; correct the line")
         for language, text in row.get(key, {}).items():
             if not isinstance(text, str):
-                raise LensflowError(f"{where}: the {language} {key} is not text; mend the line")
+                raise LensflowError(f"{where}: the {language} {key} is not text; correct the line")
             if key == "answer" and not folded(text):
                 raise LensflowError(f"{where}: the {language} answer is empty; write or remove it")
 
@@ -124,7 +126,7 @@ def languages_of(corpus: Items) -> list[str]:
 
 
 def in_language(corpus: Items, language: str) -> list[dict[str, Any]]:
-    """Return one language of a checked corpus: rows of id, split, prompt and, where there is one, answer."""
+    """Return one language of a checked corpus: rows of id, split, prompt and, if there is one, answer."""
     rows = []
     for split, items in corpus.items():
         for item in items:
@@ -136,12 +138,15 @@ def in_language(corpus: Items, language: str) -> list[dict[str, Any]]:
 
 
 def language_digests(corpus: Items) -> dict[str, str]:
-    """Return the digest of each language's texts in a checked corpus: a new one leaves the others' stages alone."""
+    """Return the digest of each language's texts in a checked corpus.
+
+    A new language does not change the others' digests.
+    """
     return {language: digest(in_language(corpus, language)) for language in languages_of(corpus)}
 
 
 def read_texts(path: Path, splits: Iterable[Split]) -> list[Text]:
-    """Read the texts of some splits from what `pair_data` wrote, in the file's order."""
+    """Read the texts of some splits from a file of `pair_data`, in the file's order."""
     wanted = set(splits)
     rows = enumerate(read_jsonl(path), start=1)
     return [
@@ -155,7 +160,7 @@ def check_aligned(texts: dict[str, Sequence[Text]]) -> None:
     """Check that several languages hold the same ids in the same order.
 
     Raises:
-        LensflowError: naming the first two languages that differ, and the first item in which they do.
+        LensflowError: they differ; the message names the first two languages that differ, and the first different item.
     """
     first, *others = texts
     for other in others:
@@ -163,6 +168,7 @@ def check_aligned(texts: dict[str, Sequence[Text]]) -> None:
             if one is None or two is None or one.id != two.id:
                 ids = [f"'{text.id}'" if text else "nothing" for text in (one, two)]
                 raise LensflowError(
-                    f"{first} and {other} do not hold the same items in one order: {' in place of '.join(ids)}; give "
+                    f"{first} and {other} do not hold the same items in the same order: {' in place of '.join(ids)}; "
+                    f"give "
                     "translations the same id, and name its column by the corpus's id"
                 )

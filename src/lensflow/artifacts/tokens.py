@@ -18,10 +18,10 @@ TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.json", "processor_conf
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """Return the text of each special token by its role, however the checkpoint writes it.
+    """Return the text of each special token by its role, for every format that checkpoints use.
 
-    A token is a text or a dictionary with `content`. Older checkpoints keep tokens in special_tokens_map.json, which
-    transformers prefers where tokenizer_config.json lists no added tokens.
+    A token is a text or a dictionary with `content`. Older checkpoints keep tokens in special_tokens_map.json.
+    transformers prefers this file if tokenizer_config.json lists no added tokens.
     """
     settings = _mapping(folder / "tokenizer_config.json")
     legacy = _mapping(folder / "special_tokens_map.json")
@@ -34,7 +34,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def end_token_ids(folder: Path) -> list[Any]:
-    """Return what generation_config.json, else config.json, gives as the ids of tokens that end an answer."""
+    """Return the ids of the tokens that end an answer, from generation_config.json or else from config.json."""
     found = [_mapping(folder / f"{name}.json").get("eos_token_id") for name in ("generation_config", "config")]
     named: Any = next((ids for ids in found if ids is not None), [])
     return named if isinstance(named, list) else [named]
@@ -48,12 +48,12 @@ def added_tokens(folder: Path) -> list[AddedToken]:
 
 
 def chat_template(folder: Path) -> str:
-    """Return the chat template of a checkpoint: of its tokenizer, else of its processor (`TEMPLATE_FILES`).
+    """Return the chat template of a checkpoint: its tokenizer's, or else its processor's (`TEMPLATE_FILES`).
 
-    Of several named templates it is the one called `default`, as in transformers.
+    If there are several named templates, it is the one called `default`, as in transformers.
 
     Raises:
-        LensflowError: there is none, or it is not UTF-8 text.
+        LensflowError: there is no template, or it is not UTF-8 text.
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
@@ -75,6 +75,6 @@ def chat_template(folder: Path) -> str:
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    """Return the content of a JSON file; nothing if it is missing or holds no mapping."""
+    """Return the content of a JSON file; empty if the file is missing or holds no mapping."""
     content = read_json(path) if path.is_file() else None
     return content if isinstance(content, dict) else {}

@@ -12,10 +12,10 @@ from lensflow.artifacts.checkpoint import indexed, weight_paths
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of a tensor before its numbers are read.
+    """The header of a tensor, which is known before its numbers are read.
 
     Attributes:
-        shape: lengths of its dimensions.
+        shape: the lengths of its dimensions.
         dtype: safetensors' name, such as `BF16`.
     """
 
@@ -24,17 +24,7 @@ class Header:
 
 
 class WeightFiles:
-    """The tensors of a sharded safetensors checkpoint, read one at a time; only of the files of `weight_paths`.
-
-    Args:
-        checkpoint: folder of the checkpoint.
-
-    Attributes:
-        location: name of a tensor -> its file.
-
-    Raises:
-        LensflowError: the index is damaged, or names a file elsewhere.
-    """
+    """The tensors of a sharded safetensors checkpoint, read one at a time, only from the files of `weight_paths`."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.location: dict[str, Path] = {}
@@ -53,12 +43,12 @@ class WeightFiles:
             return tensor
 
     def dtype(self) -> torch.dtype | None:
-        """Return the precision of the first tensor; None if no file is there yet."""
+        """Return the precision of the first tensor; None if no file exists yet."""
         there = (name for name, path in self.location.items() if path.is_file())
         return next((self.read(name).dtype for name in there), None)
 
     def headers(self) -> dict[str, Header]:
-        """Return the header of every tensor of the files that are there; an index may come before its files."""
+        """Return the header of every tensor in the existing files; an index may exist before its files."""
         found = {}
         for path in {path for path in self.location.values() if path.is_file()}:
             with safe_open(path, framework="pt") as file:

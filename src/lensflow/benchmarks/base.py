@@ -1,8 +1,8 @@
-"""What all benchmarks share: where their items come from, how a model is asked, what is read off its answers.
+"""The base of all benchmarks: where the items come from, how a model is asked, and what its answers give.
 
-A kind of benchmark has two halves. `ask` needs a model: it turns items into requests and returns one row per answer,
-and these rows are stored. `samples` needs none: it turns stored rows into what a reader sees of each item. The metrics
-of the catalogue (`lensflow.measures.catalogue`) are computed from these samples.
+A kind of benchmark has two halves. `ask` needs a model: it turns items into requests and returns one row per answer.
+These rows are stored. `samples` needs no model: it turns stored rows into samples, which show what a reader sees of
+each item. The metrics of the catalogue (`lensflow.measures.catalogue`) are computed from the samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ class Said(Protocol):
 
     @property
     def text(self) -> str:
-        """The answer."""
+        """The text of the answer."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Its token ids."""
+        """The token ids of the answer."""
 
     @property
     def cut(self) -> bool:
-        """Whether its room was used up."""
+        """Whether the answer reached its limit."""
 
 
 class Asker(Protocol):
-    """A checkpoint that answers in one language, as a method has it answer."""
+    """A checkpoint that answers in one language, under a method."""
 
     @property
     def tokenizer(self) -> Any:
@@ -52,10 +52,10 @@ class Asker(Protocol):
 
     @property
     def prompting(self) -> Any:
-        """The tokenizer that renders prompts as the method has them: in its frame, and behind its examples."""
+        """The tokenizer that renders prompts in the method's form: with its frame and its examples."""
 
     def instruct(self, prompt: str) -> str:
-        """Return what the user says: the prompt, with an instruction where the method gives one."""
+        """Return the user's text: the prompt, with an instruction if the method gives one."""
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> Sequence[Said]:
         """Continue prompts of token ids."""
@@ -67,21 +67,21 @@ class Asker(Protocol):
         """Score whole prompts and the scripts of the first answer token."""
 
     def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
-        """Compare the backbone on plain sequences with the checkpoint on its own, at the tokens that count.
+        """Compare the backbone on plain sequences with the checkpoint on its own sequences, at the counted tokens.
 
         Returns:
-            For each sequence `kl`, KL(backbone ‖ checkpoint) of the next token in nats, summed over its `tokens`.
+            For each sequence `kl`, the KL(backbone ‖ checkpoint) of the next token in nats, summed over its `tokens`.
         """
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the items of benchmarks lie.
+    """The folders that hold the items of benchmarks.
 
     Attributes:
-        corpora: folder of what `pair_data` wrote, `{corpus}/{language}.jsonl`.
-        items: folder of what `fetch_items` wrote, `{benchmark}/{language}.jsonl`.
-        tasks: folders that task files of one's own are named from, in the order in which they are searched.
+        corpora: output folder of `pair_data`, `{corpus}/{language}.jsonl`.
+        items: output folder of `fetch_items`, `{benchmark}/{language}.jsonl`.
+        tasks: folders in which the user's own task files are searched, in this order.
     """
 
     corpora: Path
@@ -98,55 +98,55 @@ class Benchmark(Strict):
 
     @property
     def corpora(self) -> tuple[str, ...]:
-        """The corpora that its prompts come from."""
+        """The corpora from which its prompts come."""
         return ()
 
     def reads(self, language: str) -> tuple[str, ...]:
-        """Return the languages of the corpora that it reads for a cell in a language."""
+        """Return the languages of the corpora that a cell in one language needs."""
         return (language,)
 
     def prompted_in(self, language: str) -> str:
-        """Return the language of the prompts in a cell whose answers should be in a language."""
+        """Return the language of the prompts for answers in a given language."""
         return language
 
     def sources(self) -> Mapping[str, LanguageEntry] | None:
-        """Return what it has of each language of a data set; None if its items come from a corpus."""
+        """Return the data set's settings of each language; None if the items come from a corpus."""
         return None
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
-        """Return its configuration, as far as answers and scores in these languages depend on it."""
+        """Return the part of the configuration on which answers and scores in these languages depend."""
         return self.canonical()
 
     def code_of(self, language: str, roots: Sequence[Path]) -> str | None:
-        """Return the digest of files of one's own that it runs in a language; None if there are none."""
+        """Return the digest of the user's own files that run for a language; None if there are none."""
         return None
 
     def check_texts(self, splits: Splits, languages: Sequence[str]) -> None:
-        """Check before anything runs that the items of its corpus fit.
+        """Check before anything runs that the items of the benchmark's corpus fit.
 
         Args:
-            splits: of its corpus; items of a data set that is not fetched yet have empty texts.
-            languages: that it is asked in.
+            splits: the splits of the corpus. Items of a data set that is not fetched yet have empty texts.
+            languages: the languages in which the benchmark is asked.
 
         Raises:
-            ValueError: they do not; the message begins with the benchmark's key that is to blame.
+            ValueError: the items do not fit; the message begins with the key of the benchmark.
         """
 
     def check(self, language: str, roots: Sequence[Path]) -> None:
-        """Check what can be checked of a language before its items are there.
+        """Check for a language what can be checked before its items are fetched.
 
         Raises:
-            LensflowError: begins with the key that is wrong.
+            LensflowError: a key is wrong; the message begins with the key.
         """
 
     def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
         """Read the items of a language.
 
         Args:
-            folders: where they lie.
-            name: of the benchmark.
-            language: their code.
-            split: `items`, or `fewshot` for those that examples are taken from.
+            folders: the folders of the items.
+            name: name of the benchmark.
+            language: code of the language.
+            split: `items`, or `fewshot` for the items from which examples are taken.
         """
         raise NotImplementedError
 
@@ -158,7 +158,7 @@ class Benchmark(Strict):
         """
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Ask a model; return what it said, one row per request, in the order of the items.
+        """Ask a model; return its answers, one row per request, in the order of the items.
 
         Raises:
             LensflowError: the items do not fit.
@@ -166,26 +166,26 @@ class Benchmark(Strict):
         raise NotImplementedError
 
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Return what a reader sees of each item, with values under the names of metrics where the kind has its own.
+        """Return what a reader sees of each item. Values of metrics that the kind computes itself are included by name.
 
         Args:
-            rows: what `ask` returned.
+            rows: the rows that `ask` returned.
             items: the same items.
-            language: of the items.
+            language: language of the items.
             roots: folders of task files.
         """
         return [{"id": id_, **row} for id_, row in zip(items, rows, strict=True)]
 
     def references(self, folders: Folders, language: str) -> Mapping[str, str]:
-        """Return the reference answers that it has, by id, for the controls that are shown beside the methods."""
+        """Return the reference answers by id, for the controls that are shown beside the methods."""
         return {}
 
     def unit_of(self, id_: str) -> str:
-        """Return what an item counts as in statistics: itself, or a group of items that depend on one another."""
+        """Return the unit of an item in statistics: the item itself, or a group of items that depend on each other."""
         return id_
 
     def own_metrics(self) -> tuple[str, ...]:
-        """Return the metrics whose values its samples have already."""
+        """Return the metrics whose values the samples already contain."""
         return ()
 
 
@@ -193,7 +193,7 @@ class FromCorpus(Benchmark):
     """A benchmark on held-out prompts of a corpus."""
 
     corpus: Name = "embedded"
-    """Corpus that the prompts come from."""
+    """Corpus from which the prompts come."""
     split: Literal["dev", "test"] = "test"
     """Split of the corpus: `dev` to choose hyperparameters, `test` to report."""
 
@@ -227,7 +227,7 @@ class FromAnswers(FromCorpus):
         """Read the prompts of the split with their reference answers, by id.
 
         Raises:
-            LensflowError: an item has none.
+            LensflowError: an item has no reference answer.
         """
         path = folders.corpora / self.corpus / f"{language}.jsonl"
         found = {}
@@ -244,10 +244,10 @@ class FromDataset(Benchmark):
     dataset: Dataset
     """Where the items come from."""
     languages: dict[Language, LanguageEntry] = Field(min_length=1)
-    """Language -> the data set's name for it (`ja: jp`), or what else is particular to it."""
+    """Language -> the data set's name for it (`ja: jp`), or other settings of this language."""
 
     def texts(self) -> tuple[str, ...]:
-        """Return the columns that a model is asked the text of."""
+        """Return the columns whose text the model is asked with."""
         return ()
 
     @field_validator("languages", mode="before", json_schema_input_type=dict[Language, str | LanguageEntry])
@@ -258,11 +258,11 @@ class FromDataset(Benchmark):
         return value
 
     def sources(self) -> Mapping[str, LanguageEntry]:
-        """Return its languages."""
+        """Return the languages of the benchmark."""
         return self.languages
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
-        """Return its configuration with these languages alone."""
+        """Return the configuration with only these languages."""
         content = self.canonical()
         return content | {"languages": {language: content["languages"][language] for language in languages}}
 
@@ -272,14 +272,14 @@ class FromDataset(Benchmark):
 
 
 def generated(asker: Asker, prompts: Mapping[str, str], decoding: Decoding) -> list[Row]:
-    """Have prompts answered; return rows of `prompt` and of what `said` returns."""
+    """Have prompts answered; return rows of `prompt` and of the result of `said`."""
     encoded = [asker.prompting.encode(asker.instruct(prompt)) for prompt in prompts.values()]
     answers = said(asker, encoded, decoding)
     return [{"prompt": prompt, **answer} for prompt, answer in zip(prompts.values(), answers, strict=True)]
 
 
 def said(asker: Asker, prompts: list[list[int]], decoding: Decoding) -> list[Row]:
-    """Have prompts of token ids continued; return what was said to the user apart from what was thought before.
+    """Continue prompts of token ids; return the text for the user, separated from the thought before it.
 
     Returns:
         Rows of `answer`, `tokens` (all ids) and `cut`; with `thought` if the model thought first.

@@ -1,4 +1,4 @@
-"""CLaS-Bench: open questions whose answers a method should bring into another language."""
+"""CLaS-Bench: open questions that a model should answer in another language."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -19,7 +19,7 @@ class ClasBench(FromPrompts):
     """The model that rates answers."""
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
-        """Return its configuration with these languages; no answer depends on who rates it later."""
+        """Return the configuration with these languages. The judge is left out, because no answer depends on it."""
         return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
 
 

@@ -15,9 +15,9 @@ class FromPrompts(FromDataset, Decoding):
 
     generates: ClassVar[bool] = True
     prompt: str = "prompt"
-    """Column of the prompt, or a path into one, such as `turns.0`."""
+    """Column of the prompt, or a path into a column, such as `turns.0`."""
     prompt_language: Language | None = None
-    """Language of all prompts, which ask for answers in the cell's language. The default is the cell's language."""
+    """Language of all prompts; the answers should be in the cell's language. The default is the cell's language."""
 
     def texts(self) -> tuple[str, ...]:
         """Return the column with the prompt."""

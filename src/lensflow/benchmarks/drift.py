@@ -1,4 +1,4 @@
-"""How far a method moves the model from base before any answer changes."""
+"""How much a method changes the model's predictions, measured on tokens of reference answers."""
 
 from collections.abc import Sequence
 from itertools import compress
@@ -12,7 +12,7 @@ from lensflow.errors import LensflowError
 class Drift(FromAnswers):
     """KL(base ‖ method) of the next token, at every token of the reference answers.
 
-    It is meant for the central language, where nothing should change: what "kept" means before any answer changes.
+    It is meant for the central language, where nothing should change. It shows a change before any answer changes.
     """
 
     kind: Literal["drift"]
@@ -25,10 +25,11 @@ class Drift(FromAnswers):
         return {id_: {"prompt": prompt, "own": answer} for id_, (prompt, answer) in found.items()}
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Compare base after plain prompts with the method after its own; return rows of `kl` (nats) and `tokens`.
+        """Compare base after plain prompts with the method after its own prompts; return rows of `kl` (nats) and
+        `tokens`.
 
         Raises:
-            LensflowError: an answer has other tokens after an instruction than without.
+            LensflowError: an answer has other tokens after an instruction than without it.
         """
         encode = asker.tokenizer.encode_answered
         plain = [encode(item["prompt"], item["own"]) for item in items.values()]

@@ -10,7 +10,7 @@ from lensflow.schema.decoding import Decoding
 
 
 class Generation(FromCorpus, Decoding):
-    """Answers to held-out prompts of a corpus, judged by language, repetition, copying and emptiness."""
+    """Answers to held-out prompts of a corpus, judged for language, repetition, copying and emptiness."""
 
     kind: Literal["generation"]
     generates: ClassVar[bool] = True
@@ -20,7 +20,7 @@ class Generation(FromCorpus, Decoding):
         return generated(asker, {id_: item["prompt"] for id_, item in items.items()}, self)
 
     def references(self, folders: Folders, language: str) -> Mapping[str, str]:
-        """Read the reference answers of the split; a corpus need not have any."""
+        """Read the reference answers of the split. A corpus may have none."""
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: text.answer for text in texts if text.answer}
 

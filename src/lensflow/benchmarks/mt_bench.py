@@ -24,7 +24,7 @@ class MtBench(FromDataset, Decoding):
     """Category -> temperature of sampling; other categories have `temperature`. Source: Zheng et al. (2023)."""
 
     def narrowed(self, languages: Sequence[str]) -> dict[str, Any]:
-        """Return its configuration with these languages; no answer depends on who rates it later."""
+        """Return the configuration with these languages. The judge is left out, because no answer depends on it."""
         return super().narrowed(languages) | {"judge": Judge(model="").canonical()}
 
     def check(self, language: str, roots: Sequence[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Likelihood of reference answers: what a model would rather say, without having it say anything."""
+"""Likelihood of reference answers: which answers a model prefers, without generating any."""
 
 import math
 import random
@@ -14,11 +14,12 @@ from lensflow.schema.types import Count, Language
 
 
 class References(FromAnswers):
-    """Teacher-forced likelihood of answers after a prompt: its reference, the same in the central language, others'.
+    """Likelihood of given answers after a prompt: its reference, the reference in the central language, and others.
 
-    The others are references of other items in the language of the prompt. Log-likelihoods are divided by the UTF-8
-    bytes of the answer, because tokens differ between answers and between tokenizers. A byte of one script says more
-    than a byte of another one, so a value is compared between methods in one language, not between languages.
+    The other answers are references of other items in the language of the prompt. Log-likelihoods are divided by the
+    number of UTF-8 bytes of the answer, because answers and tokenizers differ in their numbers of tokens. A byte
+    carries more information in one script than in another. Compare values between methods in one language, not between
+    languages.
     """
 
     kind: Literal["references"]
@@ -27,10 +28,10 @@ class References(FromAnswers):
     distractors: Count = 4
     """Number of answers of other items that each item's answer is compared with."""
     seed: int = Field(default=0, ge=0)
-    """Seed of drawing these."""
+    """Seed for drawing these answers."""
 
     def reads(self, language: str) -> tuple[str, ...]:
-        """Return the language and the central one."""
+        """Return the cell's language and the central language."""
         return tuple(dict.fromkeys((language, self.central)))
 
     def items(self, folders: Folders, name: str, language: str, split: str = "items") -> Items:
@@ -47,7 +48,9 @@ class References(FromAnswers):
         return {id_: {"prompt": prompt, "own": own_, "central": central[id_][1]} for id_, (prompt, own_) in own.items()}
 
     def others(self, items: Items) -> dict[str, list[str]]:
-        """Draw for each item the ids of the items whose answers it is compared with; the same in every language.
+        """Draw for each item the ids of the items whose answers it is compared with.
+
+        They are the same in every language.
 
         Raises:
             LensflowError: there are too few items.
@@ -65,9 +68,10 @@ class References(FromAnswers):
         }
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Score every answer after its prompt; return rows of `distractors` (ids) and `logprobs`, nats per answer.
+        """Score every answer after its prompt; return rows of `distractors` (ids) and `logprobs` (nats per answer).
 
-        The order of `logprobs` is own answer, central answer (except in the central language), distractors.
+        `logprobs` holds the own answer, the central answer (except in the central language), and the distractors, in
+        this order.
         """
         others = self.others(items)
         answers = {id_: self._answers(items, id_, others[id_]) for id_ in items}
@@ -82,7 +86,7 @@ class References(FromAnswers):
         return [items[id_]["own"], *central, *(items[other]["own"] for other in others)]
 
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Return the answers' bits per byte, and the margins between them in bits per byte."""
+        """Return the bits per byte of the answers, and the margins between the answers in bits per byte."""
         return [self._sample(id_, row, items) for id_, row in zip(items, rows, strict=True)]
 
     def _sample(self, id_: str, row: Row, items: Items) -> Row:
@@ -98,7 +102,7 @@ class References(FromAnswers):
 
 
 def _request(asker: Asker, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt as the model sees it, and of an answer without the token that ends it."""
+    """Token ids of a prompt as the model sees it, and of an answer without its end token."""
     ids, inside = asker.tokenizer.encode_answered(asker.instruct(prompt), answer)
     start = inside.index(True)
     return ids[:start], ids[start:-1]

@@ -12,11 +12,11 @@ AnyBenchmark = Annotated[Benchmark, BENCHMARKS]
 
 
 def modules_of(kinds: Iterable[str], engine: str | None = None) -> list[str]:
-    """Return the modules that a stage's code depends on, beside its own.
+    """Return the modules on which a stage's code depends, besides its own module.
 
     Args:
-        kinds: of the benchmarks.
-        engine: a value of `evaluation.engine`, where the stage answers.
+        kinds: kinds of the benchmarks.
+        engine: a value of `evaluation.engine`, if the stage answers.
     """
     roles = (engines.generator, engines.scorer, engines.reader)
     used = set() if engine is None else {engines.path_of(role(engine)) for role in roles}

@@ -1,4 +1,4 @@
-"""Likelihood of texts as such, outside of any prompt."""
+"""Likelihood of plain texts, outside of any prompt."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from lensflow.benchmarks.base import Asker, FromCorpus, Items, Row
 
 
 class Texts(FromCorpus):
-    """Bits per byte of the prompts of a corpus, read as texts: no template, no instruction."""
+    """Bits per byte of a corpus's prompts, read as plain texts: no template, no instruction."""
 
     kind: Literal["texts"]
 
@@ -23,7 +23,7 @@ class Texts(FromCorpus):
         return [{"logprob": logprob} for logprob, _ in asker.loglikelihoods([(start, text) for text in texts])]
 
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Return the texts with their bits and bytes."""
+        """Return the texts with their numbers of bits and bytes."""
         texts = [item["prompt"] for item in items.values()]
         return [
             {"id": id_, "text": text, "bytes": len(text.encode()), "bits": -row["logprob"] / math.log(2)}

@@ -18,18 +18,18 @@ SLOT = "{text}"
 
 
 class Translation(FromCorpus, Decoding):
-    """Translations of a corpus' prompts into the cell's language, with the prompt in that language as reference.
+    """Translations of a corpus's prompts into the cell's language; the prompt in that language is the reference.
 
-    chrF (Popović, 2015; sacrebleu's chrF2) is computed for each item, so that it has an interval and paired tests. The
-    mean over items is not the corpus-level chrF, which pools the n-grams of all items before it takes the F score.
+    chrF (Popović, 2015; sacrebleu's chrF2) is computed per item, so that it has an interval and paired tests. The mean
+    over items is not the corpus-level chrF, which adds up the n-grams of all items before it computes the F score.
     """
 
     kind: Literal["translation"]
     generates: ClassVar[bool] = True
     source: Language = "en"
-    """The language that is translated from."""
+    """The language of the source texts."""
     prompt: str = f"Translate from {{source_name}} into {{language_name}}: {SLOT}"
-    """What the model is asked. `{text}` stands for the source text, `{source_name}` and `{language_name}` for the
+    """The request to the model. `{text}` stands for the source text, `{source_name}` and `{language_name}` for the
     English names of the two languages."""
 
     @field_validator("prompt")
@@ -40,7 +40,7 @@ class Translation(FromCorpus, Decoding):
         return value
 
     def reads(self, language: str) -> tuple[str, ...]:
-        """Return the source language and the cell's."""
+        """Return the source language and the cell's language."""
         return (self.source, language)
 
     def prompted_in(self, language: str) -> str:
@@ -48,7 +48,7 @@ class Translation(FromCorpus, Decoding):
         return self.source
 
     def check(self, language: str, roots: Sequence[Path]) -> None:
-        """Check that the languages differ."""
+        """Check that the source language and the cell's language differ."""
         if language == self.source:
             raise LensflowError(
                 f"source: nothing is translated from '{language}' into '{language}'; name in the run which languages "

@@ -1,4 +1,4 @@
-"""`python -m lensflow.cli` is `lensflow`."""
+"""`python -m lensflow.cli` runs `lensflow`."""
 
 import sys
 

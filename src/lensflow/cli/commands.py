@@ -1,4 +1,4 @@
-"""How a group of subcommands adds itself to the command line."""
+"""How groups of subcommands add themselves to the command line."""
 
 import argparse
 import json
@@ -12,13 +12,13 @@ from lensflow.storage.verified import read_json
 
 Subparsers = Any  # argparse's own type is private
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
-CONFIGFILE = "YAML files on top of the catalogs, as for snakemake; without one, the demo"
+CONFIGFILE = "YAML files that are merged with the catalogs, as for snakemake; without one, the demo"
 
 
 def add_command(
     commands: Subparsers, name: str, function: Callable[..., None], summary: str
 ) -> argparse.ArgumentParser:
-    """Add a subcommand that calls a function with its arguments by their names."""
+    """Add a subcommand that calls a function with the command's arguments by name."""
     sub: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     sub.set_defaults(function=function)
     return sub
@@ -30,15 +30,15 @@ def summary_of(function: Callable[..., Any]) -> str:
 
 
 def is_inline(value: str) -> bool:
-    """Return whether a `--config` is JSON itself, not the name of a file."""
+    """Return whether the value of `--config` is JSON, not the name of a file."""
     return value.lstrip().startswith("{")
 
 
 def read_config(value: str) -> Any:
-    """Return what a `--config` holds.
+    """Return the content of `--config`.
 
     Raises:
-        LensflowError: it is neither JSON nor a JSON file.
+        LensflowError: the value is neither JSON nor the name of a JSON file.
     """
     if is_inline(value):
         try:

@@ -24,14 +24,14 @@ def add(commands: Subparsers) -> None:
     )
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
     sub = add_command(commands, "explain", explain, summary_of(explain))
-    sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or limit alone")
+    sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or only limit")
     add_command(commands, "snakefile", snakefile, summary_of(snakefile))
     sub = add_command(commands, "schema", schema, summary_of(schema))
     sub.add_argument("--output", type=Path, required=True, help="YAML file to write")
 
 
 def plan_of(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> Any:
-    """Return the plan of a configuration, of files and what is on top of them.
+    """Return the plan of a configuration from files and the values that replace theirs.
 
     Raises:
         LensflowError: the configuration is not valid.
@@ -43,16 +43,16 @@ def plan_of(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> Any
 
 
 def check(args: argparse.Namespace) -> None:
-    """Check a configuration and everything that it names."""
+    """Check a configuration and all files that it names."""
     plan = checked_plan(args.configfile, args.results)
     print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
 
 
 def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] | None = None) -> Any:
-    """Return the plan of a configuration that was checked with everything that it names; print hints.
+    """Return the plan of a configuration after checking all that it names; print hints.
 
     Raises:
-        LensflowError: something is wrong.
+        LensflowError: the check found a mistake.
     """
     from lensflow.artifacts.hub import datasets_root
     from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
@@ -70,23 +70,23 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
 
 
 def show_config(args: argparse.Namespace) -> None:
-    """Print a stage's configuration, to be given to its --config."""
+    """Print the configuration of a stage, as the stage's --config takes it."""
     stage = STAGES[args.stage]
     parts = args.name.split("/", len(stage.scope) - 1)
     if len(parts) != len(stage.scope):
-        raise LensflowError(f"'{args.name}': stage {stage.name} works on {'/'.join(stage.scope)}")
+        raise LensflowError(f"'{args.name}': stage {stage.name} needs a name of the form {'/'.join(stage.scope)}")
     print(show(plan_of(args.configfile).config_of(stage.name, dict(zip(stage.scope, parts, strict=True)))))
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Print what a key of the configuration means, its values and its default."""
+    """Print the meaning, the values and the default of a key of the configuration."""
     from lensflow.workflow import explaining
 
     print(explaining.explain(args.key))
 
 
 def snakefile(args: argparse.Namespace) -> None:
-    """Print where the installed workflow's Snakefile is, for snakemake --snakefile or a module statement."""
+    """Print the path of the installed workflow's Snakefile, for snakemake --snakefile or a module statement."""
     print(project.INSTALLED / "Snakefile")
 
 

@@ -1,6 +1,6 @@
-"""The command line: parses arguments and calls; what a command does stands in the packages below.
+"""The command line: it parses the arguments and calls functions of the packages below.
 
-Modules are imported inside the subcommands, so that a mistake is reported before torch is loaded.
+The subcommands import modules when they run, so that a wrong argument is reported before torch is loaded.
 """
 
 import argparse
@@ -30,12 +30,12 @@ GROUPS = (running, configuration, results, measuring, tables, stages)  # in the 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages are one line and name what was probably meant."""
+    """A parser whose messages are one line and suggest the option or command that was meant."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuse what a command does not know, where that command is known."""
+        """Refuse unknown options with the message of the subcommand that was called."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             options = re.findall(r"--[\w-]+", self.format_usage())
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments, and end."""
+        """Print what is wrong with the arguments, and exit."""
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             meant = _meant(choice[1], choice[2].replace("'", "").split(", "))
             message = message.replace(f" ({choice[0].partition(' (')[2]}", meant) if meant else message
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _log_header(arguments: Sequence[str]) -> str:
-    """Return the first line of a log: versions, and the command, without what stands before an @ in an address."""
+    """Return the first line of a log: the versions and the command, without user names and passwords in addresses."""
     from lensflow.storage.environment import versions
 
     known = ", ".join(f"{package} {number}" for package, number in versions().items())
@@ -76,7 +76,7 @@ def _log_header(arguments: Sequence[str]) -> str:
 
 
 def _refusal(error: Exception) -> str | None:
-    """Return what to do where the system refuses memory or writing; None for any other error."""
+    """Return what to do if the system refuses memory or writing; None for any other error."""
     if "CUDA out of memory" in str(error):
         return "not enough GPU memory; lower the backbone's resources.gpu_memory (vLLM's share), or take a larger GPU"
     if isinstance(error, MemoryError) or any(
@@ -87,7 +87,7 @@ def _refusal(error: Exception) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (0 done, 2 a mistake that the user can mend, 130 interrupted)."""
+    """Run the command line; return the exit code: 0 done, 2 a mistake that the user can correct, 130 interrupted."""
     gc.set_threshold(100_000)  # torch and transformers make a million objects, which all stay: a second of searching
     args = parser().parse_args(arguments)
     if args.logged:
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; run again to go on", file=sys.stderr)
+        print("error: interrupted; run again to continue", file=sys.stderr)
         return 130
     except Exception as error:
         if (reason := _refusal(error)) is None:

@@ -18,14 +18,14 @@ def add(commands: Subparsers) -> None:
     sub = add_command(commands, "crate", crate, summary_of(crate))
     sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")
     sub.add_argument("--output", type=Path, required=True, help="new folder, or .zip file")
-    sub.add_argument("--deltas", action="store_true", help="with delta and intervention of each training")
+    sub.add_argument("--deltas", action="store_true", help="also include the delta and intervention of each training")
     sub = add_command(commands, "export", export, summary_of(export))
     _add_method(sub)
     sub.add_argument("folder", type=Path, help="new folder for the checkpoint")
-    sub.add_argument("--reference", action="store_true", help="name the backbone, and copy none of its weights")
+    sub.add_argument("--reference", action="store_true", help="name the backbone instead of copying its weights")
     sub = add_command(commands, "push", push, summary_of(push))
     _add_method(sub)
-    sub.add_argument("name", help="of the repository on the hub, owner/name; it is made if it is not there")
+    sub.add_argument("name", help="name of the repository on the hub, owner/name; a missing repository is created")
     sub.add_argument("--private", action="store_true", help="make a new repository private")
     sub.add_argument("--dry-run", action="store_true", help="list the files and their sizes in bytes; send nothing")
 
@@ -36,14 +36,14 @@ def _add_method(sub: argparse.ArgumentParser) -> None:
 
 
 def trace(args: argparse.Namespace) -> None:
-    """Follow a number in a table back to the data, the backbone and the code."""
+    """Trace a number in a table to the data, the backbone and the code."""
     from lensflow.provenance import trace as provenance
 
     print(provenance.trace(args.place))
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Compare a results folder, also a downloaded one, with the records in it."""
+    """Compare a results folder with the records in it. The folder may be a downloaded one."""
     from lensflow.provenance import verify as provenance
 
     problems = provenance.verify(args.results)
@@ -62,14 +62,14 @@ def crate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Copy a checkpoint that can be taken home: backbone and delta put together, links resolved."""
+    """Copy a checkpoint into a folder of its own: the backbone with the changed weights, and no links."""
     from lensflow.presentation.exporting import export
 
     print(export(args.backbone, args.delta, args.folder, reference=args.reference))
 
 
 def push(args: argparse.Namespace) -> None:
-    """Send a method to the hub: what it changes, its model card, and the name of its backbone."""
+    """Send a method to the hub: the changed weights, the model card, and the name of the backbone."""
     from lensflow.presentation.pushing import push
 
     for line in push(args.backbone, args.delta, args.name, private=args.private, dry_run=args.dry_run):

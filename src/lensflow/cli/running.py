@@ -1,4 +1,4 @@
-"""The front door: new writes a configuration file, run also runs it and says what came out."""
+"""The commands `new`, which writes a configuration file, and `run`, which also runs it and prints the verdict."""
 
 import argparse
 import contextlib
@@ -26,7 +26,8 @@ def add(commands: Subparsers) -> None:
     sub = add_command(commands, "run", run, summary_of(run))
     sub.add_argument("file", type=Path, nargs="?", help=f"a configuration file, instead of the options; default {NAME}")
     _add_request(sub)
-    sub.add_argument("--dry-run", action="store_true", help="show the file and what it asks for; write and run nothing")
+    says = "print the file and what the run would do; write and run nothing"
+    sub.add_argument("--dry-run", action="store_true", help=says)
     sub = add_command(commands, "new", new, summary_of(new))
     _add_request(sub)
 
@@ -35,9 +36,9 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     listed: Mapping[str, Any] = {"type": lambda text: tuple(text.replace(",", " ").split()), "metavar": "A,B"}
     sub.add_argument("--model", help="a folder with a checkpoint, owner/name on the hub, or a backbone of the catalog")
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
-    sub.add_argument("--central", help="the language that the model is best in (default: en)")
+    sub.add_argument("--central", help="the language that the model knows best (default: en)")
     sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
-    sub.add_argument("--questions", type=Path, help="such a file, to evaluate on (default: rows of --data)")
+    sub.add_argument("--questions", type=Path, help="a file like --data, to evaluate on (default: rows of --data)")
     sub.add_argument("--methods", **listed, help="methods of the catalog (default: lens-gentle,lens-strong)")
     sub.add_argument("--benchmarks", **listed, help="benchmarks of the catalog (default: generation,likelihood)")
     sub.add_argument("--budget", type=float, metavar="MINUTES", help="minutes that answering may take, roughly")
@@ -47,14 +48,14 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
 
 
 def new(args: argparse.Namespace) -> None:
-    """Write lensflow.yaml for a model and its languages; runs nothing."""
+    """Write lensflow.yaml for a model and its languages; run nothing."""
     path = (args.directory or Path()) / NAME
     _write(path, _drafted(args), args.force)
     print(f"{path}: read it, then: lensflow run {shlex.quote(str(path))}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make a model better in some languages, and say whether it is; without options, run the demo."""
+    """Make a model better in some languages and say whether it became better; without options, run the demo."""
     file = args.file or (args.directory or Path()) / NAME
     text = _text(args, file)
     folder = (args.directory or file.parent).resolve()
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _text(args: argparse.Namespace, file: Path) -> str | None:
-    """Return what `file` is to hold; None if it is there and meant as it is."""
+    """Return the new content of `file`; None if the file exists and should stay as it is."""
     options = [
         f"--{name}"
         for name in ("model", "languages", "central", "data", "questions", "methods", "benchmarks", "budget", "gpus")
@@ -121,10 +122,10 @@ def _parsed(text: str | None, dry: bool) -> Mapping[str, Any] | None:
 
 
 def _write(path: Path, text: str, force: bool) -> None:
-    """Write a configuration file; another one is replaced only if that is wanted."""
+    """Write a configuration file; replace an existing one only with --force."""
     if path.is_file() and path.read_text(encoding="utf-8") != text and not force:
         raise LensflowError(
-            f"{path}: is there already and says something else; run it as it is (lensflow run {path}), choose another "
+            f"{path}: exists already with other content; run it as it is (lensflow run {path}), choose another "
             "folder (--directory), or replace it (--force)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 
 def _check_results(folder: Path, file: Path, force: bool) -> None:
-    """Check that a folder's results come from the same file."""
+    """Check that the results in a folder come from this configuration file."""
     config = folder / "results" / "config.json"
     if force or not config.is_file():
         return
@@ -146,7 +147,7 @@ def _check_results(folder: Path, file: Path, force: bool) -> None:
 
 
 def _snakemake(file: Path, gpus: int) -> None:
-    """Run the workflow here, on all cores.
+    """Run the workflow on this machine, with all cores.
 
     Raises:
         LensflowError: a stage failed.
@@ -163,7 +164,10 @@ def _snakemake(file: Path, gpus: int) -> None:
 
 
 def _verdict(results: Path, shown: str) -> list[str]:
-    """Return what a finished run has shown, and where its report is; `shown` is the results folder's name for users."""
+    """Return the verdict of a finished run and the path of its report.
+
+    `shown` is the results folder as users see it.
+    """
     from lensflow.presentation.verdict import verdict_lines
 
     config = read_json(results / "config.json") | {"results": shown}

@@ -25,7 +25,7 @@ def add(commands: Subparsers) -> None:
 
 
 def run(stage: Stage, args: argparse.Namespace) -> None:
-    """Run a stage and leave a record of it beside its output; a stage of several outputs leaves its own records."""
+    """Run a stage and leave a record beside its output. A stage with several outputs writes its own records."""
     from lensflow.provenance.records import recording
 
     content = read_config(args.config)
@@ -45,11 +45,7 @@ def run(stage: Stage, args: argparse.Namespace) -> None:
 
 
 def _code(stage: Stage, config: Any) -> str:
-    """Return the digest of the code behind a stage, which may depend on its configuration.
-
-    Raises:
-        LensflowError: the configuration of a method or benchmark is not valid.
-    """
+    """Return the code digest of a stage, which may depend on the configuration of the stage."""
     if stage.name == "train":
         from lensflow.methods.registry import AnyMethod, method_digest
 
@@ -63,7 +59,7 @@ def _code(stage: Stage, config: Any) -> str:
 
 
 def _summary(stage: Stage) -> str:
-    """Return the first line of the docstring of a stage's `run`, without importing what the stage needs."""
+    """Return the first line of the docstring of a stage's `run`, without importing the packages of the stage."""
     tree = ast.parse((FOLDER / "stages" / f"{stage.name}.py").read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run")
     return (ast.get_docstring(found) or "").splitlines()[0]

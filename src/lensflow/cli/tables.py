@@ -79,7 +79,7 @@ def compare_tables(args: argparse.Namespace) -> None:
 
 
 def accept_tables(args: argparse.Namespace) -> None:
-    """Publish the tables of a run, and say what moved them."""
+    """Publish the tables of a run, and print what changed them."""
     from lensflow.workflow import published
 
     source = published.source_of(plan_of(args.configfile), args.results)
@@ -89,7 +89,7 @@ def accept_tables(args: argparse.Namespace) -> None:
     for difference in moved:
         print(difference)
     if moved:
-        print("moved by" if changes else "moved by nothing in configuration, code, packages or machine")
+        print("changed by" if changes else "no change in configuration, code, packages or machine")
     for change in changes:
         print(f"  {change}")
     print(f"{args.published}: published {', '.join(Path(name).name for name in published.TABLES)}")

@@ -1,1 +1,1 @@
-"""Data that the package carries: the embedded corpus and the generator of the embedded benchmark."""
+"""The data in the package: the embedded corpus and the generator of the embedded benchmark."""

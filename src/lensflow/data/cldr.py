@@ -1,11 +1,11 @@
-"""The embedded benchmark: four-way questions generated from CLDR, the same ones in ten languages.
+"""The embedded benchmark: four-way questions generated from CLDR, with the same questions in ten languages.
 
-The facts and all names come from the Unicode CLDR as Babel carries it; only the question templates and the names of
-nine quantities are written here. Questions come in *groups* of four that share one set of four choices, each of which
-is right once. So whatever looks at the choices alone (the most frequent or the longest text, a language model's prior,
-a classifier trained on other groups) gets exactly one of four right, in every language.
+The facts and all names come from the Unicode CLDR data in Babel. Only the question templates and the names of nine
+quantities are written here. Questions come in *groups* of four that share one set of four choices. Each choice is the
+right answer once. A method that looks only at the choices (the most frequent or the longest text, a language model's
+prior, a classifier trained on other groups) therefore gets exactly one of four right, in every language.
 
-The price of exact balance: from three answers of a group the fourth follows. Items of one group (same id up to the
+This exact balance has a price: three answers of a group determine the fourth. Items of one group (same id up to the
 last hyphen) therefore belong on the same side of any split into training, few-shot and test items.
 """
 
@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one kind of question is made; everything is a CLDR code until it is named in a language."""
+    """How one kind of question is made; all values are CLDR codes until they are named in a language."""
 
     fact: Callable[[str], str]  # subject -> right answer
     subject: Callable[[Locale, str], str]  # name of a subject
@@ -267,13 +267,13 @@ LANGUAGES = tuple(_TEMPLATES)
 def questions(languages: Sequence[str], seed: int = 0) -> dict[str, list[Question]]:
     """Make the benchmark in each language: same items, same order, same position of the right choice.
 
-    Which items there are is fixed; `seed` orders the groups, the items in a group and the choices. The four items of
-    a group follow each other, with the right choice in each of the four positions once, so that the first 4n items
-    are as balanced as the whole.
+    The set of items is fixed. `seed` orders the groups, the items in a group and the choices. The four items of a group
+    follow each other. The right choice is once in each of the four positions, so the first 4n items are as balanced as
+    the whole.
 
     Args:
-        languages: codes out of `LANGUAGES`; they do not influence one another.
-        seed: of the order.
+        languages: codes out of `LANGUAGES`; a language does not change the items of another.
+        seed: seed of the order.
 
     Raises:
         LensflowError: a language has no templates.
@@ -287,7 +287,8 @@ def questions(languages: Sequence[str], seed: int = 0) -> dict[str, list[Questio
 
 
 def _layout(rng: random.Random) -> list[tuple[str, str, list[str], int]]:
-    """The items before they are put in words: id, subject, choices (both CLDR codes) and the answer's position."""
+    """The items before they are written in a language: id, subject, choices (all as CLDR codes) and the position of the
+    answer."""
     groups = [
         (f"{name}-{number}", group.split())
         for name, kind in _KINDS.items()

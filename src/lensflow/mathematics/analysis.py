@@ -1,6 +1,7 @@
-"""What hidden states say about languages, layer by layer: separability, retrieval, spectrum, angles, neighbourhoods.
+"""What hidden states tell about languages, layer by layer: separability, retrieval, spectrum, angles, neighbourhoods.
 
-Texts are parallel: the n-th state of every language is of the same text. All functions are pure and of NumPy arrays.
+Texts are parallel: the n-th state of every language belongs to the same text. All functions are pure and take NumPy
+arrays.
 """
 
 from typing import Any
@@ -20,19 +21,20 @@ PERPLEXITY = 30.0  # sklearn's
 
 
 def variance_shares(states: Floats) -> NDArray[np.float64]:
-    """How much of the states' variance is between languages, and how much between texts in whatever language.
+    """The share of the states' variance that is between languages, and the share that is between texts.
 
-    The states are x_li = m + a_l + b_i + e_li, and the variances of a, b and e, added up over the dimensions, are
-    estimated by equating mean squares (Searle, Casella and McCulloch, *Variance Components*, 1992, ch. 4); a component
-    that is not there can come out a little below 0. This is Fisher's criterion, between- against within-class scatter,
-    with the within-class part split into text and rest. A linear classifier would say less: on the demo's models it
-    tells the languages apart in every layer (96 to 100 % right).
+    The model of the states is x_li = m + a_l + b_i + e_li. The variances of a, b and e, summed over the dimensions, are
+    estimated by equating mean squares (Searle, Casella and McCulloch, *Variance Components*, 1992, ch. 4). The estimate
+    of a component that is 0 can be slightly negative. This is Fisher's criterion, between-class against within-class
+    scatter, with the within-class part split into text and rest. A linear classifier would tell less: on the demo's
+    models it separates the languages in every layer (96 to 100 % right).
 
     Args:
         states: (K, N, d), K >= 2 languages of N >= 3 texts.
 
     Returns:
-        (2, 3): for language and for text the share of all three variances, and its 95 % interval by the jackknife over
+        (2, 3): for language and for text, the share of the sum of the three variances, with its 95 % interval by the
+        jackknife over
         texts (Efron and Stein, 1981) with Student's t.
 
     Raises:
@@ -57,7 +59,8 @@ def variance_shares(states: Floats) -> NDArray[np.float64]:
 
 
 def _shares(total: Any, languages: Any, texts: Any, grand: Any, count: int, n: int) -> NDArray[np.float64]:
-    """Shares of language and text from sums of squares: of states, of sums over texts, over languages, over both."""
+    """Shares of language and text from sums of squares: of states, of sums over texts, of sums over languages, and of
+    both."""
     correction = grand / (count * n)
     between, by_text = languages / n - correction, texts / count - correction
     rest = (total - correction - between - by_text) / ((count - 1) * (n - 1))
@@ -73,7 +76,7 @@ def retrieval_hits(states: Floats, central: int) -> NDArray[np.bool_]:
         central: index of the central language.
 
     Returns:
-        (K-1, N), the other languages in their order.
+        (K-1, N), for the other languages in their order.
     """
     unit = states / np.linalg.norm(states, axis=-1, keepdims=True)
     nearest = (np.delete(unit, central, axis=0) @ unit[central].T).argmax(-1)
@@ -81,7 +84,10 @@ def retrieval_hits(states: Floats, central: int) -> NDArray[np.bool_]:
 
 
 def share_interval(hits: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Mean over languages of a share, with its 95 % interval; (L, N), a text in all of its languages is one item."""
+    """Mean over languages of a share, with its 95 % interval, from (L, N).
+
+    A text in all of its languages counts as one item.
+    """
     if len(hits) == 1:
         return (float(hits.mean()), *statistics.proportion_interval(hits.sum(), hits.size))
     numerators = hits[:, None].astype(np.float64)
@@ -90,14 +96,14 @@ def share_interval(hits: NDArray[np.bool_]) -> tuple[float, float, float]:
 
 
 def without(states: Floats, basis: Floats) -> Floats:
-    """The states (..., d) less their projection on the span of an orthonormal basis (d, r): h − h B Bᵀ."""
+    """The states (..., d) minus their projection on the span of an orthonormal basis (d, r): h − h B Bᵀ."""
     return np.asarray(states - states @ basis @ basis.T)
 
 
 def spectrum(means: Floats) -> NDArray[np.float64]:
     """Singular values of the centred language means of each layer: (L, K, d) -> (L, K-1), the largest first.
 
-    The squares of a layer add up to the squared distances of the means from their mean.
+    The squares of a layer add up to the sum of the squared distances of the means from their mean.
     """
     centred = means - means.mean(-2, keepdims=True, dtype=np.float64)
     return np.asarray(np.linalg.svd(centred, compute_uv=False)[..., : means.shape[-2] - 1])
@@ -113,9 +119,9 @@ def cosines(directions: Floats, others: Floats) -> NDArray[np.float64]:
 def neighbour_embedding(points: Floats) -> NDArray[np.float64]:
     """Embed (n, d) points, n >= 4, in the plane so that neighbours stay neighbours: (n, 2), by t-SNE.
 
-    van der Maaten and Hinton (2008) as sklearn has it. Distances between far groups, their sizes and the axes have no
-    meaning. One thread, so that the order of additions, and with it the picture, does not depend on the number of
-    cores.
+    The algorithm is sklearn's version of van der Maaten and Hinton (2008). Distances between far groups, the sizes of
+    groups, and the axes have no meaning. It uses one thread, so that the order of additions, and therefore the picture,
+    does not depend on the number of cores.
     """
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     with threadpool_limits(limits=1):
@@ -124,13 +130,9 @@ def neighbour_embedding(points: Floats) -> NDArray[np.float64]:
 
 
 def pareto_front(costs: ArrayLike, gains: ArrayLike) -> list[int]:
-    """Return the indices of the points on the Pareto front, by rising cost.
+    """Indices, by rising cost, of the points that no other point beats.
 
-    A point is on the front unless another point is better in cost or gain and at least as good in the other.
-
-    Args:
-        costs: (n,), lower is better.
-        gains: (n,), higher is better.
+    A point beats another one if it is better in one respect and not worse in the other.
     """
     costs, gains = np.asarray(costs, float), np.asarray(gains, float)
     no_worse = (costs[None] <= costs[:, None]) & (gains[None] >= gains[:, None])

@@ -1,4 +1,4 @@
-"""Where target languages are pushed: their directions δ, how far along them, and random subspaces as controls.
+"""The directions δ along which target languages are pushed, the distance of the push, and random subspaces as controls.
 
 Source: Lens (arXiv 2410.04407, section 3.2). The direction of a language is `subspaces.directions`.
 """
@@ -20,9 +20,9 @@ def own_directions(directions: Tensor, languages: Sequence[str], targets: Sequen
     """Return δ (d,) of each target at the top layer.
 
     Args:
-        directions: (L, K, d), δ of every layer and language.
+        directions: (L, K, d), the δ of every layer and language.
         languages: K codes, the order of the second dimension.
-        targets: some of them.
+        targets: some of the languages.
     """
     return {language: directions[-1, languages.index(language)] for language in targets}
 
@@ -30,15 +30,15 @@ def own_directions(directions: Tensor, languages: Sequence[str], targets: Sequen
 def shifts(
     directions: Mapping[str, Tensor], strength_of: Callable[[str], float], unit: Unit, norms: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return how far each target is pushed along its direction, (d,).
+    """Return the push of each target along its direction, (d,).
 
-    With `absolute` a target moves by λδ (the paper); with `state_norm` by λ times the mean length of its own states
-    along δ, which makes λ comparable between languages and backbones.
+    With `absolute`, a target moves by λδ (the paper). With `state_norm`, it moves along δ by λ times the mean length of
+    its own states, so that λ can be compared between languages and backbones.
 
     Args:
         directions: language -> δ (d,).
-        strength_of: gives λ of a language.
-        unit: of λ.
+        strength_of: returns the λ of a language.
+        unit: unit of λ.
         norms: language -> mean length of its states.
     """
     found = {}
@@ -52,16 +52,16 @@ def shifts(
 def controlled(
     control: str, directions: Mapping[str, Tensor], draw: int, states: Sequence[Tensor] = ()
 ) -> Mapping[str, Tensor]:
-    """Return the directions that a control puts in the place of δ.
+    """Return the directions that a control uses instead of δ.
 
     Args:
         control: `own` for δ itself, `negative`, `common`, `rotated`, `covariance` or `deranged`.
         directions: language -> δ (d,).
-        draw: number of the draw of `rotated`, `covariance` and `deranged`.
-        states: several (n, d), whose common covariance `covariance` takes.
+        draw: number of the random draw for `rotated`, `covariance` and `deranged`.
+        states: several (n, d); `covariance` uses their common covariance.
 
     Raises:
-        LensflowError: the languages have no derangement of that number.
+        LensflowError: the languages have no derangement with this number.
     """
     generator = torch.Generator().manual_seed(draw)
     match control:
@@ -79,11 +79,12 @@ def controlled(
 
 
 def rotated(directions: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Turn all directions by one random rotation: lengths and angles between languages (their Gram matrix) stay.
+    """Rotate all directions by one random rotation; lengths and angles between languages (their Gram matrix) do not
+    change.
 
     Args:
-        directions: language -> δ (d,), fewer of them than d.
-        generator: of the rotation, uniform over rotations.
+        directions: language -> δ (d,); fewer languages than d.
+        generator: generator of the rotation, which is uniformly random.
     """
     stacked = torch.stack(list(directions.values())).double()
     triangle = torch.linalg.qr(stacked.mT).R  # δ = Q R, and any other orthonormal Q has the same Gram matrix RᵀR
@@ -95,12 +96,12 @@ def rotated(directions: Mapping[str, Tensor], generator: torch.Generator) -> dic
 def covariance_matched(
     directions: Mapping[str, Tensor], states: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw each direction from a normal distribution with the states' covariance, at the length of its own δ.
+    """Draw each direction from a normal distribution with the states' covariance, scaled to the length of its own δ.
 
     Args:
         directions: language -> δ (d,).
-        states: (N, d), whose covariance it is.
-        generator: of the draws.
+        states: (N, d), the states whose covariance is used.
+        generator: generator of the draws.
     """
     centred = states.double() - states.double().mean(0)
     weights = torch.randn(len(directions), len(centred), generator=generator, dtype=torch.float64)
@@ -112,20 +113,20 @@ def covariance_matched(
 
 
 def common(directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give every language the mean direction away from the central one, at the length of its own δ (d,)."""
+    """Give every language the mean direction away from the central language, scaled to the length of its own δ (d,)."""
     mean = torch.nn.functional.normalize(torch.stack(list(directions.values())).mean(0), dim=-1)
     return {language: delta.norm() * mean for language, delta in directions.items()}
 
 
 def deranged(directions: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Give every language the direction of another one, by a derangement of the languages.
+    """Give every language the direction of another language, by a derangement of the languages.
 
     Args:
         directions: language -> δ (d,).
-        number: of the derangement, in lexicographic order.
+        number: number of the derangement, in lexicographic order.
 
     Raises:
-        LensflowError: there are not so many.
+        LensflowError: there are fewer derangements.
     """
     languages = list(directions)
     without = (order for order in permutations(languages) if all(map(operator.ne, order, languages)))
@@ -141,7 +142,7 @@ def random_subspace(agnostic: Tensor, rank: int, generator: torch.Generator) -> 
     """Draw an orthonormal basis (d, rank) of a uniformly random subspace that is orthogonal to `agnostic` (d,).
 
     Raises:
-        LensflowError: there is none, d is not larger than the rank.
+        LensflowError: there is no such subspace, because d is not larger than the rank.
     """
     if rank >= len(agnostic):
         raise LensflowError(f"direction: random needs states of more than {rank} dimensions; use another direction")

@@ -1,4 +1,7 @@
-"""What a paired test can show at all. The workflow reads the list of tables at every start, so this needs no scipy."""
+"""The smallest difference that a paired test can show.
+
+This module avoids scipy, because the workflow reads it at every start.
+"""
 
 import math
 from statistics import NormalDist
@@ -9,7 +12,7 @@ _z = NormalDist().inv_cdf
 
 
 def detectable(half: float, items: int, planned: int) -> float:
-    """Return the smallest true difference that `planned` items show with 80 % power, two-sided at 5 %.
+    """Return the smallest true difference that a test with `planned` items shows with 80 % power, two-sided at 5 %.
 
     Args:
         half: half the width of the 95 % interval of the difference over `items` items.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def target_script_share(probabilities: Tensor, target: Tensor, latin: Tensor) -> Tensor:
-    """Script mass: how much of the next-token probability on target-script or Latin tokens is on target-script ones.
+    """Script mass: the share of target-script tokens in the next-token probability of target-script and Latin tokens.
 
     Args:
         probabilities: (n, V), at the last prompt token.
@@ -13,7 +13,7 @@ def target_script_share(probabilities: Tensor, target: Tensor, latin: Tensor) ->
         latin: (V,) bool, the tokens in Latin script; no token is in both.
 
     Returns:
-        (n,) float32 in [0, 1]; nan where neither has any probability.
+        (n,) float32 in [0, 1]; nan if neither group has any probability.
     """
     probabilities = probabilities.float()
     on_target, on_latin = (probabilities @ mask.to(probabilities) for mask in (target, latin))
@@ -21,13 +21,13 @@ def target_script_share(probabilities: Tensor, target: Tensor, latin: Tensor) ->
 
 
 def coarse_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) of distributions over k tokens and the rest of the vocabulary, taken as one.
+    """KL(p ‖ q) of distributions over k tokens and one class for the rest of the vocabulary.
 
-    It is at most the divergence over the whole vocabulary, and close to it if the k tokens have most of the probability
-    of p.
+    It is at most the divergence over the whole vocabulary. It is close to that divergence if the k tokens have most of
+    the probability of p.
 
     Args:
-        p: (n, k), log-probabilities of k tokens each.
+        p: (n, k), log-probabilities of k tokens.
         q: (n, k), log-probabilities of the same tokens.
 
     Returns:
@@ -40,9 +40,10 @@ def coarse_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def families_among(logits: Tensor, families: Tensor, k: int, p: float) -> Tensor:
-    """Return which families of tokens are among the k likeliest tokens that reach probability p together.
+    """Return which families of tokens are among the likeliest tokens, up to k tokens or up to total probability p.
 
-    A token counts if fewer than k tokens are likelier, and these have less than p together. With p = 1, k alone counts.
+    A token counts if fewer than k tokens are likelier and these tokens have less than p together. With p = 1, only k
+    matters.
 
     Args:
         logits: (n, V).

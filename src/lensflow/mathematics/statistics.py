@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 def proportion_interval(k: float, n: float) -> tuple[float, float]:
-    """Wilson score interval (1927) of k successes in n > 0 trials; it stays in [0, 1] and serves k = 0 and k = n."""
+    """Wilson score interval (1927) of k successes in n > 0 trials; it stays in [0, 1], also for k = 0 and k = n."""
     low, high = proportion_confint(k, n, alpha=1 - CONFIDENCE, method="wilson")
     # Exactly 0 and 1, without rounding errors such as 7e-18.
     return 0.0 if k == 0 else float(low), 1.0 if k == n else float(high)
@@ -40,7 +40,7 @@ def harmonic_items(first: Sequence[float], second: Sequence[float | None]) -> li
 
     Args:
         first: x of each item, from 0.
-        second: y of each item, from 0; None where it is not known.
+        second: y of each item, from 0; None if it is unknown.
 
     Returns:
         One value per item; None for each if no y is known.
@@ -123,7 +123,7 @@ class Sample:
 
     @property
     def is_share(self) -> bool:
-        """Whether every item is 0 or 1 and counts as one, or not at all."""
+        """Whether every item is 0 or 1, and has weight 1 or does not count."""
         return bool(np.isin(self.numerators, (0, 1)).all() and np.isin(self.denominators, (0, 1)).all())
 
     @property
@@ -186,8 +186,8 @@ class Components:
         vary as much as the items' means.
 
         Args:
-            items: variance of the items, perhaps smoothed.
-            quantile: of t, for the items.
+            items: variance of the items, possibly smoothed.
+            quantile: quantile of t, for the items.
         """
         total = items + self.of_seeds
         if self.of_seeds == 0:
@@ -203,7 +203,7 @@ def components(deviations: Floats, weights: Floats) -> Components:
     as six normal observations.
 
     Args:
-        deviations: (S, n), `Sample.deviations` or the difference of two such.
+        deviations: (S, n), `Sample.deviations` or the difference of two of them.
         weights: (n,), `Sample.weights`; at least two of them are positive.
     """
     seeds, n = len(deviations), int((weights > 0).sum())
@@ -227,7 +227,7 @@ def half_width(deviations: Floats, weights: Floats) -> float:
     of all cases.
 
     Args:
-        deviations: (S, n), `Sample.deviations` or the difference of two such.
+        deviations: (S, n), `Sample.deviations` or the difference of two of them.
         weights: (n,), `Sample.weights`.
     """
     if (weights > 0).sum() < 2:
@@ -255,10 +255,10 @@ def interval(sample: Sample) -> tuple[float, float]:
 def difference_interval(base: Sample, other: Sample) -> tuple[float, float]:
     """Interval of other - base over the same items, and over seeds if there are several (`half_width`).
 
-    If both sides have several seeds, the seeds are the same; else one side has a single seed. An item may count on one
-    side only, if the metric is not defined for all items. Then the difference is a difference of two ratios. Its
+    If both sides have several seeds, the seeds are the same; otherwise one side has a single seed. An item may count on
+    one side only, if the metric is not defined for all items. Then the difference is a difference of two ratios. Its
     variance comes from their linearisation, with the covariance of the items that count on both sides (Cochran,
-    Sampling Techniques, 1977, section 6.19). A method's effect on which items count is thus part of the comparison.
+    Sampling Techniques, 1977, section 6.19). The comparison thus includes a method's effect on which items count.
 
     Numbers have Student's t. Shares have `paired_shares_interval` with the effective number of items, which gives the
     same variance, smoothed (`_items`). If items count on one side only, the shares gained and lost are chosen to give
@@ -289,11 +289,11 @@ def _items(
 ) -> float:
     """Effective number of items: how many random items of one language and seed give the same variance of a share.
 
-    Without smoothing it would jump, because answers that are all alike have no variance. Each language therefore gets
-    half items more: a right one and a wrong one, or for a difference one that is gained and lost in equal parts. Their
-    answers have the correlation `ALIKE` between languages and seeds. The design effect is bounded: all languages and
-    seeds together give no more information than independent ones, and no less than one of them. The variance of other
-    seeds is added to that.
+    Without smoothing, this number would jump, because equal answers have no variance. Each language therefore gets half
+    items in addition: a right one and a wrong one, or for a difference one that is gained and lost in equal parts.
+    Their answers have the correlation `ALIKE` between languages and seeds. The design effect is bounded: all languages
+    and seeds together give at most as much information as independent ones, and at least as much as a single one. The
+    variance of other seeds is added.
 
     Args:
         deviations: (S, n), `components`.
@@ -317,7 +317,8 @@ def _items(
 
 
 def _bounds(variances: Floats, answers: int) -> tuple[float, float]:
-    """Variance of a mean over languages, for (L,) variances: if answers to a question are independent, and if equal."""
+    """Variance of a mean over languages, for (L,) variances, in two cases: answers to a question are independent, or
+    equal."""
     return float(variances.mean()) / answers, float(np.sqrt(variances).mean() ** 2)
 
 
@@ -332,11 +333,12 @@ def _around(value: float, half: float) -> tuple[float, float]:
 def paired_shares_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
     """Interval of a difference of two shares of the same n items, from the intervals of the shares gained and lost.
 
-    The difference is (gained - lost) / n. `gained` items are right with the second only, `lost` items with the first
-    only. Both shares have Jeffreys's interval (Brown, Cai and DasGupta, Statistical Science 16, 2001), which adds half
-    an item to either side; the two are joined with the correlation of multinomial shares (Zou and Donner, Statistics in
-    Medicine 27, 2008). It does not jump between no and one differing item. With 24 items the score interval (Tango,
-    Statistics in Medicine 17, 1998) holds the truth in 98 of 100 cases, this one in 97.
+    The difference is (gained - lost) / n. `gained` items are right only with the second, `lost` items only with the
+    first. Both shares have Jeffreys's interval (Brown, Cai and DasGupta, Statistical Science 16, 2001), which adds half
+    an item to either side. The two intervals are joined with the correlation of multinomial shares (Zou and Donner,
+    Statistics in Medicine 27, 2008). The result does not jump between no and one differing item. With 24 items the
+    score interval (Tango, Statistics in Medicine 17, 1998) covers the true difference in 98 of 100 cases, this interval
+    in 97.
     """
     shares = lost / n, gained / n
     (lost_low, lost_high), (gained_low, gained_high) = _jeffreys(lost, n), _jeffreys(gained, n)
@@ -369,8 +371,9 @@ def _tango(lost: float, gained: float, n: float, delta: float) -> float:
 def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
     """One-sided p of the hypothesis that other - base is -margin or less; nan for a single item that is no share.
 
-    Shares have Tango's score test (Statistics in Medicine 17, 1998). Its size stays below 2.5 %, which that of the
-    interval's lower limit does not: 3 % with 200 items, and up to 8 % with 24; the size of a t test can reach 12 %.
+    Shares have Tango's score test (Statistics in Medicine 17, 1998). The size of this test stays below 2.5 %. A test by
+    the interval's lower limit has a size of 3 % with 200 items, and up to 8 % with 24. The size of a t test can reach
+    12 %.
     """
     if base.is_share and other.is_share:
         return float(norm.sf(_tango(*_lost_and_gained(base, other), -margin)))
@@ -384,7 +387,7 @@ def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
 
 
 def paired_p(base: Sample, other: Sample) -> float:
-    """Two-sided p of the difference: `exact_p`, or random swaps if there is no exact one."""
+    """Two-sided p of the difference: `exact_p`, or random swaps if there is no exact p."""
     exact = exact_p(base, other)
     return float(paired_permutation(*null_deviations(base, other))) if exact is None else exact
 
@@ -394,9 +397,10 @@ def is_kept(base: Sample, other: Sample, margin: float, better: str) -> bool:
 
     Args:
         base: the samples, as in `difference_interval`.
-        other: the same.
+        other: the samples, as in `difference_interval`.
         margin: > 0.
-        better: "↑" or "↓"; "" if neither direction is better: then the change must be below the margin both ways.
+        better: "↑" or "↓"; "" if neither direction is better. Then the change must be below the margin in both
+            directions.
     """
     higher = better == "↓" or non_inferiority_p(base, other, margin) <= TAIL
     return higher and (better == "↑" or non_inferiority_p(other, base, margin) <= TAIL)
@@ -405,12 +409,12 @@ def is_kept(base: Sample, other: Sample, margin: float, better: str) -> bool:
 def exact_p(base: Sample, other: Sample) -> float | None:
     """Two-sided exact p of the difference between these checkpoints and base; None if it needs random swaps.
 
-    One rule holds for all methods: a question's result, the mean over seeds and languages, swaps places with base's
-    (Fisher's randomisation test). For shares of the same items p is exact; with one seed and language this is the exact
-    McNemar test. In all other cases use random swaps (`paired_permutation` of `null_deviations`).
+    The same rule holds for all methods: a question's result, the mean over seeds and languages, swaps places with
+    base's result (Fisher's randomisation test). For shares of the same items, p is exact; with one seed and language it
+    is the exact McNemar test. In all other cases use random swaps (`paired_permutation` of `null_deviations`).
 
     The seeds are fixed, so p says nothing about other seeds. The test is exact if a question's two results are
-    exchangeable. If base has one seed and the method several, this holds in large samples only; tests simulate the
+    exchangeable. If base has one seed and the method several, this holds only in large samples; tests simulate the
     level with 24 questions.
     """
     steps = _steps(base, other)
@@ -449,7 +453,7 @@ def null_deviations(base: Sample, other: Sample) -> tuple[Floats, Floats]:
     """The (n,) deviations of base and of other (mean over its seeds) from their pooled score, over the languages.
 
     The pooled score stays the same if a question's results are swapped, so `paired_permutation` of the deviations is
-    exact for ratios, too. If the denominators are equal, their difference adds up to other - base.
+    also exact for ratios. If the denominators are equal, the difference of the deviations adds up to other - base.
     """
     above = np.stack([base.numerators.mean(1), other.numerators.mean(1)])
     below = np.stack([base.denominators.mean(1), other.denominators.mean(1)])
@@ -462,12 +466,12 @@ def null_deviations(base: Sample, other: Sample) -> tuple[Floats, Floats]:
 def paired_permutation(base: ArrayLike, other: ArrayLike, seed: int = 0) -> Floats:
     """Permutation test of the difference of two sums over the same items, swapping within items.
 
-    It is exact if there are at most `SWAPS` swaps (2^n), else it uses `SWAPS` random ones. All tests share the same
-    swaps; scipy's permutation_test would draw them anew for each test.
+    The test is exact if there are at most `SWAPS` swaps (2^n); otherwise it uses `SWAPS` random swaps. All tests share
+    the same swaps; scipy's permutation_test would draw new ones for each test.
 
     Args:
         base: (n,), or (n, T) for T tests on the same swaps.
-        other: the same.
+        other: as `base`.
 
     Returns:
         (), or (T,).
@@ -481,9 +485,9 @@ class Family:
     """The tests of a family (`max_t`).
 
     Attributes:
-        p: of each test by itself, (T,).
-        adjusted: the same for the family, (T,).
-        needed: how many items must change, all in one direction, so that a test can be significant.
+        p: the unadjusted p of each test, (T,).
+        adjusted: the p adjusted for the family, (T,).
+        needed: number of items that must change, all in one direction, for a test to be significant.
     """
 
     p: Floats
@@ -495,13 +499,14 @@ def max_t(differences: Floats, seed: int = 0) -> Family:
     """Step-down maxT of T paired tests on n items (Westfall and Young, Resampling-Based Multiple Testing, 1993).
 
     An item's differences change their sign together in all tests, so the correlation of the tests is kept. The
-    statistic is |sum d| / sqrt(sum d²), whose denominator no sign changes. Of a test in which k items differ it is at
-    most sqrt(k), so a test that cannot be significant does not cost the others any power. The family-wise error is kept
-    in large samples. For a single test it is the exact permutation test.
+    statistic is |sum d| / sqrt(sum d²); its denominator does not depend on the signs. For a test in which k items
+    differ, the statistic is at most sqrt(k), so a test that cannot be significant does not reduce the power of the
+    others. The family-wise error is kept in large samples. For a single test this is the exact permutation test.
 
     Args:
-        differences: (n, T), such as the differences of `null_deviations`; 0 for an item that a test does not have.
-        seed: of the signs; if there are at most `SWAPS` of them (2^n), all are used instead.
+        differences: (n, T), such as the differences of `null_deviations`; 0 for an item that is not in a test.
+        seed: seed of the signs. If there are at most `SWAPS` combinations of signs (2^n), all are used instead.
+        alpha: family-wise level, for `needed`.
     """
     columns = differences[differences.any(axis=1)]
     sizes = np.sqrt((columns**2).sum(0))
@@ -525,7 +530,8 @@ def max_t(differences: Floats, seed: int = 0) -> Family:
 
 
 def _swaps(n: int, seed: int) -> Iterator[NDArray[np.generic]]:
-    """Which of n items change places, (≤ CHUNK, n) of 0 and 1: all ways if at most `SWAPS`, or random ones."""
+    """Which of n items swap, (≤ CHUNK, n) of 0 and 1: all combinations if there are at most `SWAPS`, otherwise random
+    ones."""
     if 2**n <= SWAPS:
         yield (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return
@@ -550,11 +556,12 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def is_equivalent(low: float, high: float, margin: float) -> bool:
-    """Whether a difference lies within the margin either way: two one-sided tests (Schuirmann, 1987) of size 2.5 %.
+    """Whether a difference lies within the margin in both directions: two one-sided tests (Schuirmann, 1987) of size
+    2.5 %.
 
     Args:
-        low: of the 95 % interval of the difference.
-        high: of the same.
+        low: lower end of the 95 % interval of the difference.
+        high: upper end of the same interval.
         margin: > 0.
     """
     return -margin < low and high < margin

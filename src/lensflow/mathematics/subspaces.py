@@ -1,16 +1,16 @@
-"""Language-agnostic direction and language-specific subspace of every layer, from the mean state of each language.
+"""The language-agnostic direction and the language-specific subspace of every layer, from each language's mean state.
 
-Source: Lens (arXiv 2410.04407, "language subspace probing"), which takes the decomposition from LSAR (Xie et al., EMNLP
+Source: Lens (arXiv 2410.04407, "language subspace probing"). Lens takes the decomposition from LSAR (Xie et al., EMNLP
 2022) and Piratla et al. (2020): M ≈ M_a 1ᵀ + M_s Γᵀ with M_a ⟂ M_s, where the columns of M are the K language means.
 
-Both papers give it as an algorithm: centre M, SVD to rank r, rebuild M̂, M_a = pinv(M̂)ᵀ1 divided by its squared length,
-SVD of M̂ − M_a 1ᵀ for M_s. That algorithm has a closed form, which is what stands here:
+Both papers give an algorithm: centre M, SVD to rank r, rebuild M̂, M_a = pinv(M̂)ᵀ1 divided by its squared length, SVD
+of M̂ − M_a 1ᵀ for M_s. This algorithm has a closed form, which the code uses:
 
 - M̂ = m 1ᵀ + U S Vᵀ (m the grand mean, Vᵀ1 = 0). pinv(M̂)ᵀ1 is the shortest x with M̂ᵀx = 1, that is Uᵀx = 0 and mᵀx = 1,
   so x = w/‖w‖² with w = m − U Uᵀm, and M_a = x/‖x‖² = w: *the part of the grand mean that the differences between
   languages do not explain*.
-- M̂ − M_a 1ᵀ = U (Uᵀm 1ᵀ + S Vᵀ) has the span of U, so that the second SVD only turns the basis within the same span.
-  The first one's basis is kept: its vectors are the principal axes of the differences between languages, in order.
+- M̂ − M_a 1ᵀ = U (Uᵀm 1ᵀ + S Vᵀ) has the span of U, so the second SVD only rotates the basis within the same span. We
+  keep the basis of the first SVD: its vectors are the principal axes of the differences between languages, in order.
 
 With rank K-1 nothing is approximated: every language mean has the same projection on M_a (M_a itself), and δ_l is
 simply m_l − m_c. A lower rank keeps the strongest differences, and only the fitted means M̂ agree on M_a.
@@ -45,12 +45,13 @@ def fit_subspaces(means: Tensor, rank: int | None = None) -> Subspaces:
         rank: r, dimensions of the specific subspace, 1..K-1; by default K-1, as in Lens.
 
     Raises:
-        LensflowError: fewer than two languages, `rank` out of range, a mean that is not finite, or no unique answer:
-            the means differ in fewer than r dimensions (equal means, d < K-1), or the grand mean lies in the specific
-            subspace (zero or linearly dependent means at rank K-1, d < K), where the published algorithm would return
-            an arbitrary axis or an M_a *inside* M_s. "Fewer" and "lies in" are up to the rounding of the means' dtype.
+        LensflowError: there are fewer than two languages; `rank` is out of range; a mean is not finite; or the answer
+            is not unique. The answer is not unique if the means differ in fewer than r dimensions (equal means, d <
+            K-1), or if the grand mean lies in the specific subspace (zero or linearly dependent means at rank K-1, d <
+            K). The published algorithm would then return an arbitrary axis or an M_a *inside* M_s. Both conditions are
+            tested up to the rounding of the means' dtype.
 
-    Limit: with equally strong differences the axes (at rank < K-1 even the span) are any of the equally good ones.
+    Limit: if several differences are equally strong, the axes (and at rank < K-1 even the span) are not unique.
     """
     count = means.shape[-2]
     if count < 2:
@@ -99,7 +100,7 @@ def directions(means: Tensor, specific: Tensor, central: int) -> Tensor:
 
 
 def _refuse(wrong: Tensor, reason: str) -> None:
-    """Raise LensflowError naming the first layer for which `wrong` (...) holds."""
+    """Raise LensflowError with the first layer for which `wrong` (...) is true."""
     if wrong.any():
         layer = ", ".join(str(index) for index in wrong.nonzero()[0].tolist())
         raise LensflowError(f"layer {layer}: {reason}" if layer else reason)

@@ -1,1 +1,1 @@
-"""What is measured on answers; no module here needs a model."""
+"""The measures on answers; no module here needs a model."""

@@ -1,7 +1,7 @@
-"""Answerers that need no model: what they are worth is known, so that each measure can be held against them.
+"""Answerers that need no model and whose quality is known, to test each measure.
 
-Every validation shows them beside the models: the reference must be usable, and each other one must fail where it is
-made to fail.
+Every validation shows them beside the models. The reference must be usable, and each other answerer must fail in its
+own way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,39 +22,39 @@ Answerer = Callable[[Sequence[Item], int, str], str]  # items, place of the one 
 
 
 def reference(items: Sequence[Item], place: int, language: str) -> str:
-    """The item's own reference."""
+    """Answers with the item's own reference."""
     return items[place].answer[language]
 
 
 def echo(items: Sequence[Item], place: int, language: str) -> str:
-    """The question."""
+    """Answers with the question."""
     return items[place].prompt[language]
 
 
 def loop(items: Sequence[Item], place: int, language: str) -> str:
-    """The reference again and again."""
+    """Answers with the reference, repeated many times."""
     return " ".join([items[place].answer[language]] * LOOP)
 
 
 def english(items: Sequence[Item], place: int, language: str) -> str:
-    """The English reference, whatever the language."""
+    """Answers with the English reference in every language."""
     del language
     return items[place].answer["en"]
 
 
 def other_item(items: Sequence[Item], place: int, language: str) -> str:
-    """The reference of the next item: good language, wrong content."""
+    """Answers with the reference of the next item: right language, wrong content."""
     return items[(place + 1) % len(items)].answer[language]
 
 
 def empty(items: Sequence[Item], place: int, language: str) -> str:
-    """Nothing."""
+    """Answers with an empty text."""
     del items, place, language
     return ""
 
 
 def wrong_script(items: Sequence[Item], place: int, language: str) -> str:
-    """The reference in a language of another script: Korean, for Korean Arabic."""
+    """Answers with the reference in a language of another script: Korean, or Arabic for Korean."""
     return items[place].answer["ar" if language == "ko" else "ko"]
 
 

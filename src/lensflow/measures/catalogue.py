@@ -17,20 +17,21 @@ Value = float | bool | None
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: how it is computed from a sample, and how it is shown.
+    """A metric: how it is computed from a sample, and how tables show it.
 
     Attributes:
-        benchmark: the usual one; tables name others.
-        better: which direction is better, "↑", "↓" or "" where neither is.
-        decimals: in tables.
-        definition: one sentence, for every legend.
+        benchmark: its usual benchmark; tables name others.
+        better: which direction is better, "↑", "↓" or "" if neither is.
+        decimals: number of decimals in tables.
+        definition: one sentence for every legend.
         measure: gives a sample's value in a language, or None if the metric is not defined for the sample. It is None
             itself if a benchmark or a judge gives the values.
-        needs: what a sample must have.
+        needs: the keys that a sample must have.
         applies: whether the metric is defined in a language.
         tested: whether methods are compared on it.
-        of_items: whether it describes the items and not a method; tables show it once.
-        weight: what the sum of a cell's values is divided by, such as tokens; None for the number of samples.
+        of_items: whether it describes the items and not a method. Tables show such a metric once.
+        weight: name of the value whose sum divides the sum of a cell's values, such as tokens; None for the number of
+            samples.
     """
 
     benchmark: str
@@ -45,7 +46,7 @@ class Metric:
     weight: str | None = None
 
     def is_defined(self, samples: Sequence[Sample], language: str) -> bool:
-        """Return whether samples in a language have what the metric needs."""
+        """Return whether samples in a language have the keys that the metric needs."""
         return bool(samples) and all(need in samples[0] for need in self.needs) and self.applies(language)
 
 

@@ -1,4 +1,4 @@
-"""What became of the claims of a protocol: each is shown, not shown, or shown to be absent.
+"""The verdict on each claim of a protocol: shown, not shown, or shown to be absent.
 
     rows = decide(runs, protocol, settings)
     rows = by_default(runs, blocks, settings, margins)
@@ -37,10 +37,10 @@ PLAIN_REASON = "a difference of one answer in twenty is what a user notices; no 
 
 
 def decide(runs: Mapping[Place, Cells], protocol: Protocol, settings: Mapping[str, Setting]) -> pd.DataFrame:
-    """Test the claims of a protocol in their order: a claim counts only if all claims before it are shown.
+    """Test the claims of a protocol in their order. A claim can be shown only if all claims before it are shown.
 
     Args:
-        runs: place -> its cells, as in scores.json and judged.json.
+        runs: place -> its cells, in the form of scores.json and judged.json.
         protocol: the claims.
         settings: setting name -> its languages.
 
@@ -78,11 +78,11 @@ def by_default(
 ) -> pd.DataFrame:
     """Test two claims about every method: it gives more usable answers than base, and keeps the central language.
 
-    Holm's correction is over the methods of a block. Each test of the central language stands by itself.
+    Holm's correction covers the methods of a block. Each test of the central language stands by itself.
 
     Args:
-        runs: place -> its cells, as in scores.json and judged.json.
-        blocks: (backbone, setting), each with claims of its own.
+        runs: place -> its cells, in the form of scores.json and judged.json.
+        blocks: (backbone, setting); each block has its own claims.
         settings: setting name -> its languages.
         margins: metric -> by how much it may get worse in the central language.
 
@@ -138,7 +138,7 @@ def _measures(cell: Mapping[str, Any], metric: str) -> bool:
 
 
 def _tested(places: Mapping[Place, Cells], claim: Claim, endpoint: Endpoint, setting: Setting) -> dict[str, Any]:
-    """One endpoint with its estimate, test and verdict; without these if there is no score."""
+    """One endpoint with its estimate, test and verdict; only the endpoint if there is no score."""
     said = endpoint.model_dump() | {"claim": claim.name, "says": claim.says}
     said |= {"method": claim.method, "comparator": claim.comparator}
     languages = {TARGETS: setting.targets, CENTRAL: (setting.central,)}.get(endpoint.language, (endpoint.language,))
@@ -158,8 +158,8 @@ def _tested(places: Mapping[Place, Cells], claim: Claim, endpoint: Endpoint, set
 def _judged(row: Mapping[str, Any]) -> str:
     """The verdict on one endpoint, from its interval and its p.
 
-    A gain is shown to be absent if its interval excludes one as large as the margin: there is none, or a loss. A
-    difference of 0 by construction (p is None) shows that nothing got worse, and that nothing got better.
+    A gain is shown to be absent if its interval excludes a gain as large as the margin; there may even be a loss.
+    If the difference is 0 by construction (p is None), it is shown that nothing got worse, and that nothing got better.
     """
     low, high = row["difference_low"], row["difference_high"]
     if row["direction"] == "lower":
@@ -174,7 +174,8 @@ def _judged(row: Mapping[str, Any]) -> str:
 
 
 def _verdict(tested: Sequence[Mapping[str, Any]], is_open: bool) -> str:
-    """The verdict on a claim: shown in all endpoints, absent in one at least, or neither."""
+    """The verdict on a claim: shown if all endpoints are shown, absent if at least one is absent, otherwise not
+    shown."""
     found = {row["endpoint_verdict"] for row in tested}
     if ABSENT in found:
         return ABSENT

@@ -1,9 +1,9 @@
-"""Every cell of the tables, with its interval and, beside it, its method against another on the same items.
+"""Every cell of the tables with its interval, and its method's comparison with another method on the same items.
 
     cells = compare(runs, blocks, settings, margins)
 
-One row is one backbone × setting × method × benchmark × metric × language, the seeds of a method taken together; the
-language "targets" stands for the mean over the target languages. `runs` are the cells of the scores.json files.
+One row is one backbone × setting × method × benchmark × metric × language, with all seeds of the method. The language
+"targets" stands for the mean over the target languages. `runs` holds the cells of the scores.json files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,14 +36,14 @@ EXACT, PERMUTATION = "exact permutation", "permutation"
 
 @dataclass(frozen=True)
 class Answers:
-    """One metric of one cell of one checkpoint: `items` and `weights` on an axis that all of a benchmark share.
+    """One metric of one cell of one checkpoint. `items` and `weights` use an axis that all cells of a benchmark share.
 
     Attributes:
-        digest: of the cell; equal digests are of equal weights and tasks.
-        score: n, value, low and high, as `measures.score.score` gives them.
+        digest: digest of the cell; equal digests mean equal weights and tasks.
+        score: n, value, low and high, as `evaluation.score` gives them.
         numerators: (N,).
-        denominators: (N,), 0 for items that the cell has not, or that the metric is not defined for.
-        asked: (N,), the items that the cell has; which of them count is part of the method's answer.
+        denominators: (N,), 0 for items that the cell lacks, or for which the metric is not defined.
+        asked: (N,), the items of the cell. Which of them count is part of the method's result.
     """
 
     digest: str
@@ -60,7 +60,7 @@ Grid = Sequence[Sequence[Answers]]  # L languages × S seeds
 
 @dataclass(frozen=True)
 class Test:
-    """A comparison whose p-value is still to come: the row that it belongs to, and both sides."""
+    """A comparison that has no p-value yet: its row, and both sides."""
 
     row: dict[str, Any]
     base: Sample
@@ -78,24 +78,25 @@ def compare(
 
     The comparisons are exploratory. A family of tests is one benchmark and one metric of a block: its methods ×
     languages, with the mean over the targets, against one reference. Its p-values are adjusted together (`_judge`). A
-    metric with a margin also gets a test of equivalence, and in the central language one of non-inferiority, each by
-    itself.
+    metric with a margin also gets a test of equivalence, and in the central language a test of non-inferiority. Each of
+    these tests stands by itself.
 
     Args:
-        runs: place -> its cells, as in scores.json and judged.json; base has the setting "none" and is compared in
-            every setting.
+        runs: place -> its cells, in the form of scores.json and judged.json. base has the setting "none" and is
+            compared in every setting.
         blocks: (backbone, setting), one table each.
         settings: setting name -> its languages.
         margins: metric -> by how much it may get worse in the central language and still count as kept.
-        reference: the method that all others are compared with. Of two methods with several seeds those count that
-            both have.
+        reference: the method that all others are compared with. If both methods have several seeds, the seeds that both
+            have count.
 
     Returns:
-        The columns `catalogue.COLUMNS` and `catalogue.COMPARED`. The latter are empty for the reference itself and
-        wherever the reference lacks the score.
+        The columns `tables.COLUMNS` and `tables.COMPARED`. The latter are empty for the reference, and if the reference
+        lacks the
+        score.
 
     Raises:
-        LensflowError: a cell has two items of one id.
+        LensflowError: a cell has two items with the same id.
     """
     rows = []
     for backbone, name in blocks:
@@ -160,15 +161,15 @@ def contrast(
     """Compare one method with another in one score, the mean over languages, on the same items.
 
     Args:
-        runs: place -> its cells, of one backbone, and of one setting and base.
+        runs: place -> its cells, for one backbone, and for one setting and base.
         score: benchmark and metric.
         methods: the method, and the method that it is compared with.
-        languages: those in which neither method has the score are left out.
+        languages: the languages; those in which neither method has the score are left out.
 
     Returns:
-        The seeds of both sides and the comparison, as in `compare` but without p. It is empty if one side lacks the
+        The seeds of both sides and the comparison, as in `compare` but without p. Empty if one side lacks the
         score.
-        The test; None if both sides are the same weights or nothing can be compared.
+        The test; None if both sides have the same weights or nothing can be compared.
     """
     answers = _answers(runs, *score)
     ours, theirs = (answers.get(method, {}) for method in methods)
@@ -183,7 +184,7 @@ def contrast(
 
 
 def _shared(seeds: list[int], others: list[int]) -> tuple[list[int], list[int]]:
-    """The seeds that count on both sides: of two methods with several seeds those that both have."""
+    """The seeds that count on both sides: if both methods have several seeds, the seeds that both have."""
     if len(seeds) > 1 and len(others) > 1:
         both = [seed for seed in others if seed in seeds]
         return both, both
@@ -191,9 +192,9 @@ def _shared(seeds: list[int], others: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _within(row: Mapping[str, Any], test: Test | None, margin: float, is_central: bool) -> dict[str, Any]:
-    """Whether a difference was shown to be absent, and of the central language that it did not get worse.
+    """Whether a difference was shown to be absent, and for the central language that it did not get worse.
 
-    Without a test both sides are the same weights.
+    If there is no test, both sides have the same weights.
     """
     limits = row["difference_low"], row["difference_high"]
     absent = {"margin": margin, "equivalence": "shown" if statistics.is_equivalent(*limits, margin) else "not shown"}
@@ -208,7 +209,7 @@ def _better(metric: str) -> str:
 
 
 def _answers(places: Mapping[Place, Cells], benchmark: str, metric: str) -> dict[str, dict[str, dict[int, Answers]]]:
-    """Method -> language -> seed -> what it answered, on one axis of item ids; scores of no item are left out."""
+    """Method -> language -> seed -> its scores, on one axis of item ids; scores without items are left out."""
     cells = [(place, cell) for place, its in places.items() for cell in its if cell["benchmark"] == benchmark]
     axis = {key: index for index, key in enumerate(dict.fromkeys(chain(*(cell["ids"] for _, cell in cells))))}
     found: dict[str, dict[str, dict[int, Answers]]] = {}
@@ -234,12 +235,12 @@ def _answers(places: Mapping[Place, Cells], benchmark: str, metric: str) -> dict
 
 
 def _seeds(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str]) -> list[int]:
-    """The seeds that answered in all of these languages."""
+    """The seeds that have scores in all of these languages."""
     return sorted(set.intersection(*(set(of_method.get(language, {})) for language in languages)))
 
 
 def _grid(of_method: Mapping[str, Mapping[int, Answers]], languages: Sequence[str], seeds: Sequence[int]) -> Grid:
-    """What these seeds answered in these languages."""
+    """The scores of these seeds in these languages."""
     return [[of_method[language][seed] for seed in seeds] for language in languages]
 
 
@@ -253,7 +254,7 @@ def _sample(grid: Grid, kept: Bools | None = None) -> Sample:
 
 
 def _estimate(grid: Grid) -> dict[str, Any]:
-    """n, value and interval; a single cell keeps its score's own."""
+    """n, value and interval; a single cell keeps the interval of its score."""
     if len(grid) == len(grid[0]) == 1:
         return {key: grid[0][0].score[key] for key in ("n", "value", "low", "high")}
     sample = _sample(grid)
@@ -267,13 +268,13 @@ def _asked(grid: Grid) -> Bools:
 
 
 def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
-    """Add to a row its difference to base, or to what is in its place, on the items that both were asked.
+    """Add to a row its difference to the reference (usually base), on the items that both were asked.
 
-    Of these an item may count on one side alone, as where a metric is of the answers that passed another. Such items
-    stay in: to compare only what counts on both sides would condition on what the method changed.
+    Some items may count on one side only, if the metric is computed only on answers that passed another one. Such items
+    stay in: a comparison of only the items that count on both sides would condition on the method's effect.
 
     Returns:
-        The test; None where both are the same weights.
+        The test; None if both sides have the same weights.
     """
     kept: Bools = _asked(grid) & _asked(base)
     before, after = _sample(base, kept), _sample(grid, kept)
@@ -292,12 +293,12 @@ def _compare(row: dict[str, Any], base: Grid, grid: Grid) -> Test | None:
 
 
 def _counted(sample: Sample) -> Bools:
-    """The items that count for a seed at least, (L, N)."""
+    """The items that count for at least one seed, (L, N)."""
     return np.asarray((sample.denominators > 0).any(1))
 
 
 def _room(base: Sample, kept: Bools, better: str) -> int:
-    """Number of questions whose score can become better; all of them where a score has no best value."""
+    """Number of questions whose score can become better; all questions if a score has no best value."""
     if not base.is_share:
         return int(kept.any(0).sum())
     is_open = kept & ~_counted(base)
@@ -310,12 +311,12 @@ def _room(base: Sample, kept: Bools, better: str) -> int:
 
 
 def _judge(family: Sequence[Test]) -> None:
-    """Add to the rows of a family's tests which test it was, its p, the p adjusted for the family, and the mark.
+    """Add to the rows of a family which test was used, its p, the p adjusted for the family, and the mark.
 
-    One rule holds for all methods, with one seed or with several. A mark needs a significant adjusted p and a 95 %
-    interval of the difference that excludes 0. With several seeds the interval covers other seeds. A mark of one seed
-    says nothing about other seeds. The adjusted p is that of `statistics.max_t`: a question changes sides in all
-    methods and languages together. The unadjusted p is exact where it can be (`statistics.exact_p`).
+    The same rule holds for all methods, with one seed or with several. A mark needs a significant adjusted p and a 95 %
+    interval of the difference that excludes 0. With several seeds, the interval covers other seeds. A mark of a method
+    with one seed says nothing about other seeds. The adjusted p comes from `statistics.max_t`: a question changes sides
+    in all methods and languages together. The unadjusted p is exact if possible (`statistics.exact_p`).
     """
     if not family:
         return

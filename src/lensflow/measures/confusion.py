@@ -1,9 +1,10 @@
 """Line-level and word-level pass rates of the Language Confusion Benchmark, as its authors compute them.
 
 Marchisio et al. (2024), arXiv 2406.20052. The means of `line_passes` and `words_pass` over the answers that count are
-their LPR and WPR, which published numbers can be compared with; `fidelity.is_faithful` judges the answer as a whole,
-with a detector that reads Swahili better. Unlike theirs, the fastText model is the compressed lid.176.ftz, which comes
-inside a package, the Japanese dictionary is unidic-lite, and the list of English words another edition of the same one.
+their LPR and WPR, so they can be compared with published numbers. `fidelity.is_faithful` judges the answer as a whole,
+with a detector that reads Swahili better. Three things differ from the authors' code: the fastText model is the
+compressed lid.176.ftz, which comes in a package; the Japanese dictionary is unidic-lite; and the list of English words
+is another edition.
 """
 
 import string
@@ -26,15 +27,15 @@ _LABELS = {"nb": "no", "fil": "tl"}
 
 @lru_cache(maxsize=1)  # `words_pass` asks again
 def line_passes(answer: str, language: str) -> bool | None:
-    """Whether the detector reads every line of the answer as the language: the mean is the line-level pass rate.
+    """Whether the detector reads every line of the answer as the language. The mean is the line-level pass rate.
 
-    The answer ends before a further line that begins with `Q:`, where base models go on with a question of their own.
-    ASCII punctuation and the Arabic comma are deleted, a dash is a space. Lines of fewer than `MINIMUM_TOKENS` tokens
-    do not count. Tokens stand between white space, but for Chinese (jieba) and Japanese (MeCab); few lines are long
-    enough in other languages that put no space between words.
+    The answer ends before a later line that begins with `Q:`, because base models continue there with their own
+    question. ASCII punctuation and the Arabic comma are deleted, and a dash becomes a space. Lines with fewer than
+    `MINIMUM_TOKENS` tokens do not count. Tokens are separated by white space, except in Chinese (jieba) and Japanese
+    (MeCab). In other languages without spaces between words, few lines are long enough.
 
     Returns:
-        None if no line is long enough: the answer counts for nothing.
+        None if no line is long enough; the answer then does not count.
 
     Raises:
         LensflowError: the language is unknown, or the detector cannot tell it.
@@ -45,15 +46,15 @@ def line_passes(answer: str, language: str) -> bool | None:
 
 
 def words_pass(answer: str, language: str) -> bool | None:
-    """Whether no token of the lines that count is an English word: the mean is the word-level pass rate.
+    """Whether no token of the lines that count is an English word. The mean is the word-level pass rate.
 
-    An English word is an entry of Webster's Second (1934) that is all lower case, of `MINIMUM_LETTERS` or more, so that
-    names and most acronyms pass. The authors compute this for ar, hi, ja, ko, ru and zh; here it is every language
-    that is not written in Latin script.
+    An English word is an entry of Webster's Second (1934) in lower case with at least `MINIMUM_LETTERS` letters, so
+    that names and most acronyms pass. The authors compute this rate for ar, hi, ja, ko, ru and zh. We compute it for
+    every language that is not written in Latin script.
 
     Returns:
-        None if the answer counts for nothing: no line is long enough, a line is not in the language (that is the
-        line-level pass rate's business), or the language is written in Latin script.
+        None if the answer does not count: no line is long enough, a line is not in the language (the line-level pass
+        rate counts this), or the language is written in Latin script.
 
     Raises:
         LensflowError: the language is unknown, or the detector cannot tell it.
@@ -64,7 +65,7 @@ def words_pass(answer: str, language: str) -> bool | None:
 
 
 def is_detectable(language: str) -> bool:
-    """Whether the detector of `line_passes` can answer with this language, in this script.
+    """Whether the detector of `line_passes` can return this language in this script.
 
     Raises:
         LensflowError: CLDR does not know the language.
@@ -73,7 +74,7 @@ def is_detectable(language: str) -> bool:
 
 
 def label_scores(text: str, k: int = 5) -> dict[str, float]:
-    """The detector's k likeliest labels of a text, read as one line: label -> score."""
+    """The detector's k likeliest labels of a text, which it reads as one line: label -> score."""
     return {str(row["lang"]): float(row["score"]) for row in _detector().detect(" ".join(text.split()), k=k)}
 
 
@@ -107,7 +108,7 @@ def _checked_label(language: str) -> str:
 
 @lru_cache(maxsize=1)
 def _long_lines(answer: str, language: str) -> tuple[tuple[str, list[str]], ...]:
-    """The lines that count, each with its tokens."""
+    """The lines that count, each as a list of tokens."""
     tokenise = _tokeniser(base_code(language))
     lines = unicodedata.normalize("NFC", answer).split("\nQ:")[0].strip().translate(_REMOVED).split("\n")
     tokenised = [(line, tokenise(line)) for line in lines]

@@ -1,8 +1,8 @@
-"""Copies: answers that give the prompt back, and answers without the sentences that they took from it.
+"""Copies: answers that repeat the prompt, and answers without the sentences that they copied from it.
 
-Each sentence of the answer is aligned with each of the prompt (matching blocks of words, of characters where a script
-puts no space between words), after NFC, case folding and white space. A sentence that repeats one of the prompt's is
-copied. A few words that the prompt offers as an option are not.
+Each sentence of the answer is aligned with each sentence of the prompt after NFC, case folding and white-space
+normalisation. Matching blocks consist of words, or of characters in scripts without spaces between words. A sentence
+that repeats one of the prompt's is copied. A few words that the prompt offers as an option do not count as copied.
 """
 
 import unicodedata
@@ -51,7 +51,7 @@ _UNSPACED_IN_PLACE = ("什么", "什麼", "哪里", "哪裡", "怎么", "怎麼"
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence of an answer, and whether it repeats one of the prompt's."""
+    """A sentence of an answer, and whether it repeats a sentence of the prompt."""
 
     text: str
     is_copied: bool
@@ -59,7 +59,8 @@ class Sentence:
 
 @dataclass(frozen=True)
 class _Alignment:
-    """How a sentence matches one of the prompt's: shares of their widths or words, and where new words stand."""
+    """The match of a sentence with one of the prompt's: shares of their widths or words, and the positions of new
+    words."""
 
     of_answer: float
     of_prompt: float
@@ -68,17 +69,17 @@ class _Alignment:
 
 
 def copied_share(answer: str, prompt: str) -> float:
-    """Share of the answer's letters and digits that stand in sentences copied from the prompt; 0 if it has none."""
+    """Share of the answer's letters and digits in sentences that are copied from the prompt; 0 if it has none."""
     found = sentences(answer, prompt)
     total = sum(width(sentence.text) for sentence in found)
     return sum(width(sentence.text) for sentence in found if sentence.is_copied) / total if total else 0.0
 
 
 def is_copy(answer: str, prompt: str) -> bool:
-    """Whether the answer gives the prompt back, all of it or most of it, and says nothing after that.
+    """Whether the answer repeats the prompt, all of it or most of it, and adds nothing after that.
 
-    One changed word does not hide a copy. An answer after a repeated question is no copy, nor is an option that the
-    prompt offers ("the sun or the moon?").
+    One changed word does not hide a copy. An answer after a repeated question is not a copy. An option that the prompt
+    offers ("the sun or the moon?") is not a copy either.
     """
     found = sentences(answer, prompt)
     copied = [place for place, sentence in enumerate(found) if sentence.is_copied]
@@ -89,7 +90,7 @@ def is_copy(answer: str, prompt: str) -> bool:
 
 
 def without_copied(answer: str, prompt: str) -> str:
-    """The answer without its sentences that repeat the prompt's; as it is, if none does."""
+    """The answer without the sentences that repeat the prompt's; unchanged if no sentence does."""
     found = sentences(answer, prompt)
     if not any(sentence.is_copied for sentence in found):
         return answer
@@ -97,7 +98,7 @@ def without_copied(answer: str, prompt: str) -> str:
 
 
 def takes_option(answer: str, prompt: str) -> bool:
-    """Whether the answer is some words of the prompt that are not all names: an option that it offers."""
+    """Whether the answer consists of words of the prompt that are not all names: an option that the prompt offers."""
     words, of_prompt = _words(answer), _words(prompt)
     starts = range(len(of_prompt) - len(words) + 1)
     named = all(word[0].isupper() for word in _WORD.findall(answer))
@@ -137,14 +138,14 @@ def _is_copied(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) 
 
 
 def _continues(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
-    """Whether a sentence, however short, is one of the prompt's, or at the end of the answer the beginning of one."""
+    """Whether a sentence of any length is one of the prompt's, or at the end of the answer the beginning of one."""
     words = _words(text)
     cut = is_last and not _ENDED.search(text)
     return bool(words) and any(_begins(words, of_prompt) if cut else words == of_prompt for _, of_prompt in asked)
 
 
 def _begins(words: list[str], of_prompt: list[str]) -> bool:
-    """Whether words are the first ones of the prompt's sentence; the last one may be cut off."""
+    """Whether words are the first words of the prompt's sentence; the last word may be cut off."""
     end = len(words) - 1
     return words[:-1] == of_prompt[:end] and of_prompt[end : end + 1] != [] and of_prompt[end].startswith(words[-1])
 
@@ -169,7 +170,7 @@ def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *
 
 
 def _asks_again(words: list[str], of_prompt: list[str]) -> bool:
-    """Whether a sentence without a question mark still has the question word of the prompt's."""
+    """Whether a sentence without a question mark still contains the question word of the prompt's sentence."""
     if words[0] == of_prompt[0] and words[0] in _OPENING:
         return True
     text, asked = "".join(words), "".join(of_prompt)
@@ -190,5 +191,5 @@ def _align(words: list[str], of_prompt: list[str]) -> _Alignment:
 
 
 def _says_something(text: str) -> bool:
-    """Whether a sentence says more than a label ("Answer:") does."""
+    """Whether a sentence says more than a label such as "Answer:"."""
     return width(text) >= 2 and not (_LABEL.search(text) and width(text) <= 20)

@@ -1,8 +1,8 @@
-"""Fidelity: whether a text is written in the language that was expected, or cannot be told.
+"""Fidelity: whether a text is written in the expected language; None if this cannot be told.
 
-The expected language is known, so that the question is not "which of 75 languages?" but "this one, or clearly
-another?". The script decides first, then lingua, with fastText's lid.176 beside it. Names, digits and code tell
-nothing, and a text of a few letters tells little: then the answer is None.
+The expected language is known. The question is therefore not "which of 75 languages?" but "this one, or clearly
+another?". The script decides first, then lingua together with fastText's lid.176. Names, digits and code tell nothing,
+and a text of a few letters tells little; the answer is then None.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def is_faithful(text: str, language: str) -> bool | None:
         language: BCP 47 tag, such as sw, zh-Hant, sr-Latn.
 
     Returns:
-        None if this cannot be told: only names, digits or code, or too few letters.
+        None if this cannot be told: the text has only names, digits or code, or too few letters.
 
     Raises:
         LensflowError: the language is unknown, or neither detector can tell it.
@@ -107,7 +107,7 @@ def check_detectable(language: str) -> None:
 
 
 def detector_ceiling(texts: Iterable[str], language: str) -> float:
-    """Share of human texts in the language that are read as it: what a faultless model could score at most.
+    """Share of human texts in the language that the detector accepts: the highest score of a perfect model.
 
     Raises:
         LensflowError: there is no text, or the language cannot be told.
@@ -119,12 +119,12 @@ def detector_ceiling(texts: Iterable[str], language: str) -> float:
 
 
 def _is_only_one(language: str) -> bool:
-    """Whether CLDR's likeliest language of the script is this one, and lingua knows none of the script."""
+    """Whether CLDR's likeliest language of the script is this one, and lingua knows no language of the script."""
     return {base_code(language)} == {likeliest_language(name) for name in scripts(language) if not others_in({name})}
 
 
 def _without_code(text: str) -> str:
-    """The text without code; of an answer that is all data, such as JSON, the sentences in quotes."""
+    """The text without code. If all of an answer is data, such as JSON, the quoted sentences."""
     prose = _MARKUP.sub(" ", _CODE_BLOCK.sub(" ", text))
     prose = "\n".join(line for line in prose.splitlines() if not _is_code(line))
     return prose if width(prose) >= SHORT else "\n".join([prose, *_QUOTED.findall(text)])
@@ -153,7 +153,7 @@ def _kana(text: str) -> int:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text in another script is more than names, symbols and a word."""
+    """Whether a text in another script is more than names, symbols and a single word."""
     letters = scripts_in(text)
     if not letters:
         return False
@@ -185,15 +185,17 @@ def _reads(text: str, language: str) -> bool | None:
 
 
 def _is_japanese(text: str) -> bool:
-    """Whether a text has kana, or only Chinese characters that Japanese has and no more than a heading of them."""
+    """Whether a text has kana, or is as short as a heading and has only Chinese characters that Japanese uses."""
     if _kana(text):
         return 10 * _kana(text) >= width(text)
     return width(text) <= 16 and is_written_in(text, "zh-Hant")
 
 
 def _is_partly_english(text: str, language: str) -> bool:
-    """Whether a text that should be in another language has English sentences or half sentences: detectors of whole
-    texts take "Yes, it is a moto nikiwa nyumba" for Swahili. Titles and what is quoted do not count."""
+    """Whether a text that should be in another language contains English sentences or half sentences.
+
+    Detectors of whole texts read "Yes, it is a moto nikiwa nyumba" as Swahili. Titles and quoted text do not count.
+    """
     if "Latn" not in scripts(language) or base_code(language) in _LIKE_ENGLISH:
         return False
     words = [word.casefold() for word in _WORD.findall(_TITLE.sub(" ", _QUOTATION.sub(" ", text)))]
@@ -202,7 +204,7 @@ def _is_partly_english(text: str, language: str) -> bool:
 
 
 def _compare(text: str, language: str) -> bool | None:
-    """Compare the expected language with the likeliest other one; lid.176 decides where lingua is not sure."""
+    """Compare the expected language with the likeliest other one; lid.176 decides if lingua is not sure."""
     if not scripts_in(text):
         return None
     own, other = _scores(text, language)
@@ -216,7 +218,7 @@ def _compare(text: str, language: str) -> bool | None:
 
 
 def _scores(text: str, language: str) -> tuple[float, float]:
-    """Confidence of the expected language, and of the likeliest other one."""
+    """Confidence in the expected language and in the likeliest other one."""
     codes = lingua_codes(language)
     scores = confidences(text) if codes else label_scores(text)
     codes = codes or frozenset({label_of(language)})
@@ -235,7 +237,7 @@ def _is_names(text: str) -> bool:
 
 
 def _is_vocabulary(text: str, language: str) -> bool:
-    """Whether capitalised words are the language's words, as in a list of fruits, and not names."""
+    """Whether capitalised words are words of the language, as in a list of fruits, and not names."""
     words = [word.casefold() for word in _WORD.findall(text)]
     names = sum(word in _territory_words(base_code(language)) for word in words)
     if 2 * names >= len(words):

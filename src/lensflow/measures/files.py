@@ -29,11 +29,11 @@ def measure(
 
     Args:
         path: one answer per row.
-        language: of all rows; or else
-        language_column: where each row says its language, a BCP 47 tag.
-        prompt_column: the prompts, without which copies are not found.
-        answer_column: the answers.
-        output: writes one JSON row per input row: `id`, `language`, and the fields of `Judgement`.
+        language: language of all rows; or
+        language_column: the column with the language of each row, a BCP 47 tag.
+        prompt_column: the column of prompts; without prompts, copies are not found.
+        answer_column: the column of answers.
+        output: file for one JSON row per input row: `id`, `language`, and the fields of `Judgement`.
 
     Raises:
         LensflowError: the file cannot be read, a row lacks a column, or a language is unknown.
@@ -59,7 +59,8 @@ def measure(
 
 
 def table(judged: Sequence[tuple[str, Judgement]]) -> str:
-    """A table of n, and of each outcome's share and both pass rates with 95 % intervals, per language; in percent."""
+    """A table of n, and of the share of each outcome and both pass rates with 95 % intervals, per language; in
+    percent."""
     by_language: dict[str, list[Judgement]] = defaultdict(list)
     for language, found in judged:
         by_language[language].append(found)
@@ -97,5 +98,5 @@ def _text(where: str, row: Mapping[str, Any], column: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; mend the row")
+        raise LensflowError(f"{where}: column '{column}' holds {type(value).__name__}, not text; correct the row")
     return value

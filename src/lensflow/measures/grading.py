@@ -1,8 +1,8 @@
-"""How a judge grades answers: what it is asked, what is read of its verdict, and what the grades add up to.
+"""How a judge grades answers: the requests, how verdicts are read, and how grades become scores.
 
 There are two protocols. MT-Bench's single-answer grading (Zheng et al., 2023, arXiv 2306.05685) rates every turn of a
-question from 1 to 10. CLaS-Bench (arXiv 2601.08331) rates how relevant and coherent an answer is, whatever its
-language, and sets this against the share of answers in the wanted language. Its judge prompt here is our own.
+question from 1 to 10. CLaS-Bench (arXiv 2601.08331) rates how relevant and coherent an answer is in any language, and
+combines this rating with the share of answers in the wanted language. The judge prompt for CLaS-Bench is our own.
 """
 
 import re
@@ -49,12 +49,12 @@ Ratings = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to grade answers.
+    """A protocol for grading answers.
 
     Attributes:
-        messages: what a judge is asked about a turn of a sample, counted from 1.
-        rating: what is read of a verdict; None if it holds no rating.
-        scores: sums up the ratings of a cell, given the sample that each one is of; the items have their order.
+        messages: returns the messages to a judge about one turn of a sample; turns count from 1.
+        rating: reads the rating from a verdict; None if the verdict has no rating.
+        scores: turns the ratings of a cell into scores, given the sample of each rating; the items keep their order.
     """
 
     messages: Callable[[Sample, int], list[Message]]
@@ -70,11 +70,11 @@ def prompts() -> dict[str, dict[str, str]]:
 
 
 def messages(sample: Sample, turn: int) -> list[Message]:
-    """Write what MT-Bench asks a judge about one turn of a question.
+    """Write MT-Bench's request to a judge about one turn of a question.
 
     Args:
-        sample: a question without a reference to a turn has a blank one there, or none.
-        turn: 1 or 2; the second is shown with the first before it.
+        sample: a question. If a turn has no reference, the reference is blank or missing.
+        turn: 1 or 2; the second turn is shown with the first before it.
     """
     references = [*sample["reference"], "", ""][:2]
     name = "single-math-v1" if references[turn - 1].strip() else "single-v1"
@@ -91,25 +91,26 @@ def messages(sample: Sample, turn: int) -> list[Message]:
 
 
 def rating(verdict: str) -> float | None:
-    """Read MT-Bench's rating out of a verdict; None if there is none, or none from 1 to 10."""
+    """Read MT-Bench's rating from a verdict; None if it has no rating from 1 to 10."""
     found = next((match for pattern in RATINGS if (match := pattern.search(verdict))), None)
     value = float(found[1]) if found else 0.0
     return value if LOWEST <= value <= HIGHEST else None
 
 
 def quality(samples: Sequence[Sample], ratings: Ratings) -> list[dict[str, Any]]:
-    """Score a cell of MT-Bench: `rating`, the mean over the verdicts that have one, and `unparsed`."""
+    """Score a cell of MT-Bench: `rating`, the mean over the verdicts that have a rating, and `unparsed`."""
     return [score("rating", ratings, [1.0] * len(ratings)), _unparsed(ratings)]
 
 
 def relevance_messages(sample: Sample, turn: int) -> list[Message]:
-    """Write what a judge is asked about the relevance of an answer: the question without a method's instruction."""
+    """Write the request to a judge about the relevance of an answer: with the question, without a method's
+    instruction."""
     slots = {"question": sample["turns"][turn - 1], "answer": sample["answers"][turn - 1]}
     return [{"role": "user", "content": RELEVANCE_PROMPT.format(**slots)}]
 
 
 def relevance_rating(verdict: str) -> float | None:
-    """Read a rating of relevance out of a verdict: 0, 1 or 2; None if there is none."""
+    """Read a rating of relevance from a verdict: 0, 1 or 2; None if there is none."""
     found = RELEVANCE.search(verdict)
     return float(found[1]) if found else None
 
@@ -118,14 +119,14 @@ def steering(samples: Sequence[Sample], ratings: Ratings) -> list[dict[str, Any]
     """Score a cell of CLaS-Bench.
 
     Args:
-        samples: with `faithful`, whether the answer is in the wanted language; None if this cannot be told.
-        ratings: of relevance.
+        samples: samples with `faithful`, whether the answer is in the wanted language; None if this cannot be told.
+        ratings: ratings of relevance.
 
     Returns:
         `steering`, the harmonic mean of the next two; `language_forcing`, the share of answers in the wanted language;
         `relevance`, the mean rating as a share of the highest one; `relevant_in_language`, the share of answers that
         are in the wanted language and have the highest rating; `unparsed`. If the answers of the cell were not judged,
-        because the detector does not read the language, there is only `relevance` and `unparsed`.
+        because the detector does not know the language, there are only `relevance` and `unparsed`.
     """
     relevance = [None if value is None else value / CLEARLY for value in ratings]
     judged = [score("relevance", relevance), _unparsed(ratings)]

@@ -1,8 +1,8 @@
 """Loops: answers that repeat themselves, in any script, inside a word or across words.
 
-A loop is found in the characters, so that it needs neither spaces nor words. The text is normalised first: NFC, case
-folding, one space for white space and punctuation, no markers of list items. How many published completions and
-embedded references this flags is written down by `performance/outcomes.py`.
+Loops are found in the characters, so the search needs neither spaces nor words. The text is normalised first: NFC, case
+folding, one space for white space and punctuation, no list markers. `performance/outcomes.py` measures how many
+published completions and embedded references this flags.
 """
 
 import unicodedata
@@ -46,11 +46,11 @@ _LETTERS = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
 @dataclass(frozen=True)
 class Repetition:
-    """A part of a text that says one unit over and over.
+    """A part of a text that repeats one unit.
 
     Attributes:
-        start: where it begins, in characters.
-        end: where it ends; the last unit may be cut off.
+        start: first character of the part.
+        end: end of the part; the last unit may be cut off.
         period: length of the unit, in characters.
     """
 
@@ -75,7 +75,10 @@ def is_loop(answer: str) -> bool:
 
 
 def once(answer: str) -> str:
-    """The answer with what it repeats said once: what a detector reads, which repetition would make too sure."""
+    """The answer with repeated text kept once.
+
+    A detector reads this text, because repetition would make it too confident.
+    """
     found = max(repetitions(answer), key=lambda repetition: repetition.end - repetition.start, default=None)
     if found is None or found.end - found.start < 2 * found.period:
         return answer
@@ -83,7 +86,7 @@ def once(answer: str) -> str:
 
 
 def width(text: str) -> int:
-    """How much a text says: its letters, marks and digits, where one of Han, kana and Hangul counts as two."""
+    """The amount of text: number of letters, marks and digits; characters of Han, kana and Hangul count twice."""
     return sum(map(_width_of, text))
 
 
@@ -93,14 +96,14 @@ def _width_of(char: str) -> int:
 
 
 def normalised(text: str) -> str:
-    """The text as loops are searched in it; a line break stays one."""
+    """The text in the form in which loops are searched; line breaks are kept."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     text = _INLINE_MARKER.sub("", _LINE_MARKER.sub("", text))
     return "\n".join(filter(None, (" ".join(line.split()) for line in _MARK.sub(" ", text).splitlines())))
 
 
 def repetitions(text: str) -> Iterator[Repetition]:
-    """For each likely period, the longest part of the text that has it, and the part at the end that has it."""
+    """For each likely period, the longest part of the text with this period, and the part at the end with it."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     for period, _ in _distances(text).most_common(CANDIDATES):
         different = np.flatnonzero(codes[period:] != codes[:-period])
@@ -111,7 +114,7 @@ def repetitions(text: str) -> Iterator[Repetition]:
 
 
 def _distances(text: str) -> Counter[int]:
-    """How far it is from each gram back to the last equal one: distance -> how often."""
+    """The distance from each gram back to the last equal one: distance -> number of grams."""
     last: dict[str, int] = {}
     distances: Counter[int] = Counter()
     for start in range(len(text) - GRAM + 1):
@@ -123,7 +126,7 @@ def _distances(text: str) -> Counter[int]:
 
 
 def _is_stuck(text: str, repeated: Iterable[Repetition]) -> bool:
-    """Whether a repetition is a loop: nearly all of the text, or where it ends, or most of it."""
+    """Whether a repetition is a loop: it covers nearly all of the text, most of it, or its end."""
     upto = [0, *accumulate(map(_width_of, text))]  # width of the text before each place
     return any(_is_loop_in(text, upto, found) for found in repeated)
 
@@ -149,7 +152,7 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
 
 
 def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
-    """Whether the one number in each unit is the last one and 1, and the rest of the unit is long enough."""
+    """Whether a repetition is a numbered list: one number per unit, changing by 1, and enough other text."""
     unit = counted[found.start : found.start + found.period]
     first = counted.count(_PLACEHOLDER, 0, found.start)
     inside = numbers[first : first + counted.count(_PLACEHOLDER, found.start, found.end)]
@@ -158,13 +161,16 @@ def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
 
 
 def _often_said(text: str) -> bool:
-    """Whether too much of the text was said before: loops whose units differ a little, grow, or take turns."""
+    """Whether too much of the text repeats earlier text.
+
+    This finds loops whose units differ slightly, grow or alternate.
+    """
     letter = 2 if 2 * width(text) > 3 * len(_LETTERS.findall(text)) else 1  # most letters are wide
     return any(_share_said(text, length // letter, times) >= share for length, times, share in SAID)
 
 
 def _share_said(text: str, length: int, times: int) -> float:
-    """Share of the text's grams of `length` characters that occur for at least the `times`-th time."""
+    """Share of the text's grams of a given length that repeat a gram for the `times`-th time or later."""
     grams = [text[start : start + length] for start in range(len(text) - length + 1)]
     often = {gram: count for gram, count in Counter(grams).items() if count >= times and 2 * width(gram) >= length}
     return sum(count - times + 1 for count in often.values()) / max(1, len(grams))

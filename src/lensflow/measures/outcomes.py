@@ -1,7 +1,7 @@
-"""The outcome of an answer: the first thing that is wrong with it, or that it is usable.
+"""The outcome of an answer: its first failure, or usable.
 
-Each answer has exactly one outcome, so that the shares of a set of answers add up to one. `usable` is the primary
-measure; undetermined answers count as neither right nor wrong and are shown.
+Each answer has exactly one outcome, so the shares of a set of answers add up to one. `usable` is the primary measure.
+Undetermined answers count as neither right nor wrong, and tables show their share.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from lensflow.measures.loops import is_loop, once
 
 
 class Outcome(StrEnum):
-    """What an answer is, in the order in which failures count: only the first one does."""
+    """The outcomes, in the order in which failures count: only the first failure counts."""
 
     EMPTY = "empty"
     WRONG_LANGUAGE = "wrong_language"
@@ -27,18 +27,20 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that is measured on one answer.
+    """All measures of one answer.
 
     Attributes:
         outcome: the first failure, or `usable`.
-        faithful: whether it is in the expected language; None for an empty answer, and if it cannot be told, as of a
-            copy that says nothing else.
-        loop: whether it repeats itself.
-        copied: whether it gives the prompt back; None without a prompt.
-        empty: whether it has neither letters nor digits.
+        faithful: whether the answer is in the expected language; None for an empty answer, and if it cannot be told, as
+            for an answer that is only a copy.
+        loop: whether the answer repeats itself.
+        copied: whether the answer repeats the prompt; None without a prompt.
+        empty: whether the answer has neither letters nor digits.
         usable: whether `outcome` is `usable`.
-        line_pass: of the Language Confusion Benchmark; None if no line is long enough or lid.176 lacks the language.
-        word_pass: of the same benchmark; None as `confusion.words_pass` says, or if lid.176 lacks the language.
+        line_pass: line-level pass of the Language Confusion Benchmark; None if no line is long enough or lid.176 lacks
+            the language.
+        word_pass: word-level pass of the same benchmark; None as in `confusion.words_pass`, or if lid.176 lacks the
+            language.
     """
 
     outcome: Outcome
@@ -56,8 +58,8 @@ def judge(answer: str, language: str, prompt: str | None = None) -> Judgement:
 
     Args:
         answer: the text.
-        language: that it should be written in, a BCP 47 tag.
-        prompt: the question, without which copies are not found.
+        language: expected language, a BCP 47 tag.
+        prompt: the question; without it, copies are not found.
 
     Raises:
         LensflowError: the language is unknown, or no detector can tell it.
@@ -69,7 +71,7 @@ def judge(answer: str, language: str, prompt: str | None = None) -> Judgement:
 
 
 def outcome(answer: str, language: str, prompt: str | None = None) -> Outcome:
-    """The outcome of one answer; as `judge`, without the measures that do not decide it.
+    """The outcome of one answer: `judge` without the measures that do not decide it.
 
     Raises:
         LensflowError: the language is unknown, or no detector can tell it.
@@ -83,7 +85,7 @@ def is_empty(answer: str) -> bool:
 
 
 def _decide(answer: str, language: str, prompt: str | None) -> tuple[Outcome, bool | None, bool, bool | None, bool]:
-    """The outcome and what it was decided by: faithful, loop, copied, empty."""
+    """The outcome and the values that decide it: faithful, loop, copied, empty."""
     check_detectable(language)
     empty, loop = is_empty(answer), is_loop(answer)
     copied = None if prompt is None else is_copy(answer, prompt)
@@ -95,7 +97,7 @@ def _decide(answer: str, language: str, prompt: str | None) -> tuple[Outcome, bo
 
 
 def _own_text(answer: str, prompt: str | None, *, loop: bool) -> str:
-    """What an answer says of its own: without what it copied, and without what it repeats."""
+    """The answer's own text: without copied parts and without repetition."""
     own = answer if prompt is None else without_copied(answer, prompt)
     return once(own) if loop else own
 

@@ -1,4 +1,4 @@
-"""What is read off the answers in one language before any metric is computed."""
+"""Values that are read from the answers in one language before any metric is computed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,18 +14,18 @@ CEILING = 0.9  # of the detector: if it accepts a smaller share of the prompts, 
 
 
 def describe(samples: Sequence[Sample], language: str, source: str) -> list[dict[str, Any]]:
-    """Judge the answers to prompts: return the outcome of each, and what it was decided by.
+    """Judge the answers to prompts: return the outcome of each answer, and the values that decide it.
 
     Several metrics come from one judgement, so a sample is judged once. `identified` is the likeliest of all languages.
     Prompts in the wanted language also measure the detector: the share of them that it accepts is its ceiling. If the
     ceiling is shown to be below `CEILING`, only `prompt_faithful` is returned. Prompts in another language say nothing
     about the detector, so the answers to them have no `prompt_faithful`.
 
-    Two answerers of known worth are judged as controls: the reference answer, where there is one, and the prompt.
+    Two answerers of known quality are judged as controls: the reference answer, if there is one, and the prompt.
 
     Args:
-        samples: with `prompt` and `answer`, perhaps with `reference`.
-        language: that the answers should be in.
+        samples: samples with `prompt` and `answer`, and optionally `reference`.
+        language: expected language of the answers.
         source: language of the prompts.
     """
     read: list[dict[str, Any]] = [{} for _ in samples]

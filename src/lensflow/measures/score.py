@@ -8,17 +8,16 @@ from lensflow.mathematics import statistics
 
 
 def score(metric: str, items: Sequence[float | None], weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """Sum up the items of a cell.
+    """Compute the mean of a cell's items.
 
     Args:
-        metric: its name.
-        items: what every item of the cell scored, in their order; None where the metric is not defined for an item.
-        weights: what the sum of the items is divided by, such as tokens; by default one each.
+        metric: name of the metric.
+        items: the score of every item of the cell, in order; None if the metric is not defined for an item.
+        weights: the weights that divide the sum of the items, such as tokens; by default 1 per item.
 
     Returns:
-        The mean with its 95 % interval over the n items that it is defined for, and `items` and `weights` themselves,
-        for tests on the same items. The interval is Wilson's if all items are 0 or 1, else a BCa bootstrap. Mean and
-        interval are None if the metric is defined for no item, or if all weights are 0.
+        The mean with its 95 % interval over the n items that have a score (Wilson if all are 0 or 1, else BCa
+        bootstrap; null if there is none), and `items` and `weights` themselves, for tests on the same items.
     """
     kept = [index for index, item in enumerate(items) if item is not None]
     values = [float(items[index] or 0) for index in kept]

@@ -1,4 +1,4 @@
-"""The loss of `midalign`: cross-entropy of answers, and translations that are aligned in one layer."""
+"""The loss of `midalign`: the cross-entropy of answers, plus a term that aligns translations in one layer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from lensflow.models.batching import pad
 
 @dataclass(frozen=True)
 class Aligned(finetuning.Example):
-    """An answered prompt, with token ids of a sentence in the central language and of its translation."""
+    """An answered prompt, with the token ids of one sentence in the central language and of its translation."""
 
     source: Sequence[int] = ()
     target: Sequence[int] = ()
 
 
 def padded_sentences(examples: Sequence[Aligned]) -> dict[str, Tensor]:
-    """Pad the sentences of n examples: `sentences` (2n, T), sources first, and `lengths` (2n,)."""
+    """Pad the sentences of n examples: `sentences` (2n, T), with the central language first, and `lengths` (2n,)."""
     sentences, lengths = pad([list(e.source) for e in examples] + [list(e.target) for e in examples])
     return {"sentences": sentences, "lengths": lengths}
 
 
 class AlignedLoss(nn.Module):
-    """Cross-entropy of answers plus the weighted contrast of sentences after one block."""
+    """The cross-entropy of answers plus the weighted contrastive loss of sentences after one block."""
 
     def __init__(
         self, model: Any, blocks: nn.ModuleList, layer_of: Callable[[int], int], temperature: float, weight: float
@@ -41,7 +41,7 @@ class AlignedLoss(nn.Module):
         self.states = output[0] if isinstance(output, tuple) else output
 
     def forward(self, sentences: Tensor, lengths: Tensor, **answered: Tensor) -> dict[str, Tensor]:
-        """Return the sum of both; see `finetuning.Loss` and `padded_sentences`."""
+        """Return the sum of both terms; the batch comes from `finetuning.Loss` and `padded_sentences`."""
         task = self.task(**answered)["loss"]
         self.task.model(sentences, use_cache=False, logits_to_keep=1)  # causal: the pads on the right change nothing
         places = torch.arange(sentences.shape[1], device=sentences.device)

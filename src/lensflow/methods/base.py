@@ -1,6 +1,6 @@
-"""What all methods share: their configuration, what a training is given, what it says of itself.
+"""What all methods share: the configuration, the inputs of a training, and what a training reports about itself.
 
-Also the kind `base`, the untouched backbone, for which nothing is trained.
+This module also holds the kind `base`, the untouched backbone. Nothing is trained for `base`.
 """
 
 import math
@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 
 class Method(Strict):
-    """What is done to a backbone.
+    """A method: what is done to a backbone.
 
-    A kind is a module of `lensflow.methods`, or one of the user's own by its path. It has a subclass of this class,
-    called `Config`, whose keys are the method's, and a function `train`, which gets a `lensflow.methods.base.Run`.
+    A kind of method is a module of `lensflow.methods`, or the user's own module, named by its import path. The module
+    has a subclass of this class, called `Config`. Its keys are the keys of the method. The module also has a function
+    `train`, which gets a `lensflow.methods.base.Run`.
     """
 
     kind: str
@@ -38,47 +39,48 @@ class Method(Strict):
     of_blocks: ClassVar[tuple[str, ...]] = ()  # its keys that name blocks of the backbone
 
     def check_depth(self, depth: int) -> None:
-        """Check that the backbone, which has `depth` blocks, has those that the method names.
+        """Check that a backbone with `depth` blocks has all blocks that the method names.
 
         Raises:
-            LensflowError: it has not; the message begins with the key.
+            LensflowError: a block is missing; the message begins with the key.
         """
         for key in self.of_blocks:
             if (named := getattr(self, key)) is not None:
                 blocks_of(named, depth, key)
 
     def check_installed(self) -> None:
-        """Check that packages are there that training needs and that not every environment has.
+        """Check that the packages for this training are installed, if they are not part of every environment.
 
         Raises:
-            LensflowError: one is missing; the message begins with the key that needs it.
+            LensflowError: a package is missing; the message begins with the key that needs the package.
         """
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check what depends on other sections, for the settings that the method runs in.
 
         Raises:
-            ValueError: with a text that begins with the key of the method that is wrong.
+            ValueError: a key of the method is wrong; the message begins with the key.
         """
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check the items of the setting's training corpus, dictionaries with `id`, `prompt` and perhaps `answer`.
+        """Check the items of the setting's training corpus.
+
+        Items are dictionaries with `id`, `prompt` and sometimes `answer`.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: as in `check`.
         """
 
 
 class Pushing(Method):
-    """Keys of methods that push states of the target languages along directions (paper, section 3.2)."""
+    """The keys of methods that push the states of target languages along directions (paper, section 3.2)."""
 
     needs_states: ClassVar[bool] = True
 
     strength: NonNegative | dict[Language, NonNegative] = Field(default=1.0, alias="lambda")
     """λ, the length of the push: one number, or one per language (paper, section 3.2)."""
     lambda_unit: Literal["absolute", "state_norm"] = "absolute"
-    """`absolute`: the push is λδ (paper). `state_norm`: λ‖h‖ δ/‖δ‖, so that λ is relative to the mean state's
-    length."""
+    """`absolute`: the push is λδ (paper). `state_norm`: λ‖h‖ δ/‖δ‖, so λ is a share of the length of the mean state."""
 
     def strength_of(self, language: str) -> float:
         """λ of one target language."""
@@ -95,10 +97,10 @@ Draw = Annotated[int, Field(ge=0)]
 
 
 def check_derangement(draw: int, settings: Mapping[str, Setting]) -> None:
-    """Check that the target languages of each setting have so many derangements.
+    """Check that each setting has enough derangements of its target languages.
 
     Raises:
-        ValueError: see `Method.check`.
+        ValueError: as in `Method.check`.
     """
     for name, setting in settings.items():
         there = round(math.factorial(len(setting.targets)) / math.e)
@@ -110,14 +112,14 @@ def check_derangement(draw: int, settings: Mapping[str, Setting]) -> None:
 
 
 class Controlled(Method):
-    """Keys of methods that add one direction per language. A control can replace the direction."""
+    """The keys of methods that add one direction per language, and that can add a control direction instead."""
 
     direction: Literal["own", "negative", "common", "rotated", "covariance", "deranged"] = "own"
     """The direction that is added: the language's `own` δ, or a control. `negative`: -δ. `common`: the mean δ of all
-    targets. `rotated`: one rotation of all δ. `covariance`: a draw with the states' covariance. `deranged`: another
-    target's δ."""
+    targets. `rotated`: δ after one rotation that is the same for all languages. `covariance`: a random vector with the
+    covariance of the states. `deranged`: the δ of another target."""
     draw: Draw = 0
-    """Number of the draw of `rotated`, `covariance` and `deranged`."""
+    """Number of the random draw for `rotated`, `covariance` and `deranged`. Another number gives another direction."""
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
         """Check that there are as many derangements as asked for."""
@@ -131,7 +133,7 @@ _Layers = Literal["all"] | _Block | Annotated[list[_Block], Field(min_length=2, 
 
 
 def _told(wanted: str) -> WrapValidator:
-    """Say what a key must be, rather than what the first of its types must be."""
+    """Report in one message which values a key allows, instead of only the first type that pydantic tries."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -148,10 +150,10 @@ Layers = Annotated[_Layers, _told(f"'all', {_ONE}, or a list of the first and th
 
 
 def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
-    """Return the numbers of the blocks that a key of a method names, in a model that has `depth` blocks.
+    """Return the numbers of the blocks that a key of a method names, in a model with `depth` blocks.
 
     Raises:
-        LensflowError: the model has no such block, or the first one lies above the last.
+        LensflowError: the model does not have such a block, or the first block lies above the last one.
     """
     if layers == "all":
         return range(depth)
@@ -159,17 +161,17 @@ def blocks_of(layers: Layers, depth: int, key: str = "layers") -> range:
     first, last = (int(end * depth) if isinstance(end, float) else end for end in ends)
     if not first <= last < depth:
         raise LensflowError(
-            f"{key}: {layers} names blocks {first} to {last} of a model that has {depth}; name blocks from 0 to "
+            f"{key}: {layers} names blocks {first} to {last}, but the model has {depth}; name blocks from 0 to "
             f"{depth - 1}, the first one first"
         )
     return range(first, last + 1)
 
 
 class Injecting(Method):
-    """Keys of methods that move states towards the wanted language, away from the prompt's or the central language.
+    """The keys of methods that move states towards the wanted language, away from the prompt's or the central language.
 
-    With `away_from: prompt`, as in the publications, nothing changes if the prompt is in the wanted language. With
-    `central` the states then move away from the central language.
+    With `away_from: prompt`, as in the publications, nothing changes if the prompt is already in the wanted language.
+    With `central`, such a prompt's states are moved as well, away from the central language.
     """
 
     seeded: ClassVar[bool] = False
@@ -180,7 +182,7 @@ class Injecting(Method):
     publications). With `prompt`, nothing changes if the prompt is in the wanted language."""
 
     def pairs(self, setting: Setting) -> Iterator[tuple[tuple[str, str], str]]:
-        """Give each pair of a prompt's and a wanted language with the language to move away from."""
+        """Pair each (prompt language, wanted language) with the language to move away from."""
         for source in setting.languages:
             for wanted in setting.languages:
                 central = self.away_from == "central" and wanted != setting.central
@@ -190,12 +192,18 @@ class Injecting(Method):
 
 
 def resampled(items: Sequence[T], seed: int) -> list[T]:
-    """Draw as many items as there are, with replacement, in their order; the same places for equal numbers of items."""
+    """Draw as many items as there are, with replacement, and keep their order.
+
+    Equal numbers of items give equal draws.
+    """
     return [items[place] for place in sorted(random.Random(seed).choices(range(len(items)), k=len(items)))]
 
 
 class Lora(Strict):
-    """Low-rank adapters of every linear layer but the output layer, merged into the weights at the end (peft)."""
+    """Low-rank adapters (peft) on every linear layer except the output layer.
+
+    They are merged into the weights at the end.
+    """
 
     rank: Count = 8
     """Rank of the adapters. Source: peft."""
@@ -206,22 +214,22 @@ class Lora(Strict):
 
 
 class FineTuning(Method):
-    """Keys of methods that train the whole network on texts; HF's Trainer does the training.
+    """The keys of methods that train the whole network on texts with HF's Trainer.
 
-    `alpaca` is Stanford Alpaca, whose values the published code of QAlign (Zhu et al., 2024) has, too.
+    `alpaca` is Stanford Alpaca. The published code of QAlign (Zhu et al., 2024) has the same values.
     """
 
     examples: Count | None = None
     """Number of items per language, the first ones of the train split. The default is all."""
     resample: bool = False
-    """Draws as many of these items as there are, with replacement, anew for every seed; seeds then show how much a
-    result depends on the items, and not on their order alone."""
+    """Draws as many items as there are, with replacement, once per seed. The spread over seeds then also shows how much
+    a result depends on the items, not only on their order."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
-    """Longest example in tokens; longer ones lose their end. Source: Alpaca."""
+    """Longest example in tokens; the end of longer ones is cut. Source: Alpaca."""
     lora: Lora | None = Lora()
-    """Adapters on every linear layer but the output layer; null trains all weights."""
+    """Adapters on every linear layer except the output layer; null trains all weights."""
     layers: Count | None = None
-    """Number of top blocks that train, as in Lens, while all else is frozen. The default trains all weights."""
+    """Number of top blocks that train, as in Lens; everything else is frozen. The default trains all weights."""
     lr: Positive = 2e-4
     """Learning rate of AdamW. Source for adapters: QLoRA (Dettmers et al., 2023); for all weights 2e-5 (Alpaca)."""
     schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "cosine"
@@ -239,24 +247,25 @@ class FineTuning(Method):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation. Weights that train are float32 in both cases."""
     frozen_weights: Literal["float32", "bfloat16", "nf4"] = "float32"
-    """How the frozen weights below the adapters are kept. `bfloat16` halves their memory. `nf4` is QLoRA (Dettmers et
-    al., 2023): 4 bits per number of every layer with adapters, by bitsandbytes. Adapters are merged into the
-    backbone's own weights in all cases."""
+    """Format of the frozen weights below the adapters. `bfloat16` halves their memory. `nf4` is QLoRA (Dettmers et al.,
+    2023): 4 bits per number of every layer with adapters, by bitsandbytes. Adapters are merged into the backbone's own
+    weights in all cases."""
     gradient_checkpointing: bool = False
-    """Keep only the input of each block for the backward pass and compute the rest again: far less memory for
-    activations, about a third more time, the same result (Chen et al., 2016)."""
+    """Keeps only the input of each block for the backward pass and computes the rest again. Activations need far less
+    memory, the time grows by about a third, and the result is the same (Chen et al., 2016)."""
     gpus: Count = 1
-    """Number of GPUs that share each batch, each with the whole backbone (accelerate). The update is the one of a
-    single GPU, but for rounding and the draws of dropout. The backbone's `resources.gpus` must be as many."""
+    """Number of GPUs that share each batch (accelerate). Each GPU holds the whole backbone. The update equals the
+    update on a single GPU, except for rounding and for the random draws of dropout. `resources.gpus` of the backbone
+    must be the same number."""
 
     def check_depth(self, depth: int) -> None:
-        """Check that there are as many blocks as train, and those that the method names."""
+        """Check that the model has enough blocks to train, and all blocks that the method names."""
         super().check_depth(depth)
         if self.layers is not None and self.layers > depth:
-            raise LensflowError(f"layers: {self.layers} of a model that has {depth}; lower it")
+            raise LensflowError(f"layers: {self.layers} is more than the model's {depth} blocks; lower it")
 
     def check_installed(self) -> None:
-        """Check that bitsandbytes is there if weights are kept in 4 bits."""
+        """Check that bitsandbytes is installed if weights are kept in 4 bits."""
         if self.frozen_weights == "nf4" and find_spec("bitsandbytes") is None:
             raise LensflowError(
                 "frozen_weights: nf4 needs bitsandbytes, which is not installed; run make setup LOCK=cuda or "
@@ -278,7 +287,7 @@ class FineTuning(Method):
         return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check that there are as many examples as asked for."""
+        """Check that the corpus has as many examples as the method asks for."""
         check_examples(self.examples, items, setting)
 
 
@@ -286,7 +295,7 @@ def check_examples(examples: int | None, items: Sequence[Mapping[str, Any]], set
     """Check that a corpus has as many items to train on as a method asks for.
 
     Raises:
-        ValueError: it has fewer.
+        ValueError: the corpus has fewer items.
     """
     if examples is not None and examples > len(items):
         raise ValueError(
@@ -300,12 +309,12 @@ M = TypeVar("M", bound=Method)
 
 @dataclass(frozen=True)
 class StateFiles:
-    """What the stages between the backbone and the training wrote, for the languages of a setting.
+    """The results of the stages before training, for the languages of one setting.
 
     Attributes:
-        extraction: how the states were made.
-        subspaces: what `fit_subspaces` wrote.
-        states: for each language, what `extract_hidden_states` wrote.
+        extraction: the configuration of the extraction.
+        subspaces: the file that `fit_subspaces` wrote.
+        states: for each language, the file that `extract_hidden_states` wrote.
     """
 
     extraction: Extraction
@@ -315,20 +324,21 @@ class StateFiles:
 
 @dataclass(frozen=True)
 class Run(Generic[M]):
-    """One training: a method with a seed, on one backbone and setting.
+    """One training: a method with a seed, on one backbone and one setting.
 
     Attributes:
         method: the configuration.
-        setting: languages, and which of them is central.
-        seed: of all that is random.
+        setting: the languages, and which of them is the central one.
+        seed: the seed of everything random.
         prompt: the backbone's prompt format.
-        backbone: manifest of its checkpoint, whose files lie beside it.
-        texts: for each language, what `pair_data` wrote of the training corpus.
-        output: `delta.safetensors`, the tensors that differ from the backbone's (`lensflow.artifacts.deltas.write`). A
-            method may write `history.jsonl`, `dev_states.safetensors` and `intervention.safetensors`
-            (`lensflow.artifacts.interventions`) beside it; if it does not, these files are empty.
-        hidden: only for methods that say `needs_states`.
-        gpus: that the stage was given; 0 for none.
+        backbone: the manifest of the backbone's checkpoint; the files of the checkpoint lie beside the manifest.
+        texts: for each language, the file that `pair_data` wrote for the training corpus.
+        output: the path of `delta.safetensors`, the tensors that differ from the backbone's tensors
+            (`lensflow.artifacts.deltas.write`). A method may also write `history.jsonl`, `dev_states.safetensors` and
+            `intervention.safetensors` (`lensflow.artifacts.interventions`) beside it. If a method does not write one of
+            these files, the file is empty.
+        hidden: the hidden states; only for methods that set `needs_states`.
+        gpus: the number of GPUs that the stage was given; 0 for none.
     """
 
     method: M
@@ -344,17 +354,18 @@ class Run(Generic[M]):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training took.
+    """The cost of a training, and what it reached.
 
     Attributes:
-        tokens: real tokens that were trained on, each as often as it was.
-        parameters: numbers that were free to change.
+        tokens: number of real tokens that were trained on; a token counts each time it was used.
+        parameters: number of trainable parameters.
         earlier_seconds: seconds spent by earlier, interrupted runs of this training.
-        residual: share of the way to the push target that is left, ‖P_s(h_t) − P_s(h⁰_t) − λδ‖ / ‖λδ‖: 1 if untouched,
-            0 if fully displaced. It is the mean over targets and dev texts, or train texts if there are no dev texts;
-            None for methods that do not push.
-        terms: of the loss by name, before and after training, over the same texts; empty for methods without terms.
-        left_out: examples that were too long to learn anything from.
+        residual: the share of the way to the push target that is left, ‖P_s(h_t) − P_s(h⁰_t) − λδ‖ / ‖λδ‖. The share is
+            1 if the states did not move and 0 if they reached the target. It is the mean over targets and dev texts, or
+            over train texts if there are no dev texts. It is None for methods that do not push.
+        terms: the terms of the loss by name, before and after training, over the same texts; empty for methods without
+            terms.
+        left_out: number of examples that were left out because they are too long.
     """
 
     tokens: int
@@ -366,10 +377,10 @@ class Trained:
 
 
 def check_space(kind: str, settings: Mapping[str, Setting]) -> None:
-    """Check that a method which changes states after the final norm is given directions or subspaces of these.
+    """Check that a method which changes states after the final norm gets directions or subspaces of such states.
 
     Raises:
-        ValueError: see `lensflow.methods.base.Method.check`.
+        ValueError: as in `lensflow.methods.base.Method.check`.
     """
     for name, setting in settings.items():
         if setting.space != "post_norm":
@@ -382,7 +393,8 @@ def check_space(kind: str, settings: Mapping[str, Setting]) -> None:
 class Base(Method):
     """The untouched backbone.
 
-    All methods are compared with it. Nothing is trained, nothing changes while it answers, and it is told no language.
+    All methods are compared with it. Nothing is trained, nothing changes while the model answers, and it is told no
+    language.
     """
 
     seeded: ClassVar[bool] = False

@@ -1,13 +1,13 @@
-"""Decoding restricted to the script of the wanted language: an upper bound of what a change of script can give.
+"""Decoding restricted to the script of the wanted language: an upper bound for methods that only change the script.
 
-At every step of generation, tokens that would write a letter of another script get probability 0. Symbols, digits and
-end tokens are always allowed, and pieces of characters are decided on the bytes that they make together. This is our
-own design, after gates that mask scripts (Language Confusion Gate, arXiv 2510.17555), with the true script in the
-place of a learned gate.
+At every step of generation, each token that would write a letter of another script gets probability 0. Symbols, digits
+and end tokens are always allowed. If a token is only a piece of a character, the decision is made on the complete
+character. This is our own design. It follows gates that mask scripts (Language Confusion Gate, arXiv 2510.17555), but
+uses the true script instead of a learned gate.
 
-For a language in Latin script the mask would not tell it from English, so such languages are left alone, as are
-languages outside of the setting. Log-likelihoods are the backbone's: a mask of the vocabulary would make them
-infinite. There are no keys. The method is told the wanted language.
+A mask cannot tell a language in Latin script from English, so the method does not change answers in such languages. It
+also does not change answers in languages outside of the setting. Log-likelihoods are the backbone's, because a mask of
+the vocabulary would make them infinite. There are no keys. The method is told the wanted language.
 """
 
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ from lensflow.methods.base import Method, Run, Trained
 
 
 class Constrained(Method):
-    """Answers get letters of the wanted language's script alone."""
+    """Allows only letters of the wanted language's script in answers."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True

@@ -1,9 +1,9 @@
 """Continual pre-training on the training corpus's texts, outside of any prompt format (Gururangan et al., 2020).
 
-A text x is an item's prompt and, where it has one, its answer on the next line, with EOS behind. Training lowers the
-mean of -log p(x_i | x_1 … x_{i-1}) over all tokens of the target languages' texts.
+A text x is the prompt of an item. If the item has an answer, the answer follows on the next line. EOS ends the text.
+Training lowers the mean of -log p(x_i | x_1 … x_{i-1}) over all tokens of the target languages' texts.
 
-Defaults are those of `sft`: Alpaca's and QLoRA's values. The method is told no language.
+The defaults are the same as for `sft`: the values of Alpaca and QLoRA. The method is told no language.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ TEXTS = ("prompt", "answer")
 
 
 class Cpt(FineTuning):
-    """Continual pre-training on plain text: a prompt and, where it has one, its answer; every token counts."""
+    """Continual pre-training on plain text: each prompt with its answer, if it has one. The loss counts every token."""
 
     kind: Literal["cpt"]
     languages: Literal["targets", "all"] = "targets"

@@ -1,12 +1,14 @@
-"""DiffMean: the difference of two languages' mean states is added in one block (arXiv 2601.08331, CLaS-Bench).
+"""DiffMean: adds the difference of two languages' mean states in one block (arXiv 2601.08331, CLaS-Bench).
 
-μ(ℓ,x) is the mean state after block ℓ over all tokens of language x but the first of each text, mostly BOS. With g the
-wanted language, s the language to move away from and u(v) = v/‖v‖, all tokens get h ← h + α u(μ(ℓ,g) - μ(ℓ,s)).
+μ(ℓ,x) is the mean state after block ℓ over all tokens of language x, without the first token of each text (usually
+BOS). Let g be the wanted language, s the language to move away from, and u(v) = v/‖v‖. For all tokens, h ← h + α
+u(μ(ℓ,g) - μ(ℓ,s)).
 
-Defaults are CLaS-Bench's choice for Llama-3.1-8B-Instruct, block 20 of 32 and α = 5, made on the benchmark's own
-answers. α is a length, so that it means little for other models: with `unit: state_norm` it is a share of the states'
-mean length after the block. The paper takes 10M tokens of CulturaX per language; here the training corpus's prompts
-are read. The method is told the wanted language and the prompt's.
+The defaults are CLaS-Bench's choice for Llama-3.1-8B-Instruct: block 20 of 32 and α = 5. The authors chose them on the
+benchmark's own answers. α is a length, so the same value may be too large or too small for another model. With `unit:
+state_norm`, α is a share of the mean length of the states after the block. The paper computes means over 10M tokens of
+CulturaX per language; we use the prompts of the training corpus. The method is told the wanted language and the
+prompt's.
 
 Let c be the central language and δ(x) = μ(x) - μ(c). A control replaces every δ(x) by another vector δ'(x), with
 δ'(c) = 0, and adds α u(δ'(g) - δ'(s)).
@@ -19,7 +21,7 @@ from lensflow.schema.types import NonNegative
 
 
 class DiffMean(Controlled, Injecting):
-    """The unit difference of two languages' mean states is added in one block."""
+    """Adds the unit difference of two languages' mean states in one block."""
 
     of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
@@ -27,7 +29,7 @@ class DiffMean(Controlled, Injecting):
     layer: Block = 0.625
     """The block whose states move: its number, or a share of the depth. Paper: 20 of 32 for Llama-3.1-8B-Instruct."""
     strength: NonNegative = 5.0
-    """α, how far states move. Source: paper, for the same model."""
+    """α, how far states are moved. Source: paper, for the same model."""
     unit: Literal["absolute", "state_norm"] = "absolute"
     """Unit of α: `absolute`, or a share of the mean length of the block's states (`state_norm`)."""
 
@@ -36,7 +38,7 @@ Config = DiffMean
 
 
 def train(run: Run[DiffMean]) -> Trained:
-    """Write what is added for each pair of languages."""
+    """Write the vector that is added for each pair of languages."""
     import torch
     from torch.nn.functional import normalize
 

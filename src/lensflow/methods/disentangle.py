@@ -1,13 +1,13 @@
-"""MLRS: the language subspace is removed in middle blocks and re-injected above (arXiv 2505.15257).
+"""MLRS: removes the language subspace in middle blocks and amplifies it in the blocks above (arXiv 2505.15257).
 
-M_s(ℓ) ∈ R^{d×(K-1)} is the language-specific subspace after block ℓ (`mathematics.subspaces`), fitted to the K
-languages' mean states at the last prompt token, as in Lens. All tokens get h ← h - λ M_s M_sᵀh, without centring: λ >
-0 removes what is specific to languages, λ < 0 amplifies it.
+M_s(ℓ) ∈ R^{d×(K-1)} is the language-specific subspace after block ℓ (`mathematics.subspaces`). It is fitted to the K
+languages' mean states at the last prompt token, as in Lens. For all tokens, h ← h - λ M_s M_sᵀh, without centring. λ >
+0 removes the part that is specific to languages; λ < 0 amplifies it.
 
-Defaults: λ = 0.3 in the middle and -0.1 above, the example of the paper, in the share of the depth that blocks 10 to
-19 of its 28 have, and in all blocks above. The paper has K = 11 languages; here they are the setting's. Both λ are to
-be chosen on the `-dev` benchmarks: the authors' script chooses them on the evaluated results. The method is told no
-language.
+Defaults: λ = 0.3 in the middle blocks and λ = -0.1 in all blocks above, as in the paper's example. Its middle blocks
+are 10 to 19 of 28; we take the same share of the depth. The paper has K = 11 languages; we have the languages of the
+setting. Choose both λ on the `-dev` benchmarks. (The authors' script chooses them on the evaluated results.) The method
+is told no language.
 """
 
 from typing import ClassVar, Literal
@@ -19,7 +19,7 @@ from lensflow.schema.types import NonNegative
 
 
 class Disentangle(Method):
-    """The language-specific subspace is removed in middle blocks and amplified above."""
+    """Removes the language-specific subspace in middle blocks and amplifies it in the blocks above."""
 
     needs_states: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
@@ -38,7 +38,7 @@ Config = Disentangle
 
 
 def train(run: Run[Disentangle]) -> Trained:
-    """Write the subspaces and what is done with them."""
+    """Write the subspaces and the factors of their edits."""
     from lensflow.artifacts import deltas, interventions
     from lensflow.artifacts.interventions import ANY, BlockEdit, Intervention
     from lensflow.mathematics.subspaces import fit_subspaces

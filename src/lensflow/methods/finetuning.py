@@ -1,7 +1,7 @@
-"""Fine-tuning of the whole network on texts, by HF's Trainer, with peft's adapters or on all weights.
+"""Fine-tuning of the whole network on texts by HF's Trainer, with peft's adapters or on all weights.
 
-What the methods of kind sft, cpt, qalign, midalign and sdrrl share. A training that is killed begins again: the
-Trainer's own checkpoints are pickles, which are neither written nor read here.
+The methods sft, cpt, qalign, midalign and sdrrl share this module. If a training is killed, it starts again from the
+beginning: the Trainer's own checkpoints are pickles, and Lensflow neither writes nor reads pickles.
 """
 
 import logging
@@ -41,7 +41,7 @@ IGNORED = -100  # label of a token that the loss does not count; torch's cross-e
 
 @torch.inference_mode()
 def _is_linear(module: nn.Linear) -> bool:
-    """Return whether a layer takes and gives what its sizes say; routers and grouped layers of some families do not."""
+    """Return whether the input and output of a layer have its nominal sizes. Routers and grouped layers may differ."""
     weight = module.weight
     try:
         output = module(torch.zeros(2, module.in_features, dtype=weight.dtype, device=weight.device))
@@ -53,7 +53,8 @@ def _is_linear(module: nn.Linear) -> bool:
 def adapters_of(lora: Lora, model: Any) -> LoraConfig:
     """Return peft's configuration of adapters for every linear layer of a model's text decoder.
 
-    peft cannot put dropout on experts that transformers has fused, nor adapters on what Mamba's kernel reads itself.
+    peft cannot put dropout on experts that transformers has fused. It also cannot put adapters on weights that Mamba's
+    kernel reads directly.
     """
 
     def config(dropout: float) -> LoraConfig:
@@ -91,9 +92,9 @@ class Example:
     """A text to train on.
 
     Attributes:
-        name: language and id of its item.
+        name: the language and id of its item.
         ids: T token ids.
-        counted: T flags, whether the loss counts the token.
+        counted: T flags, one per token: whether the loss counts the token.
     """
 
     name: str
@@ -107,13 +108,13 @@ def tokenizer_of(run: Run[F]) -> PromptTokenizer:
 
 
 def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list[Mapping[str, Any]]:
-    """Return the items that a run has of a language and split, in the file's order: `examples` of the train split.
+    """Return the items of one language and split in the file's order; in the train split, the first `examples` of them.
 
     Args:
         run: the training.
-        language: of the items.
-        split: of the items.
-        key: what an item must have to count.
+        language: the language of the items.
+        split: the split of the items.
+        key: a key that each returned item must have.
 
     Raises:
         LensflowError: the train split has no such item, or fewer than `examples`.
@@ -136,7 +137,7 @@ def rows_of(run: Run[F], language: str, split: str, key: str = "prompt") -> list
 def pairs_of(
     run: Run[F], language: str, split: str, key: str = "prompt"
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Return the items of `rows_of`, each behind the same item in the central language."""
+    """Return the items of `rows_of`, each with the same item in the central language before it."""
     rows, path = rows_of(run, language, split, key), run.texts[run.setting.central]
     central = {row["id"]: (line, row) for line, row in enumerate(read_jsonl(path), start=1)}
     used(path, [central[row["id"]][0] for row in rows])
@@ -144,22 +145,22 @@ def pairs_of(
 
 
 def answered(tokenizer: PromptTokenizer, name: str, prompt: str, answer: str) -> Example:
-    """Make an example of a prompt, in the backbone's format, and its answer, which alone counts."""
+    """Make an example of a prompt in the backbone's format and its answer; the loss counts only the answer."""
     return Example(name, *tokenizer.encode_answered(prompt, answer))
 
 
 def plain(tokenizer: PromptTokenizer, name: str, text: str) -> Example:
-    """Make an example of a text outside of any prompt format; all of it counts."""
+    """Make an example of a text outside of any prompt format; the loss counts all of it."""
     ids = tokenizer.encode_plain(text)
     return Example(name, ids, [True] * len(ids))
 
 
 def cut(examples: Sequence[Example], max_tokens: int, needed: bool = True) -> list[Example]:
-    """Cut the end off examples that are longer than `max_tokens`; leave out those that lose all that counts.
+    """Cut the end off examples that are longer than `max_tokens`; leave out examples that have no counted token left.
 
     Args:
-        examples: with their names, by which the log says what is left out.
-        max_tokens: of an example.
+        examples: the examples; the log names the ones that are left out.
+        max_tokens: the longest example.
         needed: whether it is an error if no example is left.
 
     Raises:
@@ -178,7 +179,7 @@ def cut(examples: Sequence[Example], max_tokens: int, needed: bool = True) -> li
 
 
 def packed(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Lay n examples end to end, without pads: (1, sum of T) `input_ids`, `position_ids` and `labels`."""
+    """Lay n examples end to end, without pads: `input_ids`, `position_ids` and `labels`, each (1, sum of T)."""
     ids, labels = _ids_and_labels(examples)
     # Positions that start again tell transformers where an example begins; `packs` says whether it masks the others.
     positions = [torch.arange(len(tokens)) for tokens in ids]
@@ -190,7 +191,7 @@ def packed(examples: Sequence[Example]) -> dict[str, Tensor]:
 
 
 def padded(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Lay n examples below each other, padded on the right: (n, longest) `input_ids` and `labels`."""
+    """Stack n examples as rows, padded on the right: `input_ids` and `labels`, each (n, longest T)."""
     ids, labels = _ids_and_labels(examples)
     return {
         "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True),
@@ -208,8 +209,7 @@ def _ids_and_labels(examples: Sequence[Example]) -> tuple[list[Tensor], list[Ten
 def share_of(examples: Sequence[Example]) -> Sequence[Example]:
     """Return this process's share of a batch.
 
-    All processes get the same number of examples. Where one is missing, an example fills the place, and none of its
-    tokens counts.
+    All shares have the same size; the last example may be one that does not count.
     """
     rank, count = sharing.place()
     mine = examples[rank::count]
@@ -220,9 +220,9 @@ def share_of(examples: Sequence[Example]) -> Sequence[Example]:
 
 @torch.inference_mode()
 def packs(model: Any) -> bool:
-    """Return whether an example that is packed behind another one gives the logits that it gives alone.
+    """Return whether an example gives the same logits when it is packed behind another one as when it is alone.
 
-    Up to rounding, which bfloat16 has in the third digit.
+    The comparison allows for rounding, which in bfloat16 changes the third digit.
     """
     near = 1e-3 if model.dtype == torch.float32 else 5e-2
     if not may_pack(decoder_of(model).config):
@@ -240,7 +240,7 @@ def packs(model: Any) -> bool:
 
 
 class _Progress(ProgressCallback):  # type: ignore[misc]
-    """The Trainer's progress bar, without a line for every step; stops where the loss is not finite."""
+    """The Trainer's progress bar without a line per step; training stops if the loss is not finite."""
 
     def __init__(self, label: str) -> None:
         super().__init__()
@@ -257,13 +257,14 @@ class _Progress(ProgressCallback):  # type: ignore[misc]
 
 
 class Loss(nn.Module):
-    """A language model's loss, for which its output layer computes the tokens alone that count.
+    """A language model's loss that computes the output layer only for the tokens that count.
 
-    With a vocabulary of 262 k that layer is most of the work of a small model, and much of a batch is prompts.
+    With a vocabulary of 262 k, the output layer is most of the work of a small model, and most tokens of a batch belong
+    to prompts.
 
     Args:
-        model: that trains, perhaps with adapters.
-        blocks: its layers, for losses that read their states.
+        model: the model that trains, with or without adapters.
+        blocks: the model's blocks, for losses that read their states.
     """
 
     def __init__(self, model: Any, blocks: nn.ModuleList) -> None:
@@ -271,7 +272,8 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, labels: Tensor, **positions: Tensor) -> dict[str, Tensor]:
-        """Return the mean over the tokens of (n, T) `labels` that are not `IGNORED`, as the Trainer takes it."""
+        """Return the mean loss over the tokens of (n, T) `labels` that are not `IGNORED`, as the Trainer computes
+        it."""
         following = labels[:, 1:]
         counted = following != IGNORED
         with self.model.get_output_embeddings().register_forward_pre_hook(
@@ -293,20 +295,19 @@ def fine_tune(
 ) -> Trained:
     """Train on examples and write the delta and the history.
 
-    The loss of a batch is the mean over the tokens that count in it. It is recorded at every step and, where there are
-    dev examples, on these before training and after every epoch, as a mean over batches.
+    The loss of a batch is the mean over its tokens that count. The history records it at every step. If there are dev
+    examples, their loss is recorded before training and after every epoch, as a mean over batches.
 
     Args:
         run: the training.
-        train: what to train on.
-        dev: what to record the loss of; may be empty.
-        loss: of the model and its blocks, called with a batch: see `packed` and `padded`.
-        more: what the loss reads of a batch's examples beside these.
+        train: the examples to train on.
+        dev: the examples whose loss is recorded; may be empty.
+        loss: the loss of the model and its blocks, called with a batch: see `packed` and `padded`.
+        more: further tensors that the loss needs from a batch's examples.
 
     Raises:
-        LensflowError: an example has nothing to learn, the loss or its gradient is not finite, the checkpoint names its
-            tensors in another way than the model does, the run was given a GPU and there is none, or several GPUs
-            should share the batches of another loss than `Loss`.
+        LensflowError: an example has no token to learn; the loss or its gradient is not finite; the checkpoint and the
+            model use different tensor names; or the run was given a GPU but the machine has none.
     """
     if run.method.gpus == 1:
         return tune(run, train, dev, loss, more)
@@ -324,7 +325,7 @@ def tune(
     loss: Callable[[Any, nn.ModuleList], nn.Module] = Loss,
     more: Callable[[Any], dict[str, Tensor]] = lambda examples: {},
 ) -> Trained:
-    """Train as `fine_tune` says, in this process, which may be one of several that share the batches."""
+    """Do the work of `fine_tune` in this process, which may be one of several processes that share the batches."""
     config, checkpoint, device = run.method, run.backbone.parent, device_of(run.gpus)
     if device.type == "cuda":
         device = torch.device("cuda", sharing.place()[0])
@@ -385,7 +386,7 @@ def tune(
 def loaded(
     config: FineTuning, skeleton: Skeleton, adapters: LoraConfig | None, checkpoint: Path, device: torch.device
 ) -> Any:
-    """Load the backbone with frozen weights as the method keeps them: `nf4` in the layers that get adapters."""
+    """Load the backbone with its frozen weights in the method's format: `nf4` in the layers that get adapters."""
     if config.frozen_weights != "nf4":
         return _from_pretrained(skeleton, checkpoint, DTYPES[config.frozen_weights])
     head = skeleton.model.get_output_embeddings()
@@ -445,7 +446,7 @@ def _arguments(run: Run[F], folder: str, has_dev: bool, device: torch.device) ->
 
 
 def _history(log: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Bring the Trainer's log into the form of Lens's history."""
+    """Convert the Trainer's log to the form of Lens's history."""
     history: list[dict[str, Any]] = []
     for row in log:
         place = {"step": row["step"], "epoch": round(row["epoch"], 4)}

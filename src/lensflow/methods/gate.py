@@ -5,30 +5,31 @@ others. The state h after the final norm predicts the next token. The gate reads
 
     g = U ReLU(P h), P ∈ R^{d×d}, U ∈ R^{4×d}
 
-Training: the backbone is frozen. With logits z_v and the output layer's rows w_v, family f has label 1 where the
-likeliest tokens of z_v/‖w_v‖ (at most 20, as long as likelier ones have less than 0.95 together) hold a token of f. The
-loss is the binary cross-entropy of sigmoid(g), averaged over families and over the places that predict the answers'
-tokens.
+Training: the backbone is frozen. Let z_v be the logits and w_v the rows of the output layer. Take the likeliest tokens
+of z_v/‖w_v‖: at most 20, until their probabilities add up to 0.95. Family f has label 1 if these tokens contain a token
+of f. The loss is the binary cross-entropy of sigmoid(g), averaged over families and over the positions that predict the
+answers' tokens.
 
-While answering, families with g ≥ 0 and the one with the largest g are wanted. Allowed are the wanted families,
-symbols, all others, and the family of the answer's last token with letters. The rest is banned. Tokens of banned
-families get probability 0 if three conditions hold:
+While answering, the wanted families are all families with g ≥ 0 and the one with the largest g. Four groups are
+allowed: the wanted families, symbols, all other scripts, and the family of the answer's last token with letters. The
+rest is banned. Tokens of banned families get probability 0 if three conditions hold:
 
 - the answer has letters already;
-- a token of a banned family may be sampled (greedy decoding: it is the likeliest);
-- a wanted family has a token among the likeliest 5, as long as likelier ones have less than 0.999 together, or among
-  the likeliest 20 with 0.95.
+- a token of a banned family may be sampled (with greedy decoding: it is the likeliest token);
+- a token of a wanted family is among the likeliest 5 until their probabilities add up to 0.999, or among the likeliest
+  20 until they add up to 0.95.
 
 If answers are sampled, z is divided by the temperature first.
 
-Defaults: one epoch, 2e-5, 16 texts per step, 100 steps of warm-up (paper), and a linear fall to 0 (HF's Trainer). The
-paper has 78k instructions; here the training corpus's prompts and answers in all languages of the setting are read, and
-a corpus of a few hundred texts needs a larger rate and more epochs. Three things differ. The authors' loss counts
-prompts and pads, too. They sample from the sets above, where here temperature and top-p act on what the ban leaves.
-They count the answers A to G as symbols. The first byte of a piece of a letter decides its family.
+Defaults: one epoch, a learning rate of 2e-5, 16 texts per step and 100 warm-up steps (paper), then a linear decay to 0
+(HF's Trainer). The paper has 78k instructions. We train on the prompts and answers of the training corpus in all
+languages of the setting; with a few hundred texts, raise the rate and the number of epochs. Three things differ. The
+authors' loss also counts prompts and pads. The authors sample from the sets above; our temperature and top-p act on the
+tokens that are not banned. The authors count the answers A to G as symbols. If a token is a piece of a letter, its
+first byte decides its family.
 
-The gate cannot separate languages of one family, such as Swahili and English, or Chinese and Japanese. It does not act
-on log-likelihoods. The method is told no language.
+The gate cannot separate languages of one family, such as Swahili and English, or Chinese and Japanese. It does not
+change log-likelihoods. The method is told no language.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Gate(Method):
     batch_size: Count = 16
     """Texts per step. Source: paper."""
     warmup: Count = 100
-    """Steps in which the rate rises; after them it falls to 0. Source: paper."""
+    """Steps in which the learning rate rises; afterwards it falls to 0. Source: paper."""
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
         """Check that there are answers in every language."""
@@ -64,7 +65,7 @@ _BATCH_TOKENS = 128  # whose logits exist at a time
 
 
 def train(run: Run[Gate]) -> Trained:
-    """Train the gate on what the backbone predicts; the loss on dev is recorded where the dev split has answers."""
+    """Train the gate on the backbone's predictions; the dev loss is recorded if the dev split has answers."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
     from tqdm import tqdm

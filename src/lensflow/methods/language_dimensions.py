@@ -1,16 +1,16 @@
-"""Language-specific dimensions are overwritten in one block (arXiv 2510.07213).
+"""Overwrites the language-specific dimensions of states in one block (arXiv 2510.07213).
 
-μ_x(last) is the mean state of language x after the last block, over all tokens but the first. J holds the K dimensions
-in which |μ_c(last) - μ_g(last)| is largest, for the central language c (English in the paper) and the wanted language
-g. All tokens get, after one block ℓ,
+μ_x(last) is the mean state of language x after the last block, over all tokens except the first. Let c be the central
+language (English in the paper) and g the wanted language. J is the set of the K dimensions in which |μ_c(last) -
+μ_g(last)| is largest. After one block ℓ, all tokens get
 
     h(ℓ)[j] ← α μ_g(last)[j] for j ∈ J
 
-Defaults: K = 400 of Llama's 4,096 dimensions, as that share of other widths; α = 1 and a block at three quarters of
-the depth, within the paper's grids (α from 0.2 to 2.2 and blocks 18 to 30 of 32), so choose both on the `-dev`
-benchmarks. The authors take 50 sentences per language and, for Llama, a state inside the last block; they exclude
-dimensions with massive values by hand, here none are. The method is told the wanted language; answers in the central
-language are left alone.
+Defaults: K = 400 of Llama's 4,096 dimensions, or the same share of another width; α = 1; and the block at three
+quarters of the depth. Both values lie within the paper's grids (α from 0.2 to 2.2 and blocks 18 to 30 of 32), so choose
+both on the `-dev` benchmarks. The authors use 50 sentences per language and, for Llama, a state inside the last block.
+They exclude dimensions with massive values by hand; we exclude none. The method is told the wanted language. It does
+not change answers in the central language.
 """
 
 from typing import ClassVar, Literal
@@ -20,7 +20,7 @@ from lensflow.schema.types import Count, NonNegative
 
 
 class LanguageDimensions(Method):
-    """A few coordinates get the wanted language's mean values in one block."""
+    """Overwrites a few dimensions with the wanted language's mean values in one block."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
@@ -28,7 +28,7 @@ class LanguageDimensions(Method):
 
     kind: Literal["language_dimensions"]
     dimensions: Count | None = None
-    """K, the number of dimensions that are overwritten. The default is 400/4096 of the width (paper)."""
+    """K, the number of dimensions that are overwritten. The default is 400/4096 of the model's width (paper)."""
     strength: NonNegative = 1.0
     """α, the factor of the wanted language's means. The default is within the paper's grid."""
     layer: Block = 0.75
@@ -39,10 +39,10 @@ Config = LanguageDimensions
 
 
 def train(run: Run[LanguageDimensions]) -> Trained:
-    """Write what the coordinates become for each wanted language.
+    """Write the new values of the dimensions for each wanted language.
 
     Raises:
-        LensflowError: `dimensions` is more than the model has.
+        LensflowError: `dimensions` is larger than the width of the model.
     """
     import torch
 
@@ -58,7 +58,7 @@ def train(run: Run[LanguageDimensions]) -> Trained:
     depth, width = central.shape
     count = method.dimensions or max(1, round(width * 400 / 4096))
     if count > width:
-        raise LensflowError(f"dimensions: {count} of a model that has {width}; lower it")
+        raise LensflowError(f"dimensions: {count} is more than the model's {width} dimensions; lower it")
     (layer,) = blocks_of(method.layer, depth, "layer")
     blocks: dict[tuple[str, str], list[BlockEdit]] = {}
     for wanted in run.setting.targets:

@@ -1,18 +1,18 @@
-"""ITLC: the shift between two languages in a discriminant space is added in the middle block (arXiv 2506.12450).
+"""ITLC: adds the shift between two languages in a discriminant space, in the middle block (arXiv 2506.12450).
 
 z is the mean state of a text after block L/2 - 1, standardised in every dimension. Linear discriminant analysis of the
-K languages gives W ∈ R^{d×k}, and y = (z - z̄) W. A linear classifier U ∈ R^{K×k} is trained on y; v_x[j] is the mean
-of y[j] over texts of language x where |U[x,j]| > 0.01, else 0. For a prompt in s and a wanted language g, all tokens
-get
+K languages gives W ∈ R^{d×k}, and y = (z - z̄) W. A linear classifier U ∈ R^{K×k} is trained on y. v_x[j] is the mean
+of y[j] over the texts of language x if |U[x,j]| > 0.01, and 0 otherwise. For a prompt in s and a wanted language g, all
+tokens get
 
     h ← h + α (v_g - v_s) W⁺ if g ≠ s, else h + α v_g W⁺, with the pseudo-inverse W⁺
 
 As in the authors' code, the shift is not multiplied by the standard deviations again. Defaults: α = 0.5, the paper's
-for Qwen2.5-0.5B (1.3 for Qwen2.5-7B, 0.15 for Llama-3.1-8B, 0.10 for its Instruct model); k = min(100, K - 1), since
-there are no more discriminants; 10 epochs of Adam with rate 1e-3 (paper), with 32 texts per batch (ours). The authors
-take 997 sentences of FLORES-200 in 204 languages; here the training corpus's prompts are read, without their first
-token. What is pruned depends on U's initial values, and so on the seed. The method is told the wanted language and the
-prompt's.
+value for Qwen2.5-0.5B (1.3 for Qwen2.5-7B, 0.15 for Llama-3.1-8B, 0.10 for its Instruct model); k = min(100, K - 1),
+because K languages have at most K - 1 discriminants; 10 epochs of Adam with rate 1e-3 (paper), with 32 texts per batch
+(ours). The authors use 997 sentences of FLORES-200 in 204 languages. We use the prompts of the training corpus, without
+their first token. The initial values of U decide which dimensions are pruned, so the result depends on the seed. The
+method is told the wanted language and the prompt's.
 """
 
 from typing import Any, ClassVar, Literal
@@ -22,20 +22,20 @@ from lensflow.schema.types import Count, NonNegative
 
 
 class LdaInjection(Method):
-    """The shift between two languages in a discriminant space is added in the middle block."""
+    """Adds the shift between two languages in a discriminant space, in the middle block."""
 
     told_language: ClassVar[bool] = True
     of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
     kind: Literal["lda_injection"]
     strength: NonNegative = 0.5
-    """α, how far states move. Source: paper, for Qwen2.5-0.5B."""
+    """α, how far states are moved. Source: paper, for Qwen2.5-0.5B."""
     layer: Block | None = None
     """The block: its number, or a share of the depth. The default is L/2 - 1 of L blocks (paper)."""
     components: Count = 100
     """k, the number of discriminants, at most K - 1 for K languages. Source: paper."""
     threshold: NonNegative = 0.01
-    """Weights of the classifier below it, in size, are pruned. Source: paper."""
+    """Weights of the classifier with a smaller absolute value are pruned. Source: paper."""
 
 
 Config = LdaInjection
@@ -43,7 +43,7 @@ _EPOCHS, _RATE, _BATCH = 10, 1e-3, 32
 
 
 def train(run: Run[LdaInjection]) -> Trained:
-    """Write what is added for each pair of languages."""
+    """Write the vector that is added for each pair of languages."""
     import torch
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -78,7 +78,7 @@ def train(run: Run[LdaInjection]) -> Trained:
 
 
 def _classifier(y: Any, x: Any, languages: int, seed: int) -> Any:
-    """Train a linear classifier of texts (N, k) with languages (N,); return its weights U (K, k)."""
+    """Train a linear classifier from texts (N, k) to languages (N,); return its weights U (K, k)."""
     import torch
     from torch.nn.functional import cross_entropy
 

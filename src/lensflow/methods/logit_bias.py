@@ -1,12 +1,12 @@
-"""Steering of the logits: λδ is added to the state after the final norm while the model answers; nothing is trained.
+"""Steering of the logits: adds λδ to the state after the final norm while the model answers. Nothing is trained.
 
-It is our own control of Lens (arXiv 2410.04407): the push that Lens trains towards, h ← h + λδ, without training. λ = 1
-is Lens's default, too.
+This is our own control of Lens (arXiv 2410.04407): the push that Lens trains towards, h ← h + λδ, without training. λ =
+1 is also Lens's default.
 
-The output layer reads the state after the final norm. Steering there adds a constant to the logits, W_U λδ, unless the
-model caps its logits. A constant before the norm is not a constant after it, so it is not offered. The method is told
-the language of each prompt, and adds the λδ of this language. The central language and languages outside of the setting
-are left alone.
+The output layer reads the state after the final norm, so the edit adds the constant W_U λδ to the logits (unless the
+model caps its logits). A constant that is added before the norm is not a constant after it, so this is not offered. The
+method is told the prompt's language with every prompt, to choose λδ. It does not change answers to prompts in the
+central language or in languages outside of the setting.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lensflow.schema.setting import Setting
 
 
 class LogitBias(Controlled, Pushing):
-    """λδ is added to the state after the final norm, in the target languages: Lens's push without training."""
+    """Adds λδ to the state after the final norm, in the target languages: the push of Lens without training."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
@@ -26,7 +26,8 @@ class LogitBias(Controlled, Pushing):
     kind: Literal["logit_bias"]
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that every target has a λ and a direction, and that these belong to the space that is steered."""
+        """Check that every target has a λ and a direction, and that the directions belong to the space that is
+        steered."""
         super().check(extraction, settings)
         check_space(self.kind, settings)
 
@@ -35,7 +36,7 @@ Config = LogitBias
 
 
 def train(run: Run[LogitBias]) -> Trained:
-    """Write what is added in each target language."""
+    """Write the vector that is added for each target language."""
     from lensflow.artifacts import deltas, interventions, language_subspaces, states
     from lensflow.mathematics import directions
 

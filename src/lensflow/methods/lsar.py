@@ -1,12 +1,12 @@
-"""LSAR: the language-specific subspace is removed from the state after the final norm (Xie et al., EMNLP 2022).
+"""LSAR: removes the language-specific subspace from the state after the final norm (Xie et al., EMNLP 2022).
 
-LSAR itself makes an encoder's sentence embeddings comparable between languages: it subtracts their projection on the
-language-specific subspace, e - M_s M_sᵀe, before sentences are looked up across languages (Tatoeba, LAReQA). It decodes
-nothing. Here the same is done to the states from which a decoder's next token is predicted, in every language alike, so
-that it need not be told which one the prompt is in.
+The original LSAR makes the sentence embeddings of an encoder comparable between languages. It subtracts their
+projection on the language-specific subspace, e - M_s M_sᵀe, before sentences are searched across languages (Tatoeba,
+LAReQA). It does not generate text. Here we do the same to the states from which a decoder predicts the next token. The
+edit is the same in every language.
 
-M_s is the setting's subspace of the top layer, with the rank that the setting has, K-1 for K languages unless it says
-otherwise. There are no keys. The method is told no language.
+M_s is the setting's subspace of the top layer. Its rank is the setting's `rank`; the default is K-1 for K languages.
+There are no keys. The method is told no language.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lensflow.schema.setting import Setting
 
 
 class Lsar(Method):
-    """The language-specific component is removed from the state after the final norm, in every language."""
+    """Removes the language-specific component from the state after the final norm, in every language."""
 
     needs_states: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
@@ -26,7 +26,7 @@ class Lsar(Method):
     kind: Literal["lsar"]
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that the subspace is one of the states that it is removed from."""
+        """Check that the subspace belongs to the states from which it is removed."""
         check_space(self.kind, settings)
 
 

@@ -1,14 +1,15 @@
 """Contrastive alignment of a middle layer during fine-tuning (mid-align, arXiv 2502.14830).
 
-p_i and q_i are the mean states, after a middle block, of the i-th sentence of a batch in the central language and of
-its translation, without their first token. Besides the cross-entropy of answers, as in `sft`, training lowers
+A batch has sentences in the central language and their translations. p_i is the mean state of the i-th sentence after a
+middle block, and q_i is the mean state of its translation, both without the first token. Training lowers the
+cross-entropy of answers, as `sft` does, and also
 
     L = -mean_i log [exp(cos(p_i, q_i)/τ) / Σ_j exp(cos(p_i, q_j)/τ)]
 
-The authors alternate batches of the task with batches of translations, with weight 1 and accumulated gradients; here
-one step has both, and a batch's translations are its own prompts. Defaults are the paper's: block 16 of 32 (the first
-half), τ = 0.1; adapters of rank 8, α 16 and dropout 0.1 on all linear layers; rate 5e-4 with the inverse square root
-and 3 % warm-up; 10 epochs of batches of 32 (the authors accumulate 4). The method is told no language.
+The authors alternate batches of the task with batches of translations, with weight 1 and accumulated gradients. Here,
+one step has both, and the translations of a batch are its own prompts. The defaults are the paper's: block 16 of 32
+(the first half), τ = 0.1; adapters of rank 8, α 16 and dropout 0.1 on all linear layers; rate 5e-4 with the inverse
+square root and 3 % warm-up; 10 epochs of batches of 32 (the authors accumulate 4). The method is told no language.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from lensflow.schema.types import Count, NonNegative, Positive
 
 
 class MidAlign(FineTuning):
-    """Fine-tuning on answers, with translations aligned in a middle layer."""
+    """Fine-tuning on answers that also aligns translations in a middle layer."""
 
     of_blocks: ClassVar[tuple[str, ...]] = ("layer",)
 
@@ -31,11 +32,11 @@ class MidAlign(FineTuning):
     layer: Block | None = None
     """Block after which translations are aligned. The default is L/2 - 1 (paper)."""
     temperature: Positive = 0.1
-    """Temperature τ of the contrast. Source: paper."""
+    """Temperature τ of the contrastive loss. Source: paper."""
     weight: NonNegative = 1.0
-    """Weight of the alignment. Source: paper."""
+    """Weight of the contrastive loss. Source: paper."""
     lora: Lora | None = Lora(dropout=0.1)
-    """Adapters on every linear layer but the output layer; null trains all weights. Source: paper."""
+    """Adapters on every linear layer except the output layer; null trains all weights. Source: paper."""
     lr: Positive = 5e-4
     """Learning rate. Source: paper."""
     schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "inverse_sqrt"
@@ -52,7 +53,7 @@ class MidAlign(FineTuning):
         return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check that there are answers in every target language, and as many as asked for."""
+        """Check that every target language has answers, and as many as the method asks for."""
         for language in setting.targets:
             super().check_items(check_answers(self.kind, items, setting, language), setting)
 
@@ -61,7 +62,7 @@ Config = MidAlign
 
 
 def train(run: Run[MidAlign]) -> Trained:
-    """Train on every answer of the train split and on the translations of its prompt."""
+    """Train on the answers of the train split and on the translations of their prompts."""
     import functools
 
     from lensflow.methods import alignment, finetuning

@@ -1,4 +1,4 @@
-"""Mean states of languages after every block, for methods that edit the residual stream."""
+"""Mean states per language after every block, for methods that edit the residual stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _BATCH_TOKENS = 512
 def prompt_means(run: Run[Any]) -> Tensor:
     """Return the mean state of the last prompt token per language after every block, before the final norm.
 
-    The states come from the stage `extract_hidden_states`, so the method must have `needs_states`.
+    The states come from the stage `extract_hidden_states`, so a method that calls this must set `needs_states`.
 
     Returns:
         (L, K, d) float64, for the K languages of the setting in their order, over the train split.
@@ -39,11 +39,11 @@ def prompt_means(run: Run[Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class TextStates:
-    """States of N texts of one language, float32; the first token of each, mostly BOS, is left out.
+    """The float32 states of N texts of one language, without the first token of each text (usually BOS).
 
     Attributes:
         sums: (N, L, d), summed over tokens.
-        norms: (N, L), their lengths, summed over tokens.
+        norms: (N, L), the lengths of the states, summed over tokens.
         counts: (N,) tokens.
     """
 
@@ -69,13 +69,13 @@ class TextStates:
 
 @torch.inference_mode()
 def text_states(run: Run[Any]) -> Iterator[tuple[str, TextStates]]:
-    """Run the train prompts of the training corpus through the backbone, as plain texts outside of any prompt format.
+    """Run the train prompts of the training corpus through the backbone, as plain texts without a prompt format.
 
-    Naive equivalent, a text at a time: `model(ids, output_hidden_states=True)`, states after each block, before the
+    Equivalent code for one text: `model(ids, output_hidden_states=True)`, then the states after each block, before the
     final norm, from the second token on.
 
     Yields:
-        Each language of the setting with its states.
+        The states of each language of the setting.
     """
     tokenizer = PromptTokenizer(run.backbone.parent, run.prompt)
     decoder = load_decoder(run.backbone.parent, torch.float32, device_of(run.gpus))

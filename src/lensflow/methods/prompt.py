@@ -1,18 +1,19 @@
-"""The model is asked to answer in a language: by an instruction, a frame in that language, or native examples.
+"""Asks the model to answer in a language: by an instruction, a frame in that language, or native examples.
 
-An instruction is a line of what the user says: of every message in benchmarks that generate (`generation`,
-`dataset_generation`, `mt_bench`), of the last message, the question, in `lm_eval` tasks with `chat: true`. A frame is
-a plain template in the language of the answer ("Question:" and "Answer:" translated) in the place of the backbone's
-own; chat templates have no such words, so they are refused. Native examples are the first questions and answers of the
-training corpus in the language of the answer; the model reads them as earlier turns. Only `generation` and
-`dataset_generation` use frames and examples.
+An instruction is one line of the user's text. Benchmarks that generate (`generation`, `dataset_generation`, `mt_bench`)
+get the instruction in every user message. `lm_eval` tasks with `chat: true` get it in the last message, the question. A
+frame is a plain template in the language of the answer (with "Question:" and "Answer:" translated). It replaces the
+backbone's own template; a chat template has no such words, so a frame is then refused. Native examples are the first
+questions and answers of the training corpus in the language of the answer. The model reads them as earlier turns. Only
+`generation` and `dataset_generation` use frames and examples.
 
-All of this stands with prompts of the target languages only: the central language is left alone. Tasks without chat,
-whose text is lm-eval's own, and held-out likelihood do not see it. The method is told the language of the answer.
+The method changes only prompts of the target languages, not of the central language. It does not change tasks without
+chat, whose text is lm-eval's own, and it does not change the likelihood of held-out prompts. The method is told the
+language of the answer.
 
-Sources: the Language Confusion Benchmark (arXiv 2406.20052) gives examples, ReCoVeR's (arXiv 2509.14814) are in the
-language of the answer, as here. The default instruction, "Answer in {language_name}." before the prompt, is ours.
-Nothing is trained.
+Sources: the Language Confusion Benchmark (arXiv 2406.20052) gives examples. The examples of ReCoVeR (arXiv 2509.14814)
+are in the language of the answer, as here. The default instruction, "Answer in {language_name}." before the prompt, is
+ours. Nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,20 +31,21 @@ SLOT = "{language_name}"
 
 
 class Prompt(Method):
-    """An instruction to answer in the language of the prompt, a frame or examples in it, in the target languages."""
+    """Adds an instruction, a frame or examples, so that the model answers in the prompt's language; only for
+    targets."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
 
     kind: Literal["prompt"]
     instruction: str | dict[Language, str] | None = f"Answer in {SLOT}."
-    """A template that names the language in English, or language -> its own text; null: none."""
+    """The instruction: one template that names the language in English, or a text per language; null gives none."""
     place: Literal["before", "after"] = "before"
-    """Whether the instruction stands `before` or `after` the prompt, on a line of its own."""
+    """Whether the instruction comes `before` or `after` the prompt, on its own line."""
     frame: dict[Language, Annotated[str, AfterValidator(PlainPrompt._has_slot)]] | None = None
-    """Language -> the frame of its prompts, instead of the backbone's."""
+    """The frame of each language's prompts, which replaces the backbone's prompt format."""
     examples: Count | None = None
-    """Number of native question-answer pairs of the train split that stand before the prompt."""
+    """Number of native question-answer pairs from the train split that come before the prompt."""
 
     @field_validator("instruction")
     @classmethod
@@ -60,7 +62,7 @@ class Prompt(Method):
                     raise ValueError(f"{key}: no text for {sorted(missing)[0]} of setting {name}; add it")
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check that there are as many examples as asked for."""
+        """Check that the corpus has as many examples as the method asks for."""
         for language in setting.targets if self.examples else ():
             there = sum(language in item.get("answer", {}) for item in items)
             if self.examples is not None and self.examples > there:
@@ -74,10 +76,10 @@ Config = Prompt
 
 
 def train(run: Run[Prompt]) -> Trained:
-    """Write what each target language is prompted with.
+    """Write the instruction, frame and examples of each target language.
 
     Raises:
-        LensflowError: there is a frame, and the backbone's prompts are in a chat template.
+        LensflowError: the method has a frame, but the backbone's prompts use a chat template.
     """
     from lensflow.artifacts import deltas, interventions
     from lensflow.artifacts.texts import read_texts

@@ -1,12 +1,12 @@
-"""Question alignment (QAlign: Zhu et al., 2024, arXiv 2401.07817), its first stage.
+"""Question alignment, the first stage of QAlign (Zhu et al., 2024, arXiv 2401.07817).
 
-The model learns to translate a question of a target language into the central language, which needs parallel questions
-and no answers. QAlign's second stage, instruction tuning in the central language, is not part of it, so that the method
+The model learns to translate a question from a target language into the central language. This needs parallel questions
+but no answers. The second stage of QAlign, instruction tuning in the central language, is left out, so that the method
 sees the same data as Lens.
 
-Training lowers the mean of -log p over the tokens of the translation, which follows the instruction "Translate this
-question from {language} into {central language}: …" (its words are ours). The authors' code has Stanford Alpaca's
-values, and so have the defaults here; adapters and their rate are QLoRA's. The method is told no language.
+Training lowers the mean of -log p over the tokens of the translation. The translation follows the instruction
+"Translate this question from {language} into {central language}: …" (the wording is ours). The defaults are Stanford
+Alpaca's values, as in the authors' code; adapters and their rate are QLoRA's. The method is told no language.
 """
 
 from typing import Literal
@@ -15,7 +15,8 @@ from lensflow.methods.base import FineTuning, Run, Trained
 
 
 class Qalign(FineTuning):
-    """Translation of target-language prompts into the central language; only its tokens count in the loss."""
+    """Translation of target-language prompts into the central language; the loss counts only the translation's
+    tokens."""
 
     kind: Literal["qalign"]
 
@@ -24,7 +25,7 @@ Config = Qalign
 
 
 def instruction(source: str, target: str, text: str) -> str:
-    """Return what the model is asked, with languages by their English names."""
+    """Return the instruction for one pair of languages, with their English names."""
     return f"Translate this question from {source} into {target}: {text}"
 
 

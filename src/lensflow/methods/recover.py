@@ -1,14 +1,14 @@
-"""ReCoVeR: language vectors are added in every block, and the norm is restored (arXiv 2509.14814).
+"""ReCoVeR: adds language vectors in every block and restores the norm (arXiv 2509.14814).
 
-μ(ℓ,x) is the mean state after block ℓ over a sentence's tokens without the first, then over sentences. The language
-vector is r(ℓ,x) = μ(ℓ,x) - mean over languages. For a prompt in s and a wanted language g, in every block and for
-every token but the first, with u(v) = v/‖v‖:
+μ(ℓ,x) is the mean state of language x after block ℓ: first the mean over a sentence's tokens without the first, then
+the mean over sentences. The language vector is r(ℓ,x) = μ(ℓ,x) - mean over languages. Let s be the prompt's language, g
+the wanted language, and u(v) = v/‖v‖. In every block, every token except the first gets
 
     v = r(g) - β r(s) if g ≠ s, else r(g);  h' = h + α u(v);  h'' = ‖h‖ u(h')
 
-Defaults: α = 1 and β = 1, restored norm (README of the authors' code; its command line has α = 2). The authors take
-997 sentences of FLORES+ per language; here the training corpus's prompts are read. States after the last block are
-taken before the final norm, where the edit acts. The trained variant ReCoVeR+ is not offered: its data are
+Defaults: α = 1, β = 1 and restored norm (README of the authors' code; its command line has α = 2). The authors use 997
+sentences of FLORES+ per language; we use the prompts of the training corpus. States after the last block are taken
+before the final norm, where the edit acts. The trained variant ReCoVeR+ is not offered, because its data are
 unpublished. The method is told the wanted language and the prompt's.
 """
 
@@ -19,7 +19,7 @@ from lensflow.schema.types import NonNegative
 
 
 class Recover(Method):
-    """Centred language vectors are added in every block, and the norm is restored."""
+    """Adds centred language vectors in every block and restores the norm."""
 
     seeded: ClassVar[bool] = False
     told_language: ClassVar[bool] = True
@@ -27,7 +27,7 @@ class Recover(Method):
 
     kind: Literal["recover"]
     strength: NonNegative = 1.0
-    """α, how far states move. Source: README of the authors' code."""
+    """α, how far states are moved. Source: README of the authors' code."""
     source_strength: NonNegative = 1.0
     """β, the weight of the prompt's language. Source: authors' code."""
     layers: Layers = "all"
@@ -40,7 +40,7 @@ Config = Recover
 
 
 def train(run: Run[Recover]) -> Trained:
-    """Write what is added for each pair of languages."""
+    """Write the vectors that are added for each pair of languages."""
     import torch
     from torch.nn.functional import normalize
 

@@ -1,4 +1,4 @@
-"""Methods by their `kind`, and the code behind a method."""
+"""The methods by their `kind`, and the code of each method."""
 
 from typing import Annotated
 
@@ -17,10 +17,10 @@ AnyMethod = Annotated[Method, METHODS]
 
 
 def method_digest(kind: str) -> str:
-    """Return the digest of the code that trains a method: the stage, the module of the kind and what both import."""
+    """Return the digest of a method's training code: the stage, the module of the kind, and all that they import."""
     return code_digest("lensflow.stages.train", METHODS.path_of(kind))
 
 
 def method_modules(kind: str) -> list[str]:
-    """Return the modules of this package behind a kind of method, sorted."""
+    """Return the modules of this package that a kind of method consists of, sorted."""
     return closure("lensflow.stages.train", METHODS.path_of(kind))

@@ -1,7 +1,7 @@
 """Self-distillation from resource-rich languages (SDRRL: Zhang et al., 2024, arXiv 2402.12204).
 
 The backbone learns from its own answers in the central language c, and from translations. For the i-th item, x_c and
-x_t are the prompts in c and in a target language t, a_c is the backbone's own answer to x_c, y_t is the answer in t.
+x_t are the prompts in c and in a target language t; a_c is the backbone's own answer to x_c; y_t is the answer in t.
 Training lowers the mean of -log p(token) over the answers' tokens of these pairs (prompt → answer):
 
     own          x_c → a_c
@@ -10,14 +10,15 @@ Training lowers the mean of -log p(token) over the answers' tokens of these pair
     translation  "Translate this question from {c} into {t}: x_c" → x_t
     completion   "Complete this text in {t}: first half of y_t" → the rest of y_t
 
-An own answer that reached its limit is learnt without an end, an empty one is left out.
+If an own answer reached its limit, its end is not learnt. Empty own answers are left out.
 
-Four things differ from the paper. Its y_t is a machine translation of a_c; here it is the corpus's own answer, because
-no translator is part of the pipeline: put translations of the backbone's answers into the corpus to have the paper's.
-Its code-switched pairs need dictionaries and are left out. The instructions above are ours; without them the two
-answers to one prompt would contradict each other. We know the paper from its abstract and from summaries, and the
-authors' code was not available, so the defaults are not theirs: all parts count alike, answers are greedy and have 256
-tokens at most (ours), and the rest is what `sft` has (Alpaca, QLoRA). The method is told no language.
+Four things differ from the paper. First, the paper's y_t is a machine translation of a_c. Here, y_t is the corpus's own
+answer, because no translator is part of the pipeline. To follow the paper, put translations of the backbone's answers
+into the corpus. Second, the paper's code-switched pairs need dictionaries; we leave them out. Third, the instructions
+above are ours. Without them, two answers to the same prompt would contradict each other. Fourth, we know the paper from
+its abstract and from summaries, and the authors' code was not available, so the defaults are not the authors'. All
+parts count alike, answers are greedy and have 256 tokens at most (ours), and the rest is as in `sft` (Alpaca, QLoRA).
+The method is told no language.
 """
 
 from collections import Counter
@@ -58,13 +59,13 @@ class Sdrrl(FineTuning):
         "translation",
         "completion",
     )
-    """What is trained on: `own` answers in the central language; the corpus's answers in the `target` languages;
+    """The parts to train on: `own` answers in the central language; the corpus's answers in the `target` languages;
     prompts and answers in different languages (`cross`); `translation` of prompts; `completion` of answers."""
     answers: OwnAnswers = OwnAnswers()
     """How the backbone answers the prompts of the central language, before it is trained."""
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check that there are as many examples as asked for, and answers if a part learns from them."""
+        """Check that the corpus has as many examples as the method asks for, and answers if a part learns from them."""
         for language in setting.targets:
             answered = OF_ANSWERS & set(self.parts)
             super().check_items(check_answers(self.kind, items, setting, language) if answered else items, setting)
@@ -81,7 +82,7 @@ class Own(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A prompt, the answer that is learnt, and whether its end is learnt, too."""
+    """A prompt, the answer that is learnt, and whether the end of the answer is learnt as well."""
 
     prompt: str
     answer: str
@@ -92,7 +93,7 @@ def pairs(part: Part, central: str, language: str, x_c: str, x_t: str, y_t: str,
     """Yield the pairs of one item, target language and part other than `own`.
 
     Args:
-        part: what is learnt.
+        part: the part that is learnt.
         central: code of the central language.
         language: code of the target language.
         x_c: prompt in the central language.
@@ -115,7 +116,7 @@ def pairs(part: Part, central: str, language: str, x_c: str, x_t: str, y_t: str,
 
 
 def halves(text: str) -> tuple[str, str]:
-    """Split a text at the last space of its first half; if there is none, in the middle."""
+    """Split a text at the last space of its first half, or in the middle if there is no such space."""
     middle = len(text) // 2
     place = text.rfind(" ", 0, middle + 1)
     first = text[: place if place > 0 else middle]
@@ -123,12 +124,12 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def train(run: Run[Sdrrl]) -> Trained:
-    """Have the backbone answer, then train on all parts; the loss on dev is that of the targets' answers.
+    """Generate the backbone's own answers, then train on all parts. The dev loss covers the answers in the targets.
 
     Own answers are kept beside the output until training ends, so that a killed job does not lose them.
 
     Raises:
-        LensflowError: the backbone gives no answer at all, or see `finetuning.fine_tune`.
+        LensflowError: the backbone gives no answer at all; for other errors see `finetuning.fine_tune`.
     """
     from dataclasses import replace
 
@@ -178,18 +179,18 @@ def train(run: Run[Sdrrl]) -> Trained:
 
 
 def own_answers(run: Run[Sdrrl], prompts: Mapping[str, str], folder: Path) -> tuple[dict[str, Own], float]:
-    """Have the backbone answer prompts, as transformers runs it.
+    """Generate the backbone's answers to prompts with transformers.
 
     Args:
         run: the training.
         prompts: id -> prompt in the central language.
-        folder: where the answers of each `AT_A_TIME` prompts are kept.
+        folder: the folder that keeps the answers of each `AT_A_TIME` prompts.
 
     Returns:
-        The answers by id, and the seconds that were spent on them by earlier, interrupted runs.
+        The answers by id, and the seconds that earlier, interrupted runs spent on them.
 
     Raises:
-        LensflowError: a prompt and its answer are longer than what the model was made for.
+        LensflowError: a prompt and its answer are longer than the model's positions.
     """
     import time
 
@@ -227,10 +228,10 @@ def own_answers(run: Run[Sdrrl], prompts: Mapping[str, str], folder: Path) -> tu
 
 
 def not_empty(answers: Mapping[str, Own], run: Run[Sdrrl]) -> dict[str, Own]:
-    """Return the answers that say anything; the log counts the others.
+    """Return the answers that are not empty; the log counts the empty ones.
 
     Raises:
-        LensflowError: none does.
+        LensflowError: all answers are empty.
     """
     import logging
 

@@ -1,14 +1,15 @@
 """Supervised fine-tuning on instructions and answers: xSFT, a baseline of the Lens paper (arXiv 2410.04407).
 
-The paper's xSFT sees as much data as Lens does, its xSFT-Full all that there is: `examples` is how much. By default
-only the target languages are trained on, the ones that Lens pushes; `languages: all` adds the central one's answers,
-and `replay` some of them, against forgetting. With `layers` the top blocks alone train, which are Lens's weights with
-cross-entropy as the loss (LinguaMap, arXiv 2601.20009, tunes the last one or two blocks): embeddings, final norm and
-output layer are frozen, too.
+In the paper, xSFT uses as much data as Lens, and xSFT-Full uses all data; `examples` sets the amount. By default only
+the target languages are trained on, the same ones that Lens pushes. `languages: all` adds the central language's
+answers, and `replay` adds some of them, so that the model forgets less. With `layers`, only the top blocks train;
+embeddings, final norm and output layer are frozen, too. These are the weights that Lens trains, with cross-entropy as
+the loss. (LinguaMap, arXiv 2601.20009, tunes the last one or two blocks.)
 
 Training lowers the mean of -log p(y_i | x, y_1 … y_{i-1}) over the tokens of the answers y to prompts x, in the
-backbone's own prompt format, EOS included. Defaults come from Stanford Alpaca and HF's Trainer, for adapters from QLoRA
-(Dettmers et al., 2023), Alpaca-LoRA and peft; each key names its source. The method is told no language.
+backbone's own prompt format, EOS included. The defaults come from Stanford Alpaca and HF's Trainer. For adapters they
+come from QLoRA (Dettmers et al., 2023), Alpaca-LoRA and peft. Each key names its source. The method is told no
+language.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ def check_answers(
     """Return the items with an answer in a language.
 
     Raises:
-        ValueError: there is none; see `Method.check_items`.
+        ValueError: no item has an answer; see `Method.check_items`.
     """
     answered = [item for item in items if language in item.get("answer", {})]
     if not answered:
@@ -39,13 +40,13 @@ def check_answers(
 
 
 class Sft(FineTuning):
-    """Supervised fine-tuning on prompts and answers; only the answers' tokens count in the loss."""
+    """Supervised fine-tuning on prompts and answers; the loss counts only the answers' tokens."""
 
     kind: Literal["sft"]
     languages: Literal["targets", "all"] = "targets"
     """Train on the `targets`, or on `all` languages."""
     replay: Count | None = None
-    """Number of items of the central language that are trained on as well, the first ones."""
+    """Number of items of the central language that are trained on as well. The first ones are taken."""
 
     def languages_in(self, setting: Setting) -> tuple[str, ...]:
         """Return the languages that are trained on."""
@@ -54,7 +55,7 @@ class Sft(FineTuning):
     @model_validator(mode="after")
     def _replay_once(self) -> Self:
         if self.replay is not None and self.languages == "all":
-            raise ValueError("replay: languages: all has the central language already; drop one of the two keys")
+            raise ValueError("replay: languages: all already includes the central language; drop one of the two keys")
         return self
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
@@ -74,7 +75,7 @@ Config = Sft
 
 
 def train(run: Run[Sft]) -> Trained:
-    """Train on every answer of the train split; the loss on dev is recorded where the dev split has answers."""
+    """Train on every answer of the train split; the dev loss is recorded if the dev split has answers."""
     from lensflow.methods import finetuning
 
     tokenizer, central = finetuning.tokenizer_of(run), run.setting.central

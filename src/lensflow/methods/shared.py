@@ -1,11 +1,12 @@
-"""What others have shared: the changed weights and the directions of an exported method, loaded by name.
+"""A shared method: the changed weights and directions of a method that somebody exported, loaded by name.
 
-`lensflow push` puts them on the hub and `lensflow export --reference` into a folder, both for one backbone: the method
-may be Lens (Zhao et al., arXiv 2410.04407) or any other. Nothing is trained here. What is loaded is evaluated like all
-other methods, on the same prompts. Another backbone than the one it was made for is refused: a direction means nothing
-among other weights. There is no default: `directions` names what is loaded, and a commit makes a run repeatable.
+`lensflow push` puts them on the hub, and `lensflow export --reference` puts them into a folder. Both are made for one
+backbone. The method may be Lens (Zhao et al., arXiv 2410.04407) or any other. Nothing is trained here. The shared
+method is evaluated like all other methods, on the same prompts. Lensflow refuses another backbone than the one that the
+method was made for, because a direction means nothing for other weights. `directions` has no default: it names what is
+loaded. Name a commit to make the run repeatable.
 
-The method is told the prompt's language and the wanted one, because what is shared may need them.
+The method is told the prompt's language and the wanted one, because a shared method may need them.
 """
 
 from collections.abc import Mapping
@@ -27,23 +28,23 @@ class Shared(Method):
 
     kind: Literal["shared"]
     directions: str = Field(min_length=1)
-    """What is loaded: `owner/name@revision` on the hub (without a revision its newest), or a folder that
-    `lensflow export --reference` wrote."""
+    """What is loaded: `owner/name@revision` on the hub (without a revision, the newest), or a folder that `lensflow
+    export --reference` wrote."""
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that there is such a folder, if it is none of the hub's names."""
+        """Check that the folder exists, if `directions` is not a name on the hub."""
         if not Path(self.directions).is_dir() and (self.directions.count("/") != 1 or self.directions[0] in "./~"):
-            raise ValueError(f"directions: '{self.directions}' is no folder here; correct it, or name owner/name")
+            raise ValueError(f"directions: '{self.directions}' is not a folder here; correct it, or name owner/name")
 
 
 Config = Shared
 
 
 def train(run: Run[Shared]) -> Trained:
-    """Write what was shared as if it had been trained here.
+    """Write the shared weights and directions as if they had been trained here.
 
     Raises:
-        LensflowError: it cannot be had, belongs to another backbone, or lacks a language of the setting.
+        LensflowError: the files cannot be loaded, belong to another backbone, or lack a language of the setting.
     """
     from lensflow.artifacts import deltas, exported, interventions
     from lensflow.storage.verified import read_manifest

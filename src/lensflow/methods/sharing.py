@@ -1,8 +1,8 @@
-"""One training in several processes, one per GPU, that share every batch; transformers' Trainer and accelerate see to
+"""One training in several processes, one per GPU, that share every batch. transformers' Trainer and accelerate combine
 the gradients.
 
-The update is the one that a single process computes from the whole batch: the loss is the mean over all tokens that
-count in it, whichever process they are in.
+The update equals the one that a single process computes from the whole batch. The loss is the mean over all counted
+tokens of the batch, in all processes.
 """
 
 import ctypes
@@ -24,12 +24,12 @@ _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def together(count: int, work: Callable[..., T], *args: Any) -> T:
-    """Run a function in so many processes, of which this is the first; return what it returns here.
+    """Run a function in several processes, this one included; return the result of this process.
 
     Args:
-        count: of processes.
-        work: a function of a module, called with the arguments in each.
-        args: that can be pickled.
+        count: number of processes.
+        work: a module-level function, called with the arguments in each process.
+        args: arguments that can be pickled.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -69,10 +69,10 @@ def place() -> tuple[int, int]:
 
 
 def mean(total: Tensor, counted: int) -> Tensor:
-    """Return the mean loss of a batch from the sum over this process's share and the number of tokens in it.
+    """Return a batch's mean loss, from the sum over this process's share and the number of counted tokens in the batch.
 
-    The gradient covers this process's share alone. It is multiplied by the number of processes, because
-    DistributedDataParallel takes the mean over them.
+    The gradient covers only this process's share. It is multiplied by the number of processes, because
+    DistributedDataParallel takes the mean over processes.
     """
     sums = torch.stack([total.detach(), total.new_tensor(counted)])
     distributed.all_reduce(sums)
@@ -81,13 +81,13 @@ def mean(total: Tensor, counted: int) -> Tensor:
 
 
 class SharingTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose processes all go through the same batches, each of which takes its share when it collates.
+    """A Trainer in which all processes read the same batches. Each process takes its share when it collates a batch.
 
-    Dev losses are means over batches here, too; where examples are padded, an uneven last batch weighs a little more.
+    Dev losses are means over batches. If examples are padded, an incomplete last batch weighs slightly more.
     """
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Make the accelerator, which takes all losses of a batch: no example is in it twice."""
+        """Make the accelerator. It keeps all losses of a batch, because no example occurs twice in a batch."""
         super().create_accelerator_and_postprocess()
         self.gather_function = self.accelerator.gather_for_metrics = self.accelerator.gather
 

@@ -1,10 +1,10 @@
 """Contrastive activation addition (CAA: Panickssery et al., arXiv 2312.06681), between languages.
 
 The vector of a pair of languages is the mean difference of the states after block ℓ, at the last token of n parallel
-prompts: v = mean_i (h⁺_i(ℓ) - h⁻_i(ℓ)), where the positive prompts are in the wanted language g and the negative ones
-in the language to move away from. While the model answers, h ← h + m v at the tokens after the prompt.
+prompts: v = mean_i (h⁺_i(ℓ) - h⁻_i(ℓ)). The positive prompts are in the wanted language g. The negative ones are in the
+language to move away from. While the model answers, h ← h + m v at the tokens after the prompt.
 
-Defaults: one block in the middle and m = 1, CAA's unit; the tokens after the prompt, as in CAA. CAA chooses block and
+Defaults: one block in the middle, m = 1 (CAA's unit), and the tokens after the prompt, as in CAA. CAA chooses block and
 m on held-out data, so choose them on the `-dev` benchmarks. The method is told the wanted language and the prompt's.
 """
 
@@ -15,7 +15,7 @@ from lensflow.schema.types import NonNegative
 
 
 class Steer(Injecting):
-    """The mean difference of two languages' prompts is added to the residual stream."""
+    """Adds the mean difference of two languages' prompts to the residual stream."""
 
     needs_states: ClassVar[bool] = True
     of_blocks: ClassVar[tuple[str, ...]] = ("layers",)
@@ -29,14 +29,14 @@ class Steer(Injecting):
     positions: Literal["all", "but_first", "prompt", "generated"] = "generated"
     """The tokens whose states move. Source: CAA, the `generated` ones."""
     restore_norm: bool = False
-    """Whether a state keeps its length. Source: CAA, which does not."""
+    """Whether a state keeps its length. CAA does not keep the length."""
 
 
 Config = Steer
 
 
 def train(run: Run[Steer]) -> Trained:
-    """Write what is added for each pair of languages."""
+    """Write the vector that is added for each pair of languages."""
     from lensflow.artifacts import deltas, interventions
     from lensflow.artifacts.interventions import BlockEdit, Intervention
     from lensflow.methods.probing import prompt_means

@@ -1,4 +1,4 @@
-"""Batches of right-padded texts, and what stands for a text in them."""
+"""Batches of right-padded texts, and the state that represents each text in them."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from lensflow.schema.extraction import Pooling
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Pad token ids on the right.
 
-    With causal attention no real token sees a pad on its right, so its states do not depend on the batch and no mask
-    is needed.
+    With causal attention, no real token sees a pad on its right. Its states therefore do not depend on the batch, and
+    no mask is needed.
 
     Returns:
         ids (n, T) and lengths (n,), both int64.
@@ -30,12 +30,12 @@ def last_token(states: Tensor, lengths: Tensor) -> Tensor:
 
 
 def pool(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
-    """The state of each of n right-padded texts: its last real token's, or the mean over its real tokens.
+    """The state that represents each of n right-padded texts: its last real token's, or the mean over its real tokens.
 
     Args:
         states: (n, T, d).
         lengths: (n,).
-        pooling: `last` or `mean`; the mean is taken in float32.
+        pooling: `last` or `mean`; the mean is computed in float32.
 
     Returns:
         (n, d), in the dtype of `states`.
@@ -48,9 +48,9 @@ def pool(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Group indices so that each batch holds texts of like length and at most `batch_tokens` padded tokens.
+    """Group indices so that each batch holds texts of similar length and at most `batch_tokens` padded tokens.
 
-    Longest first, so that running out of memory shows at once.
+    The longest texts come first, so that a lack of memory shows at once.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

@@ -1,4 +1,7 @@
-"""A tokenizer's chat template: conversations as the model sees them, and what the template takes. No torch here."""
+"""The chat template of a tokenizer: how the model sees conversations, and which messages the template accepts.
+
+No torch.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +24,8 @@ _PROMPT = f"{_PROBE}: How long is 1 km in METRES?\nPlease answer in one sentence
 class ChatTemplate:
     """The chat template of a checkpoint, with the special tokens, variables and date that it is rendered with.
 
-    Templates may print today's date. They get the prompt's own date instead, so that a prompt is the same every day.
+    A template may print today's date. It gets the fixed date of the prompt format instead, so that a prompt is the same
+    every day.
 
     Args:
         checkpoint: folder with tokenizer_config.json and, unless the settings hold the template, chat_template.jinja.
@@ -42,9 +46,9 @@ class ChatTemplate:
         """Return a conversation as the model sees it.
 
         Args:
-            messages: dictionaries with `role` and `content`. Where the template takes no system message, its text is
-                put before the first user's.
-            answered: whether the last message is an answer; else the text ends where the next answer begins.
+            messages: dictionaries with `role` and `content`. If the template takes no system message, the system text
+                is put before the first user message.
+            answered: whether the last message is an answer. If not, the text ends where the next answer begins.
 
         Raises:
             LensflowError: the template refuses the conversation.
@@ -58,7 +62,8 @@ class ChatTemplate:
 
     @cached_property
     def missing_beginning(self) -> str:
-        """What the template writes before an answer, but not where one is asked for; empty for nearly all."""
+        """Text that the template writes before a finished answer but not before a new one; empty for nearly all
+        templates."""
         turns = [_message("user", "Hi"), _message("assistant", _PROBE)]
         try:
             asked, without = self._render(turns[:1]), self._render(turns[:1], answered=True)
@@ -77,14 +82,16 @@ class ChatTemplate:
             )
         except Exception as error:  # a template can fail in any way
             raise LensflowError(
-                f"{self._checkpoint}: its chat template cannot render a prompt ({_reason(error)}); mend the template "
+                f"{self._checkpoint}: its chat template cannot render a prompt ({_reason(error)}); correct the "
+                f"template "
                 "or set prompt.format: plain"
             ) from None
         return str(rendered[0])
 
     @cached_property
     def _wants_parts(self) -> bool:
-        """Whether the template writes a message only if its content is a list of parts, as models of images have it."""
+        """Whether the template writes a message only if its content is a list of parts, as in models that read
+        images."""
         turn = [_message("user", _PROBE)]
         return not self._shows(turn) and self._shows(_in_parts(turn))
 
@@ -95,7 +102,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_system(self) -> bool:
-        """Whether the template has a place for a system message."""
+        """Whether the template accepts a system message."""
         try:
             rendered = self._render([_message("system", f"{_PROBE}a"), _message("user", f"{_PROBE}b")])
         except LensflowError:
@@ -104,7 +111,7 @@ class ChatTemplate:
 
     @cached_property
     def turn_end(self) -> str:
-        """What the template writes behind an answer; empty if that cannot be told."""
+        """Text that the template writes after an answer; empty if it is unknown."""
         try:
             rendered = self._render([_message("user", "Hi"), _message("assistant", _PROBE)], answered=True)
         except LensflowError:
@@ -115,14 +122,14 @@ class ChatTemplate:
         """Check that the template renders prompts of this format.
 
         Args:
-            where: what a message begins with: the key of the prompt.
+            where: the beginning of a message: the key of the prompt.
 
         Raises:
-            LensflowError: it does not, drops the text, takes no system message, or lacks a variable that is set.
+            LensflowError: the template fails, drops the text, takes no system message, or lacks a variable that is set.
         """
         if _PROMPT not in self.render([_message("user", _PROMPT)]):
             raise LensflowError(
-                f"{where}: the chat template of {self._checkpoint} drops or changes the prompt; mend the template"
+                f"{where}: the chat template of {self._checkpoint} drops or changes the prompt; correct the template"
             )
         if self.prompt.system and not self.takes_system:
             raise LensflowError(
@@ -147,7 +154,7 @@ def _in_parts(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
-    """Put the text of a system message, the first one, before the first user's."""
+    """Put the text of the first system message before the first user message."""
     system, *rest = messages
     first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
     if first is None:
@@ -157,7 +164,7 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _variables_of(text: str) -> frozenset[str]:
-    """Return the variables that a template reads and does not set."""
+    """Return the variables that a template reads but does not set."""
     import jinja2.meta  # noqa: F401  (transformers uses it without importing it)
     from transformers.utils.chat_template_utils import _get_template_variables
 
@@ -166,5 +173,5 @@ def _variables_of(text: str) -> frozenset[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line why a template failed."""
+    """Return in one line why a template failed."""
     return re.sub(r"\s+", " ", str(error)).strip()[:200] or type(error).__name__

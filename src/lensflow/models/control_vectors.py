@@ -1,4 +1,4 @@
-"""Edits of blocks as control vectors of llama.cpp, where they are ones: a constant vector is added after blocks."""
+"""Edits of blocks as llama.cpp control vectors, if each edit adds a constant vector after blocks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,13 @@ Pair = tuple[str, str]
 
 
 def control_vectors(intervention: Intervention) -> dict[Pair, dict[int, Tensor]]:
-    """Return what an intervention adds after each block, for each pair of languages where it does nothing else.
+    """Return the vectors that an intervention adds after blocks, for pairs of languages where it does nothing else.
 
-    llama.cpp adds to every token, and has no vector for the first block.
+    llama.cpp adds a vector to every token, and has no vector for the first block.
 
     Returns:
-        Language of the prompt, language of the answer -> number of the block -> (d,) float32, with its strength.
+        Language of the prompt, language of the answer -> number of the block -> (d,) float32, with the strength
+        included.
     """
     found = {}
     for pair, edits in intervention.blocks.items():
@@ -44,12 +45,12 @@ def name_of(pair: Pair) -> str:
 
 
 def write(vectors: Mapping[Pair, Mapping[int, Tensor]], manifest: Mapping[str, Any], folder: Path) -> None:
-    """Write what `control_vectors` gave, one GGUF file per pair, in the format of llama.cpp's cvector-generator.
+    """Write the result of `control_vectors`, one GGUF file per pair, in the format of llama.cpp's cvector-generator.
 
     Args:
-        vectors: see there.
-        manifest: of the backbone.
-        folder: where the files are written.
+        vectors: the result of `control_vectors`.
+        manifest: manifest of the backbone.
+        folder: the folder for the files.
     """
     from gguf import GGUFWriter
 

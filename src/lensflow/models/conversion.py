@@ -1,7 +1,8 @@
-"""A checkpoint's tensors under transformers' names, and back.
+"""Conversion between a checkpoint's tensor names and transformers' names, in both directions.
 
-transformers may rename tensors when it loads a checkpoint, and fuse or split them: the experts of a mixture become one
-tensor. Its own conversion is used in both directions, for some tensors at a time.
+transformers may rename tensors when it loads a checkpoint, and may fuse or split them: for example, the experts of a
+mixture become one tensor. This module uses transformers' own conversion in both directions, for a few tensors at a
+time.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Conversion:
-    """Between the names and shapes of a checkpoint and those of a model.
+    """The mapping between the names and shapes of a checkpoint and those of a model.
 
     Args:
-        model: of the checkpoint's family; its weights may be on the meta device.
-        files: the checkpoint's tensors.
+        model: a model of the checkpoint's family; its weights may be on the meta device.
+        files: the tensors of the checkpoint.
 
     Attributes:
-        plain: the model's name -> the checkpoint's, of tensors that are only renamed.
-        unknown: names in the checkpoint that the model has no tensor for, under the model's name for them.
+        plain: name in the model -> name in the checkpoint, for tensors that are only renamed.
+        unknown: names in the checkpoint without a tensor in the model, under the name that the model would use.
     """
 
     def __init__(self, model: "PreTrainedModel", files: WeightFiles) -> None:
@@ -58,11 +59,11 @@ class Conversion:
         self._used = [one for one in self._transforms if one.was_used()]
 
     def missing(self, keys: Collection[str]) -> list[str]:
-        """Return those of the model's names that the checkpoint has nothing for."""
+        """Return the names in the model for which the checkpoint has no tensor."""
         return sorted(key for key in keys if key not in self.plain and key not in self._converted)
 
     def names_of(self, keys: Collection[str]) -> list[str]:
-        """Return the checkpoint's names of what the model's tensors of these names are made of."""
+        """Return the checkpoint's tensors from which these tensors of the model are made."""
         plain = [self.plain[key] for key in keys if key in self.plain]
         merged = [name for key, names in self._merged.items() if key in keys for name in names]
         return plain + merged
@@ -71,17 +72,17 @@ class Conversion:
         """Read one tensor that is only renamed, memory-mapped and in the checkpoint's precision.
 
         Raises:
-            LensflowError: it is missing, or converted.
+            LensflowError: the tensor is missing, or it is converted, not only renamed.
         """
         if key not in self.plain:
             raise LensflowError(f"model type '{self.model.config.model_type}': the checkpoint has no tensor '{key}'")
         return self.files.read(self.plain[key])
 
     def load(self, keys: Collection[str]) -> None:
-        """Read some of the model's tensors into it, in the precision that the model has.
+        """Read some of the model's tensors into the model, in the model's precision.
 
         Raises:
-            LensflowError: one is missing, or does not fit.
+            LensflowError: a tensor is missing or does not fit.
         """
         family = self.model.config.model_type
         if absent := self.missing(keys):
@@ -130,10 +131,11 @@ class Conversion:
         return found
 
     def from_checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's tensors that are made of some of the checkpoint's; their other parts are read from files.
+        """Return the model's tensors that are made from some of the checkpoint's tensors; other needed tensors are
+        read.
 
         Raises:
-            LensflowError: the model has no tensor of a name.
+            LensflowError: the model has no tensor for a name.
         """
         keys = {self.plain[key]: key for key in self.plain}
         found = {keys[name]: tensor for name, tensor in tensors.items() if name in keys}

@@ -1,4 +1,4 @@
-"""What is read off whole next-token distributions, from one pass over each sequence."""
+"""Scores from whole next-token distributions, from one pass over each sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ Counted = Sequence[tuple[list[int], list[bool]]]  # token ids, and which of them
 
 @dataclass(frozen=True)
 class Likeliest:
-    """Next-token distributions at n positions of a sequence, as far as k tokens go.
+    """Next-token distributions at n positions of a sequence, restricted to k tokens per position.
 
     Attributes:
         tokens: (n, k) int64.
-        logp: (n, k) float32, their log-probabilities.
+        logp: (n, k) float32, the log-probabilities of these tokens.
     """
 
     tokens: Tensor
@@ -38,18 +38,19 @@ def read_prompts(
 ) -> list[dict[str, float]]:
     """Score prompts with a causal language model.
 
-    Naive equivalent, a prompt at a time: `model(ids).logits.log_softmax(-1)`, gathered at the next token and
-    summed over the tokens that count; the softmax of the last row, summed over the tokens of each script.
+    Equivalent code for one prompt: `model(ids).logits.log_softmax(-1)`, gathered at the next token and summed over the
+    counted tokens; and the softmax of the last row, summed over the tokens of each script.
 
     Args:
         model: a transformers causal language model.
         sequences: N lists of token ids of whole rendered prompts.
-        counted: N lists as long, true for tokens that belong to the text itself and not to the template. A first
-            token has nothing before it and is never counted.
+        counted: N lists of the same lengths, true for tokens that belong to the text and not to the template. The first
+            token is never counted, because no token comes before it.
         masks: vocabulary masks (V,) of the target script and of Latin, or None for a language in Latin script.
 
     Returns:
-        For each prompt `nll` (nats, summed over its counted tokens), `tokens` (how many), and with masks `script_mass`.
+        For each prompt `nll` (nats, summed over its counted tokens), `tokens` (the number of counted tokens), and with
+        masks `script_mass`.
     """
     rows: list[dict[str, float]] = [{} for _ in sequences]
     for batch in batches_by_length([len(sequence) for sequence in sequences], BATCH_TOKENS):
@@ -71,7 +72,8 @@ def read_prompts(
 
 
 def _fit(mask: NDArray[np.bool_], size: int) -> Tensor:
-    """Pad or cut a tokenizer's vocabulary mask to the model's, which some families round up."""
+    """Pad or cut a vocabulary mask of the tokenizer to the size of the model's vocabulary, which some families round
+    up."""
     fitted = torch.zeros(size, dtype=torch.bool)
     kept = min(size, len(mask))
     fitted[:kept] = torch.from_numpy(mask[:kept])
@@ -80,14 +82,15 @@ def _fit(mask: NDArray[np.bool_], size: int) -> Tensor:
 
 @torch.inference_mode()
 def distributions(model: Any, sequences: Counted, candidates: Sequence[Tensor] | None = None) -> list[Likeliest]:
-    """Read next-token distributions of a causal language model, each at some tokens of the vocabulary.
+    """Read next-token distributions of a causal language model, restricted to some tokens of the vocabulary.
 
-    Naive equivalent, a sequence at a time: `model(ids).logits.log_softmax(-1)`, at the positions before those that
-    count, of the candidates.
+    Equivalent code for one sequence: `model(ids).logits.log_softmax(-1)`, at the positions before the counted tokens,
+    gathered at the candidates.
 
     Args:
         model: a transformers causal language model.
-        sequences: N lists of token ids, each with a list as long, true for tokens that count; the first never does.
+        sequences: N pairs of token ids and a list of the same length, true for counted tokens. The first token never
+            counts.
         candidates: N tensors (n, k) of token ids; None takes the k = `KEPT` likeliest tokens of each position.
     """
     found: dict[int, Likeliest] = {}
@@ -106,10 +109,10 @@ def distributions(model: Any, sequences: Counted, candidates: Sequence[Tensor] |
 
 
 def drift(before: Sequence[Likeliest], after: Sequence[Likeliest]) -> list[dict[str, float]]:
-    """Compare what `distributions` read off two models at the same tokens.
+    """Compare the distributions of two models at the same tokens, both read by `distributions`.
 
     Returns:
-        For each sequence `kl` (nats, summed over positions) and `tokens` (how many positions).
+        For each sequence `kl` (nats, summed over positions) and `tokens` (the number of positions).
     """
     return [
         {"kl": float(coarse_divergence(one.logp, other.logp).sum()), "tokens": len(one.logp)}

@@ -1,4 +1,7 @@
-"""Decoder stacks without their output layer, for any family that transformers knows: layers are found by structure."""
+"""Decoder stacks without their output layer, for any family that transformers knows.
+
+The layers are found by the structure of the model.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -22,10 +25,10 @@ LOG = logging.getLogger(__name__)
 
 
 def device_of(gpus: int) -> torch.device:
-    """Return the device of a stage that was given so many GPUs.
+    """Return the device of a stage that was given this number of GPUs.
 
     Raises:
-        LensflowError: it was given one, and there is none.
+        LensflowError: the stage was given a GPU, but the machine has none.
     """
     if gpus and not torch.cuda.is_available():
         raise LensflowError(f"--gpus {gpus}: this machine has no CUDA device that torch can use; set resources.gpus: 0")
@@ -33,9 +36,9 @@ def device_of(gpus: int) -> torch.device:
 
 
 def import_transformers() -> Any:
-    """Import transformers without scikit-learn and SciPy, which it would load: a second and 100 MB of every stage.
+    """Import transformers without scikit-learn and SciPy, which save a second and 100 MB in every stage.
 
-    It needs them for assisted generation and for losses of object detection.
+    transformers needs them only for assisted generation and for losses of object detection.
     """
     import transformers.utils
 
@@ -44,11 +47,11 @@ def import_transformers() -> Any:
 
 
 def attention_of(config: Any, wanted: Attention) -> Attention:
-    """Return the implementation of attention for a family: the wanted one, or `eager` if the family has no sdpa.
+    """Return the attention implementation for a family: the wanted one, or `eager` if the family has no sdpa.
 
     Args:
         config: transformers' configuration of the model.
-        wanted: what the user asked for.
+        wanted: the implementation that the user asked for.
     """
     auto = import_transformers().AutoModelForCausalLM
     family = auto._model_mapping.get(type(config), None)
@@ -59,15 +62,15 @@ def attention_of(config: Any, wanted: Attention) -> Attention:
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention) -> "PreTrainedModel":
-    """Load a checkpoint's whole model; transformers would fill a weight that is missing with random numbers.
+    """Load the whole model of a checkpoint and check its weights: transformers fills missing ones with random numbers.
 
     Args:
         checkpoint: folder of the checkpoint.
-        dtype: of the weights in memory; "auto" for the checkpoint's own.
-        attention: transformers' implementation.
+        dtype: precision of the weights in memory; "auto" for the checkpoint's own.
+        attention: attention implementation of transformers.
 
     Raises:
-        LensflowError: transformers cannot load it, or a weight is missing or of another shape.
+        LensflowError: transformers cannot load the checkpoint, or a weight is missing or has another shape.
     """
     transformers = import_transformers()
     try:
@@ -89,7 +92,7 @@ def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention)
     if mismatched := sorted(report["mismatched_keys"], key=str):
         name, found, wanted = mismatched[0]
         raise LensflowError(
-            f"{checkpoint}: weight '{name}' has the shape {tuple(found)}, and config.json wants {tuple(wanted)}; "
+            f"{checkpoint}: weight '{name}' has the shape {tuple(found)}, but config.json requires {tuple(wanted)}; "
             "give files that belong together"
         )
     loaded: PreTrainedModel = model
@@ -103,12 +106,12 @@ def load_decoder(
 
     Args:
         checkpoint: folder of the checkpoint.
-        dtype: of the weights in memory; None for the checkpoint's own.
-        device: that it runs on.
-        attention: transformers' implementation.
+        dtype: precision of the weights in memory; None for the checkpoint's own.
+        device: the device to run on.
+        attention: attention implementation of transformers.
 
     Raises:
-        LensflowError: the checkpoint does not load, or has no stack of decoder layers that can be found.
+        LensflowError: the checkpoint does not load, or no stack of decoder layers was found.
     """
     decoder = decoder_of(load_model(checkpoint, dtype or "auto", attention))
     decoder.requires_grad_(False).eval()
@@ -117,7 +120,7 @@ def load_decoder(
 
 
 def decoder_of(model: "PreTrainedModel") -> "PreTrainedModel":
-    """Return the text decoder of a causal language model, which may hold other encoders, too."""
+    """Return the text decoder of a causal language model, which may also contain other encoders."""
     decoder: PreTrainedModel = model.get_decoder()
     if not hasattr(decoder, "config"):  # ModernBERT's output layer has this name
         return model.base_model
@@ -125,7 +128,7 @@ def decoder_of(model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def layers_of(decoder: "PreTrainedModel") -> nn.ModuleList:
-    """Return the decoder layers: the one list of modules that is as long as the configuration says.
+    """Return the decoder layers: the only list of modules whose length is the number of layers in the configuration.
 
     Raises:
         LensflowError: there is not exactly one such list.
@@ -145,13 +148,13 @@ _BY_PLACE = ("attention_chunk_size", "index_topk", "index_block_size", "indexer_
 
 
 def may_pack(config: Any) -> bool:
-    """Return whether several texts in one sequence can be told apart by positions that start again."""
+    """Return whether positions that start again at 0 are enough to separate several texts in one sequence."""
     return not any(getattr(config, key, None) for key in _BY_PLACE)
 
 
 @contextmanager
 def one_line(checkpoint: Path, what: str = "build") -> Iterator[None]:
-    """Say in one line why transformers cannot build, or run, a model."""
+    """Return in one line why transformers cannot build or run a model."""
     try:
         yield
     except LensflowError as error:

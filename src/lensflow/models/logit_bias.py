@@ -1,4 +1,4 @@
-"""Steering as a bias on the logits, for whoever runs the exported model without Lensflow."""
+"""Steering as a bias on the logits, for users who run the exported model without Lensflow."""
 
 import shutil
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ from lensflow.models.skeleton import Skeleton
 
 @torch.inference_mode()
 def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What shifts of the state after the final norm add to the logits: W_U s, whatever the state is.
+    """Return what shifts of the state after the final norm add to the logits: W_U s, the same for every state.
 
-    Only the embeddings, the final norm and the output layer are loaded. Whether the logits are linear in the state is
-    tried, not looked up: they are not where a model caps them (Gemma 2), and a scale of theirs is in the bias.
+    Only the embeddings, the final norm and the output layer are loaded. A test decides whether the logits are linear in
+    the state. They are not linear if a model caps its logits (Gemma 2). If a model scales its logits, the bias includes
+    the scale.
 
     Args:
         checkpoint: folder of the checkpoint.
@@ -60,9 +61,9 @@ def logit_biases(checkpoint: Path, shifts: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def hand_on(intervention: Path, biases: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy an intervention, and write what `logit_biases` gave, to a folder of their own below an exported checkpoint.
+    """Copy an intervention and the result of `logit_biases` to their own folder below an exported checkpoint.
 
-    vLLM takes every safetensors file beside the weights for weights.
+    They need their own folder, because vLLM takes every safetensors file beside the weights for weights.
     """
     target = folder / FOLDER
     target.mkdir()

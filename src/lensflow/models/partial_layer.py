@@ -1,4 +1,4 @@
-"""The top layer on some tokens only."""
+"""The top layer, computed for some tokens only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class _Interrupted(Exception):  # noqa: N818 - not an error
-    """The keys and values are there; the rest of the layer is not wanted."""
+    """Raised when the keys and values are there, because the rest of the layer is not needed."""
 
 
 class _KeysAndValues:
-    """Stands in for a key-value cache: keeps the keys and values of all tokens, then returns them each time."""
+    """A stand-in for a key-value cache: it takes the keys and values of all tokens, then gives them to other
+    queries."""
 
     kept: tuple[Tensor, Tensor] | None = None
 
@@ -32,18 +33,19 @@ class _KeysAndValues:
 
 @contextmanager
 def only_rows(decoder: "PreTrainedModel", rows: Tensor) -> Iterator[None]:
-    """Let the top layer compute only some tokens of one packed sequence, from all tokens' keys and values.
+    """Compute the top layer for only some tokens of a packed sequence, from the keys and values of all tokens.
 
-    The layer runs twice: on all tokens up to where it hands its keys and values to the cache, then on the chosen ones.
-    States and gradients equal a full pass. If few tokens are chosen, they take a fraction of the layer's cost.
+    The layer runs twice: first on all tokens, up to the point where it stores its keys and values; then on the chosen
+    tokens. States and gradients equal those of a full pass. If few tokens are chosen, they take a fraction of the
+    layer's cost.
 
     Args:
-        decoder: its output in this context is (1, M, d), not (1, S, d).
+        decoder: the decoder. In this context its output is (1, M, d), not (1, S, d).
         rows: (M,) positions in the packed sequence.
     """
 
     def pick(value: Any) -> Any:
-        """(1, S, ...) -> (1, M, ...), also in tuples such as the rotary embedding's."""
+        """(1, S, ...) -> (1, M, ...), also inside tuples such as the rotary embedding's."""
         if isinstance(value, tuple):
             return tuple(map(pick, value))
         return value[:, rows] if isinstance(value, Tensor) else value

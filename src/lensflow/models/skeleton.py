@@ -1,7 +1,7 @@
-"""Parts of a decoder: its top layers, or one layer after the other; for any family that transformers knows.
+"""Parts of a decoder: its top layers, or one layer at a time, for any family that transformers knows.
 
-Nothing here is a list of families. All layers are there, but most have no weights and are left out of a forward pass,
-so that masks, rotary embeddings and whatever depends on a layer's index stay the family's.
+There is no list of families here. The model has all of its layers, but most have no weights and a forward pass skips
+them. Masks, rotary embeddings and everything that depends on a layer's index are therefore the family's own.
 """
 
 import re
@@ -28,19 +28,19 @@ _OTHER_TASKS = re.compile(r"For(\w*Classification|QuestionAnswering|MultipleChoi
 
 
 class Skeleton:
-    """A checkpoint's causal language model without weights, into which parts of them can be read.
+    """The causal language model of a checkpoint without weights. Parts of the weights can be read into it.
 
     Args:
-        checkpoint: folder.
-        dtype: of weights that are read; None for the checkpoint's own.
-        attention: transformers' implementation.
+        checkpoint: folder of the checkpoint.
+        dtype: precision of the weights that are read; None for the checkpoint's own.
+        attention: attention implementation of transformers.
 
     Attributes:
         model: the whole model, frozen.
-        decoder: the text decoder in it.
-        layers: of the decoder.
-        conversion: between the model's tensors and the checkpoint's.
-        prefix: what the names of the decoder's tensors begin with.
+        decoder: the text decoder of the model.
+        layers: the layers of the decoder.
+        conversion: the mapping between the model's tensors and the checkpoint's.
+        prefix: the beginning of the names of the decoder's tensors.
 
     Raises:
         LensflowError: transformers cannot build the family, or it has no single stack of decoder layers.
@@ -71,7 +71,7 @@ class Skeleton:
         """Check without weights that the checkpoint has all tensors of some layers, and no others.
 
         Raises:
-            LensflowError: it has not.
+            LensflowError: a tensor is missing or unexpected.
         """
         unused = self.unused()
         for index in layers:
@@ -83,15 +83,15 @@ class Skeleton:
                 )
 
     def missing(self) -> list[str]:
-        """Return the model's tensors that the checkpoint has nothing for, and that are not tied to others."""
+        """Return the model's tensors that the checkpoint lacks and that are not tied to other tensors."""
         optional = [*map(re.compile, self.model._keys_to_ignore_on_load_missing or ())]
         wanted = self.model.state_dict().keys() - set(self.model.all_tied_weights_keys)
         return self.conversion.missing({key for key in wanted if not any(one.search(key) for one in optional)})
 
     def unused(self) -> dict[str, str]:
-        """Return the checkpoint's tensors that nothing reads: the model's name for them -> the checkpoint's.
+        """Return the checkpoint's tensors that no code reads: name in the model -> name in the checkpoint.
 
-        Buffers that are computed now, and tensors that the family ignores, are not among them.
+        Two kinds are left out: buffers that are computed, and tensors that the family ignores.
         """
         ignored = [_LEFT_OVER, *map(re.compile, self.model._keys_to_ignore_on_load_unexpected or ())]
         unknown = self.conversion.unknown.items()
@@ -103,13 +103,14 @@ class Skeleton:
         return key.startswith(self._stack) and number.isdecimal() and int(number) < len(self.layers)
 
     def try_layers(self, alone: bool) -> None:
-        """Pass through the decoder without its layers, with zeros for weights, to see what layers hand each other.
+        """Run the decoder without its layers, with zeros for weights, to find out what the layers pass to each other.
 
         Args:
             alone: whether a layer must run without the one below it.
 
         Raises:
-            LensflowError: they hand on several states of a token or, if one must run alone, more than states.
+            LensflowError: layers pass several states per token, or they pass more than states although a layer must run
+                alone.
         """
         empty = {name: parameter for name, parameter in self.decoder.named_parameters() if parameter.is_meta}
         outside = {name: empty[name] for name in empty if not f"{self.prefix}{name}".startswith(self._stack)}
@@ -127,18 +128,18 @@ class Skeleton:
             self.decoder(input_ids=torch.zeros(1, 3, dtype=torch.long), use_cache=False)
 
     def tied(self) -> list[tuple[str, str]]:
-        """Return pairs of the checkpoint's tensors that config.json says are one."""
+        """Return pairs of the checkpoint's tensors that config.json ties together."""
         plain, pairs = self.conversion.plain, self.model.all_tied_weights_keys.items()
         return [(plain[one], plain[other]) for one, other in pairs if one in plain and other in plain]
 
     def load_outside(self, but: Collection[str] = ()) -> None:
-        """Read what the decoder has outside of its layers, except for some of its tensors."""
+        """Read the decoder's tensors outside of its layers, except for some."""
         left_out = {f"{self.prefix}{name}" for name in but}
         keys = set(self._keys(self.prefix)) - set(self._keys(self._stack)) - left_out
         self.conversion.load(keys)
 
     def load_output(self) -> None:
-        """Read the output layer; one that is tied to the embeddings needs these read before."""
+        """Read the output layer. If it is tied to the embeddings, read the embeddings first."""
         head = self.model.get_output_embeddings()
         (name,) = (name for name, module in self.model.named_modules() if module is head)
         self.conversion.load(set(self._keys(f"{name}.")) - set(self.model.all_tied_weights_keys))
@@ -154,7 +155,7 @@ class Skeleton:
         _put(layer, {name: parameter.to("meta") for name, parameter in layer.named_parameters()})
 
     def read(self, name: str) -> Tensor:
-        """Read one of the decoder's tensors, memory-mapped and in the checkpoint's precision."""
+        """Read one tensor of the decoder, memory-mapped and in the checkpoint's precision."""
         return self.conversion.read(f"{self.prefix}{name}")
 
     def to_checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,7 +163,7 @@ class Skeleton:
         return self.conversion.to_checkpoint({f"{self.prefix}{name}": tensor for name, tensor in tensors.items()})
 
     def to(self, device: torch.device) -> None:
-        """Move the decoder's weights, as far as they are there, and its buffers."""
+        """Move the decoder's buffers and the weights that have been read to a device."""
         there = {name: parameter for name, parameter in self.decoder.named_parameters() if not parameter.is_meta}
         _put(self.decoder, {name: parameter.to(device) for name, parameter in there.items()})
         for module in self.decoder.modules():
@@ -186,10 +187,10 @@ class Skeleton:
         del self.layers[index].forward
 
     def note(self, output: Any) -> None:
-        """Learn from a layer's output what `skip` has to imitate.
+        """Record from a layer's output what `skip` must imitate.
 
         Raises:
-            LensflowError: layers hand each other more than their states.
+            LensflowError: layers pass more than their states to each other.
         """
         self._are_tuples = isinstance(output, tuple | list)
         parts = tuple(output[1:]) if self._are_tuples else ()
@@ -197,11 +198,11 @@ class Skeleton:
         # Attention weights (n, heads, T, T) are only returned to be looked at.
         if any(part is not None and getattr(part, "shape", ())[2:] != 2 * output[0].shape[1:2] for part in parts):
             family = self.model.config.model_type
-            raise LensflowError(f"model type '{family}': layers hand more than their states to the next one")
+            raise LensflowError(f"model type '{family}': layers pass more than their states to the next layer")
 
     @torch.no_grad()
     def _tried(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What a layer without weights returns; it is tried with zeros."""
+        """Return what a layer without weights should return; a test with zeros finds it."""
         device = (args[0] if args else kwargs["hidden_states"]).device
         empty = {name: parameter for name, parameter in layer.named_parameters() if parameter.is_meta}
         _put(layer, {name: torch.zeros_like(parameter, device=device) for name, parameter in empty.items()})
@@ -215,14 +216,17 @@ class Skeleton:
 
 
 def _put(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-    """Give a module other parameters, also in another place or shape."""
+    """Replace the parameters of a module, also by ones on another device or with another shape."""
     for name, parameter in parameters.items():
         path, _, own = name.rpartition(".")
         module.get_submodule(path)._parameters[own] = nn.Parameter(parameter.detach(), requires_grad=False)
 
 
 def _encoders() -> list[Collection[str]]:
-    """Return model types that also fill masks or translate: their causal models are halves, or made for other tasks."""
+    """Return model types that also fill masks or translate.
+
+    Their causal models are incomplete or made for other tasks.
+    """
     from transformers.models.auto import modeling_auto as auto
 
     tasks = ("MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ")
@@ -233,8 +237,8 @@ def check_decoder(checkpoint: Path) -> None:
     """Check without weights that a checkpoint is of a family that can be evaluated and whose states can be extracted.
 
     Raises:
-        LensflowError: transformers does not know the family, it has no single stack of decoder layers, or its tokens
-            see what comes after them.
+        LensflowError: transformers does not know the family, the model has no single stack of decoder layers, or its
+            tokens see later tokens.
     """
     transformers = import_transformers()
     with torch.device("meta"), one_line(checkpoint):
@@ -245,7 +249,7 @@ def check_decoder(checkpoint: Path) -> None:
                 f"model type '{config.model_type}': a family of encoders or encoder-decoders; give a decoder-only model"
             )
         if getattr(config, "attn_type", None) == "bi":  # XLNet
-            raise LensflowError(f"model type '{config.model_type}': tokens see what comes after them")
+            raise LensflowError(f"model type '{config.model_type}': tokens see later tokens")
         if odd := next(filter(_OTHER_TASKS.search, config.architectures or ()), None):
             raise LensflowError(f"{odd}: a model that classifies or rates texts; give one that writes them")
         if hasattr(config, "audio_vocab_size"):  # Moshi
@@ -255,10 +259,10 @@ def check_decoder(checkpoint: Path) -> None:
 
 
 def check_trainable(checkpoint: Path, count: int) -> None:
-    """Check without weights that the top layers of a decoder run alone, as `load_top_layers` needs them.
+    """Check without weights that the top layers of a decoder run alone, as `load_top_layers` needs.
 
     Raises:
-        LensflowError: they do not, their tensors do not fit, or the model has not so many layers.
+        LensflowError: the layers do not run alone, their tensors do not fit, or the model has fewer layers.
     """
     try:
         skeleton = Skeleton(checkpoint, attention="eager")
@@ -276,24 +280,24 @@ def check_layers(checkpoint: Path, alone: bool) -> None:
 
     Args:
         checkpoint: folder of the backbone.
-        alone: whether a layer must run without those below it, as while layers are streamed.
+        alone: whether a layer must run without the layers below it, as in streaming.
 
     Raises:
-        LensflowError: they cannot.
+        LensflowError: states cannot be read.
     """
     with one_line(checkpoint):
         Skeleton(checkpoint, attention="eager").try_layers(alone)
 
 
 def check_not_shared(model: Any, decoder: str) -> None:
-    """Check that layers of a model share no weights, which adapters would be merged into twice.
+    """Check that no layers share weights. Adapters would be merged twice into shared weights.
 
     Args:
         model: transformers' causal language model.
-        decoder: name of the decoder in it.
+        decoder: name of the decoder in the model.
 
     Raises:
-        LensflowError: they do.
+        LensflowError: layers share weights.
     """
     if any(one.startswith(decoder) and other.startswith(decoder) for one, other in model.all_tied_weights_keys.items()):
         raise LensflowError(f"model type '{model.config.model_type}': layers share weights; set lora: null")
@@ -303,7 +307,7 @@ def check_adapters(checkpoint: Path) -> None:
     """Check without weights that the layers of a checkpoint can have adapters.
 
     Raises:
-        LensflowError: they cannot.
+        LensflowError: they cannot have adapters.
     """
     skeleton = Skeleton(checkpoint, attention="eager")
     check_not_shared(skeleton.model, skeleton.prefix)
@@ -312,24 +316,24 @@ def check_adapters(checkpoint: Path) -> None:
 def _top(skeleton: Skeleton, count: int) -> range:
     depth = len(skeleton.layers)
     if not 1 <= count <= depth:
-        raise LensflowError(f"layers: {count} of a model that has {depth}; choose between 1 and {depth}")
+        raise LensflowError(f"layers: {count}, but the model has {depth}; choose between 1 and {depth}")
     return range(depth - count, depth)
 
 
 def load_top_layers(
     checkpoint: Path, count: int, dtype: torch.dtype, device: torch.device = CPU, attention: Attention = "sdpa"
 ) -> Skeleton:
-    """Read only the top `count` layers of a decoder, and what it has outside of its layers but the embeddings.
+    """Read only the top `count` layers of a decoder and the tensors outside of its layers, without the embeddings.
 
     Args:
         checkpoint: folder of the backbone.
-        count: number of layers; those below are left out of forward passes.
-        dtype: of the weights in memory.
-        device: that it runs on.
-        attention: transformers' implementation.
+        count: number of layers; forward passes skip the layers below.
+        dtype: precision of the weights in memory.
+        device: the device to run on.
+        attention: attention implementation of transformers.
 
     Returns:
-        The skeleton; all is frozen but the parameters of the top layers.
+        The skeleton; everything is frozen except the parameters of the top layers.
 
     Raises:
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
@@ -350,11 +354,11 @@ def load_top_layers(
 
 
 def embedding_of(decoder: Any) -> str:
-    """Return the name of a decoder's module of token embeddings."""
+    """Return the name of the token embedding module of a decoder."""
     table = decoder.get_input_embeddings()
     return next(str(name) for name, module in decoder.named_modules() if module is table)
 
 
 def needs_ids(decoder: Any) -> bool:
-    """Return whether layers read more of the tokens than their states (Gemma 3n and 4)."""
+    """Return whether layers read more about the tokens than their states (Gemma 3n and 4)."""
     return bool(getattr(decoder.config, "hidden_size_per_layer_input", 0))

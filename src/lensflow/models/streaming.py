@@ -1,4 +1,4 @@
-"""A decoder that never holds more than one layer."""
+"""A decoder that holds at most one layer in memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class StreamedDecoder:
-    """A checkpoint's decoder that never holds more than one layer; for backbones larger than memory.
+    """The decoder of a checkpoint that holds at most one layer in memory, for backbones larger than memory.
 
-    A forward pass skips every layer but one.
+    A forward pass skips every layer except one.
 
     Args:
-        checkpoint: folder of the backbone, whose shards are read as they are needed.
-        sequences: token ids of all texts that it will run; only these rows of the embeddings are read.
-        device: that it runs on.
-        dtype: of a layer's weights in memory; None for the checkpoint's own.
-        attention: transformers' implementation.
+        checkpoint: folder of the backbone; its shards are read when they are needed.
+        sequences: token ids of all texts that the decoder will run; only the embeddings of these tokens are read.
+        device: the device to run on.
+        dtype: precision of a layer's weights in memory; None for the checkpoint's own.
+        attention: attention implementation of transformers.
 
     Raises:
         LensflowError: the checkpoint's tensors do not fit the family's decoder.
@@ -70,7 +70,7 @@ class StreamedDecoder:
 
     @contextmanager
     def _resident_instead(self) -> Iterator[None]:
-        """Say what to do where the family cannot be run layer by layer."""
+        """Add to an error what to do if the family cannot run layer by layer."""
         try:
             with one_line(self._checkpoint, "run"):
                 yield
@@ -79,7 +79,7 @@ class StreamedDecoder:
 
     @contextmanager
     def only(self, index: int) -> Iterator[None]:
-        """Hold one layer, which `run` can run in this context.
+        """Load one layer, which `run` can run in this context.
 
         Raises:
             LensflowError: the checkpoint's tensors do not fit the layer.
@@ -95,15 +95,16 @@ class StreamedDecoder:
             self._skeleton.drop_layer(index)
 
     def run(self, index: int, ids: Tensor, entering: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the layer that is held.
+        """Run the layer that is loaded.
 
         Args:
-            index: of the layer.
+            index: number of the layer.
             ids: (n, T) token ids.
-            entering: (n, T, d) states that enter the layer; None for the embeddings of `ids`.
+            entering: (n, T, d) states that enter the layer; None to take the embeddings of `ids`.
 
         Returns:
-            States that entered it, states that leave it and, for the top layer, those after the final norm; (n, T, d)
+            The states that entered the layer, the states that leave it and, for the top layer, the states after the
+            final norm; (n, T, d)
             on the CPU.
         """
         layer = self._layers[index]

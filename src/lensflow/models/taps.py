@@ -1,4 +1,4 @@
-"""States that enter and leave decoder layers, collected during a forward pass."""
+"""States that enter and leave decoder layers, recorded during a forward pass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def check_states(states: Tensor, config: Any) -> Tensor:
-    """Return what layers hand on, if it is one state per token.
+    """Return the output of a layer, if it is one state per token.
 
     Args:
-        states: to be (n, T, d).
-        config: of the decoder.
+        states: the output, which must be (n, T, d).
+        config: configuration of the decoder.
 
     Raises:
-        LensflowError: it is not.
+        LensflowError: the output has another form.
     """
     if states.ndim != 3 or states.shape[-1] != config.hidden_size:
         raise LensflowError(
@@ -34,12 +34,12 @@ def check_states(states: Tensor, config: Any) -> Tensor:
 def tap_layers(
     decoder: "PreTrainedModel", entering: Sequence[int], leaving: Sequence[int]
 ) -> Iterator[dict[Any, Tensor]]:
-    """Collect states during a forward pass.
+    """Record states during a forward pass.
 
     Args:
         decoder: the decoder.
-        entering: layers whose input is kept, under the key ("in", layer).
-        leaving: layers whose output is kept, under the key ("out", layer).
+        entering: layers whose input is recorded, under the key ("in", layer).
+        leaving: layers whose output is recorded, under the key ("out", layer).
 
     Yields:
         A dictionary that holds the states, each (batch, tokens, d), after a forward pass.
@@ -69,5 +69,5 @@ def tap_layers(
 
 
 def put_states(states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a layer's arguments with other states that enter it."""
+    """Return the arguments of a layer with other input states."""
     return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})

@@ -1,4 +1,4 @@
-"""Answers of models that think first: what is thought, and what is said to the user."""
+"""Models that think before they answer: the thought, and the answer for the user."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -25,19 +25,19 @@ def can_think(tokenizer: Any) -> bool:
 def split(
     tokenizer: Any, prompt: Sequence[int], ids: Sequence[int], text: str, stop: Collection[str]
 ) -> tuple[str, str]:
-    """Separate what a model thought from its answer.
+    """Separate the thought of a model from its answer.
 
-    A block that never ends leaves no answer: the model was cut off while it thought.
+    If a thinking block never ends, the answer is empty: the model was cut off while it thought.
 
     Args:
         tokenizer: the `lensflow.models.tokenizer.PromptTokenizer` of the backbone.
         prompt: token ids of the prompt.
         ids: token ids that the model generated.
-        text: what the engine made of them.
+        text: the engine's text of these tokens.
         stop: stop strings of the request.
 
     Returns:
-        The thought, empty if there is none, and the answer.
+        The thought (empty if there is none) and the answer.
     """
     said = tokenizer.decode_all(ids)
     for begin, end in BLOCKS:
@@ -57,5 +57,5 @@ def _plain(tokenizer: Any, thought: str, begin: str) -> str:
 
 
 def _stop(answer: str, stop: Collection[str]) -> int | None:
-    """Return where the first stop string begins; None if there is none."""
+    """Return the position of the first stop string; None if there is none."""
     return min((answer.find(text) for text in stop if text in answer), default=None)

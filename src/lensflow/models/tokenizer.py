@@ -1,6 +1,6 @@
 """Prompts and their tokens.
 
-The fast tokenizer is read directly: transformers' own loading of a 262k vocabulary takes several seconds per process.
+The fast tokenizer is read directly, because transformers needs several seconds per process to load a 262k vocabulary.
 """
 
 import re
@@ -28,10 +28,10 @@ class PromptTokenizer:
     Args:
         checkpoint: folder with tokenizer.json, tokenizer_config.json and, for chat prompts, chat_template.jinja.
         prompt: the prompt format of the backbone.
-        shots: messages that every conversation begins with: example questions and their answers.
+        shots: messages at the beginning of every conversation: example questions and their answers.
 
     Attributes:
-        embeddings: number of tokens that the model has; None if config.json does not say.
+        embeddings: number of tokens in the model; None if config.json does not say.
 
     Raises:
         LensflowError: the tokenizer cannot be read, or the format is `chat` and it has no chat template.
@@ -60,7 +60,8 @@ class PromptTokenizer:
         self._plain = self._without_prefix(prompt.template) if isinstance(prompt, PlainPrompt) else ""
 
     def _add_tokens(self, checkpoint: Path) -> None:
-        """Add tokens that only tokenizer_config.json names, and make special what it or the chat template uses so."""
+        """Add tokens that only tokenizer_config.json names, and make special the tokens that it or the chat template
+        uses so."""
         special = {token.content: token.special for token in self.tokenizer.get_added_tokens_decoder().values()}
         for token in added_tokens(checkpoint):
             if token.content not in special or (token.special and not special[token.content]):
@@ -71,22 +72,25 @@ class PromptTokenizer:
                 self.tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 
     def _without_prefix(self, template: str) -> str:
-        """Leave out what a plain template begins with and the tokenizer adds anyway, such as BOS."""
+        """Remove the beginning of a plain template if the tokenizer adds the same, such as BOS."""
         while self._prefix and template.startswith(self._prefix):
             template = template.removeprefix(self._prefix)
         return template
 
     def render(self, text: str) -> str:
-        """Return the prompt as the model sees it, up to where its answer begins, with the marks of `literal`."""
+        """Return the prompt as the model sees it, up to the beginning of the answer, with the marks of `literal`."""
         return self.conversation([{"role": "user", "content": text}])
 
     def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return a conversation as the model sees it, up to where its next answer begins, with the marks of `literal`.
+        """Return a conversation as the model sees it, up to the beginning of the next answer, with the marks of
+        `literal`.
 
-        A plain template is filled once for every user message, with the answers behind it and empty lines between.
+        A plain template is filled once per user message. The answer follows each message, and an empty line separates
+        the turns.
 
         Args:
-            messages: dictionaries with `role` (`system`, `user`, `assistant`) and `content`; the last one is a user's.
+            messages: dictionaries with `role` (`system`, `user`, `assistant`) and `content`; the last message is the
+                user's.
         """
         messages = [{**message, "content": self.literal(message["content"])} for message in (*self._shots, *messages)]
         if self._chat is None:
@@ -106,17 +110,17 @@ class PromptTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of the rendered prompt.
 
-        A chat template writes its own beginning-of-sequence token, so none is added to it, unless the prompt has
-        `add_special_tokens` (the published code adds a second one when it probes).
+        A chat template writes its own beginning-of-sequence token, so the tokenizer adds none. If the prompt has
+        `add_special_tokens`, it does add a second one, as the published code does when it probes.
         """
         return self.encode_rendered(self.render(text))
 
     def encode_rendered(self, rendered: str) -> list[int]:
-        """Return the token ids of what `render` or `conversation` gave."""
+        """Return the token ids of a text from `render` or `conversation`."""
         return self._encoding(rendered)[0]
 
     def encode_with_span(self, text: str) -> tuple[list[int], list[bool]]:
-        """Return token ids and, for each, whether it covers characters of `text` itself rather than the template."""
+        """Return token ids and, for each, whether it covers characters of `text` and not only of the template."""
         rendered = self.render(text)
         # The text itself may stand in the template, too.
         start = self.render(PLACEHOLDER).replace(MARK, "").index(PLACEHOLDER)
@@ -127,10 +131,11 @@ class PromptTokenizer:
         return ids, [begin < start + len(text) and end > max(start, begin) for begin, end in offsets]
 
     def encode_answered(self, text: str, answer: str) -> tuple[list[int], list[bool]]:
-        """Return the token ids of the rendered prompt with its answer and EOS behind it, and which are of the answer.
+        """Return the token ids of the rendered prompt followed by its answer and EOS, and which of them belong to the
+        answer.
 
-        The whole is tokenised at once; a token that covers characters of both belongs to the answer. As in
-        `conversation`, a space stands between a plain template and the answer.
+        Prompt and answer are tokenised together. A token that covers characters of both belongs to the answer. As in
+        `conversation`, a space separates a plain template from the answer.
         """
         rendered = self.render(text)
         separator = " " if isinstance(self.prompt, PlainPrompt) else ""
@@ -139,16 +144,17 @@ class PromptTokenizer:
         return [*ids, self.eos], [*(end > length for _, end in offsets), True]
 
     def encode_plain(self, text: str) -> list[int]:
-        """Return the token ids of a text outside of any prompt, as the tokenizer begins one, with EOS behind it."""
+        """Return the token ids of a text outside of any prompt, with the tokenizer's usual beginning and with EOS at
+        the end."""
         return [*self.ids_of(self.literal(text), add_special_tokens=True), self.eos]
 
     def shortened(self, text: str, max_tokens: int, side: str) -> list[int]:
-        """Return the token ids of the rendered prompt, at most `max_tokens` and what the model was made for.
+        """Return the token ids of the rendered prompt, at most `max_tokens` and at most the model's positions.
 
         Args:
-            text: of the prompt.
-            max_tokens: most tokens.
-            side: that loses tokens; see `truncate`.
+            text: text of the prompt.
+            max_tokens: largest number of tokens.
+            side: the side that is cut; see `truncate`.
         """
         return truncate(self.encode(text), min(max_tokens, self._positions or max_tokens), side)
 
@@ -158,7 +164,7 @@ class PromptTokenizer:
 
     @cached_property
     def eos(self) -> int:
-        """The id of the token that ends an answer: the tokenizer's, else the first of generation_config.json.
+        """The id of the token that ends an answer: the tokenizer's, or else the first one in generation_config.json.
 
         Raises:
             LensflowError: the tokenizer has none.
@@ -174,7 +180,7 @@ class PromptTokenizer:
 
     @cached_property
     def prefix(self) -> int:
-        """The id of the token that stands for an empty context: BOS, else EOS, as in lm-eval's own model.
+        """The id of the token that replaces an empty context: BOS, or else EOS, as in lm-eval's own model.
 
         Raises:
             LensflowError: the tokenizer has neither.
@@ -192,11 +198,11 @@ class PromptTokenizer:
         return {int(index) for index in ids if index is not None}
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of generated tokens, without special ones."""
+        """Return the text of generated tokens, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def decode_all(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, with special ones."""
+        """Return the text of tokens, with special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def without_special(self, text: str) -> str:
@@ -211,12 +217,12 @@ class PromptTokenizer:
 
     @cached_property
     def _special_tokens(self) -> re.Pattern[str]:
-        """Special tokens, the longest first."""
+        """The special tokens, the longest first."""
         texts = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
         return re.compile("|".join(map(re.escape, sorted(filter(None, texts), key=len, reverse=True))) or "(?!)")
 
     def literal(self, text: str) -> str:
-        """Mark what reads like a special token in a text, so that it is tokenised as the characters that it is."""
+        """Mark text that looks like a special token, so that it is tokenised as plain characters."""
         return self._special_tokens.sub(lambda match: f"{MARK}{match[0]}{MARK}", text.replace(MARK, "\ufffd"))
 
     def ids_of(self, marked: str, add_special_tokens: bool) -> list[int]:
@@ -227,12 +233,13 @@ class PromptTokenizer:
         return self._tokens(rendered, isinstance(self.prompt, PlainPrompt) or self.prompt.add_special_tokens)
 
     def _tokens(self, marked: str, add_special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the characters that each covers in the text without its marks.
+        """Token ids, and the characters that each token covers in the text without its marks.
 
-        What the tokenizer adds behind a text, such as EOS, is left out: a prompt goes on with its answer.
+        Tokens that the tokenizer adds at the end of a text, such as EOS, are left out, because the answer follows the
+        prompt.
 
         Raises:
-            LensflowError: the model has no embedding for a token, because one was added to the tokenizer alone.
+            LensflowError: the model has no embedding for a token, because the token was added only to the tokenizer.
         """
         ids, offsets = self._tokenised(marked, add_special_tokens)
         if self.embeddings is not None and (highest := max(ids, default=0)) >= self.embeddings:
@@ -265,7 +272,8 @@ class PromptTokenizer:
 
 
 def truncate(ids: list[int], max_tokens: int, side: str) -> list[int]:
-    """Shorten token ids to `max_tokens`: `left` drops the beginning (past a first, special token), `right` the end."""
+    """Shorten token ids to `max_tokens`: `left` cuts the beginning (after a special first token), `right` cuts the
+    end."""
     if len(ids) <= max_tokens:
         return ids
     return ids[:max_tokens] if side == "right" else [ids[0], *ids[len(ids) - max_tokens + 1 :]]

@@ -1,7 +1,7 @@
-"""Whether what a checkpoint folder holds fits together: its tensors, its tokenizer, its numbers (`lensflow check`).
+"""Checks that the parts of a checkpoint folder fit together: tensors, tokenizer and numbers (`lensflow check`).
 
-transformers fills a weight that is missing with random numbers, ignores one that it does not know, and computes with
-what is not a number. Here each of these is an error of one line, before anything long runs.
+transformers fills a missing weight with random numbers, ignores an unknown one, and computes with NaN. Here each of
+these is a one-line error before a long job runs.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ _PROBE = "Lensflow: how long is 1 km?\nAnswer in one sentence. 雨はなぜ降�
 
 
 def check_tensors(checkpoint: Path) -> list[str]:
-    """Check without weights that a checkpoint has the tensors that its family and config.json want.
+    """Check without weights that a checkpoint has the tensors that its family and config.json need.
 
     Args:
         checkpoint: folder with config.json, and an index or weights.
 
     Returns:
-        Names of tensors outside of the layers that run, which nothing reads.
+        Names of tensors that no code reads, outside of the layers that run.
 
     Raises:
-        LensflowError: a tensor is missing, has another shape, is no floating-point number, or belongs to a layer and
-            would not be used.
+        LensflowError: a tensor is missing, has another shape, does not hold floating-point numbers, or belongs to a
+            layer but would not be used.
     """
     skeleton = Skeleton(checkpoint, attention="eager")
     model, plain = skeleton.model, skeleton.conversion.plain
@@ -69,7 +69,8 @@ def check_tensors(checkpoint: Path) -> list[str]:
     for key, name in plain.items():
         if name in headers and headers[name].shape != (wanted := tuple(state[key].shape)):
             raise LensflowError(
-                f"{checkpoint}: weight '{name}' has the shape {headers[name].shape}, and config.json wants {wanted}; "
+                f"{checkpoint}: weight '{name}' has the shape {headers[name].shape}, but config.json requires "
+                f"{wanted}; "
                 "give files that belong together"
             )
     return sorted(unused.values())
@@ -80,10 +81,10 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def check_tokens(checkpoint: Path, prompt: Prompt) -> None:
-    """Check that a checkpoint's tokenizer loads and makes prompts of tokens that the model has, and how answers end.
+    """Check that a checkpoint's tokenizer loads, that prompts consist of the model's tokens, and that answers can end.
 
     Raises:
-        LensflowError: the tokenizer does not, or a file names an end token that the model does not have.
+        LensflowError: a check fails, or the files name an end token that does not exist.
     """
     tokenizer = PromptTokenizer(checkpoint, prompt)
     if not tokenizer.encode(_PROBE):
@@ -96,11 +97,11 @@ _OLDER_KEYS = frozenset({"rope_theta", "rope_scaling", "torch_dtype"})
 
 
 def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
-    """Say what looks like a mistake in a checkpoint's settings, and may be none.
+    """Return hints about settings of a checkpoint that may be mistakes.
 
     Args:
         checkpoint: folder with config.json and the tokenizer's settings.
-        prompt: how the model is asked.
+        prompt: the prompt format.
     """
     config = import_transformers().AutoConfig.from_pretrained(checkpoint).get_text_config(decoder=True)
     written = text_config(checkpoint)
@@ -120,11 +121,10 @@ def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
 
 
 def check_numbers(checkpoint: Path) -> None:
-    """Check that every weight is a number, and that what there is twice is the same; reads all weights once.
+    """Check that every weight is a number and that duplicate tensors are equal; this reads all weights once.
 
     Raises:
-        LensflowError: a weight is NaN or infinite, the embeddings are zero throughout, or two tensors that should be
-            one differ.
+        LensflowError: a weight is NaN or infinite, all embeddings are zero, or two tensors that should be equal differ.
     """
     files = WeightFiles(checkpoint)
     for name in sorted(files.location, key=_by_number):
@@ -139,25 +139,28 @@ def check_numbers(checkpoint: Path) -> None:
     embeddings = f"{skeleton.prefix}{embedding_of(skeleton.decoder)}.weight"
     if embeddings in skeleton.conversion.plain and not skeleton.conversion.read(embeddings).any():
         raise LensflowError(
-            f"{checkpoint}: weight '{embeddings}' is zero throughout, as of a file that was not fetched to its end; "
+            f"{checkpoint}: weight '{embeddings}' is all zeros, as in a file that was not fetched completely; "
             "fetch it again"
         )
     for one, other in skeleton.tied():
         if not files.read(one).equal(files.read(other)):
             raise LensflowError(
-                f"{checkpoint}: config.json says that '{one}' and '{other}' are one tensor (tie_word_embeddings), and "
-                "they differ; set it to false, or give files that belong together"
+                f"{checkpoint}: config.json says that '{one}' and '{other}' are one tensor (tie_word_embeddings), "
+                f"but they differ; set it to false, or give files that belong together"
             )
     _check_copies(checkpoint, files)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor holds no NaN and nothing infinite; the extremes of NaN are NaN."""
+    """Return whether a tensor has neither NaN nor infinite numbers.
+
+    (If it has a NaN, its minimum and maximum are NaN.)
+    """
     return not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
-    """Check that model.safetensors beside an index that does not name it holds the same tensors."""
+    """Check a model.safetensors that the index does not name: it must hold the same tensors as the named files."""
     whole = checkpoint / WHOLE
     if not (checkpoint / INDEX).is_file() or not whole.is_file() or whole in weight_paths(checkpoint):
         return
@@ -165,6 +168,7 @@ def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
         for name in copy.keys():  # noqa: SIM118 (not a dictionary)
             if name in files.location and not files.read(name).equal(copy.get_tensor(name)):
                 raise LensflowError(
-                    f"{checkpoint}: {WHOLE} and the files that {INDEX} names hold other numbers for '{name}'; remove "
+                    f"{checkpoint}: {WHOLE} and the files that {INDEX} names hold different numbers for '{name}'; "
+                    f"remove "
                     "one of these copies"
                 )

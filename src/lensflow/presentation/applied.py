@@ -1,4 +1,4 @@
-"""Was a method applied? What is left of the way to its push target, by the `cost.json` of its trainings."""
+"""Whether a method was applied: the share of the way to its push target that is left, from `cost.json`."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ Method = tuple[str, str, str]  # backbone, setting and method
 
 
 def not_applied(costs: Mapping[Place, Mapping[str, Any]]) -> frozenset[Method]:
-    """Return the methods that, in one training at least, left more than `LEFT` of the way to their push target."""
+    """Return the methods that, in at least one training, left more than `LEFT` of the way to their push target."""
     return frozenset(place[:3] for place, cost in costs.items() if cost.get("residual", 0.0) > LEFT)
 
 
@@ -25,5 +25,5 @@ def _marked(block: Block, methods: Collection[Method]) -> list[Row]:
 
 
 def label_of(place: Place, methods: Collection[Method]) -> str:
-    """Return the name of a training's method, with its sign if it was not applied."""
+    """Return the name of a training's method, with a sign if it was not applied."""
     return f"{place.method} {NOT_APPLIED}" if place[:3] in methods else place.method

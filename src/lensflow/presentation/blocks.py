@@ -1,4 +1,4 @@
-"""The blocks of a run's results, which tables and figures read: scores arranged by metric, method and language.
+"""The blocks of a run's results for tables and figures: scores arranged by metric, method and language.
 
     blocks = main_table(cells, settings, methods)
 
@@ -29,7 +29,7 @@ RETENTION = {"kept": "✓", "not shown": "?"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One score with its 95 % interval [low, high] (nan where there is none) over n items.
+    """One score with its 95 % interval [low, high] (nan if there is none) over n items.
 
     `compared` maps the known columns of `COMPARED` to their values; it is empty for base.
     """
@@ -42,19 +42,20 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """How the cell stands to base, in the legend's signs."""
+        """The comparison of the cell with base, in the legend's signs."""
         return MARKS.get(self.compared.get("mark", ""), "") + RETENTION.get(self.compared.get("retention", ""), "")
 
     @property
     def difference(self) -> tuple[float, float, float]:
-        """The difference and its interval: low, middle, high; nan where there is none, as one item has no interval."""
+        """The difference and its interval: low, middle, high; nan if there is none, because one item has no
+        interval."""
         low, middle, high = (self.compared.get(f"difference{end}", math.nan) for end in ("_low", "", "_high"))
         return float(low), float(middle), float(high)
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one method on one metric; `cells` maps language (and "targets") to what is known."""
+    """The scores of one method on one metric; `cells` maps language (and "targets") to the scores."""
 
     benchmark: str
     metric: str
@@ -66,12 +67,12 @@ class Row:
 
     @property
     def spec(self) -> Metric:
-        """How the metric is shown; metrics of added benchmarks have no known direction or definition."""
+        """The display of the metric; metrics of added benchmarks have no known direction or definition."""
         return METRICS.get(self.metric, UNKNOWN_METRIC)
 
     @property
     def name(self) -> str:
-        """The metric's name, with its benchmark unless that is the metric's usual one."""
+        """The metric's name, with its benchmark if this is not the metric's usual one."""
         return self.metric if self.benchmark == self.spec.benchmark else f"{self.metric} ({self.benchmark})"
 
     @property
@@ -81,24 +82,24 @@ class Row:
 
     @property
     def heading(self) -> str:
-        """The metric's name and an arrow towards better."""
+        """The metric's name and an arrow in the direction that is better."""
         return f"{self.name} {self.spec.better}".strip()
 
     @property
     def label(self) -> str:
-        """The method, with the number of its seeds if they are several, and its marks."""
+        """The method with its marks, and with the number of seeds if there are several."""
         name = f"{self.method} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.method
         return f"{name}{self.signs}"
 
     @property
     def signs(self) -> str:
-        """Whether the method is told the language, and whether it was not applied."""
+        """The signs for a method that is told the language or was not applied."""
         return (TOLD if self.told_language else "") + (f" {NOT_APPLIED}" if self.not_applied else "")
 
 
 @dataclass(frozen=True)
 class Block:
-    """The table of one backbone × setting. Rows of one metric stand together, base first."""
+    """The table of one backbone × setting. Rows of the same metric are together, base first."""
 
     backbone: str
     setting: str
@@ -109,19 +110,22 @@ class Block:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Column key -> heading. With a single target the mean over targets would only repeat it, and is left out."""
+        """Column key -> heading.
+
+        With a single target, the mean over targets is left out, because it would be the same.
+        """
         names = {self.central: f"{self.central} (central)"} | {target: target for target in self.targets}
         names |= {TARGETS: TARGETS} if len(self.targets) > 1 else {}
         return names | {other: f"{other} (other)" for other in self.others}
 
     @cached_property
     def ranks(self) -> dict[tuple[str, str, str], dict[str, int]]:
-        """(benchmark, metric, column) -> `rank` of its methods."""
+        """(benchmark, metric, column) -> the `rank` of its methods."""
         scores = dict.fromkeys((row.benchmark, row.metric) for row in self.rows)
         return {(*score, key): rank(self.rows, score, key) for score in scores for key in self.columns}
 
     def rank_of(self, row: Row, key: str) -> int:
-        """1 if a cell is the best of its column, 2 if it is the second best, else 0."""
+        """1 if a cell is the best of its column, 2 if it is the second best, otherwise 0."""
         return self.ranks[row.benchmark, row.metric, key].get(row.method, 0)
 
     @property
@@ -132,17 +136,17 @@ class Block:
 
 @dataclass(frozen=True)
 class TableInputs:
-    """What the tables of a run are made from.
+    """The content from which the tables of a run are made.
 
     Attributes:
         blocks: every method against base, in the order of the tables.
         direct: (backbone, setting) -> every method against `reference`.
-        reference: the method that all others are compared with, beside base; None if there is none.
+        reference: the method that all others are also compared with; None if there is none.
         methods: name -> its configuration.
         costs: place of a training -> its cost.json with `prepared_seconds`.
-        decisions: what became of each claim.
+        decisions: the verdict on each claim.
         told_language: the methods that know the prompt's language at test time.
-        reported: paper -> what it reports of these settings.
+        reported: paper -> the numbers that it reports for these settings.
     """
 
     blocks: tuple[Block, ...]
@@ -156,13 +160,13 @@ class TableInputs:
 
 
 def rank(rows: Iterable[Row], score: tuple[str, str], key: str) -> dict[str, int]:
-    """Method -> 1 for the best and 2 for the second best, in one column of one metric, as far as intervals support it.
+    """Method -> 1 for the best and 2 for the second best in one column of one metric, if intervals support the rank.
 
-    Methods that are told the language do not compete.
+    Methods that are told the language are not ranked.
 
     Args:
-        rows: of a block.
-        score: benchmark and metric; of one without a known direction no method is the best.
+        rows: the rows of a block.
+        score: benchmark and metric. If the metric has no known direction, no method is the best.
         key: the column.
     """
     better = METRICS.get(score[1], UNKNOWN_METRIC).better
@@ -194,9 +198,9 @@ def main_table(
     """Arrange the cells into one block for each backbone × setting.
 
     Args:
-        cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), seeds as text.
+        cells: rows of comparisons.csv (the columns `COLUMNS` and `COMPARED`), with seeds as text.
         settings: setting name -> its languages; cells of other settings are not shown.
-        methods: the methods in order, base not needed; methods that are not listed come last.
+        methods: the order of the methods, without base; methods that are not listed come last.
         told_language: the methods that know the prompt's language at test time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Methods side by side (the paper's Table 1), and their differences: ablation, and all against one."""
+"""Tables of methods side by side (the paper's Table 1) and of their differences: the ablation, and all against one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -38,7 +38,8 @@ APPLIED_NOTE = (
 
 
 def summary(inputs: TableInputs) -> Document:
-    """Return the methods side by side: understanding and generation in the targets, and the central language."""
+    """Return the table of methods side by side: understanding and generation in the targets, and the central
+    language."""
     return document_of(map(_summary, inputs.blocks))
 
 
@@ -50,7 +51,7 @@ def _summary(block: Block) -> Sheet:
 
 
 def ablation(inputs: TableInputs) -> Document:
-    """Return the variants of Lens: in what their settings differ, and the difference of each to base."""
+    """Return the table of Lens variants: the settings in which they differ, and each variant's difference to base."""
     return document_of(_ablation(block, inputs.methods, inputs.costs) for block in inputs.blocks)
 
 
@@ -68,7 +69,8 @@ def _ablation(
 
 
 def _applied(block: Block, labels: Mapping[str, str], costs: Mapping[Place, Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """A panel of what trainings did: residual, and shares of the loss before and after; none if no file has them."""
+    """A panel of what trainings reached: residual, and shares of the loss before and after; None if no file has
+    them."""
     rows: dict[str, list[Entry]] = {}
     for method, label in labels.items():
         mine = (block.backbone, block.setting, method)
@@ -84,7 +86,7 @@ def _applied(block: Block, labels: Mapping[str, str], costs: Mapping[Place, Mapp
 
 
 def _settings_that_differ(rows: Sequence[Row], methods: Mapping[str, Mapping[str, Any]]) -> tuple[Panel, ...]:
-    """A panel of the settings that not all methods share; none if there is no such setting."""
+    """A panel of the settings that not all methods share; None if there is no such setting."""
     settings = {label: _flat(methods[method]) for method, label in _labels(rows).items()}
     keys = list(dict.fromkeys(key for of_method in settings.values() for key in of_method))
     keys = [key for key in keys if len({of_method.get(key, MISSING) for of_method in settings.values()}) > 1]
@@ -93,7 +95,8 @@ def _settings_that_differ(rows: Sequence[Row], methods: Mapping[str, Mapping[str
 
 
 def versus(inputs: TableInputs) -> Document:
-    """Return the difference of every method to the one that all are compared with; nothing if there is none."""
+    """Return the table of every method's difference to the method that all are compared with; empty if there is
+    none."""
     places = [(block.backbone, block.setting) for block in inputs.blocks]
     return document_of(
         _versus(inputs.direct[place], str(inputs.reference)) for place in places if place in inputs.direct
@@ -122,7 +125,7 @@ def _difference_notes(block: Block, reference: str) -> tuple[str, ...]:
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """A nested mapping as one of texts, with dots in the keys."""
+    """Flatten a nested mapping into texts, with dots in the keys."""
     flat: dict[str, str] = {}
     for key, inner in value.items():
         flat |= _flat(inner, f"{before}{key}.") if isinstance(inner, Mapping) else {f"{before}{key}": str(inner)}
@@ -130,7 +133,7 @@ def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def _labels(rows: Iterable[Row]) -> dict[str, str]:
-    """Method -> its label, in the order of the rows; of several numbers of seeds it has the largest."""
+    """Method -> its label, in the order of the rows. If its numbers of seeds differ, the label has the largest."""
     of_seeds = sorted(rows, key=lambda row: len(row.seeds))
     labels = {row.method: row.label for row in of_seeds}
     return {row.method: labels[row.method] for row in rows}

@@ -1,4 +1,4 @@
-"""What training takes."""
+"""The table of training costs."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,12 +20,13 @@ COSTS = {
 
 
 def cost(inputs: TableInputs) -> Document:
-    """Return what training took: the mean over the seeds of a method, with the smallest and the largest."""
+    """Return the table of training costs: the mean over the seeds of a method, with the smallest and the largest
+    value."""
     return document_of(_sheet(block, inputs.costs) for block in inputs.blocks)
 
 
 def _sheet(block: Block, costs: Mapping[Place, Mapping[str, Any]]) -> Sheet | None:
-    """The costs of a block's methods; None if none is known."""
+    """The costs of a block's methods; None if no cost is known."""
     seeds: dict[str, list[Mapping[str, Any]]] = {}
     for place, measured in costs.items():
         if (place.backbone, place.setting) == (block.backbone, block.setting):

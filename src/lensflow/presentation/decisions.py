@@ -1,4 +1,4 @@
-"""What became of the claims of a run: the rows of claims.csv."""
+"""The verdicts on the claims of a run: the rows of claims.csv."""
 
 import math
 from dataclasses import dataclass, fields
@@ -59,14 +59,14 @@ class Decision:
 
     @property
     def estimate(self) -> str:
-        """The difference with its interval and p, as far as they are known."""
+        """The difference with its interval and p, if they are known."""
         interval = bounds(self.difference_low, self.difference_high, 3)
         p = "" if math.isnan(self.p_adjusted) else f", p = {self.p_adjusted:.2g}"
         return f"{self.difference:+z.3f}{f' {interval}' if interval else ''}{p}"
 
     @property
     def of_study(self) -> bool:
-        """Whether a protocol names the claim; otherwise every run tests it."""
+        """Whether a protocol names the claim. Otherwise it is one of the claims that every run tests."""
         return self.protocol == OF_STUDY
 
     @property
@@ -76,7 +76,7 @@ class Decision:
 
     @property
     def word(self) -> str:
-        """The verdict on the endpoint; "worse" if the difference is shown to be in the other direction."""
+        """The verdict on the endpoint; "worse" if the opposite difference is shown."""
         worst = self.difference_high if self.direction == "higher" else -self.difference_low
         if worst < 0 and self.endpoint_verdict in ((ABSENT,) if self.keeps else (ABSENT, NOT_SHOWN)):
             return WORSE

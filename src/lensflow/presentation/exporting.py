@@ -1,4 +1,4 @@
-"""A method that can be taken home, with its model card."""
+"""Export of a method to a folder with a model card."""
 
 import shutil
 import tempfile
@@ -17,16 +17,16 @@ from lensflow.storage.verified import read_json
 
 
 def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False) -> str:
-    """Put a backbone and a delta together in a new folder, links resolved.
+    """Write a backbone with a delta to a new folder, without links.
 
     Args:
         backbone: manifest of the backbone's checkpoint.
-        delta: `delta.safetensors`, with what else `train` wrote beside it.
+        delta: `delta.safetensors`; the other files that `train` wrote lie beside it.
         folder: new folder for the checkpoint.
-        reference: name the backbone, and copy none of its weights.
+        reference: whether to name the backbone instead of copying its weights.
 
     Returns:
-        One line: the folder, and how it is used.
+        One line: the folder, and how to use it.
 
     Raises:
         LensflowError: the delta is missing, belongs to another backbone, or the folder exists.
@@ -60,7 +60,7 @@ def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False
 
 
 def _refer(delta: Path, folder: Path) -> None:
-    """Copy a delta that changes something."""
+    """Copy a delta if it changes anything."""
     folder.mkdir()
     with safe_open(delta, framework="pt") as file:
         changes = any(file.keys())

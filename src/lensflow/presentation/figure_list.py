@@ -1,4 +1,4 @@
-"""The figures that there are, and what each shows."""
+"""The list of figures, with a description of each."""
 
 from lensflow.presentation.blocks import TOLD
 

@@ -1,8 +1,8 @@
-"""The figures of results: answers in the right language, what it costs, training curves.
+"""The figures of results: answers in the right language, trade-offs with the central language, and training curves.
 
-Each function returns a `matplotlib.figure.Figure`; `save` writes it as SVG and PNG, byte for byte the same each time.
-Colours are Okabe and Ito's palette (safe for colour-blind readers), doubled by dashes or markers so that a
-grey print can be read; languages are shown by code, so that no font beyond matplotlib's own is needed.
+Each function returns a `matplotlib.figure.Figure`. `save` writes it as SVG and PNG with the same bytes each time.
+Colours are Okabe and Ito's palette (safe for colour-blind readers). Dashes or markers repeat the colours' information,
+so that a grey print can be read. Languages are shown by code, so that matplotlib's own font is enough.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,22 +78,22 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """An empty figure; sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def styles(names: Iterable[T]) -> Iterator[tuple[T, str, str]]:
-    """(name, colour, marker), each pair of colour and marker once for up to 40 names."""
+    """(name, colour, marker), with a different pair of colour and marker for each of up to 40 names."""
     return zip(names, cycle(PALETTE), cycle(MARKERS), strict=False)
 
 
 def outcomes(block: Block) -> Figure:
     """One outcome per answer: a panel per language, a stacked bar per method, base on top.
 
-    The usable share begins at 0 and has its 95 % interval; a dotted line continues what base scores. The other shares
-    follow in the order in which failures count. They add up to one.
+    The usable share begins at 0 and has its 95 % interval; a dotted line continues base's value. The other shares
+    follow in the order in which failures count. All shares add up to one.
 
     Args:
         block: one block of `blocks.main_table`.
@@ -124,10 +124,10 @@ def outcomes(block: Block) -> Figure:
 
 
 def effects(block: Block) -> Figure:
-    """What each method changes in usable answers: a panel per language, a row per method.
+    """The change of usable answers by each method: a panel per language, a row per method.
 
-    A point is the difference to base on the same items, with its 95 % interval. It is full if the interval excludes 0.
-    A grey band is the margin inside which a difference does not matter, where a margin is known.
+    A point is the difference to base on the same items, with its 95 % interval. The point is full if the interval
+    excludes 0. A grey band is the margin inside which a difference does not matter, if a margin is known.
 
     Args:
         block: one block of `blocks.main_table`.
@@ -185,7 +185,7 @@ def _effect(ax: Axes, place: int, cell: Cell) -> None:
 
 
 def _answered(block: Block) -> str:
-    """The first benchmark with outcomes: a study on dev prompts has another one than the reported table."""
+    """The first benchmark with outcomes. A study on dev prompts has another one than the reported table."""
     benchmark = next((row.benchmark for row in block.rows if row.metric == "usable"), None)
     if benchmark is None:
         raise LensflowError(f"{block.caption}: no outcomes to draw; evaluate a benchmark of kind generation")
@@ -193,7 +193,7 @@ def _answered(block: Block) -> str:
 
 
 def _panels(block: Block, keys: Sequence[str], labels: Sequence[str]) -> tuple[Figure, NDArray[Any]]:
-    """A panel per language, whose rows have these labels; languages that are no target have a grey ground."""
+    """A panel per language, with these row labels; languages that are not targets have a grey background."""
     names = 0.07 * max(map(len, labels))
     # Never narrower than the legend.
     figure = new_figure(min(max(0.6 + names + 1.25 * len(keys), 6.4), WIDEST), 1.2 + 0.3 * len(labels))
@@ -222,7 +222,7 @@ def _stack(ax: Axes, place: int, cells: Mapping[str, Cell | None]) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A method on the plane of `trade_off`: its two scores, and with several seeds the scores of each seed."""
+    """A method in the plane of `trade_off`: its two scores, and with several seeds the scores of each seed."""
 
     method: str
     cost: Cell
@@ -238,16 +238,16 @@ class Point:
 def trade_off(
     points: Sequence[Point], axes: tuple[str, str], curves: Mapping[str, Sequence[tuple[str, Point]]]
 ) -> Figure:
-    """What each method gains against what it costs, with the Pareto front of all that is drawn.
+    """The gain of each method against its cost, with the Pareto front of all drawn points.
 
-    The bars are the 95 % intervals of the *difference to base on the same items*, drawn at the method: far narrower
-    than those of the scores, because the same texts are easy or hard for all methods. Base itself has none; dotted
-    lines go through it.
+    The bars are 95 % intervals of the *difference to base on the same items*, drawn at the method. They are much
+    narrower than the intervals of the scores, because the same texts are easy or hard for all methods. Base has no
+    bars; dotted lines go through it.
 
     Args:
-        points: base first.
-        axes: what the costs (lower is better) and the gains (shares, higher is better) are.
-        curves: label -> points that differ in one setting, in its order, each with the text that says it.
+        points: the methods, base first.
+        axes: the costs (lower is better) and the gains (shares, higher is better).
+        curves: label -> points that differ in one setting, in its order, each with a text for its value.
     """
     base = points[0]
     everything = [*points, *(point for curve in curves.values() for _, point in curve)]
@@ -297,7 +297,7 @@ def _point(ax: Axes, point: Point, colour: str, marker: str, hollow: bool, label
 
 
 def _paired(cell: Cell) -> list[list[float]] | None:
-    """How far the interval of a cell's difference to base reaches below and above the difference."""
+    """The distances from a cell's difference to base down and up to the ends of its interval."""
     if "difference" not in cell.compared:
         return None
     low, middle, high = cell.difference
@@ -310,7 +310,7 @@ History = Sequence[Mapping[str, Any]]
 def training_curves(histories: Mapping[str, Sequence[History]]) -> Figure:
     """Loss and its terms over the training steps: lines for the training batches, full markers for the dev texts.
 
-    Lines have their method's marker, hollow; dash and marker alone tell 36 methods apart.
+    Lines have hollow markers of their method. Dash and marker alone separate 36 methods.
 
     Args:
         histories: method -> the rows of history.jsonl of each of its seeds; their means are drawn.

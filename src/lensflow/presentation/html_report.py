@@ -1,7 +1,7 @@
-"""The report: one HTML page that carries everything it shows and loads nothing from outside.
+"""The report: one HTML page that contains everything it shows and loads nothing from outside.
 
-The template escapes everything that comes from a model, a prompt or a configuration. Only the tables are taken as HTML,
-from `writers.html`, which escapes its texts. Figures stand inside `<img>`, where an SVG cannot run scripts.
+The template escapes all text from a model, a prompt or a configuration. Only tables are inserted as HTML (from
+`writers.html`, which escapes). Figures are in `<img>` elements, where an SVG cannot run scripts.
 """
 
 import base64
@@ -35,7 +35,7 @@ class Samples(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table as HTML, which is inserted as it is, and the shell command that makes it."""
+    """A table as HTML, which is inserted unchanged, and the shell command that makes it."""
 
     caption: str
     html: str
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """An .svg or .png file and the shell command that draws it; the caption is the text alternative, too."""
+    """An .svg or .png file and the shell command that draws it; the caption is also the alternative text."""
 
     caption: str
     path: Path
@@ -51,7 +51,7 @@ class Figure(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What a benchmark script measured: its heading, the names of the columns and the rows, all text."""
+    """The result of a benchmark script: its heading, the names of the columns and the rows, all as text."""
 
     caption: str
     columns: Sequence[str]
@@ -59,13 +59,13 @@ class Timing(NamedTuple):
 
 
 class Section(NamedTuple):
-    """What there is of one backbone × setting.
+    """The content of one backbone × setting.
 
     Attributes:
-        name: for the navigation.
-        title: of the section.
-        tables: folded away.
-        figures: folded away.
+        name: name for the navigation.
+        title: title of the section.
+        tables: the tables, folded away.
+        figures: the figures, folded away.
         samples: answers side by side; the first language is shown first.
         first: figures that are shown at once.
         notes: the meaning of the signs in the figures.
@@ -84,8 +84,8 @@ def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
     """Put the answers of several methods to the same prompts side by side: the rows of `Samples`.
 
     Args:
-        by_method: method -> lines of its {benchmark}.{language}.jsonl; the first method gives the order of the prompts,
-            and a method without an answer to one of them is left out there.
+        by_method: method -> lines of its {benchmark}.{language}.jsonl. The first method gives the order of the prompts.
+            A method that lacks an answer to a prompt is left out for that prompt.
 
     Raises:
         LensflowError: two methods were asked different prompts under one id.
@@ -102,21 +102,22 @@ def join_samples(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[d
 
 @dataclass(frozen=True)
 class Page:
-    """What the report shows. What has no content is left out.
+    """The content of the report. Empty parts are left out.
 
     Attributes:
-        title: of the page.
-        verdict: what the run has shown, in sentences, the most important first.
+        title: title of the page.
+        verdict: the verdict of the run in sentences, the most important first.
         export: the command that exports the best checkpoint.
-        offer: what the command does, and whether the gain is shown.
+        offer: the effect of this command, and whether the gain is shown.
         picture: the figures below the verdict.
         overview: (key, value) lines about the run.
         sections: one per backbone and setting.
         timings: one per benchmark script.
-        checkpoints: what was evaluated, one mapping each; the columns are their keys in order of first appearance.
-        trees: name of a checkpoint -> what its scores were made from.
+        checkpoints: the evaluated checkpoints, one mapping each. The columns are their keys in order of first
+            appearance.
+        trees: name of a checkpoint -> the inputs of its scores.
         versions: package or tool -> version.
-        config: what the results were made with, plain JSON values.
+        config: the configuration of the results, as plain JSON values.
     """
 
     title: str
@@ -158,7 +159,7 @@ def build_report(page: Page, out: Path) -> None:
 
 
 def _shown(section: Section) -> dict[str, Any]:
-    """What the template needs of a section."""
+    """The values of a section that the template needs."""
     answered = dict.fromkeys(method for group in section.samples for row in group.rows for method in row["answers"])
     return {
         "name": section.name,

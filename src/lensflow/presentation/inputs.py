@@ -1,4 +1,4 @@
-"""Reading what tables, figures and report are made from."""
+"""Reading the files from which tables, figures and report are made."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from lensflow.storage.integrity import checked
 
 @dataclass(frozen=True)
 class TableFiles:
-    """The files that tables are made from.
+    """The files from which tables are made.
 
     Attributes:
         comparisons: comparisons.csv.
@@ -36,11 +36,11 @@ class TableFiles:
 
 
 def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
-    """Read what tables are made from.
+    """Read the files from which tables are made.
 
     Args:
-        config: what `Plan.presentation` gives.
-        files: comparisons, claims, and what the trainings took.
+        config: the result of `Plan.presentation`.
+        files: comparisons, claims, and the costs of trainings.
 
     Raises:
         LensflowError: comparisons.csv is missing, or lacks a column.
@@ -53,7 +53,7 @@ def read_inputs(config: Mapping[str, Any], files: TableFiles) -> TableInputs:
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the settings of what `Plan.presentation` gives."""
+    """Return the settings from the result of `Plan.presentation`."""
     return {name: Setting.model_validate(value) for name, value in config["settings"].items()}
 
 
@@ -61,12 +61,12 @@ Costs = Mapping[Place, Mapping[str, Any]]
 
 
 def costs_of(files: Iterable[Path]) -> dict[Place, dict[str, Any]]:
-    """Return what each training, and the stages before it, took and did."""
+    """Return the costs of each training and of the stages before it."""
     return {place_of(path): read_cost(path) | {"prepared_seconds": prepared_seconds(path)} for path in files}
 
 
 def blocks_of(config: Mapping[str, Any], comparisons: Path, costs: Costs) -> list[Block]:
-    """Return the blocks that are shown, from comparisons.csv; the trainings say which methods were not applied."""
+    """Return the shown blocks from comparisons.csv. The costs say which methods were not applied."""
     try:
         frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def blocks_of(config: Mapping[str, Any], comparisons: Path, costs: Costs) -> lis
 
 
 def _direct(config: Mapping[str, Any], path: Path, costs: Costs) -> dict[tuple[str, str], Block]:
-    """The blocks of versus.csv by backbone and setting; none where nothing was compared."""
+    """The blocks of versus.csv by backbone and setting; empty if nothing was compared."""
     frame = pd.read_csv(checked(path), dtype={"seeds": str})
     if frame.empty:
         return {}
@@ -90,5 +90,5 @@ def _arranged(config: Mapping[str, Any], cells: pd.DataFrame, costs: Costs) -> l
 
 
 def command_for(config: Mapping[str, Any], target: str) -> str:
-    """The command that makes a file below the results folder again, from nothing if need be."""
+    """The command that makes a file below the results folder again, with all missing inputs."""
     return f"{config['command']} {config['results']}/{target}"

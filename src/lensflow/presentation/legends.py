@@ -49,13 +49,13 @@ def legend(blocks: Sequence[Block], metrics: Collection[str] = tuple(METRICS)) -
 
 
 def signs_notes(rows: Iterable[Row]) -> list[str]:
-    """The meaning of the signs behind the methods, for the signs that occur."""
+    """The meaning of the signs after the methods, for the signs that occur."""
     signs = "".join(row.signs for row in rows)
     return [note for sign, note in ((TOLD, TOLD_NOTE), (NOT_APPLIED, NOT_APPLIED_NOTE)) if sign in signs]
 
 
 def marks_note(blocks: Sequence[Block], reference: str = BASE) -> list[str]:
-    """How the marks were made; no line if nothing was tested."""
+    """How marks were decided; no line if nothing was tested."""
     rows = [row for block in blocks for row in block.rows]
     lines = _tests(blocks, reference) + _margins(rows)
     differences = ("difference", "difference_low", "difference_high")
@@ -100,7 +100,8 @@ def _families(blocks: Sequence[Block]) -> int:
 
 
 def _unmarkable(block: Block) -> str | None:
-    """Say where no mark for better is possible with these questions and tests, and how many questions are enough."""
+    """Lines for metrics in which no mark for better is possible with these questions, with the number that would be
+    enough."""
     tested = [cell.compared for row in block.rows for cell in row.cells.values() if "needed" in cell.compared]
     sizes = [tuple(int(compared[key]) for key in ("room", "questions", "needed")) for compared in tested]
     if not (short := [size for size in sizes if size[0] < size[2]]):

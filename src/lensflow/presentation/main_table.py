@@ -13,7 +13,7 @@ from lensflow.presentation.sheets import NOTHING, Document, Entry, Line, Panel, 
 
 
 def main(inputs: TableInputs) -> Document:
-    """Return every metric in every language, with a legend that the blocks share."""
+    """Return the table of every metric in every language, with a legend that the blocks share."""
     sheets, records = tuple(map(_sheet, inputs.blocks)), tuple(_records(inputs.blocks))
     return Document(sheets, tuple(legend(inputs.blocks)), tuple(brief_legend(inputs.blocks)), records)
 
@@ -54,7 +54,7 @@ def score(block: Block, row: Row, key: str) -> Entry:
 
 
 def _explained(cell: Cell, decimals: int) -> str:
-    """The marks of a cell in words; nothing where it has none."""
+    """The marks of a cell in words; empty if there are none."""
     if not cell.marks:
         return ""
     compared = cell.compared
@@ -69,9 +69,9 @@ def _explained(cell: Cell, decimals: int) -> str:
 
 
 def _records(blocks: tuple[Block, ...]) -> Iterator[dict[str, Any]]:
-    """Long form: place, value, low, high, n of each cell, and its comparison with base (`COMPARED`).
+    """Long form: one row per cell with its place, value, low, high and n, and its comparison with base (`COMPARED`).
 
-    The base rows stand under the setting that they are compared in.
+    The rows of base have the setting in which the methods are compared with base.
     """
     for block in blocks:
         for row in block.rows:

@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: what it was made from, how, and how it scored."""
+"""The model card of an exported checkpoint: its sources, its method, and its scores."""
 
 import json
 import re
@@ -52,12 +52,12 @@ def model_card(
     """Write the card of a backbone with a delta.
 
     Args:
-        manifest: of the backbone.
-        delta: what `train` wrote. The run's configuration must lie beside it; its scores, and those of the untouched
-            backbone in the same results folder, are taken up where they have been computed.
-        intervention: what lies beside the delta.
-        biased: whether its shifts are handed on as biases on the logits.
-        reference: whether the folder names the backbone in the place of its weights.
+        manifest: manifest of the backbone.
+        delta: the file that `train` wrote. The run's configuration must lie beside it. The card includes its scores and
+            the untouched backbone's scores if the same results folder has them.
+        intervention: the intervention beside the delta.
+        biased: whether its shifts are also exported as biases on the logits.
+        reference: whether the folder names the backbone instead of holding its weights.
         vectors: names of the control vectors in the folder.
 
     Raises:
@@ -113,7 +113,7 @@ def acts(intervention: Intervention) -> bool:
 
 
 def _tokenised(prompt: Mapping[str, Any]) -> str:
-    """Return the Python expression that makes token ids of `question`."""
+    """Return the Python expression that turns `question` into token ids."""
     if prompt["format"] == "plain":
         template = json.dumps(prompt["template"], ensure_ascii=False)
         return f'tokenizer({template}.replace("{{prompt}}", question), return_tensors="pt")'
@@ -127,13 +127,13 @@ def _tokenised(prompt: Mapping[str, Any]) -> str:
 
 
 def _answered(intervention: Intervention) -> list[str]:
-    """Return the languages of answers that an intervention acts on; empty if it acts on all alike, or on none."""
+    """Return the languages of answers that an intervention changes; empty if it changes all alike, or none."""
     pairs = [] if ANY in intervention.blocks else [wanted for _, wanted in intervention.blocks]
     return list(dict.fromkeys([*intervention.shifts, *pairs, *intervention.constrained]))
 
 
 def hub_license(name: str) -> tuple[str, str | None]:
-    """Return the hub's own name of a licence; of one that the hub has no name for, `other` and a name in its form."""
+    """Return the hub's own name of a licence; if the hub has no name for it, `other` and a name in the hub's form."""
     called = _OF_MAKERS.get(name.lower(), name.lower())
     if called in HUB_LICENSES:
         return called, None
@@ -141,18 +141,21 @@ def hub_license(name: str) -> tuple[str, str | None]:
 
 
 def public(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what others are told of a backbone's source: of a local folder, its name and not where it lies."""
+    """Return the public description of a backbone's source.
+
+    For a local folder it is the folder's name, not its path.
+    """
     return dict(source) | ({"path": Path(source["path"]).name} if source.get("kind") == "folder" else {})
 
 
 def _warning(cost: Path) -> str:
-    """What is to be said of a method that was not applied; nothing of others."""
+    """The text about a method that was not applied; empty for other methods."""
     left = costs.read(cost).get("residual", 0.0) if cost.is_file() else 0.0
     return NOT_APPLIED_NOTE if left > LEFT else ""
 
 
 def _rows(mine: Path, base: Path) -> list[dict[str, Any]]:
-    """One row per score: benchmark, language, metric, and both models' "value [low, high]" and n."""
+    """One row per score: benchmark, language, metric, and "value [low, high]" and n of both models."""
     if not mine.is_file():
         return []
     reference = _by_place(base) if base.is_file() else {}

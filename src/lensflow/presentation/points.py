@@ -1,4 +1,4 @@
-"""The methods of a block, and the points of sweeps, by likelihood in the central language and usable answers."""
+"""The methods of a block and the points of sweeps, by likelihood in the central language and usable answers."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ Curves = Mapping[str, Sequence[tuple[str, figures.Point]]]  # as `figures.trade_
 
 
 def points_of(block: Block, scores: pd.DataFrame) -> list[figures.Point]:
-    """The methods of a block by likelihood in the central language and usable answers; none where base lacks one."""
+    """The methods of a block by likelihood in the central language and usable answers; empty if base lacks one of
+    these."""
 
     def rows(metric: str) -> dict[str, Row]:
         # Of the first benchmark that has it, as in the figure of outcomes.
@@ -42,7 +43,7 @@ def points_of(block: Block, scores: pd.DataFrame) -> list[figures.Point]:
 
 
 def axes_of(block: Block) -> tuple[str, str]:
-    """Return what the two axes are."""
+    """Return the names of the two axes."""
     likelihood = f"negative log-likelihood in {block.central}, nats per token"
     several = len(block.targets) > 1
     return likelihood, f"{GAIN}, mean over {catalogue.TARGETS}" if several else f"{GAIN} in {block.targets[0]}"
@@ -54,10 +55,10 @@ def _seeds(
     """Likelihood in the central language and usable answers in the targets by seed.
 
     Args:
-        block: whose languages they are.
+        block: the block whose languages are used.
         scores: scores.csv.
         of_method: setting and method.
-        benchmarks: of the likelihood and of the answers.
+        benchmarks: the benchmarks of the likelihood and of the answers.
     """
 
     def values(benchmark: str, metric: str, languages: Sequence[str]) -> pd.Series:
@@ -77,9 +78,9 @@ def sweeps_of(
     scores: pd.DataFrame,
     unapplied: Collection[Method],
 ) -> Iterator[tuple[str, Curves]]:
-    """The sweeps that are about a block's setting: name, and a curve for each value of the second key.
+    """The sweeps for a block's setting: their names, and one curve per value of the second key.
 
-    Their scores are of the benchmarks that the block's are, in the same languages. `unapplied` methods are marked.
+    Their scores come from the same benchmarks and languages as the block's scores. `unapplied` methods are marked.
     """
     frame = pd.read_csv(checked(path), dtype={"seeds": str, "at": str, "by": str})
     frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
@@ -106,5 +107,5 @@ def sweeps_of(
 
 
 def _targets(block: Block) -> str:
-    """The column of the target languages: their mean, or the only one."""
+    """The column of the target languages: their mean, or the single target."""
     return catalogue.TARGETS if len(block.targets) > 1 else block.targets[0]

@@ -17,7 +17,7 @@ def power(decisions: Sequence[Decision], items: int) -> Document:
     """Return the table of the smallest detectable differences.
 
     Args:
-        decisions: of the claims on dev.
+        decisions: verdicts on the claims on dev.
         items: number of test items per language.
     """
     lines = tuple(Line((f"{one.claim}: {one.measure}",), _entries(one, items)) for one in decisions)

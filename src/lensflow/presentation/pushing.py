@@ -10,20 +10,20 @@ from lensflow.schema.types import OWNED_NAME_PATTERN
 
 
 def push(backbone: Path, delta: Path, name: str, *, private: bool = False, dry_run: bool = False) -> list[str]:
-    """Put what `lensflow export --reference` writes into a repository on the hub, which is made if it is not there.
+    """Put the result of `lensflow export --reference` into a repository on the hub. A missing repository is created.
 
     Args:
         backbone: manifest of the backbone's checkpoint.
-        delta: `delta.safetensors`, with what else `train` wrote beside it.
-        name: of the repository, owner/name.
+        delta: `delta.safetensors`; the other files that `train` wrote lie beside it.
+        name: name of the repository, owner/name.
         private: whether a new repository is private.
-        dry_run: send nothing.
+        dry_run: whether to send nothing.
 
     Returns:
-        One line per file with its size in bytes, and one that says where they are.
+        One line per file with its size in bytes, and one line that says where the files are.
 
     Raises:
-        LensflowError: the name is none, the method cannot be exported, or the hub refuses.
+        LensflowError: the name is not valid, the method cannot be exported, or the hub refuses the upload.
     """
     if not re.fullmatch(OWNED_NAME_PATTERN, name):
         raise LensflowError(f"{name}: is no name on the hub; give owner/name")
@@ -47,6 +47,6 @@ def _send(folder: Path, name: str, private: bool) -> str:
         sent = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Lensflow: an exported method")
     except Exception as error:  # the hub's errors have no common type
         raise LensflowError(
-            f"{name}: the hub does not take it ({of_the_hub(error)[:160]}); check HF_TOKEN, its rights and the network"
+            f"{name}: the hub refuses it ({of_the_hub(error)[:160]}); check HF_TOKEN, its rights and the network"
         ) from None
     return str(sent.commit_url)

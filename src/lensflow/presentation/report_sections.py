@@ -1,4 +1,4 @@
-"""The sections of the report: what there is of each backbone and setting."""
+"""The sections of the report: the results of each backbone and setting."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ def sections_of(
     """Return one section per block: its tables, figures and samples.
 
     Args:
-        config: what `Plan.presentation` gives, with the command and the results folder.
-        inputs: what the tables are made from.
+        config: the result of `Plan.presentation`, with the command and the results folder.
+        inputs: the content from which the tables are made.
         figures: folders of figures, {backbone}.{setting} each.
         results: the folder with every checkpoint's samples.
     """
@@ -53,7 +53,7 @@ def _tables(config: Mapping[str, Any], inputs: TableInputs) -> list[Table]:
 
 
 def _figures(config: Mapping[str, Any], folder: Path) -> list[Figure]:
-    """The figures of a backbone and setting that there are, in order: `FIGURES`, sweeps, states."""
+    """The existing figures of a backbone and setting, in order: `FIGURES`, sweeps, states."""
     captions = {folder / f"{name}.svg": caption for name, caption in FIGURES.items()}
     for path in sorted(folder.glob("sweep.*.svg")):
         captions[path] = f"{SWEEP}{path.stem.removeprefix('sweep.')}"
@@ -75,7 +75,7 @@ def _samples(block: Block, results: Path) -> list[Samples]:
 
 
 def _answers(block: Block, results: Path, benchmark: str, language: str) -> dict[str, list[dict[str, Any]]]:
-    """The answers of one cell by method, and by seed beyond the first; those that there are and that were judged."""
+    """The answers of one cell by method, and by seed for later seeds; only existing and judged ones."""
     by_method = {}
     for method, seed in dict.fromkeys((row.method, seed) for row in block.rows for seed in row.seeds):
         setting = layout.NO_SETTING if method == layout.BASE else block.setting

@@ -21,7 +21,7 @@ NOTES = (
 
 
 def reported(inputs: TableInputs) -> Document:
-    """Return for each paper the scores of this run that it also reports; nothing if it reports none of them."""
+    """Return for each paper the scores of this run that the paper also reports; empty if there are none."""
     papers = {name: Reported.model_validate(value) for name, value in inputs.reported.items()}
     return document_of(_sheet(block, papers) for block in inputs.blocks)
 
@@ -43,7 +43,7 @@ def _sheet(block: Block, papers: Mapping[str, Reported]) -> Sheet | None:
 
 
 def _grouped(lines: Iterable[Line]) -> tuple[tuple[Line, ...], ...]:
-    """Put together the languages of a method and metric."""
+    """Join the languages of a method and metric."""
     return tuple(tuple(group) for _, group in groupby(lines, key=lambda line: line.heads[:-1]))
 
 
@@ -66,8 +66,8 @@ def compared(ours: Cell, figure: Figure, scale: float, decimals: int) -> tuple[E
     Args:
         ours: a score.
         figure: the reported number, a range of such numbers, or None.
-        scale: by how much the reported number is larger than a score of the same size.
-        decimals: of all entries.
+        scale: the factor from our score to the reported number.
+        decimals: number of decimals of all entries.
     """
     value, low, high = (scale * end for end in (ours.value, ours.low, ours.high))
     own = Entry(f"{value:.{decimals}f}", value, low, high, note=bounds(low, high, decimals), n=ours.n)

@@ -1,9 +1,9 @@
-"""The model of every table, which all writers take.
+"""The model of every table. All writers take it.
 
     document = table.build(inputs)
     write_text(path, to_markdown(document))
 
-A document is one file. It has a sheet for each backbone × setting, and a sheet has one or more panels.
+A document is one file. It has one sheet per backbone × setting, and a sheet has one or more panels.
 """
 
 import math
@@ -19,17 +19,17 @@ class Entry:
     """One value of a panel.
 
     Attributes:
-        text: the value as it is shown, without its marks.
+        text: the value as shown, without its marks.
         value: the value as a number, if it is one.
         low: lower end of its interval.
         high: upper end of its interval.
-        marks: signs behind the value.
+        marks: signs after the value.
         explained: the marks in words.
-        verdict: better, worse or differs, if a test said so.
+        verdict: better, worse or differs, if a test says so.
         note: small print, such as the interval.
-        half: half of the interval, for a format without room for the note.
+        half: half of the interval, for a format that has no room for the note.
         n: number of items; 0 if it is not shown.
-        rank: 1 for the best and 2 for the second best of a column, as far as intervals support it.
+        rank: 1 for the best and 2 for the second best of a column, if intervals support the rank.
     """
 
     text: str
@@ -66,10 +66,10 @@ class Panel:
     """Columns that belong together.
 
     Attributes:
-        title: of the panel; empty if the sheet has only this one.
-        heads: names of the columns on the left that say what a line is of.
+        title: title of the panel; empty if the sheet has only this panel.
+        heads: names of the left columns, which say what a line is about.
         columns: names of the other columns.
-        groups: lines that stay together on a page. Within a group, all heads but the last are the same.
+        groups: lines that stay together on a page. Within a group, all heads except the last are the same.
     """
 
     title: str
@@ -96,14 +96,14 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Document:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
-        sheets: none if there is nothing to show.
-        shared: notes of all sheets together. Where the sheets stand one below the other, they replace each one's own.
-        brief: the same for a terminal.
-        records: lines of the CSV file with columns of their own; without them a line is an entry of a panel.
-        made_by: the command that writes the file again, if it is to be shown.
+        sheets: the sheets; none if there is nothing to show.
+        shared: notes on all sheets. If the sheets follow each other, these notes replace each sheet's own notes.
+        brief: short notes for a terminal.
+        records: lines of the CSV file with their own columns; without them, each entry of a panel is a line.
+        made_by: the command that writes the file again, if the file shows it.
     """
 
     sheets: tuple[Sheet, ...]
@@ -120,18 +120,18 @@ def method_panel(title: str, columns: Sequence[str], rows: Mapping[str, Sequence
 
 
 def document_of(sheets: Iterable[Sheet | None]) -> Document:
-    """Return the document of those sheets that there are."""
+    """Return the document of the sheets that are not None."""
     return Document(tuple(sheet for sheet in sheets if sheet is not None))
 
 
 def bounds(low: float, high: float, decimals: int) -> str:
-    """ "[low, high]", or nothing where there is no interval."""
+    """ "[low, high]", or nothing if there is no interval."""
     # z: no minus before a zero that only rounding made negative.
     return "" if math.isnan(low + high) else f"[{low:z.{decimals}f}, {high:z.{decimals}f}]"
 
 
 def over_seeds(of_seeds: Iterable[float | None], form: str) -> Entry:
-    """Return the mean of those numbers that are known, with the smallest and the largest."""
+    """Return the mean of the known numbers, with the smallest and the largest."""
     values = [value for value in of_seeds if value is not None]
     if not values:
         return NOTHING

@@ -1,6 +1,6 @@
-"""The figures of hidden states: what they say about languages layer by layer, and where training moves them.
+"""The figures of hidden states: how languages differ layer by layer, and where training moves the states.
 
-They look like the figures of `lensflow.presentation.figures`; `lensflow.mathematics.analysis` computes their values.
+They have the style of `lensflow.presentation.figures`; `lensflow.mathematics.analysis` computes their values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ Pairs = Mapping[str, Sequence[Floats]]  # language -> states before and after
 
 
 def separability_by_layer(shares: Floats, after_norm: bool) -> Figure:
-    """How much of the states' variance is between languages, and between texts, layer by layer.
+    """The shares of the states' variance between languages and between texts, layer by layer.
 
     Args:
         shares: (L, 2, 3), `analysis.variance_shares` of each layer.
-        after_norm: whether the top layer's states are those after the final norm.
+        after_norm: whether the top layer's states are taken after the final norm.
     """
     with matplotlib.rc_context(STYLE):
         figure = new_figure(6.4, 3.4)
@@ -42,14 +42,14 @@ def separability_by_layer(shares: Floats, after_norm: bool) -> Figure:
 
 
 def retrieval_by_layer(means: Floats, of_language: Mapping[str, Floats], chance: float, after_norm: bool) -> Figure:
-    """Accuracy of finding a text among those of the central language, layer by layer, with and without M_s.
+    """Accuracy of finding a text among the texts of the central language, layer by layer, with and without M_s.
 
     Args:
-        means: (2, L, 3) accuracy (mean over the targets) and its interval: of the states as they are, and of the states
-            less their projection on the language-specific subspace.
-        of_language: target language -> accuracies (2, L); drawn if there are several.
+        means: (2, L, 3) accuracy (mean over the targets) and its interval: for the states, and for the states minus
+            their projection on the language-specific subspace.
+        of_language: target language -> accuracies (2, L); drawn if there are several languages.
         chance: accuracy of guessing.
-        after_norm: whether the top layer's states are those after the final norm.
+        after_norm: whether the top layer's states are taken after the final norm.
     """
     several = len(of_language) > 1
     with matplotlib.rc_context(STYLE):
@@ -71,12 +71,12 @@ def retrieval_by_layer(means: Floats, of_language: Mapping[str, Floats], chance:
 
 
 def spectrum_by_layer(values: Floats, rank: int, after_norm: bool) -> Figure:
-    """Singular values of the centred language means, and what the first so many explain, layer by layer.
+    """Singular values of the centred language means, and the variance that the first ones explain, layer by layer.
 
     Args:
-        values: (L, K-1), `analysis.spectrum`; with K = 2 the one value explains everything, and is drawn alone.
+        values: (L, K-1), `analysis.spectrum`; with K = 2 a single value explains everything and is drawn alone.
         rank: dimensions of the language-specific subspace.
-        after_norm: whether the top layer's states are those after the final norm.
+        after_norm: whether the top layer's states are taken after the final norm.
     """
     count = values.shape[1]
     with matplotlib.rc_context(STYLE):
@@ -99,13 +99,14 @@ def spectrum_by_layer(values: Floats, rank: int, after_norm: bool) -> Figure:
 
 
 def direction_cosines(between: Floats, to_top: Floats, languages: Sequence[str], after_norm: bool) -> Figure:
-    """Angles between the languages' directions at the top layer, and of every layer's with the top one's.
+    """Angles between the languages' directions at the top layer, and between each layer's directions and the top
+    layer's.
 
     Args:
-        between: (K-1, K-1) cosines at the top layer; with a single target it is left out.
+        between: (K-1, K-1) cosines at the top layer; with a single target this part is left out.
         to_top: (L, K-1) cosine of each layer's direction with the top layer's direction.
         languages: the K-1 targets.
-        after_norm: whether the top layer's states are those after the final norm.
+        after_norm: whether the top layer's states are taken after the final norm.
     """
     several = len(languages) > 1
     with matplotlib.rc_context(STYLE):
@@ -140,7 +141,7 @@ def _line(ax: Axes, values: Floats, colour: str, dash: str, marker: str, label: 
 
 
 def _banded(ax: Axes, values: Floats, colour: str, dash: str, marker: str, label: str) -> None:
-    """A line of (L, 3) values with their lower and upper limits as a band."""
+    """A line of (L, 3) values with a band between their lower and upper limits."""
     ax.fill_between(range(1, len(values) + 1), *values[:, 1:].T, color=colour, alpha=0.2, linewidth=0)
     _line(ax, values[:, 0], colour, dash, marker, label, width=1.7)
 
@@ -159,14 +160,15 @@ def state_map(
     specific: Floats,
     languages: Sequence[str],
 ) -> Figure:
-    """Where the dev states lie at the top layer, before and after training, in three views.
+    """The positions of the dev states at the top layer, before and after training, in three views.
 
     - In the language-specific subspace: x = h M_s; with r > 2 its first two principal components (fitted on before and
-      after together), with r = 1 the single coordinate as one strip per language.
+      after together), with r = 1 the single coordinate, one strip per language.
     - Along the language-agnostic direction: h M_a/|M_a|, one strip per language.
     - All dimensions, by their neighbourhoods (`analysis.neighbour_embedding`).
 
-    Points before are hollow, after are filled; an arrow leads from a language's mean before to its mean after.
+    Points before training are hollow, and points after it are filled. An arrow leads from a language's mean before
+    training to its mean after it.
 
     Args:
         before: language -> states (n, d) of the untouched backbone at the top layer.
@@ -176,13 +178,15 @@ def state_map(
         languages: the languages to draw, central first.
 
     Raises:
-        LensflowError: a language has no states, or they do not have d columns.
+        LensflowError: a language has no states, or the states do not have d columns.
     """
     specific = np.asarray(specific, dtype=np.float64)
     for language in languages:
         for when, states in (("before", before), ("after", after)):
             if language not in states or states[language].ndim != 2 or states[language].shape[1] != len(specific):
-                raise LensflowError(f"dev states {when}.{language}: need (n, {len(specific)}); train again")
+                raise LensflowError(
+                    f"dev states {when}.{language}: must have the shape (n, {len(specific)}); train again"
+                )
     pairs: dict[str, list[Floats]] = {
         language: [np.asarray(states[language], dtype=np.float64) for states in (before, after)]
         for language in languages
@@ -256,7 +260,7 @@ def _points(ax: Axes, old: Floats, new: Floats, colour: str, marker: str) -> Non
 
 
 def _arrow(ax: Axes, start: Floats, end: Floats) -> None:
-    """An arrow between two points in data units; a dot where the mean did not visibly move."""
+    """An arrow between two points in data units; a dot if the mean did not visibly move."""
     in_data = {"angles": "xy", "scale_units": "xy", "scale": 1}
     ax.quiver(*start, *(end - start), **in_data, width=0.007, color="black", edgecolor="white", linewidth=0.7, zorder=5)
 

@@ -1,4 +1,4 @@
-"""The list of tables. A table is one function and one entry here; everything else reads this list."""
+"""The list of tables. A table is one function and one entry here; all other code reads this list."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +24,11 @@ class Table:
     """A table that every run writes and the report shows.
 
     Attributes:
-        name: of its files.
-        title: what it shows, in the report.
-        build: makes its content.
-        key: columns of its CSV file that name a row, if `compare-tables` compares it with published ones.
+        name: name of its files.
+        title: its title in the report.
+        build: the function that makes its content.
+        key: the columns that identify a row of its CSV file, if `compare-tables` compares the table with a published
+            one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a run has shown, in sentences."""
+"""The verdict of a run in sentences."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,14 @@ CHANCE = "Export the checkpoint that leads, although its gain can be chance"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run has shown.
+    """The verdict of a run.
 
     Attributes:
         sentences: the most important first; at most five, with the export.
-        export: the command that exports the best checkpoint; empty if none is better than base, or a study asks.
-        offer: what the command does, and whether the gain is shown.
-        place: backbone and setting of the method that leads, or of the first claim; None if there is no claim.
+        export: the command that exports the best checkpoint; empty if no method is better than base, or if the run is a
+            study.
+        offer: the effect of this command, and whether the gain is shown.
+        place: backbone and setting of the leading method, or of the first claim; None if there is no claim.
     """
 
     sentences: tuple[str, ...]
@@ -56,7 +57,7 @@ def verdict_of(
     """Return the verdict of a run.
 
     Args:
-        config: what `Plan.presentation` gives, with the results folder.
+        config: the result of `Plan.presentation`, with the results folder.
         decisions: the rows of claims.csv.
         costs: place of a training -> its cost.json.
     """
@@ -99,7 +100,7 @@ def _name(one: Decision, several: bool, told: Collection[str]) -> str:
 
 
 def _claim(rows: Sequence[Decision], unapplied: Collection[tuple[str, str, str]]) -> str:
-    """A claim of a study, its verdict and what it rests on."""
+    """A claim of a study, its verdict and the numbers behind it."""
     first = rows[0]
     estimates = "; ".join(f"{row.measure} {row.estimate}" for row in rows)
     says = first.says.rstrip(".")
@@ -139,7 +140,7 @@ def _applied(
     names: Mapping[tuple[str, str, str], str],
     costs: Mapping[Place, Mapping[str, Any]],
 ) -> list[str]:
-    """Sentences about the methods with a push target: which were applied, and what is left of the way."""
+    """Sentences about the methods with a push target: which methods were applied, and how much of the way is left."""
     left: dict[str, float] = {}
     for one in decisions:
         residuals = [cost["residual"] for place, cost in costs.items() if place[:3] == one.place and "residual" in cost]

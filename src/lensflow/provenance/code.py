@@ -1,10 +1,10 @@
 """Digests of the code behind a stage: its module and everything that the module imports from this package.
 
-Snakemake compares the text of a `shell:` command, which does not change when the code behind the command does. Every
-rule therefore has a digest among its parameters.
+Snakemake compares the text of a `shell:` command. This text does not change if the code behind the command changes.
+Every rule therefore has a code digest among its parameters.
 
-Comments, docstrings and the texts of exceptions cannot change a result, so they do not count. Neither do the modules in
-`WORDING`, whose functions only say in words what is wrong.
+Comments, docstrings and the texts of exceptions cannot change a result, so they do not count. The modules in `WORDING`
+do not count either: their functions only write messages about what is wrong.
 """
 
 import ast
@@ -27,10 +27,10 @@ WORDING = {"lensflow.schema.messages"}
 
 @functools.cache
 def code_digest(*modules: str) -> str:
-    """Return the digest of modules and of all that they import from this package.
+    """Return the digest of modules and of everything that they import from this package.
 
     Args:
-        modules: import paths; one outside this package counts with its own file.
+        modules: import paths; a module outside this package counts with its own file only.
     """
     checksum = hashlib.sha256(version(PACKAGE).encode())
     for module in closure(*modules):
@@ -43,7 +43,7 @@ def code_digest(*modules: str) -> str:
 
 @functools.cache
 def closure(*modules: str) -> list[str]:
-    """Return the modules of this package among `modules` and all that these import from it, sorted."""
+    """Return the modules of this package among `modules` and everything that they import from it, sorted."""
     pending, seen = [part for module in modules for part in _with_packages(module)], set()
     while pending:
         module = pending.pop()
@@ -74,7 +74,7 @@ def _file_of(module: str) -> Path:
 
 @functools.cache
 def imports_of(file: Path) -> list[str]:
-    """Return the modules of this package that a file imports, wherever in the file, with the packages around them.
+    """Return the modules of this package that a file imports anywhere, with the packages around them.
 
     Raises:
         SyntaxError: the file has a relative import, which this package does not use.
@@ -84,11 +84,11 @@ def imports_of(file: Path) -> list[str]:
 
 
 class _Summary(NamedTuple):
-    """What counts of a file.
+    """The summary of a file for the digest.
 
     Attributes:
-        named: what it imports from this package: modules, and names that may be modules.
-        digest: of its code.
+        named: the names that the file imports from this package: modules, and names that may be modules.
+        digest: digest of the file's code.
     """
 
     named: list[str]
@@ -97,10 +97,10 @@ class _Summary(NamedTuple):
 
 @functools.cache
 def _summary(file: Path) -> _Summary:
-    """Summarise a file, or read its summary, which lies beside the file's bytecode.
+    """Summarise a file, or read its stored summary, which lies beside the file's bytecode.
 
-    A summary is valid for one text of the file, one text of this module and one version of Python. To parse every
-    module takes longer than all else that the workflow does itself when it starts.
+    A summary is valid for one text of the file, one text of this module and one version of Python. Parsing every module
+    would take longer than all other work of the workflow at its start.
     """
     source = file.read_bytes()
     valid_for = hashlib.sha256(b"".join([sys.version.encode(), Path(__file__).read_bytes(), source])).hexdigest()
@@ -120,7 +120,10 @@ def _summary(file: Path) -> _Summary:
 
 
 def _with_packages(module: str) -> list[str]:
-    """Return a module after the packages around it, which are imported first; one from outside stands alone."""
+    """Return a module after the packages around it, which are imported first.
+
+    A module outside this package has no such packages.
+    """
     parts = module.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)] if is_own(module) else [module]
 
@@ -153,7 +156,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _is_docstring(statement: ast.AST) -> bool:
-    """Return whether a statement is a text alone: the docstring of what is around it or of the attribute before it."""
+    """Return whether a statement is only a text: a docstring of a module, class, function or attribute."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 

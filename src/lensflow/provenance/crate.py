@@ -1,4 +1,4 @@
-"""A run as an RO-Crate (https://w3id.org/ro/crate): what is read of it, its records, and every step as an action."""
+"""A run as an RO-Crate (https://w3id.org/ro/crate): its readable files, its records, and every step as an action."""
 
 import tempfile
 from datetime import datetime, timedelta
@@ -24,15 +24,15 @@ LICENSE = "https://spdx.org/licenses/Apache-2.0"
 
 
 def write(results: Path, output: Path, *, deltas: bool) -> None:
-    """Write a run's small files as a Workflow RO-Crate, the Snakefile as its main entity.
+    """Write a run's small files as a Workflow RO-Crate, with the Snakefile as its main entity.
 
     Args:
         results: folder of the run.
         output: a new folder, or a zip file if its name ends in .zip.
-        deltas: whether what the trainings wrote goes in, too.
+        deltas: whether to include the results of trainings.
 
     Raises:
-        LensflowError: `output` exists, the folder has no records, or one of them or of the files is damaged.
+        LensflowError: `output` exists, the folder has no records, or a record or file is damaged.
     """
     if output.exists():
         raise LensflowError(f"{output}: exists already; give a new folder or file")

@@ -1,4 +1,4 @@
-"""How long the stages before a training took."""
+"""The time of the stages before a training."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PREPARING = ("extract_hidden_states", "fit_subspaces")  # what methods that work
 
 
 def prepared_seconds(trained: Path) -> float | None:
-    """Return what it took to extract the hidden states and fit the subspaces that a training read; None if unknown.
+    """Return the time for extracting the hidden states and fitting the subspaces that a training read; None if unknown.
 
     Args:
         trained: a file that the training wrote.

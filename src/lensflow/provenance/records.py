@@ -1,7 +1,7 @@
-"""Records: what every file that a stage wrote was made of, and by what.
+"""Records: the inputs of every file that a stage wrote, and the code that wrote it.
 
-A run of a stage leaves one beside its output, `{output}.record.json`. Its paths start from its own folder, so that a
-results folder can be moved or handed on, and name nothing of the machine outside of it.
+Each run of a stage leaves a record beside its output, `{output}.record.json`. Paths in a record start from the record's
+folder, so that a results folder can be moved or shared. A record does not name other paths of the machine.
 """
 
 import time
@@ -20,16 +20,16 @@ from lensflow.storage.journal import Journal, journal, spans
 
 @contextmanager
 def recording(stage: str, code: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Check what a stage is given, and leave a record of it when it has succeeded.
+    """Check the inputs of a stage, and leave a record when the stage has succeeded.
 
     Args:
-        stage: its name.
+        stage: name of the stage.
         code: digest of the code behind the stage.
-        config: its configuration.
-        arguments: of the command line: paths, among them `output`.
+        config: configuration of the stage.
+        arguments: arguments of the command line: paths, including `output`.
 
     Raises:
-        LensflowError: a file that it is given is not what another stage wrote.
+        LensflowError: an input is not the file that another stage wrote.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     with journal() as kept:
@@ -63,7 +63,7 @@ def recording(stage: str, code: str, config: Mapping[str, Any], arguments: Mappi
 
 
 def is_finished(output: Path, code: str, config: Mapping[str, Any], inputs: Iterable[Path]) -> bool:
-    """Say whether an output is there and was made of these inputs by this code and configuration, as its record says.
+    """Return whether an output exists and its record names these inputs, this code and this configuration.
 
     Raises:
         LensflowError: the record is damaged.
@@ -80,10 +80,7 @@ def is_finished(output: Path, code: str, config: Mapping[str, Any], inputs: Iter
 
 
 def _read(kept: Journal, made: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the files that were read, as path -> sha256, and the sources, as dictionaries of name and sha256.
-
-    Sources are files outside of the results and of the run's folder. They are listed by name only.
-    """
+    """Return the files that were read, as path -> sha256. Files outside the results folder are listed by name only."""
     package, here = Path(__file__).parents[1], Path.cwd()
     inputs, sources = {}, []
     for path, sha256 in kept.read.items():
@@ -99,13 +96,16 @@ def _read(kept: Journal, made: Path) -> tuple[dict[str, str], list[dict[str, str
 
 
 def _used(kept: Journal, made: Path, inputs: Mapping[str, str]) -> dict[str, str]:
-    """Return the lines of inputs that a stage said it used: path -> spans."""
+    """Return the lines of inputs that a stage reported as used: path -> spans."""
     lines = {relative(path, made.parent): spans(numbers) for path, numbers in kept.lines.items()}
     return {name: numbers for name, numbers in lines.items() if name in inputs}
 
 
 def _written(kept: Journal, made: Path) -> dict[str, str]:
-    """Return what was written and is still there: path -> sha256. Hidden files only serve a run that goes on."""
+    """Return the files that were written and still exist, as path -> sha256.
+
+    Hidden files only help an interrupted run to continue.
+    """
     folder = made if made.is_dir() else made.parent
     files = [path for path in kept.written if path.is_relative_to(folder) and path.is_file()]
     named = {relative(path, made.parent): path for path in sorted(files)}
@@ -113,7 +113,7 @@ def _written(kept: Journal, made: Path) -> dict[str, str]:
 
 
 def without_places(value: Any) -> Any:
-    """Return a configuration in which absolute paths are shortened to the name at their end."""
+    """Return a configuration in which absolute paths are shortened to their last name."""
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):

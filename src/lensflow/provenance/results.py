@@ -9,10 +9,10 @@ from lensflow.storage.integrity import CORRUPT, RECORD, Record, read_record
 
 
 def records(results: Path) -> Iterator[tuple[Path, Record | None]]:
-    """Return each record of a results folder with its path; None in place of a damaged one.
+    """Return each record of a results folder with its path; None for a damaged record.
 
     Raises:
-        LensflowError: there are none.
+        LensflowError: the folder has no records.
     """
     paths = [path for path in sorted(results.rglob(f"*{RECORD}")) if not is_aside(path)]
     if not paths:
@@ -25,7 +25,7 @@ def records(results: Path) -> Iterator[tuple[Path, Record | None]]:
 
 
 def inside(record: Path, name: str) -> Path:
-    """Return the path of what a record names."""
+    """Return the path of a file that a record names."""
     return Path(os.path.normpath(record.parent / name))
 
 

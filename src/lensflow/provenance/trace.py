@@ -1,6 +1,6 @@
-"""Where a number comes from, by the records of a results folder.
+"""The origin of a number, from the records of a results folder.
 
-A folder that was moved or downloaded works too: records name files relative to themselves.
+A folder that was moved or downloaded also works, because records name files relative to themselves.
 """
 
 import functools
@@ -35,18 +35,18 @@ Cells = Mapping[tuple[str, str], Mapping[str, Any]]  # of a scores.json: benchma
 
 
 def trace(place: str) -> str:
-    """Follow a number back to the data and the backbone.
+    """Trace a number to the data and the backbone.
 
     Args:
-        place: `file:row:column`; the row as an editor numbers the lines (the header is 1), the column by name or
+        place: `file:row:column`. The row is the line number in an editor (the header is 1), the column is a name or
             number.
 
     Returns:
-        An indented tree, one line per file: name, digest, and the stage that wrote it.
+        An indented tree with one line per file: name, digest, and the stage that wrote it.
 
     Raises:
-        LensflowError: there is no such file, row or column, a record is missing, or a table is not what its stage
-            wrote.
+        LensflowError: there is no such file, row or column, a record is missing, or the table is not the one that its
+            stage wrote.
     """
     named, row, column = _parse(place)
     file = _whole(named)
@@ -89,20 +89,20 @@ def _parse(place: str) -> tuple[Path, int, str]:
 
 
 def _matching(frame: pd.DataFrame, wanted: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows that have these values, with their numbers."""
+    """The rows that have these values, with their row numbers."""
     same = (frame[list(wanted)] == list(wanted.values())).all(axis=1)
     return [(int(index) + 2, frame.loc[index].to_dict()) for index in frame.index[same]]
 
 
 def tree(scores: Path, results: Path) -> str:
-    """Follow all scores of a checkpoint back, as `trace` does a number.
+    """Trace all scores of a checkpoint, as `trace` does for a number.
 
     Args:
         scores: its `scores.json`.
-        results: the folder that it lies in.
+        results: the results folder that contains it.
 
     Raises:
-        LensflowError: as `trace`.
+        LensflowError: as in `trace`.
     """
     walk = _Walk(_whole(results))
     with _of_a_run(results):
@@ -112,23 +112,23 @@ def tree(scores: Path, results: Path) -> str:
 
 @contextmanager
 def _of_a_run(results: Path) -> Iterator[None]:
-    """Say of records and tables that are well-formed, but that no run wrote, what is wrong with them."""
+    """Turn errors in well-formed records and tables that no run wrote into messages."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise LensflowError(
-            f"{results}: a record or table in it is none of a run's ({why}); see lensflow verify"
+            f"{results}: a record or table in it does not come from a run ({why}); see lensflow verify"
         ) from None
 
 
 def _whole(path: Path) -> Path:
-    """Return an absolute path without any `..`, as `inside` gives them; links stay."""
+    """Return an absolute path without any `..`, in the form of `inside`; links are kept."""
     return Path(os.path.normpath(path.absolute()))
 
 
 def _cells(scores: Path) -> Cells:
-    """The cells of `scores.json` by benchmark and language; none if the file is gone."""
+    """The cells of `scores.json` by benchmark and language; empty if the file is gone."""
     cells = read_json(unchanged(scores))["cells"] if scores.is_file() else ()
     return {(cell["benchmark"], cell["language"]): cell for cell in cells}
 
@@ -140,7 +140,7 @@ def _known(file: Path) -> tuple[Path, Record]:
 
 
 def _made_with_others(scores: Path, cell: Mapping[str, Any]) -> str:
-    """Say which packages and processor made a cell that comes from the cache, where they are not those of the run."""
+    """Return the packages and processor of a cached cell, if they differ from those of the run."""
     found = record_of(scores)
     now, here = (found[1]["versions"], found[1]["machine"]) if found else ({}, {})
     other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]
@@ -151,7 +151,7 @@ def _made_with_others(scores: Path, cell: Mapping[str, Any]) -> str:
 
 
 def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tuple[str, Collection[str]]]]:
-    """Return which texts and items an evaluation read for some of its cells: file -> splits, with ids."""
+    """Return the texts and items that an evaluation read for some of its cells: file -> splits, with ids."""
     found: dict[Path, list[tuple[str, Collection[str]]]] = {}
     for entry in record["config"].get("cells", ()):
         name, benchmark = entry["name"], entry["benchmark"]
@@ -170,7 +170,8 @@ def _items_of(record: Record, results: Path, cells: Cells) -> dict[Path, list[tu
 
 
 def _lines_of(file: Path, read: Iterable[tuple[str, Collection[str]]]) -> str:
-    """Say which lines of a file of texts or items have some splits' ids, and which ones examples are taken from."""
+    """Return which lines of a file of texts or items have these ids, by split, and from which lines examples are
+    taken."""
     rows = _splits_and_ids(unchanged(file), current_digest(file))
     asked = {line for split, ids in read for line, row in enumerate(rows, start=1) if row[0] == split and row[1] in ids}
     shown = {line for line, (split, _) in enumerate(rows, start=1) if split == FEWSHOT}
@@ -183,7 +184,7 @@ def _splits_and_ids(file: Path, _: str) -> list[tuple[str, str]]:
 
 
 class _Walk:
-    """Writes the tree; what it has shown it does not show again."""
+    """Writes the tree; a file that was already shown is not shown again."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
@@ -194,7 +195,7 @@ class _Walk:
         self.lines.append("  " * depth + text)
 
     def runs(self, depth: int, cell: Mapping[str, str], seeds: Iterable[str]) -> None:
-        """Show the scores of each seed, and what they were made of."""
+        """Show the scores of each seed and their inputs."""
         scores = self.results / "scores.csv"
         frame, members = read_table(scores, CELL), self._members(cell)
         for seed in seeds:
@@ -217,7 +218,7 @@ class _Walk:
             self.checkpoint(depth + 2, run / SCORES, {place: cells[place] for place in asked if place in cells})
 
     def checkpoint(self, depth: int, scores: Path, cells: Cells) -> None:
-        """Show what some cells of a checkpoint were made of, and who rated their answers."""
+        """Show the inputs of some cells of a checkpoint, and the judge that rated their answers."""
         judged = scores.with_name(JUDGED)
         if judged.is_file():
             config = _known(judged)[1]["config"]
@@ -233,7 +234,7 @@ class _Walk:
         self.file(depth, scores, cells=cells)
 
     def _members(self, cell: Mapping[str, str]) -> list[str]:
-        """The languages that a row is about: of a mean, all of them."""
+        """The languages of a row; for a mean, all of its languages."""
         if cell["language"] not in (TARGETS, CENTRAL):
             return [cell["language"]]
         setting = read_json(self.results / "config.json")["settings"][cell["setting"]]
@@ -242,25 +243,26 @@ class _Walk:
         return [language for language in setting["languages"] if language != setting["central"]]
 
     def name(self, file: Path) -> str:
-        """Return a file's path as it is shown: from the folder that holds the results."""
+        """Return the displayed path of a file: it starts at the folder that holds the results."""
         return Path(os.path.relpath(file, self.results.parent)).as_posix()
 
     def file(
         self, depth: int, file: Path, note: str = "", *, inputs: bool | None = None, cells: Cells | None = None,
         sha256: str | None = None,
     ) -> None:  # fmt: skip
-        """Show a file, and below it what the stage that wrote it read.
+        """Show a file, and below it the files that its stage read.
 
         Args:
-            depth: of the line.
+            depth: indentation depth of the line.
             file: the file.
-            note: what to add.
-            inputs: whether to go on to what it was made of; by default if it is no collection of others.
-            cells: of answers and scores, those whose texts and items are shown; none: of all.
-            sha256: its digest when it was read.
+            note: text to add.
+            inputs: whether to continue with the inputs of the file; by default yes, unless the file is a collection of
+                others.
+            cells: for answers and scores, the cells whose texts and items are shown; None for all.
+            sha256: digest of the file when it was read.
 
         Raises:
-            LensflowError: no record names it.
+            LensflowError: no record names the file.
         """
         is_foreign = not file.is_relative_to(self.results) or sha256 is not None
         if is_foreign and record_of(file) is None:

@@ -1,4 +1,4 @@
-"""Whether a results folder is as its records say."""
+"""Checks whether a results folder is as its records say."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def verify(results: Path) -> list[str]:
     """Compare a results folder with its records.
 
     Returns:
-        One line per problem: a file that is missing, changed or unknown, or that was made from another state of a file
+        One line per problem: a file is missing, changed or unknown, or was made from another version of an input file
         than the one that is there.
 
     Raises:
@@ -64,17 +64,17 @@ def verify(results: Path) -> list[str]:
 
 
 def _is_as_said(file: Path, recorded: str) -> bool:
-    """Say whether a file has this digest; all of it is read."""
+    """Return whether a file has this digest; the whole file is read."""
     return file_digest(file, algorithm_of(recorded)) == recorded
 
 
 def _unknown(file: Path, results: Path, known: set[Path]) -> str | None:
-    """Say what is wrong with a file that no record may name."""
+    """Return what is wrong with a file that no record may name."""
     parts = file.relative_to(results).parts
     if file in known or parts[0] == TIMINGS or not file.is_file() or any(part.startswith(".") for part in parts):
         return None
     if is_aside(file):
-        return f"{file}: was found damaged and set aside; delete it"
+        return f"{file}: was found damaged and renamed; delete it"
     if parts[0] in CACHES:
         return None if entry_value(file) is not None else f"{file}: a damaged entry; delete it"
     return f"{file}: unknown, no stage that left a record wrote it"

@@ -1,4 +1,4 @@
-"""The section `backbones`: where weights come from, how they are prompted, what they need of the machine."""
+"""The section `backbones`: where weights come from, how prompts are formatted, and what resources the jobs need."""
 
 import datetime
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from lensflow.schema.types import (
 
 
 class PackageSource(Strict):
-    """Model weights in GGUF form that a Python package carries, perhaps in parts."""
+    """Model weights in GGUF form in a Python package, in one or more parts."""
 
     kind: Literal["package"]
     package: str
@@ -26,7 +26,7 @@ class PackageSource(Strict):
     parts: tuple[PathBelow, ...] = Field(min_length=1, strict=False)
     """Paths of the parts below site-packages, in order."""
     sha256: str = Field(pattern=SHA256_PATTERN)
-    """Checksum of the parts put together."""
+    """Checksum of the concatenated parts."""
 
 
 class HubSource(Strict):
@@ -36,7 +36,8 @@ class HubSource(Strict):
     name: str = Field(pattern=OWNED_NAME_PATTERN)
     """The repository, owner/name."""
     revision: str = Field(pattern=MODEL_REVISION_PATTERN)
-    """Commit of the repository, 40 hexadecimal digits, or `main`, which is resolved once and written down."""
+    """Commit of the repository, 40 hexadecimal digits, or `main`. `main` is resolved once, and the manifest records the
+    commit."""
 
 
 class FolderSource(Strict):
@@ -52,7 +53,7 @@ class PlainPrompt(Strict):
 
     format: Literal["plain"]
     template: str = "Question: {prompt}\nAnswer:"
-    """Text around a prompt; it has `{prompt}` once."""
+    """Text around a prompt; it contains `{prompt}` exactly once."""
 
     @field_validator("template")
     @classmethod
@@ -75,13 +76,13 @@ class ChatPrompt(Strict):
     """System message; null gives none. Published code: an empty one to train, \"You are a helpful assistant.\"
     to probe."""
     add_special_tokens: bool = False
-    """Whether the tokenizer adds its own special tokens to the rendered prompt, too. Published code: yes to probe,
+    """Whether the tokenizer also adds its own special tokens to the rendered prompt. Published code: yes to probe,
     which gives a second BOS token."""
     template_variables: dict[str, str | int | float | bool | None] = {}
-    """Variables that the chat template reads, such as `{enable_thinking: false}`. Their values are values of JSON."""
+    """Variables that the chat template reads, such as `{enable_thinking: false}`. Their values must be JSON values."""
     date: Annotated[datetime.date, Field(strict=False)] = datetime.date(2024, 7, 26)
-    """Date that a template prints instead of today's, so that a prompt is the same every day. The default is
-    what Llama 3.2's template falls back to."""
+    """Date that a template prints instead of today's date, so that a prompt is the same every day. The default is the
+    fallback date in Llama 3.2's template."""
 
     @field_validator("template_variables")
     @classmethod
@@ -96,17 +97,17 @@ Prompt = Annotated[PlainPrompt | ChatPrompt, Field(discriminator="format")]
 
 
 class Resources(Strict):
-    """What a backbone needs of the machine; never changes a result."""
+    """The resources that a backbone's jobs need; they never change a result."""
 
     disk_gb: Positive | None = None
-    """GB of the checkpoint that prepare_backbone writes. The free space is checked against it."""
+    """Size in GB of the checkpoint that prepare_backbone writes. Lensflow checks that enough disk space is free."""
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs that evaluation spreads the model over. Other stages take one, or none with 0; a fine-tuning takes its
-    `gpus`."""
+    """GPUs that evaluation spreads the model over. Other stages take one GPU, or none if this is 0. A fine-tuning takes
+    its own `gpus`."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory that vLLM takes."""
     answer_jobs: Count = 1
-    """Number of jobs, perhaps on as many machines, that answering is spread over."""
+    """Number of `answer` jobs that share the checkpoints of the backbone. They may run on different machines."""
     mem_gb: Positive | None = None
     """GB of main memory of a job that loads the model. The default is what the demo's models need."""
     runtime: Count | None = None
@@ -118,20 +119,21 @@ class Resources(Strict):
 
 
 class Source(Strict):
-    """Where a backbone comes from and how it is prompted: everything of it that changes a result."""
+    """Where a backbone comes from and how its prompts are formatted: everything about a backbone that changes a
+    result."""
 
     source: Annotated[PackageSource | HubSource | FolderSource, Field(discriminator="kind")]
     """Where the weights come from: a package, the hub or a folder."""
     license: str
-    """Licence of the weights, as the model card is to name it."""
+    """Licence of the weights, as the model card should name it."""
     prompt: Prompt
     """How a prompt is presented to the model: in its chat template, or plain."""
 
 
 class Backbone(Source):
-    """A model that is untouched so far."""
+    """A backbone: a model before any method changes it."""
 
     prompts: dict[Name, Prompt] = {}
-    """Corpus -> the prompt format of its texts in probing and training, if it is not `prompt`."""
+    """Corpus -> the prompt format of its texts in probing and training, if it differs from `prompt`."""
     resources: Resources = Resources()
-    """What the backbone needs of the machine; it never changes a result."""
+    """The resources that the backbone's jobs need; they never change a result."""

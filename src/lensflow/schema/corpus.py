@@ -11,20 +11,20 @@ from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION
 
 
 class CorpusDataset(Strict):
-    """A data set of the hub, or a local folder that opens like it, as a corpus."""
+    """A corpus that is a data set of the hub, or a local copy of one."""
 
     path: str = Field(pattern=HUB_NAME_PATTERN)
     """Data set of the hub or below `datasets_root`, or a file: CSV, TSV, JSON, JSON lines, Parquet, or a zip
     archive of these."""
     revision: str | None = Field(default=None, pattern=REVISION_PATTERN)
-    """Commit of the hub's data set. The default is the newest, which is then written down beside the texts."""
+    """Commit of the hub's data set. The default is the newest one; it is recorded beside the texts."""
     file: str | None = Field(default=None, pattern=PATH_BELOW_PATTERN)
-    """One file of the data set, which is read as it is. `{config}` stands for the language's configuration,
+    """One file of the data set, read without a loading script. `{config}` stands for the language's configuration,
     `{split}` for the split."""
     field: str | None = None
     """Key of a JSON file that holds the rows."""
     config: str | None = None
-    """Configuration of the data set; with layout `configs`, each language has its own."""
+    """Configuration of the data set. With layout `configs`, each language has its own."""
     split: str = "train"
     """Split of the data set that the items come from."""
     layout: Literal["columns", "configs", "rows"]
@@ -35,35 +35,38 @@ class CorpusDataset(Strict):
     language: str | None = None
     """With layout `rows`, the column that names the language."""
     prompt: str = "{prompt}"
-    """With layouts `configs` and `rows`, the text of a prompt; `{column}` stands for what a column holds."""
+    """With layouts `configs` and `rows`, the template of a prompt; `{column}` stands for the value of a column."""
     answer: str | None = None
-    """The same for the answer. Without it, the corpus has no answers."""
+    """Template of the answer, like `prompt`. Without it, the corpus has no answers."""
     id: str | None = None
     """Column that identifies an item in every language. The default is the item's position."""
     strip: bool = True
-    """Whether white space at a prompt's ends is removed. Published code: only of its probing texts."""
+    """Whether white space at the ends of a prompt is removed. Published code: only for its probing texts."""
     aligned: bool = True
-    """Whether items of one id are translations of each other. Other corpora serve for probing alone."""
+    """Whether items with the same id are translations of each other. If not, the corpus can be used only for
+    probing."""
     train: Annotated[int, Field(ge=0)]
-    """Number of items to train on, the first ones; 0 for a corpus that only benchmarks read."""
+    """Number of items to train on. The first ones are taken. 0 is for a corpus that only benchmarks read."""
     dev: Annotated[int, Field(ge=0)] = 0
-    """Number of items after those, which watch training."""
+    """Number of the next items, which form the dev split: they watch training."""
     test: Annotated[int, Field(ge=0)] = 0
-    """Number of items after those, which are held out."""
+    """Number of the next items, which form the test split: they are held out."""
 
     @field_validator("prompt", "answer")
     @classmethod
     def _has_a_column(cls, value: str | None) -> str | None:
         if value is not None and (not re.search(r"\{[^{}]+\}", value) or "{{" in value):
-            raise ValueError("must name a column in single braces, such as {question}; its text would always be one")
+            raise ValueError(
+                "must name a column in single braces, such as {question}; otherwise all items have the same text"
+            )
         return value
 
     @model_validator(mode="after")
     def _fits_its_layout(self) -> Self:
         if (self.layout == "rows") != (self.language is not None):
-            raise ValueError("language: the column with the language; it belongs to layout rows, and only there")
+            raise ValueError("language: names the column with the language; use it only with layout rows")
         if self.layout == "configs" and self.config is not None:
-            raise ValueError("config: with layout configs every language has its own; remove it")
+            raise ValueError("config: with layout configs, languages names the configurations; remove config")
         if not self.train + self.dev + self.test:
             raise ValueError("train, dev and test are all 0; ask for items")
         return self
@@ -79,11 +82,11 @@ class Corpus(Strict):
     license: str
     """Licence of the texts."""
     with_answers: bool = False
-    """Whether a text of a folder is a prompt and its answer, run together. Published code: to probe."""
+    """Whether each text of a folder is a prompt and its answer in one string. Published code: to probe."""
     max_tokens: Annotated[int, Field(ge=2)] | None = None
     """Longest prompt in tokens. The default is `extraction.max_tokens`. Published code: 64 to probe, 128 to train."""
     dtype: Dtype | None = None
-    """Precision in which its texts are run through the model. The default is `extraction.dtype`. Published code:
+    """Precision in which the model reads this corpus's texts. The default is `extraction.dtype`. Published code:
     float16 to probe, bfloat16 to train."""
 
     @model_validator(mode="after")

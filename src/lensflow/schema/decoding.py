@@ -14,13 +14,13 @@ class Decoding(Strict):
     max_new_tokens: Count = 32
     """Longest answer in tokens."""
     max_characters: Count | None = None
-    """Longest answer in characters, so that all languages get the same room whatever their tokenizer. An answer
-    that only repeats itself ends earlier. The default is no limit."""
+    """Longest answer in characters, so that all languages get the same length whatever their tokenizer. An answer that
+    only repeats itself ends earlier. The default is no limit."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Texts that end an answer."""
     temperature: NonNegative = 0.0
     """Temperature of sampling; 0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: the likeliest tokens with this share of the probability."""
+    """Nucleus sampling: samples only from the likeliest tokens, which together have this probability."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of sampling."""

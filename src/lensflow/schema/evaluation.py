@@ -12,11 +12,11 @@ from lensflow.schema.types import Count
 class Sample(Strict):
     """A random choice of a cell's items: those that Python's `random.seed(seed); random.sample(items, n)` draws.
 
-    The published evaluation draws its items so (NLU_eval/src/load.py, 31-32: 1000 items, seed 112).
+    The published evaluation draws its items in this way (NLU_eval/src/load.py, 31-32: 1000 items, seed 112).
     """
 
     n: Count
-    """Number of items per benchmark and language. A cell with no more items keeps all of them, in their own order."""
+    """Number of items per benchmark and language. A cell with fewer items keeps all of them, in their own order."""
     seed: Annotated[int, Field(ge=0)]
     """Seed of Python's generator."""
 
@@ -25,8 +25,8 @@ class Evaluation(Strict):
     """How checkpoints are evaluated."""
 
     engine: str = "auto"
-    """`auto`: vLLM generates, transformers does the rest. `vllm` generates and scores. `hf`: transformers does
-    everything. Or the import path of an engine of your own."""
+    """`auto`: vLLM generates, and transformers does the rest. `vllm`: vLLM generates and scores. `hf`: transformers
+    does everything. You can also name your own engine by its import path."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the model in evaluation."""
     attention: Attention = "sdpa"
@@ -37,9 +37,9 @@ class Evaluation(Strict):
     """Number of items per benchmark and language, drawn at random, instead of the first ones. Published code:
     `{n: 1000, seed: 112}`."""
     max_model_len: Count = 4096
-    """Tokens of a prompt and its answer that vLLM reserves, at most the model's number of positions."""
+    """Tokens that vLLM reserves for a prompt and its answer, at most the model's number of positions."""
     enforce_eager: bool = False
-    """vLLM without compiled graphs on a GPU, which edits of blocks need."""
+    """Runs vLLM without compiled graphs on a GPU. Methods that edit blocks need this."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:

@@ -15,7 +15,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Extraction(Strict):
-    """How texts are turned into hidden states, the same for every setting."""
+    """How texts are turned into hidden states. It is the same for every setting."""
 
     max_tokens: Annotated[int, Field(ge=2)] = 128
     """Longest prompt in tokens; longer ones are truncated. Published code: 64 to probe, 128 to train."""
@@ -24,12 +24,12 @@ class Extraction(Strict):
     pooling: Pooling = "last"
     """What stands for a text: the state of its `last` token (paper), or the `mean` over its tokens."""
     trainable_layers: Annotated[int, Field(ge=0)] = 2
-    """Number of top layers whose input states are kept of all tokens. No variant of Lens can train more layers;
-    0 keeps none."""
+    """Number of top layers whose input states are kept for all tokens. No variant of Lens can train more layers; 0
+    keeps none."""
     batch_tokens: Count = 512
     """Padded tokens per forward pass; results change only by rounding."""
     memory: Literal["resident", "stream"] = "resident"
-    """`resident` holds the whole backbone. `stream` holds one layer at a time, which is read from the weight
+    """`resident` holds the whole backbone in memory. `stream` holds one layer at a time and reads it from the weight
     files. Both give the same bits."""
     dtype: Dtype | None = None
     """Precision of the layers and of the stored states. The default is the checkpoint's own. Published code:

@@ -24,7 +24,7 @@ class Judge(Strict):
     extra: dict[str, Any] = {}
     """More keys of a request, such as `top_p`, or `chat_template_kwargs: {enable_thinking: false}` for vLLM."""
     timeout: Positive = 120.0
-    """Seconds until a request counts as lost."""
+    """Seconds after which a request counts as lost."""
     retries: Annotated[int, Field(ge=0)] = 4
     """Number of retries after a request that failed."""
     requests_per_minute: Positive | None = None

@@ -1,8 +1,10 @@
-"""Sections of the configuration that come in kinds: modules of this package, or the user's own by their import path.
+"""Sections of the configuration that have kinds.
+
+A kind is a module of this package, or the user's own module, named by its import path.
 
 A kind is a file `{kind}.py` in its package, or a folder `{kind}` with a file `kind.py`. Its module has a class `Config`
-whose keys are the section's. Its imports must be quick, because the workflow reads every configuration when it starts.
-Libraries like torch are therefore imported inside functions.
+whose keys are the section's keys. Its imports must be quick, because the workflow reads every configuration when it
+starts. Libraries such as torch are therefore imported inside functions.
 """
 
 import functools
@@ -23,21 +25,21 @@ from lensflow.schema.strict import Strict
 
 
 class _OfKind(BaseModel):
-    """The one key that every section of this form has."""
+    """A section with only the key `kind`, which every such section has."""
 
     model_config = ConfigDict(strict=True)
     kind: str
 
 
 class Kinds:
-    """The kinds of one section; an instance is an annotation by which pydantic validates such a section.
+    """The kinds of one section. An instance is an annotation with which pydantic validates the section.
 
     Args:
         package: import path of the package that holds the modules.
-        base: what every `Config` derives from.
-        shared: modules of the package that are no kinds.
-        function: a function that the module of every kind but `without` must have; None if they need none.
-        without: the kind whose module lacks the function.
+        base: the base class of every `Config`.
+        shared: modules of the package that are not kinds.
+        function: a function that every module has, except for the kinds in `without`; None for none.
+        without: the kinds that do not need `function`.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Kinds:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """The folder of the package; it is found, not imported."""
+        """The folder of the package, found without importing the package."""
         spec = importlib.util.find_spec(self.package)
         assert spec is not None and spec.submodule_search_locations
         return Path(spec.submodule_search_locations[0])
@@ -66,14 +68,15 @@ class Kinds:
         """Import the module of a kind: one of this package, or a path with a dot such as `my_methods.noise`.
 
         Raises:
-            LensflowError: it cannot be imported, or lacks `Config` or the function.
+            LensflowError: the module cannot be imported, or lacks `Config` or the function.
         """
         try:
             module = importlib.import_module(self.path_of(kind))
         except Exception as error:  # a module of the user's can fail in any way
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise LensflowError(
-                f"module '{kind}' cannot be imported ({reason}); mend it, or install it or add its folder to PYTHONPATH"
+                f"module '{kind}' cannot be imported ({reason}); correct it, or install it or add its folder to "
+                f"PYTHONPATH"
             ) from None
         config = getattr(module, "Config", None)
         if not (isinstance(config, type) and issubclass(config, self.base)):
@@ -87,7 +90,7 @@ class Kinds:
         """Return the configuration class of a kind.
 
         Raises:
-            LensflowError: as `module_of`.
+            LensflowError: as in `module_of`.
         """
         config: type[Any] = self.module_of(kind).Config
         return config
@@ -115,7 +118,7 @@ class Kinds:
         kinds = self
 
         class OfKind(_OfKind):
-            """The key, checked for a module of the user's."""
+            """Return the key `kind` after checking that a module of the user's can be imported."""
 
             @field_validator("kind")
             @classmethod

@@ -1,4 +1,4 @@
-"""The words in which the configuration says what is wrong; nothing here changes a result."""
+"""The wording of the messages about a wrong configuration; nothing here changes a result."""
 
 import difflib
 import re
@@ -48,7 +48,10 @@ FEW = 8  # known words that are read at a glance
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known word, and all of them where that one is missing or they are `FEW`."""
+    """Return a hint that names the closest known word.
+
+    It lists all words if none is close, or if there are at most `FEW`.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(word[:100], known, n=1)
     everything = f"known: {', '.join(known) or 'none'}"
@@ -58,7 +61,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: ValidationError, data: Any) -> str:
-    """Return what is wrong in one line that names the key."""
+    """Return the mistake in one line that names the key."""
     details = error.errors()
     # An unknown key is the likeliest cause of everything else. The errors of a union's other branches, and of a section
     # that lacks a key, hold a whole section: one that holds a plain value comes before them.
@@ -89,7 +92,7 @@ def first_line(error: ValidationError, data: Any) -> str:
 
 
 def _key(location: tuple[int | str, ...], data: Any) -> str:
-    """Write a location as the user sees it: without pydantic's names for the branches of unions."""
+    """Write the place of a mistake as the user sees it, without pydantic's names for the branches of unions."""
     key, here, tagged = "", data, False
     for position, part in enumerate(location):
         if isinstance(here, list) and isinstance(part, int):

@@ -12,12 +12,12 @@ def parse(section: Any, data: Any, where: str = "config") -> Any:
     """Validate `data` against a section of the configuration.
 
     Args:
-        section: its class, or a union of classes such as `Prompt`.
-        data: plain values, as YAML or JSON gives them.
-        where: what to call the data in a message.
+        section: the class of the section, or a union of classes such as `Prompt`.
+        data: plain values, as read from YAML or JSON.
+        where: the name of the data in a message.
 
     Raises:
-        LensflowError: one line that names the key and says what is wrong with it.
+        LensflowError: one line that names the key and says what is wrong with its value.
     """
     try:
         return TypeAdapter(section).validate_python(data)

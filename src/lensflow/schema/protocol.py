@@ -31,7 +31,7 @@ class Endpoint(Strict):
 
 
 class Claim(Strict):
-    """One claim. It is shown if it is shown in all of its endpoints.
+    """One claim. A claim is shown if all of its endpoints are shown.
 
     Attributes:
         name: a short name.
@@ -55,7 +55,7 @@ class Protocol(Strict):
         backbone: the backbone that the claims are about.
         setting: the setting that the claims are about.
         items: number of test items per language.
-        dev: benchmark -> the benchmark that measures the same on the dev split, for `lensflow power`.
+        dev: benchmark -> the benchmark with the same measure on the dev split, for `lensflow power`.
         claims: the claims in the order in which they are tested. A claim is tested only if all claims before it are
             shown (fixed-sequence testing), so each test may use the whole level.
     """

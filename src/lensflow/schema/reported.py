@@ -1,4 +1,4 @@
-"""The section `reported`: numbers that a paper reports, and which of our scores stands beside each."""
+"""The section `reported`: numbers that a paper reports, and our score for each number."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
@@ -22,7 +22,7 @@ class Source(Strict):
 
 
 class Column(Strict):
-    """A column of a table, as one of our scores."""
+    """A column of the paper's table, and our corresponding score."""
 
     benchmark: Name
     """Our benchmark."""
@@ -33,14 +33,14 @@ class Column(Strict):
 
 
 class ReportedRow(Strict):
-    """A row of a table: a model and what was done to it."""
+    """A row of the paper's table: a model and the method that was applied to it."""
 
     row: str
     """The row as the paper names it."""
     backbone: Name
     """Our backbone."""
     method: Name
-    """Our method."""
+    """The reported number of each column; null if it is unknown, or [low, high] for a range."""
     values: tuple[Figure, ...] | None = Field(default=None, strict=False)
     """The reported number of each column, or null where it is not known; [low, high] for a range."""
     read_in: str | None = None
@@ -50,15 +50,15 @@ class ReportedRow(Strict):
 class ReportedTable(Strict):
     """A table of the paper.
 
-    A reported number is `scale` times a score of ours.
+    A reported number equals `scale` times our score.
     """
 
     table: str
     """The table as the paper names it."""
     setting: Name | None = None
-    """Our setting; without one, the table is compared outside of a run."""
+    """Our setting. Without one, the table is compared outside of a run."""
     scale: Positive = 100.0
-    """What our score is multiplied by to give the reported unit."""
+    """The factor that converts our score to the reported unit."""
     columns: tuple[Column, ...] = Field(min_length=1, strict=False)
     """Columns of the table, each with our score that it corresponds to."""
     rows: tuple[ReportedRow, ...] = Field(min_length=1, strict=False)
@@ -85,7 +85,7 @@ class Reported(Strict):
 
 
 def of_settings(papers: Mapping[str, Reported], settings: Iterable[str]) -> dict[str, Any]:
-    """Return the tables that belong to some settings, as plain values."""
+    """Return the tables of some settings, as plain values."""
     wanted = set(settings)
     found = {}
     for name, paper in papers.items():

@@ -1,4 +1,4 @@
-"""The section `settings`: which languages are treated together."""
+"""The section `settings`: which languages are used together."""
 
 from itertools import combinations
 from typing import Literal, Self
@@ -11,7 +11,7 @@ from lensflow.schema.types import Count, Language, Name
 
 
 class Setting(Strict):
-    """Which languages are treated together, and on which texts."""
+    """Which languages are used together, and on which texts."""
 
     central: Language
     """The language that the others are moved towards and that must not get worse; one of `languages`."""
@@ -22,8 +22,8 @@ class Setting(Strict):
     training: Name = "embedded"
     """Corpus that methods train on."""
     space: Literal["post_norm", "pre_norm"] = "post_norm"
-    """`post_norm`: states of the top layer after the final norm, HF's last hidden state (published code).
-    `pre_norm`: before it."""
+    """`post_norm`: states of the top layer after the final norm, HF's last hidden state (published code). `pre_norm`:
+    states before the final norm."""
     rank: Count | None = None
     """Dimensions of the language-specific subspace. The default is K-1 for K languages (paper, section 3.1)."""
     probing_texts: Count | None = None
@@ -32,7 +32,7 @@ class Setting(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.languages)) < len(self.languages):
-            raise ValueError("languages: a language stands there twice; remove it")
+            raise ValueError("languages: a language occurs twice; remove it")
         if same := next((pair for pair in combinations(self.languages, 2) if are_one(*pair)), None):
             raise ValueError(f"languages: '{same[0]}' and '{same[1]}' are one language; remove one")
         if len(self.languages) < 2:

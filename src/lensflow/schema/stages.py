@@ -1,6 +1,6 @@
 """The configuration of each stage: everything that changes the stage's result, and nothing else.
 
-Sections that come in kinds (methods, benchmarks) are kept as plain values; the stage validates them.
+Sections that have kinds (methods, benchmarks) are kept as plain values; the stage validates them.
 """
 
 from typing import Any
@@ -19,14 +19,17 @@ from lensflow.schema.types import Language, Name
 
 
 class Preparing(Strict):
-    """Of `prepare_backbone`; `files` is the digest of a folder's small files, so that an edited one is noticed."""
+    """The configuration of `prepare_backbone`.
+
+    `files` is the digest of a folder's small files, so an edited file is noticed.
+    """
 
     backbone: Source
     files: str | None = None
 
 
 class Pairing(Strict):
-    """Of `pair_data`: a data set, or a folder with the digest of its texts."""
+    """The configuration of `pair_data`: a data set, or a folder with the digest of its texts."""
 
     language: Language
     dataset: CorpusDataset | None = None
@@ -36,7 +39,7 @@ class Pairing(Strict):
 
 
 class Fetching(Strict):
-    """Of `fetch_items`."""
+    """The configuration of `fetch_items`."""
 
     benchmark: Name
     dataset: Dataset
@@ -45,20 +48,20 @@ class Fetching(Strict):
 
 
 class Extracting(Strict):
-    """Of `extract_hidden_states`."""
+    """The configuration of `extract_hidden_states`."""
 
     prompt: Prompt
     extraction: Extraction
 
 
 class Fitting(Strict):
-    """Of `fit_subspaces`."""
+    """The configuration of `fit_subspaces`."""
 
     setting: Setting
 
 
 class Training(Strict):
-    """Of `train`; `extraction` is missing where the method needs no hidden states."""
+    """The configuration of `train`; `extraction` is missing if the method needs no hidden states."""
 
     method: dict[str, Any]
     setting: Setting
@@ -68,7 +71,7 @@ class Training(Strict):
 
 
 class Cells(Strict):
-    """A benchmark with the languages that it is evaluated in, and digests of the task files that it runs."""
+    """A benchmark with the languages that it is evaluated in, and the digests of its task files."""
 
     name: Name
     benchmark: dict[str, Any]
@@ -77,7 +80,8 @@ class Cells(Strict):
 
 
 class Answering(Strict):
-    """Of `answer`; `checkpoints` maps the folder of each to the positions of its benchmarks in `cells`."""
+    """The configuration of `answer`; `checkpoints` maps each checkpoint's folder to the positions of its benchmarks in
+    `cells`."""
 
     prompt: Prompt
     evaluation: Evaluation
@@ -85,7 +89,7 @@ class Answering(Strict):
     checkpoints: dict[str, list[int]]
 
     def of(self, folder: str) -> dict[str, Any]:
-        """Return what is one checkpoint's, as plain values."""
+        """Return the part of one checkpoint, as plain values."""
         content = self.canonical()
         return {
             "prompt": content["prompt"],
@@ -95,7 +99,7 @@ class Answering(Strict):
 
 
 class Scoring(Strict):
-    """Of `score`."""
+    """The configuration of `score`."""
 
     cells: list[Cells]
 
@@ -109,13 +113,17 @@ class Judged(Strict):
 
 
 class Judging(Strict):
-    """Of `judge`. How the judge is reached is in it too, but what was asked is not asked again for that."""
+    """The configuration of `judge`.
+
+    It includes how to reach the judge, but a change of that does not repeat a request.
+    """
 
     benchmarks: list[Judged]
 
 
 class Collecting(Strict):
-    """Of `collect_scores`: tables, sweeps and what they alone ask for, settings, margins, a reference, a protocol."""
+    """The configuration of `collect_scores`: tables, sweeps with their own tables, settings, margins, reference and
+    protocol."""
 
     blocks: list[list[str]]
     sweeps: list[dict[str, Any]]
@@ -127,7 +135,7 @@ class Collecting(Strict):
 
 
 class Presenting(Strict):
-    """Of `resolve_config`: what tables, figures and report need of the configuration."""
+    """The configuration of `resolve_config`: what tables, figures and report need to know."""
 
     title: str
     backbones: dict[str, Any]

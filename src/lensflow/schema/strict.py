@@ -9,7 +9,7 @@ from lensflow.schema.messages import did_you_mean
 
 
 class Strict(BaseModel):
-    """A frozen configuration section that knows its keys and does not convert types."""
+    """A frozen section of the configuration that knows its keys and does not convert types."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, populate_by_name=True, use_attribute_docstrings=True

@@ -4,7 +4,7 @@ from lensflow.serving.hf import load
 
 model, tokenizer = load("my-model", language="sw")
 
-After that `model.generate` and everything that calls it, such as transformers' pipelines, answer as the method does.
+Afterwards, `model.generate` and everything that calls it, such as transformers' pipelines, answer as the method does.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,11 +44,11 @@ def load(
     backbone: str | Path | None = None,
     **given: Any,
 ) -> tuple[Any, Any]:
-    """Load an exported method: its backbone, the weights that it changes, and what acts while the model answers.
+    """Load an exported method: its backbone, its changed weights, and what it does while the model answers.
 
     Args:
         place: folder that `lensflow export` wrote, or owner/name of one on the hub.
-        language: that answers should be in; None applies the changed weights alone.
+        language: wanted language of the answers; None applies only the changed weights.
         source: language of the prompts; None if it is the same.
         backbone: folder of the backbone, if `place` has no weights and the backbone is not on the hub.
         given: further arguments of transformers' `from_pretrained`, such as `dtype` and `device_map`.
@@ -57,7 +57,8 @@ def load(
         transformers' model and tokenizer.
 
     Raises:
-        LensflowError: there is no such method, it knows no such language, or it belongs to another backbone.
+        LensflowError: there is no such method, the method does not know the language, or it belongs to another
+            backbone.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -77,24 +78,24 @@ def load(
 
 
 def apply(model: Any, place: str | Path, language: str, source: str | None = None) -> Callable[[], None]:
-    """Let a loaded model answer as an exported method does; weights stay as they are.
+    """Let a loaded model answer as an exported method does; the weights do not change.
 
     Args:
-        model: the method's backbone, as transformers loads it.
-        place, language, source: as for `load`.
+        model: the method's backbone, loaded with transformers.
+        place, language, source: as in `load`.
 
     Returns:
-        A function that undoes it, after which another language can be applied.
+        A function that removes the method. Afterwards, another language can be applied.
 
     Raises:
-        LensflowError: as `load`; or something is applied already, or an edit does not reach the computation.
+        LensflowError: as in `load`; or a method is already applied, or an edit does not change the states as it should.
     """
     found = exported.read(place)
     return _apply(model, found, language, source, found.folder if found.is_whole else None)
 
 
 def _backbone(found: Exported, given: str | Path | None) -> Path:
-    """Return the folder that weights are loaded from."""
+    """Return the folder from which weights are loaded."""
     if found.is_whole:
         return found.folder
     if given is not None:
@@ -137,14 +138,14 @@ def _tokenizer(found: Exported, backbone: Path) -> PromptTokenizer:
 
 
 class _Applied:
-    """An edit in a model: hooks on its blocks and on its final norm, and a `generate` that says where prompts end.
+    """An edit in a model: hooks on its blocks and its final norm, and a `generate` that knows where prompts end.
 
     Args:
-        model: transformers' model.
-        edit: of its states.
-        mask: of the script that is generated; None for any.
-        gate: restricts what is generated to families of scripts; None for no restriction.
-        undo: gets what undoes it all.
+        model: the transformers model.
+        edit: the edit of its states.
+        mask: the mask of the script that may be generated; None for any script.
+        gate: a gate that restricts the generated tokens to families of scripts; None for no restriction.
+        undo: collects what removes the edit.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class _Applied:
         self._places.prompt = prompt[:, None]
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **given: Any) -> Any:
-        """Generate as the model does; `given` are transformers' arguments."""
+        """Generate as the model does; `given` holds the arguments of transformers."""
         ids = given.get("input_ids") if inputs is None else inputs
         if ids is None:
             raise LensflowError("generate: give input_ids; prompts of other kinds are not edited")
@@ -215,7 +216,7 @@ class _Applied:
             self._prompts = []
 
     def _sampling(self, given: Mapping[str, Any]) -> tuple[float, float]:
-        """Return temperature and top-p of what is generated; temperature 0 is greedy."""
+        """Return temperature and top-p of the generation; temperature 0 is greedy."""
         settings = given.get("generation_config") or self._settings
         samples, temperature, top_p = (
             given.get(name, getattr(settings, name)) for name in ("do_sample", "temperature", "top_p")

@@ -2,13 +2,13 @@
 
 vllm serve my-model --enforce-eager
 
-A request says in which language its answer should be: `"vllm_xargs": {"language": "sw"}`, and `source` if the prompt is
-in another one. Offline, these are `SamplingParams(extra_args=...)`. A request that names none gets the server's default
-(`--additional-config '{"lensflow": {"language": "sw"}}'`), or else the weights as they are. Requests in different
+A request names the language of its answer, `"vllm_xargs": {"language": "sw"}`, and `source` if the prompt is in another
+language. Offline, these are `SamplingParams(extra_args=...)`. A request that names no language gets the server's
+default (`--additional-config '{"lensflow": {"language": "sw"}}'`), or else the unchanged weights. Requests in different
 languages run in one batch.
 
-Two classes of vLLM 0.32 are extended: what checks requests in front of the engine, and what starts a worker. Models
-without `lensflow.json` are left alone.
+Two classes of vLLM 0.32 are extended: the one that checks requests before the engine, and the one that starts a worker.
+Models without `lensflow.json` do not change.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ KEY = "lensflow"  # in vLLM's additional configuration
 
 
 def register() -> None:
-    """Extend vLLM; vLLM calls it in each of its processes."""
+    """Extend vLLM; vLLM calls this function in each of its processes."""
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
@@ -74,9 +74,9 @@ def register() -> None:
 
 
 class Script(AdapterLogitsProcessor):  # type: ignore[misc]
-    """Generates in the script of the wanted language, for methods that restrict it.
+    """Restricts generation to the script of the wanted language, for methods that do so.
 
-    vLLM is told to use it: `--logits-processors lensflow.serving.vllm:Script`.
+    Tell vLLM to use it with `--logits-processors lensflow.serving.vllm:Script`.
     """
 
     def __init__(self, vllm_config: Any, *args: Any) -> None:
@@ -90,7 +90,7 @@ class Script(AdapterLogitsProcessor):  # type: ignore[misc]
         return False
 
     def new_req_logits_processor(self, params: Any) -> Any:
-        """Return what changes the logits of a request; None if nothing does."""
+        """Return the function that changes the logits of a request; None if nothing changes them."""
         language: str = (params.extra_args or {}).get("language", "")
         if self._found is None or language not in self._found.intervention.constrained:
             return None
@@ -111,7 +111,7 @@ class Script(AdapterLogitsProcessor):  # type: ignore[misc]
 
 
 def _options(vllm_config: Any) -> dict[str, str]:
-    """Return what the server was told: `method`, a place other than the model's, and the default `language`."""
+    """Return the settings of the server: `method`, if it lies elsewhere than the model, and the default `language`."""
     given = vllm_config.additional_config
     found: dict[str, str] = given.get(KEY, {}) if isinstance(given, dict) else {}
     return found
@@ -132,7 +132,7 @@ def _check(vllm_config: Any, found: Exported) -> None:
     """Check that vLLM can serve a method.
 
     Raises:
-        LensflowError: it cannot.
+        LensflowError: vLLM cannot serve the method.
     """
     where, intervention, model = f"{found.folder}: ", found.intervention, vllm_config.model_config
     if not found.is_whole and (found.folder / DELTA).is_file():
@@ -158,7 +158,7 @@ def _check(vllm_config: Any, found: Exported) -> None:
 
 
 def _tell(request: Any, found: Exported, options: dict[str, str]) -> None:
-    """Give a request the default language, and a part of the prefix cache that only equal edits share.
+    """Give a request the default language, and its own part of the prefix cache, which only equal edits share.
 
     Raises:
         VLLMValidationError: the method does not know the language; the server then answers with status 400.
@@ -182,10 +182,10 @@ def _tell(request: Any, found: Exported, options: dict[str, str]) -> None:
 
 
 class _Attached:
-    """The edits of a method in a worker's model: each request's tokens change as its language wants.
+    """The edits of a method in a worker's model: the tokens of each request change as its language requires.
 
     Args:
-        runner: vLLM's, with a loaded model.
+        runner: vLLM's model runner with a loaded model.
         found: the method.
 
     Raises:

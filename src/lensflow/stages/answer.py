@@ -1,11 +1,14 @@
-"""What the checkpoints of one backbone say (stage `answer`): one job, one start of each engine, all missing cells.
+"""Answers of the checkpoints of one backbone (stage `answer`).
 
-A cell is one benchmark in one language of one checkpoint. What the model said in a cell is kept under the digest of
-everything that an answer depends on: the requests as token ids, the tokens that end an answer, decoding, weights,
-intervention, engine and code. The same requests to the same weights are therefore never answered twice, whatever the
-method is called, and a job that was killed keeps its finished cells.
+One job starts each engine once and answers all missing cells.
 
-Engines hold the untouched backbone; the weights of a checkpoint are swapped in from its delta, and out again.
+A cell is one benchmark in one language for one checkpoint. The answers of a cell are stored under the digest of
+everything that they depend on: the requests as token ids, the tokens that end an answer, decoding, weights,
+intervention, engine and code. The same requests to the same weights are therefore never answered twice, even under
+another method name. A job that was killed keeps its finished cells.
+
+An engine holds the untouched backbone. The changed weights of a checkpoint are swapped in from its delta, and then out
+again.
 """
 
 import functools
@@ -58,15 +61,15 @@ class Cell:
 
     @property
     def place(self) -> str:
-        """What messages and progress call it."""
+        """The name of the cell in messages and progress lines."""
         return f"{self.name}, {self.language}"
 
 
 class Session:
-    """One backbone that answers as any of its checkpoints; an engine starts when the first cell needs it.
+    """One backbone that answers for any of its checkpoints. An engine starts when the first cell needs it.
 
     Args:
-        backbone: manifest of its checkpoint.
+        backbone: manifest of the backbone's checkpoint.
         config: prompt format, engine, precision.
         resources: GPUs and their memory.
 
@@ -102,8 +105,8 @@ class Session:
         """Return an engine with the weights of a checkpoint.
 
         Args:
-            name: of the engine.
-            delta: of the checkpoint; None for the untouched backbone.
+            name: name of the engine.
+            delta: delta of the checkpoint; None for the untouched backbone.
         """
         if name not in self._engines:
             module = registry.module_of(name)
@@ -116,7 +119,8 @@ class Session:
         return engine
 
     def _weights(self, old: Path | None, new: Path | None) -> dict[str, Tensor]:
-        """Return what turns one checkpoint into another, in the backbone's own precision, as an exported one has it."""
+        """Return the tensors that turn one checkpoint into another, in the backbone's own precision, as an export has
+        them."""
         trained = {} if new is None else load_file(checked(new))
         names = dict.fromkeys([*_names(old), *trained])
         tensors = {}
@@ -143,10 +147,10 @@ class Speaker:
 
     Attributes:
         session: the backbone.
-        delta: of the checkpoint; None for the untouched backbone.
-        intervention: what it does while it answers.
-        language: that answers should be in.
-        source: the language of prompts; None if it is the same.
+        delta: delta of the checkpoint; None for the untouched backbone.
+        intervention: what the checkpoint does while it answers.
+        language: wanted language of the answers.
+        source: language of the prompts; None if it is the same.
     """
 
     session: Session
@@ -162,14 +166,14 @@ class Speaker:
 
     @property
     def prompting(self) -> PromptTokenizer:
-        """The tokenizer that renders prompts as the method has them."""
+        """The tokenizer that renders prompts in the method's form."""
         frame, shots = self.intervention.frames.get(self.language), self.intervention.shots.get(self.language, ())
         if frame is None and not shots:
             return self.session.tokenizer
         return self.session.prompting(frame, tuple((question, answer) for question, answer in shots))
 
     def instruct(self, prompt: str) -> str:
-        """Return what the user says."""
+        """Return the user's text."""
         return self.intervention.instruct(self.language, prompt)
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
@@ -193,7 +197,7 @@ class Speaker:
             return engine.read(sequences, counted, masks)
 
     def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
-        """Compare the untouched backbone with the checkpoint; the backbone's likeliest tokens are what is compared."""
+        """Compare the untouched backbone with the checkpoint, at the backbone's likeliest tokens."""
         name = registry.reader(self.session.evaluation.engine)
         before = self.session.engine(name, None).distributions(plain, None)
         engine = self._engine(registry.reader)
@@ -210,10 +214,10 @@ class Speaker:
 
 
 class Listener:
-    """Takes down what a benchmark would ask, and answers nothing; an `Asker` that needs no engine.
+    """Records what a benchmark would ask and answers nothing; an `Asker` that needs no engine.
 
     Attributes:
-        requests: everything that was asked, as JSON values.
+        requests: all requests, as JSON values.
         engines: the engines that would answer.
     """
 
@@ -225,22 +229,22 @@ class Listener:
         self.instruct, self.prompting = speaker.instruct, speaker.prompting
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
-        """Take down prompts."""
+        """Record prompts."""
         self._note(registry.generator, ["generate", prompts, decoding.model_dump(include=set(Decoding.model_fields))])
         return [Answer("", (), cut=False)] * len(prompts)
 
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """Take down continuations."""
+        """Record continuations."""
         self._note(registry.scorer, ["score", requests])
         return [(0.0, False)] * len(requests)
 
     def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
-        """Take down prompts, and the language whose script is looked for."""
+        """Record prompts, and the language whose script is measured."""
         self._note(registry.reader, ["read", sequences, counted, self._speaker.language])
         return [{}] * len(sequences)
 
     def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
-        """Take down sequences."""
+        """Record sequences."""
         self._note(registry.reader, ["drift", plain, own])
         return [{}] * len(own)
 
@@ -251,11 +255,11 @@ class Listener:
 
 @dataclass(frozen=True)
 class Asked:
-    """A cell of a checkpoint with what its key is made of.
+    """A cell of a checkpoint, and everything that its key is made from.
 
     Attributes:
-        cell: benchmark and language.
-        items: ids of its items, in order.
+        cell: the benchmark and language.
+        items: ids of the cell's items, in order.
         identity: everything that its answers depend on.
         key: the digest of `identity`.
     """
@@ -266,7 +270,7 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """The digest under which its answers are kept."""
+        """The digest under which the answers are stored."""
         return digest(self.identity)
 
 
@@ -279,12 +283,12 @@ def chosen(items: Items, evaluation: Evaluation) -> Items:
 
 
 class Answerer:
-    """Answers cells of the checkpoints of one backbone, taking from the cache what is there.
+    """Answers the cells of one backbone's checkpoints; cached cells are not answered again.
 
     Args:
         session: the backbone.
-        folders: where items lie.
-        cache: folder of the cells so far, by digest.
+        folders: the folders of the items.
+        cache: folder of the answered cells, by digest.
     """
 
     def __init__(self, session: Session, folders: Folders, cache: Path) -> None:
@@ -293,7 +297,7 @@ class Answerer:
         self._requests: dict[tuple[str, str, str], tuple[str, list[str]]] = {}
 
     def items(self, cell: Cell, split: str = "items") -> Items:
-        """Return a cell's items, of which the configuration may want some only; read once."""
+        """Return a cell's items, or the part that the configuration selects; the items are read once."""
         place = (cell.name, cell.language, split)
         if place not in self._items:
             found = cell.benchmark.items(self.folders, cell.name, cell.language, split)
@@ -301,7 +305,7 @@ class Answerer:
         return self._items[place]
 
     def asked(self, cell: Cell, speaker: Speaker) -> Asked:
-        """Work out what a cell asks a checkpoint, and with that its key; no engine starts."""
+        """Work out the requests of a cell to a checkpoint, and the key of the cell; no engine starts."""
         prompt = speaker.prompting.render(speaker.instruct("\0"))  # checkpoints differ in their prompts alone
         place = (cell.name, cell.language, prompt)
         if place not in self._requests:
@@ -329,7 +333,7 @@ class Answerer:
         return Asked(cell, tuple(self.items(cell)), identity)
 
     def answer(self, asked: Asked, speaker: Speaker) -> dict[str, Any]:
-        """Return the cache's entry of a cell; where there is none the cell is answered."""
+        """Return the cache entry of a cell; if there is none, the cell is answered."""
         path = layout.entry(self.cache, asked.key)
         entry: dict[str, Any] | None = read_entry(path)
         if entry is None:
@@ -348,7 +352,7 @@ class Answerer:
 
 
 def weights_of(manifest: Mapping[str, Any], delta: Path | None) -> str:
-    """Return the digest of a checkpoint's weights: the backbone's own, where a delta changes nothing."""
+    """Return the digest of a checkpoint's weights. It is the backbone's digest if the delta changes nothing."""
     own: str = manifest["weights"]
     return own if not _names(delta) or delta is None else digest([own, current_digest(delta)])
 
@@ -365,22 +369,22 @@ def run(
     gpus: int,
     gpu_memory: float,
 ) -> None:
-    """Answer all cells of some checkpoints of a backbone; what the cache has is not answered again.
+    """Answer all cells of some checkpoints of a backbone; cached cells are not answered again.
 
     Args:
-        config: prompt, engine, cells, and which of them each run has.
+        config: prompt, engine, cells, and the cells of each run.
         backbone: manifest of the backbone's checkpoint.
-        runs: folders of the checkpoints, with `delta.safetensors` and `intervention.safetensors` in each but base's;
-            `answers.json` is written there.
-        corpora: folder of what `pair_data` wrote.
-        items: folder of what `fetch_items` wrote.
-        tasks: folders that task files of one's own are named from.
-        cache: folder of the cells so far.
-        gpus: GPUs for the engines.
+        runs: folders of the checkpoints. Each contains `delta.safetensors` and `intervention.safetensors`, except for
+            base's. `answers.json` is written there.
+        corpora: output folder of `pair_data`.
+        items: output folder of `fetch_items`.
+        tasks: folders in which the user's own task files are searched.
+        cache: folder of the answered cells.
+        gpus: number of GPUs for the engines.
         gpu_memory: share of a GPU's memory for vLLM.
 
     Raises:
-        LensflowError: a file is damaged, an item does not fit its benchmark, an engine does not start.
+        LensflowError: a file is damaged, an item does not fit its benchmark, or an engine does not start.
     """
     for name in {registry.generator(config.evaluation.engine), registry.scorer(config.evaluation.engine)}:
         registry.check(name)
@@ -400,7 +404,7 @@ def run(
 
 
 def _answer_checkpoint(answerer: Answerer, config: Answering, cells: list[Cell], backbone: Path, folder: Path) -> None:
-    """Answer the cells of one checkpoint and write its `answers.json`, with a record of its own."""
+    """Answer the cells of one checkpoint and write its `answers.json`, with its own record."""
     session, output = answerer.session, folder / layout.ANSWERS
     is_base = layout.place_of(output).is_base
     delta = None if is_base else folder / layout.DELTA

@@ -1,4 +1,5 @@
-"""All scores in one tidy table, all comparisons with base in another, and so on (stage `collect_scores`)."""
+"""One table of all scores, one of all comparisons with base, and the other tables of results (stage
+`collect_scores`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,18 +40,18 @@ SWEPT = {"sweep": "sweep", "at": "value", "by": "by", "of_setting": "of_setting"
 
 
 def collect(config: Mapping[str, Any], paths: list[Path], output: Path) -> None:
-    """Write one row per score, and one row per cell of the tables.
+    """Write the scores and comparisons: one row per score, and one row per cell of the tables.
 
     Args:
-        config: blocks, points of sweeps, what sweeps alone ask for, settings, retention margins and the method that all
-            others are compared with, and a protocol if there is one (`Plan.collect_scores`).
+        config: blocks, points of sweeps, benchmarks that only sweeps use, settings, retention margins, the method that
+            all others are compared with, and a protocol if there is one (`Plan.collect_scores`).
         paths: `.../{backbone}/{setting}/{method}/seed{seed}/scores.json` of every checkpoint, and judged.json.
-        output: the CSV file of the scores. Beside it go `comparisons.csv`, `versus.csv`, the same against another
-            method than base, `claims.csv`, what became of each claim, and `sweeps.csv`, the comparisons of every point
-            of a sweep.
+        output: the CSV file of the scores. Four files are written beside it. `comparisons.csv` compares all methods
+            with base, and `versus.csv` compares them with another method. `claims.csv` holds the verdict on each claim.
+            `sweeps.csv` holds the comparisons of every point of a sweep.
 
     Raises:
-        LensflowError: a file is not valid, a cell has two items of one id, or a claim has no scores.
+        LensflowError: a file is not valid, a cell has two items with the same id, or a claim has no scores.
     """
     rows: list[dict[str, Any]] = []
     runs: dict[comparisons.Place, list[Any]] = {}

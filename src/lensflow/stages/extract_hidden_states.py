@@ -1,7 +1,7 @@
 """Hidden states of texts (stage `extract_hidden_states`).
 
-One pass over the backbone without its output layer gives both what probing needs (every layer's state of each text) and
-what training needs (all tokens' states where they enter the trained layers).
+One pass through the backbone without its output layer gives two results. Probing needs every layer's state of each
+text. Training needs the states of all tokens at the input of the trained layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ class Sequences:
     """The tokenised texts of one language.
 
     Attributes:
-        language: their code.
+        language: the code of the language.
         names: N ids, for messages.
         ids: N lists of token ids.
     """
@@ -56,17 +56,17 @@ class Sequences:
 def extract(decoder: "PreTrainedModel", texts: Sequences, extraction: Extraction, scratch: Path) -> HiddenStates:
     """Run texts through a frozen decoder.
 
-    Naive equivalent: `model(ids, output_hidden_states=True).hidden_states[1:]` of each text alone, at its last token
-    or, with `pooling: mean`, averaged over its tokens.
+    Equivalent code for one text: `model(ids, output_hidden_states=True).hidden_states[1:]`, at the last token or, with
+    `pooling: mean`, averaged over the tokens.
 
     Args:
-        decoder: from `load_decoder`.
-        texts: of one language.
+        decoder: a decoder from `load_decoder`.
+        texts: the texts of one language.
         extraction: pooling, number of trainable layers, size of a batch.
-        scratch: folder that keeps the states of each batch; those that a killed run left there are not computed again.
+        scratch: folder that keeps the states of each batch. States that a killed run left there are not computed again.
 
     Raises:
-        LensflowError: a state is NaN or infinite; names language, text and layer.
+        LensflowError: a state is NaN or infinite; the message names language, text and layer.
     """
     depth, trainable = len(layers_of(decoder)), extraction.trainable_layers
     parameter = next(decoder.parameters())
@@ -101,10 +101,10 @@ def extract(decoder: "PreTrainedModel", texts: Sequences, extraction: Extraction
 
 
 class _Streamed:
-    """The way of one language's texts through the layers; between two layers all their states are in a file alone.
+    """Runs the texts of one language through the layers. Between two layers, all their states are only in a file.
 
     Attributes:
-        done: layers that are finished.
+        done: number of finished layers.
     """
 
     def __init__(self, decoder: StreamedDecoder, texts: Sequences, extraction: Extraction, scratch: Path) -> None:
@@ -114,7 +114,8 @@ class _Streamed:
         self.done = 0 if finished is None else int(finished[0]["done"])
 
     def _tensors(self) -> tuple[HiddenStates, Tensor]:
-        """Return what there is of the result, and all tokens' states after the last finished layer, as in `tokens`."""
+        """Return the result so far, and the states of all tokens after the last finished layer, in the order of
+        `tokens`."""
         depth, width = len(layers_of(self.decoder.module)), self.decoder.module.config.hidden_size
         states = _empty(depth, self.texts, width, self.extraction.trainable_layers, self.decoder.dtype)
         if not self.done:
@@ -123,7 +124,7 @@ class _Streamed:
         return HiddenStates(kept["layers"], kept["post_norm"], kept["tokens"], states.lengths), kept["between"]
 
     def run(self, layer: int) -> None:
-        """Run the texts through the layer that the decoder holds."""
+        """Run the texts through the layer that the decoder has loaded."""
         states, between = self._tensors()
         rows, depth = _token_rows(states.lengths), len(states.layers)
         for batch in batches_by_length(states.lengths.tolist(), self.extraction.batch_tokens):
@@ -152,18 +153,21 @@ class _Streamed:
 def stream(
     decoder: StreamedDecoder, texts: Sequence[Sequences], extraction: Extraction, scratch: Sequence[Path]
 ) -> Iterator[HiddenStates]:
-    """Run the texts of languages through a frozen decoder, all of them through one layer before the next one is read.
+    """Run the texts of several languages through a frozen decoder.
+
+    All texts pass one layer before the next layer is read.
 
     The results have the same bits as `extract`. Memory holds one layer and the states of one language's tokens.
 
     Args:
-        decoder: made for these texts.
-        texts: of each language.
+        decoder: a decoder made for these texts.
+        texts: the texts of each language.
         extraction: as in `extract`.
-        scratch: a folder per language, with the states after the last finished layer. A killed run goes on there.
+        scratch: one folder per language with the states after the last finished layer. If a run is killed, the next run
+            continues from there.
 
     Raises:
-        LensflowError: a state is NaN or infinite; names language, text and layer.
+        LensflowError: a state is NaN or infinite; the message names language, text and layer.
     """
     languages = [_Streamed(decoder, one, extraction, own) for one, own in zip(texts, scratch, strict=True)]
     first, depth = min(language.done for language in languages), len(layers_of(decoder.module))
@@ -179,9 +183,11 @@ def stream(
 
 
 def _empty(depth: int, texts: Sequences, width: int, trainable: int, dtype: torch.dtype) -> HiddenStates:
-    """Room for the states of texts."""
+    """Allocate tensors for the states of texts."""
     if trainable > depth:
-        raise LensflowError(f"extraction.trainable_layers: {trainable} of a model that has {depth}; lower it")
+        raise LensflowError(
+            f"extraction.trainable_layers: {trainable} is more than the model's {depth} layers; lower it"
+        )
     lengths = torch.tensor([len(ids) for ids in texts.ids])
     return HiddenStates(
         torch.zeros(depth, len(texts.ids), width, dtype=dtype),
@@ -192,7 +198,7 @@ def _empty(depth: int, texts: Sequences, width: int, trainable: int, dtype: torc
 
 
 def _token_rows(lengths: Tensor) -> list[Tensor]:
-    """Where each text's tokens stand in `tokens`: (N,) -> N row numbers (length,)."""
+    """The rows of `tokens` that belong to each text: (N,) -> N row numbers (length,)."""
     return list(torch.split(torch.arange(int(lengths.sum())), lengths.tolist()))
 
 
@@ -212,17 +218,17 @@ def _check_finite(layers: Tensor, texts: Sequences) -> None:
 
 
 def tokenize(tokenizer: PromptTokenizer, language: str, texts: list[Text], extraction: Extraction) -> Sequences:
-    """Return prompts as token ids, shortened as the configuration says."""
+    """Return prompts as token ids, truncated as the configuration says."""
     most, side = extraction.max_tokens, extraction.truncation_side
     ids = [tokenizer.shortened(text.prompt, most, side) for text in texts]
     return Sequences(language, [text.id for text in texts], ids)
 
 
 def run(config: Extracting, *, backbone: Path, texts: Sequence[Path], gpus: int, outputs: Sequence[Path]) -> None:
-    """Run the texts of all languages that are missing through the frozen backbone, which is loaded once.
+    """Run the texts of all missing languages through the frozen backbone, which is loaded once.
 
     A language is finished if the record of its output names this configuration, this code and these inputs. Each
-    language has a record of its own. A run that follows a killed one goes on where that one stopped.
+    language has its own record. After a killed run, the next run continues at the point where the killed run stopped.
 
     Args:
         config: prompt and extraction.
@@ -267,7 +273,7 @@ def run(config: Extracting, *, backbone: Path, texts: Sequence[Path], gpus: int,
 def _computed(
     extraction: Extraction, backbone: Path, gpus: int, texts: Sequence[Sequences], scratch: Sequence[Path]
 ) -> Iterator[HiddenStates]:
-    """Load the backbone and yield the states of each language; the first one's time has the loading in it."""
+    """Load the backbone and yield the states of each language. The time of the first language includes the loading."""
     folder, device, attention = backbone.parent, device_of(gpus), extraction.attention
     dtype = DTYPES[extraction.dtype] if extraction.dtype else None
     if extraction.memory == "stream":

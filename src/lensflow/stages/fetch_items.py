@@ -1,8 +1,8 @@
 """The items of benchmarks, fetched and checked before any model runs (stage `fetch_items`).
 
-Fetching is a stage of its own for three reasons. A wrong column or an unreachable hub is reported at once and not
-after a training. Evaluation needs no network. The identity of a cell is the text of its items, not where they came
-from.
+Fetching is its own stage for three reasons. First, a wrong column or an unreachable hub is reported at once, not after
+a training. Second, evaluation needs no network. Third, the identity of a cell is the text of its items, not the source
+of the items.
 """
 
 import logging
@@ -35,20 +35,20 @@ def fetch(
 ) -> None:
     """Write one language's items of a benchmark as JSON lines `{"split": ..., "id": ..., "item": {...}}`.
 
-    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave, and how many
-    examples are left out because they are evaluated items.
+    `{language}.source.json` is written beside it. This file names the source of the items, with the hub's revision, and
+    the number of examples that are left out because they are evaluated items.
 
     Args:
-        name: of the benchmark, for messages.
-        dataset: where its items come from.
-        language: their code.
-        entry: what is particular to the language.
-        root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
+        name: name of the benchmark, for messages.
+        dataset: the source of the items.
+        language: code of the language.
+        entry: the settings of this language.
+        root: folder of local data sets. If it has a data set of this name, it is used instead of the hub's.
         output: the file.
-        texts: columns that must hold text, because a model is asked what stands there.
+        texts: columns that must hold text, because the model is asked with this text.
 
     Raises:
-        LensflowError: see `fetched`.
+        LensflowError: as in `fetched`.
     """
     source = entry.dataset or dataset
     found = fetched(name, source, language, entry.config, root, texts)
@@ -73,9 +73,10 @@ class Fetched:
 
     Attributes:
         items: id -> item, in order.
-        fewshot: the same of the split that examples are taken from.
-        left_out: ids of examples that are evaluated items; a prompt would hold its own answer.
-        revision: of the hub's data set.
+        fewshot: id -> item of the split from which examples are taken.
+        left_out: ids of examples that are also evaluated items. A prompt with such an example would contain its own
+            answer.
+        revision: revision of the hub's data set.
     """
 
     items: dict[str, dict[str, Any]]
@@ -90,16 +91,16 @@ def fetched(
     """Return one language's items of a benchmark, checked.
 
     Args:
-        name: of the benchmark, for messages.
-        source: where its items come from.
-        language: their code.
-        config: the data set's name for it.
+        name: name of the benchmark, for messages.
+        source: the source of the items.
+        language: code of the language.
+        config: the data set's name of the language.
         root: folder of local data sets.
         texts: columns that must hold text.
 
     Raises:
-        LensflowError: the data set or its split cannot be had or is empty, lacks a column, holds an id twice, or a list
-            where a text is needed.
+        LensflowError: the data set or its split cannot be loaded or is empty, lacks a column, holds an id twice, or
+            holds a list where a text is needed.
     """
     local = local_copy(source.path, root)
     by_role: dict[str, dict[str, dict[str, Any]]] = {"items": {}, "fewshot": {}}
@@ -143,7 +144,7 @@ def _generate(what: str, language: str, where: str) -> list[dict[str, Any]]:
 
 
 def _chosen(source: Dataset, items: Iterable[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
-    """Give the rows that have the values that are asked for."""
+    """Yield the rows that have the wanted values."""
     for item in items:
         if all(text_at(item, column, where) == value for column, value in source.where.items()):
             yield item
@@ -152,7 +153,7 @@ def _chosen(source: Dataset, items: Iterable[dict[str, Any]], where: str) -> Ite
 def _checked(
     source: Dataset, items: Iterable[dict[str, Any]], where: str, texts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Map ids to items, every one of which has the columns that are asked for."""
+    """Map ids to items; every item has the wanted columns."""
     wanted = (*source.columns, *([source.id] if source.id else []))
     checked: dict[str, dict[str, Any]] = {}
     places: dict[str, int] = {}
@@ -166,7 +167,7 @@ def _checked(
         id_ = id_at(item, source.id, f"{where}, item {number}") if source.id else str(number - 1)
         if id_ in checked:
             raise LensflowError(
-                f"{where}: id '{id_}' ({source.id}) stands at items {places[id_]} and {number}; rename or remove one"
+                f"{where}: id '{id_}' ({source.id}) occurs at items {places[id_]} and {number}; rename or remove one"
             )
         checked[id_], places[id_] = _plain(item, where, number), number
     if not checked:

@@ -23,8 +23,8 @@ def fit(setting: Setting, states: dict[str, Path], texts: dict[str, Path], outpu
 
     Args:
         setting: languages, central language, rank and space.
-        states: for each language, what `extract_hidden_states` wrote.
-        texts: for each language, what `pair_data` wrote.
+        states: for each language, the output of `extract_hidden_states`.
+        texts: for each language, the output of `pair_data`.
         output: safetensors file with the fields of `LanguageSubspaces`.
     """
     means, norms = [], []

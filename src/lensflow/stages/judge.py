@@ -1,4 +1,6 @@
-"""Verdicts of a judge on answers (stage `judge`), as `lensflow.measures.grading` asks for them and reads them.
+"""Verdicts of a judge on answers (stage `judge`).
+
+`lensflow.measures.grading` writes the requests and reads the verdicts.
 
 Every turn of every question gets its own verdict. A verdict is saved as soon as it arrives, under the digest of its
 request. If the stage is killed or the endpoint fails, the next run asks only for the missing verdicts.
@@ -36,12 +38,12 @@ class Answers:
     """The answers to one benchmark in one language.
 
     Attributes:
-        name: of the benchmark.
-        judge: who rates them.
-        language: their language.
-        samples: one dictionary per question, with `id`, `category`, `turns` (one or two), `answers` (one per turn) and
-            `reference` (one per turn; blank or missing where there is none).
-        protocol: how they are graded.
+        name: name of the benchmark.
+        judge: the judge.
+        language: language of the answers.
+        samples: one dictionary per question: `id`, `category`, `turns` (one or two), `answers`, `reference` (one per
+            turn; blank or missing if there is none).
+        protocol: the grading protocol.
     """
 
     name: str
@@ -52,15 +54,15 @@ class Answers:
 
     @property
     def turns(self) -> list[tuple[Mapping[str, Any], int]]:
-        """Each question's sample with each of its turns, counted from 1: one verdict each."""
+        """Each question's sample with the number of each of its turns, from 1. Each pair needs one verdict."""
         return [(sample, turn) for sample in self.samples for turn in range(1, len(sample["turns"]) + 1)]
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What the judge is asked, in the order of `turns`: everything that a verdict depends on.
+        """The requests to the judge in the order of `turns`: everything that a verdict depends on.
 
-        The endpoint's address is not part of it. A server of one's own has another address in every job, and its
-        verdicts must survive that; the model's name is what has to say which model it is.
+        The address of the endpoint is not part of a request. Your own server may have another address in every job, and
+        its verdicts must stay valid. The name of the model must therefore identify the model.
         """
         asked = {"model": self.judge.model, "temperature": self.judge.temperature, "max_tokens": self.judge.max_tokens}
         more = {"extra_body": dict(self.judge.extra)} if self.judge.extra else {}
@@ -77,7 +79,7 @@ class _Choice(BaseModel):
 
 
 class _Completion(BaseModel):
-    """What is read of a chat completion."""
+    """The fields of a chat completion that are read."""
 
     choices: list[_Choice] = Field(min_length=1)
     model: str | None = None
@@ -85,11 +87,11 @@ class _Completion(BaseModel):
 
 
 def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: str = "quality") -> Answers:
-    """Read the samples of stage `score`; one with a `prompt` and an `answer` is a question of one turn.
+    """Read the samples of stage `score`. A sample with a `prompt` and an `answer` is a question of one turn.
 
     Raises:
-        LensflowError: the file is missing, or a question has not one or two turns of text, an answer to each, and a
-            list of reference answers.
+        LensflowError: the file is missing, or a question does not have one or two turns of text, an answer to each
+            turn, and a list of reference answers.
     """
     samples = [
         {"turns": [sample["prompt"]], "answers": [sample["answer"]], "reference": []} | sample
@@ -101,7 +103,7 @@ def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: s
         where = f"benchmarks.{name} ({language}), question '{sample['id']}'"
         for key in ("turns", "answers", "reference"):
             if not isinstance(sample[key], list) or not all(isinstance(text, str) for text in sample[key]):
-                raise LensflowError(f"{where}: {key} must be a list of texts; mend the data set")
+                raise LensflowError(f"{where}: {key} must be a list of texts; correct the data set")
         if not 1 <= len(sample["turns"]) <= 2:
             raise LensflowError(f"{where}: {len(sample['turns'])} turns; a judge is asked about one or two")
         if len(sample["answers"]) != len(sample["turns"]):
@@ -110,10 +112,10 @@ def read_answers(name: str, judge: Judge, language: str, path: Path, protocol: s
 
 
 class Endpoint:
-    """A judge that is ready to be asked, by several threads at a time.
+    """A judge that several threads can ask at the same time.
 
     Args:
-        judge: address, key, limits; the key is read from the environment and goes nowhere but into the requests.
+        judge: address, key and limits. The key is read from the environment and is used only in the requests.
 
     Raises:
         LensflowError: the key cannot be sent.
@@ -123,7 +125,10 @@ class Endpoint:
         self._judge = judge
         self._key = os.environ.get(judge.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
-            raise LensflowError(f"environment variable {judge.key_variable} is no key: it has characters beyond ASCII")
+            raise LensflowError(
+                f"environment variable {judge.key_variable} is not a valid key: it has characters beyond ASCII; set "
+                f"it again"
+            )
         self._pace = threading.Lock()
         self._next = 0.0
         # Without a key none is sent, not even the one that the client would look for by itself.
@@ -138,17 +143,18 @@ class Endpoint:
         )
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for one verdict; the client waits and tries again on refusals that may pass.
+        """Ask for one verdict; the client waits and tries again after refusals that may pass.
 
         Args:
-            request: `model`, `messages`, `temperature`, `max_tokens`, and perhaps `extra_body`, more keys of it.
+            request: `model`, `messages`, `temperature`, `max_tokens`, and optionally `extra_body` with more keys.
 
         Returns:
-            Its `text` (empty if the judge said nothing), `finish_reason`, and the `model` and token `usage` that the
-            endpoint names, if it does.
+            The `text` of the verdict (empty if the judge wrote nothing), `finish_reason`, and the `model` and token
+            `usage`
+            if the endpoint names them.
 
         Raises:
-            LensflowError: the endpoint gives none; says why, and what to do.
+            LensflowError: the endpoint gives no verdict; the message says why, and what to do.
         """
         try:
             reply = self._client.chat.completions.with_raw_response.create(**request, extra_headers=self._headers).text
@@ -158,8 +164,8 @@ class Endpoint:
             completion = _Completion.model_validate_json(reply)
         except ValidationError:
             raise LensflowError(
-                f"{self._judge.base_url} answers what is no chat completion ({self._one_line(reply) or 'nothing'}); "
-                "mend judge.base_url or the server"
+                f"{self._judge.base_url} does not answer with a chat completion "
+                f"({self._one_line(reply) or 'nothing'}); correct judge.base_url or the server"
             ) from None
         choice = completion.choices[0]
         return {
@@ -170,7 +176,7 @@ class Endpoint:
         }
 
     def _wait(self, _: object) -> None:
-        """Wait until a request may start: they are spread evenly over the minute."""
+        """Wait until the next request may start; requests are spread evenly over the minute."""
         if self._judge.requests_per_minute is None:
             return
         with self._pace:
@@ -202,23 +208,24 @@ class Endpoint:
         return f"{url} refuses a request with status {status} ({said})"
 
     def _one_line(self, text: str) -> str:
-        """Shorten what somebody else wrote, and make sure that the key is not in it."""
+        """Shorten a text from the endpoint, and remove the key if the text contains it."""
         text = text.replace(self._key, "***") if self._key else text
         return " ".join(text.split())[:200]
 
 
 def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> None:
-    """Have answers rated, taking from the cache what is there.
+    """Have the judge rate answers; cached verdicts are not asked for again.
 
     Args:
         cells: the answers.
-        scores: `scores.json` of the checkpoint that gave them.
-        cache: folder of the verdicts so far, by digest of what was asked.
-        output: `judged.json`, in the form of `scores.json`, with the scores of each cell's protocol. What was asked and
-            answered is written to `verdicts/{benchmark}.{language}.jsonl` beside it.
+        scores: `scores.json` of the checkpoint that answered.
+        cache: folder of the verdicts so far, by digest of the request.
+        output: `judged.json`, in the form of `scores.json`, with the scores of each cell's protocol. The requests and
+            verdicts are written to `verdicts/{benchmark}.{language}.jsonl` beside it.
 
     Raises:
-        LensflowError: an endpoint gives no verdicts; names the benchmark and says why. Those that it gave are kept.
+        LensflowError: an endpoint gives no verdicts; the message names the benchmark and the reason. Verdicts that
+            arrived are kept.
     """
     evaluated = read_json(scores)
     for cell in cells:
@@ -242,7 +249,7 @@ def judge(cells: Sequence[Answers], scores: Path, cache: Path, output: Path) -> 
 
 
 def _ask_missing(cell: Answers, cache: Path) -> None:
-    """Fill the cache; each verdict is on the disk before the next request of its thread starts."""
+    """Fill the cache. Each thread saves a verdict to disk before it sends its next request."""
     wanted = {digest(request): request for request in cell.requests}
     missing = {key: request for key, request in wanted.items() if read_entry(entry_path(cache, key)) is None}
     where = f"benchmarks.{cell.name}.judge"
@@ -301,7 +308,7 @@ def _row(cell: Answers, sample: Mapping[str, Any], turn: int, key: str, cache: P
 
 
 def run(config: Judging, *, scores: Path, cache: Path, output: Path) -> None:
-    """Have answers rated; goes on where a killed run stopped."""
+    """Have a judge rate answers; after a killed run, continue with the missing verdicts."""
     cells = []
     for entry in config.benchmarks:
         benchmark = parse(AnyBenchmark, entry.benchmark, "--config benchmarks")

@@ -28,16 +28,17 @@ from lensflow.storage.verified import read_jsonl
 
 @dataclass(frozen=True)
 class FigureFiles:
-    """The files that the figures of one backbone and setting are drawn from.
+    """The files from which the figures of one backbone and setting are drawn.
 
     Attributes:
         scores: scores.csv.
         comparisons: comparisons.csv.
         sweeps: sweeps.csv.
-        subspaces: of the setting; None if no method of it needs them.
-        states: for each language, what `extract_hidden_states` wrote of a parallel corpus.
-        histories: history.jsonl of each training, dev_states.safetensors beside it; either may be empty or missing.
-        costs: cost.json of each training, also of those that only sweeps ask for.
+        subspaces: the subspaces of the setting; None if none of its methods needs them.
+        states: for each language, the output of `extract_hidden_states` for a parallel corpus.
+        histories: history.jsonl of each training, with dev_states.safetensors beside it; either file may be empty or
+            missing.
+        costs: cost.json of each training, including trainings that only sweeps use.
     """
 
     scores: Path
@@ -54,7 +55,7 @@ def write_figures(
 ) -> None:
     """Draw the figures of one backbone and setting into `folder`.
 
-    They are `FIGURES`, sweep.{name} of each sweep, and states.{method}.seed{seed} of each training.
+    The figures are `FIGURES`, sweep.{name} for each sweep, and states.{method}.seed{seed} for each training.
     """
     setting = settings_of(config)[setting_name]
     costs = costs_of(files.costs)

@@ -16,12 +16,12 @@ from lensflow.storage.atomic import write_text
 
 
 def write_tables(config: Mapping[str, Any], files: TableFiles, folder: Path) -> None:
-    """Write every table in every format into `folder`, each with the command that makes it.
+    """Write every table in every format into `folder`, with the command that makes it.
 
     Args:
-        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
-        files: what the tables are made from.
-        folder: for the tables.
+        config: the result of `Plan.presentation`, the command that runs the workflow, and the results folder.
+        files: the files from which the tables are made.
+        folder: the folder for the tables.
     """
     inputs = read_inputs(config, files)
     for table in table_list.TABLES:
@@ -31,7 +31,7 @@ def write_tables(config: Mapping[str, Any], files: TableFiles, folder: Path) -> 
 
 
 def terminal_table(config: Mapping[str, Any], comparisons: Path) -> str:
-    """Return the main table for the terminal, and the verdict from the claims.csv beside the comparisons."""
+    """Return the main table for the terminal, and the verdict from the claims.csv beside comparisons.csv."""
     costs = costs_of(sorted(comparisons.parent.glob("*/*/*/seed*/cost.json")))
     table = to_text(main(TableInputs(tuple(blocks_of(config, comparisons, costs)))))
     return "\n".join([table, *verdict_lines(config, comparisons.parent)])

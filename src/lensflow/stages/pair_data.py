@@ -28,10 +28,10 @@ def pair_data(path: Path, language: str, output: Path, with_answers: bool = Fals
         path: folder of the corpus.
         language: one of its languages.
         output: the file.
-        with_answers: whether each prompt is followed by its answer, with nothing between them.
+        with_answers: whether each prompt is followed directly by its answer.
 
     Raises:
-        LensflowError: the corpus is not valid, lacks the language, or has a prompt without an answer to follow it.
+        LensflowError: the corpus is not valid, lacks the language, or has a prompt without an answer.
     """
     corpus = read_corpus(path)
     if language not in languages_of(corpus):
@@ -57,19 +57,19 @@ def _answer(row: Mapping[str, Any], language: str, path: Path) -> str:
 
 
 def pair_dataset(source: CorpusDataset, language: str, root: Path | None, output: Path) -> None:
-    """Write one language of a data set as JSON lines (stage `pair_data`); the first items are train, dev is next.
+    """Write one language of a data set as JSON lines (stage `pair_data`). The first items are train, the next ones dev.
 
-    Beside it, `{language}.source.json` says where they came from, with the revision that the hub gave, and which items
-    are left out because a language lacks them.
+    `{language}.source.json` is written beside it. This file names the source of the items, with the hub's revision, and
+    the items that are left out because a language lacks them.
 
     Args:
         source: the data set; translations are joined over all of its languages.
         language: one of its languages.
-        root: folder of local data sets, of which one with the data set's name is used instead of the hub's.
+        root: folder of local data sets. If it has a data set of this name, it is used instead of the hub's.
         output: the file.
 
     Raises:
-        LensflowError: see `paired`.
+        LensflowError: as in `paired`.
     """
     joined = paired(source, language, root)
     write_jsonl(output, joined.rows)
@@ -84,9 +84,9 @@ class Joined:
     """One language of a data set.
 
     Attributes:
-        rows: `id`, `split`, `prompt` and perhaps `answer` of each item that all languages have.
-        left_out: how many items were read before the last of these that a language lacks, or the answer to.
-        revision: of the hub's data set.
+        rows: `id`, `split`, `prompt` and optionally `answer` of each item that all languages have.
+        left_out: number of items that a language lacks, or whose answer it lacks, among the items that were read.
+        revision: revision of the hub's data set.
     """
 
     rows: list[dict[str, Any]]
@@ -102,14 +102,15 @@ def paired(source: CorpusDataset, language: str, root: Path | None) -> Joined:
 def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -> dict[str, Joined]:
     """Return the items of some languages of a data set, which is read once.
 
-    Items are translations of each other if they have one id. Those that all of the languages have are taken, in the
-    order in which they become complete while one row of each language is read after the other. So no more is read than
-    is needed, and the items are the same in every language. Without ids the rows are counted to the end: where
-    languages have not the same number, the n-th rows need not be translations. Items without an answer are left out.
+    Items with the same id are translations of each other. An item is taken if all of the languages have it. The rows
+    are read in turn, one row per language, and items are taken in the order in which they become complete. So only the
+    needed rows are read, and every language gets the same items. Without ids, all rows are counted, because rows with
+    the same number need not be translations if the languages have different numbers of rows. Items without an answer
+    are left out.
 
     Raises:
-        LensflowError: the data set cannot be had, lacks a column or a language, has too few items, an empty prompt, an
-            id twice, the same texts in two languages, or a text of the train split again in dev or test.
+        LensflowError: the data set cannot be loaded, lacks a column or a language, has too few items, an empty prompt,
+            an id twice, the same texts in two languages, or a train text again in dev or test.
     """
     wanted = source.train + source.dev + source.test
     splits = ["train"] * source.train + ["dev"] * source.dev + ["test"] * source.test
@@ -154,10 +155,10 @@ def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -
 
 
 def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bool, values: Collection[str]) -> None:
-    """Check that every language has rows and, where translations are paired by place, as many as the others.
+    """Check that every language has rows and, if translations are paired by row number, the same number of rows.
 
     Raises:
-        LensflowError: one has none, or another number.
+        LensflowError: a language has no rows, or another number of rows.
     """
     first, *others = counts
     for language, count in counts.items():
@@ -169,22 +170,22 @@ def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bo
             )
     if by_place and (other := next((name for name in others if counts[name] != counts[first]), None)):
         raise LensflowError(
-            f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids the n-th "
-            "rows are taken for translations of each other; set id to the column that names the item"
+            f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids, rows "
+            f"with the same number count as translations; set id to the column that names the item"
         )
 
 
 class Reading(ExitStack):
-    """The rows of some languages of a data set, one row of each after the other; it closes what it opened.
+    """Reads the rows of some languages of a data set in turn, one row per language; closes what it opened.
 
     Args:
         source: the data set.
-        languages: which of its languages are read.
+        languages: the languages that are read.
         root: folder of local data sets.
 
     Attributes:
-        revision: of the hub's data set; known when reading has begun.
-        values: with layout `rows`, what the column of languages held so far.
+        revision: revision of the hub's data set; known after reading has begun.
+        values: with layout `rows`, the values of the language column so far.
     """
 
     def __init__(self, source: CorpusDataset, languages: Sequence[str], root: Path | None) -> None:
@@ -194,7 +195,7 @@ class Reading(ExitStack):
         self.values: dict[str, None] = {}
 
     def items(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """Return language, number of the row (from 1, as its language counts them) and row."""
+        """Return the language, the number of the row in its language (from 1), and the row."""
         if self.source.layout == "configs":
             yield from self._in_turn({language: self._open(language) for language in self.languages})
             return
@@ -247,7 +248,9 @@ def _row(
     here = f"{_where(source, language)}, item {number}"
     id_ = id_at(item, source.id, here) if source.id else str(number - 1)
     if id_ in places:
-        raise LensflowError(f"{here}: id '{id_}' ({source.id}) is that of item {places[id_]}; choose another column")
+        raise LensflowError(
+            f"{here}: id '{id_}' ({source.id}) is also the id of item {places[id_]}; choose another column"
+        )
     places[id_] = number
     name = source.languages[language]
     prompt = text_at(item, name, here) if source.layout == "columns" else _filled(source.prompt, item, here)
@@ -262,7 +265,7 @@ def _row(
 
 
 def _lacking(waiting: Mapping[str, Mapping[str, Any]], languages: Sequence[str]) -> list[str]:
-    """Return for the first items that some languages have which language lacks them."""
+    """Return which language lacks each of the first items that not all languages have."""
     return [
         f"'{language}' lacks item '{id_}'"
         for id_, found in islice(waiting.items(), NAMED)
@@ -272,10 +275,10 @@ def _lacking(waiting: Mapping[str, Mapping[str, Any]], languages: Sequence[str])
 
 
 def _check_splits(rows: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Check that no prompt of a split stands in another one as well.
+    """Check that no prompt occurs in two splits.
 
     Raises:
-        LensflowError: one does; names both items.
+        LensflowError: a prompt does; the message names both items.
     """
     seen: dict[str, Mapping[str, Any]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Backbones as safetensors checkpoints in one folder each (stage `prepare_backbone`)."""
+"""Backbones as safetensors checkpoints, one folder each (stage `prepare_backbone`)."""
 
 import functools
 import hashlib
@@ -39,7 +39,7 @@ _PATIENCE = 10  # seconds that a check waits for the hub
 
 
 def package_parts(source: PackageSource) -> list[Path]:
-    """Return the paths of the parts that a package carries.
+    """Return the paths of a backbone's parts in its package.
 
     Raises:
         LensflowError: the package or a part is missing.
@@ -56,7 +56,9 @@ def package_parts(source: PackageSource) -> list[Path]:
 
 
 def check_source(name: str, backbone: Source, root: Path) -> None:
-    """Check without reading weights that a backbone's files are there (a hub's are asked for when they are needed).
+    """Check that the files of a backbone exist, without reading weights.
+
+    (Files of the hub are fetched when they are needed.)
 
     Raises:
         LensflowError: a file or folder is missing or empty, weights are truncated, or the prompt format needs a chat
@@ -74,15 +76,16 @@ def check_source(name: str, backbone: Source, root: Path) -> None:
 
 
 def check_prompt(name: str, backbone: Backbone, root: Path) -> Path | None:
-    """Check everything of a backbone that costs seconds, not minutes: a folder's chat template, the hub's small files.
+    """Check everything about a backbone that takes seconds, not minutes: a folder's chat template, the hub's small
+    files.
 
-    Weights are not fetched. Where the hub cannot be reached, nothing is checked; `prepare_backbone` does it again.
+    Weights are not fetched. If the hub cannot be reached, nothing is checked; `prepare_backbone` repeats the check.
 
     Returns:
         A folder with the small files; None if there is none yet.
 
     Raises:
-        LensflowError: the checkpoint is none that can be used, or its chat template does not fit the prompt.
+        LensflowError: Lensflow cannot use the checkpoint, or its chat template does not fit the prompt.
     """
     source = backbone.source
     if isinstance(source, FolderSource):
@@ -100,7 +103,7 @@ def check_prompt(name: str, backbone: Backbone, root: Path) -> Path | None:
 
 
 def _check_weights(names: Collection[str], where: str) -> None:
-    """Refuse a repository without weights that can be read."""
+    """Refuse a repository that has no readable weights."""
     if "adapter_config.json" in names:
         raise LensflowError(f"{where} holds an adapter (adapter_config.json); merge it into its model")
     if INDEX not in names and WHOLE not in names:
@@ -117,7 +120,7 @@ def _check_template(folder: Path, prompt: Prompt, where: str) -> None:
 
 
 def _listed(source: HubSource) -> list[str] | None:
-    """Return the names of a repository's files; None if the hub cannot be reached."""
+    """Return the names of the files in a repository; None if the hub cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -131,15 +134,15 @@ def _listed(source: HubSource) -> list[str] | None:
 
 
 def prepare_backbone(backbone: Source, root: Path, output: Path) -> None:
-    """Write a backbone's checkpoint beside `output`, its manifest with sizes and checksums.
+    """Write the checkpoint of a backbone beside `output`, its manifest with sizes and checksums.
 
     Args:
         backbone: the catalog's entry.
-        root: folder that relative paths of the entry start from.
+        root: folder from which relative paths of the entry start.
         output: the manifest; the checkpoint's files lie beside it.
 
     Raises:
-        LensflowError: a file is missing, truncated or fails its checksum; the hub refuses; the prompt format needs a
+        LensflowError: a file is missing, truncated or fails its checksum; the hub refuses; or the prompt format needs a
             chat template that the tokenizer lacks.
     """
     folder, source = output.parent, backbone.source
@@ -205,7 +208,7 @@ def _from_package(source: PackageSource, backbone: Source, folder: Path) -> None
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """Parse a GGUF file once; transformers does it again for configuration, tokenizer and weights, 9 s each time."""
+    """Parse a GGUF file once. transformers would parse it for configuration, tokenizer and weights, 9 s each time."""
     import gguf
 
     reader = gguf.GGUFReader
@@ -217,7 +220,7 @@ def _parsed_once() -> Iterator[None]:
 
 
 def _add_bos(tokenizer: Any, gguf: Path) -> None:
-    """Let the tokenizer prepend BOS where the GGUF file says so; transformers' conversion forgets it."""
+    """Let the tokenizer add BOS if the GGUF file says so, which transformers' conversion does not do."""
     from gguf import GGUFReader
     from tokenizers.processors import TemplateProcessing
 
@@ -231,7 +234,7 @@ def _add_bos(tokenizer: Any, gguf: Path) -> None:
 
 
 def _pinned(source: HubSource) -> HubSource:
-    """Return the source with the commit that its branch has today, so that all files are of one state."""
+    """Return the source with the commit that its branch has now, so that all files belong to one commit."""
     from huggingface_hub import HfApi
 
     if source.revision != BRANCH:
@@ -245,7 +248,8 @@ def _pinned(source: HubSource) -> HubSource:
 
 
 def _download(source: HubSource) -> Path:
-    """Fetch a repository: small files first, which say whether the weights are of use, and which they are."""
+    """Fetch a repository: first the small files, which show whether the weights are usable and which files they are
+    in."""
     folder = _fetched(source, READ_FILES)
     check_files(folder, f"{source.name}: ")
     names = [path.name for path in weight_paths(folder)] if (folder / INDEX).is_file() else [WHOLE]
@@ -262,7 +266,7 @@ def _fetched(source: HubSource, names: Sequence[str]) -> Path:
 
 
 def _refused(source: HubSource, error: Exception) -> LensflowError:
-    """Say what to do about an error of the hub."""
+    """Return what to do about an error of the hub."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"{source.name}@{source.revision[:8]}"
@@ -276,7 +280,7 @@ def _refused(source: HubSource, error: Exception) -> LensflowError:
 
 
 def _link_all(source: Path, folder: Path, where: str) -> None:
-    """Link the files of a checkpoint that stages read; what else its folder holds stays where it is."""
+    """Link the files of a checkpoint that stages read. Other files in its folder are not linked."""
     tensors = check_checkpoint(source, where)
     for path in files_of(source):
         (folder / path.name).symlink_to(path.resolve())

@@ -24,13 +24,13 @@ PLACE, ABOUT = ("backbone", "setting", "method", "seed"), ("engine", "dtype", "w
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files that the report is made from.
+    """The files from which the report is made.
 
     Attributes:
-        tables: what the tables are made from.
+        tables: the files from which the tables are made.
         scores: scores.csv.
-        figures: what `write_figures` wrote, {backbone}.{setting} each.
-        timings: tables that the scripts in performance/ wrote as Markdown.
+        figures: the folders that `write_figures` wrote, one {backbone}.{setting} each.
+        timings: Markdown tables that the scripts in performance/ wrote.
         results: the folder with every checkpoint's samples.
     """
 
@@ -45,8 +45,8 @@ def write_report(config: Mapping[str, Any], files: ReportFiles, output: Path) ->
     """Write the self-contained report.
 
     Args:
-        config: what `Plan.presentation` gives, the command that runs the workflow and the folder of its results.
-        files: what the report is made from.
+        config: the result of `Plan.presentation`, the command that runs the workflow, and the results folder.
+        files: the files from which the report is made.
         output: the HTML file.
     """
     checkpoints = _checkpoints(files.scores)
@@ -78,7 +78,7 @@ def write_report(config: Mapping[str, Any], files: ReportFiles, output: Path) ->
 
 
 def _checkpoints(scores: Path) -> dict[Place, dict[str, Any]]:
-    """Each checkpoint of scores.csv, with what the file says of it."""
+    """Each checkpoint of scores.csv, with its values in the file."""
     rows = pd.read_csv(checked(scores))[[*PLACE, *ABOUT]].drop_duplicates().to_dict("records")
     return {Place(*(row[key] for key in PLACE)): {key: row[key] for key in ABOUT} for row in rows}
 
@@ -90,21 +90,21 @@ def _record(results: Path, place: Place) -> Mapping[str, Any]:
 
 
 def _evaluated(record: Mapping[str, Any]) -> dict[str, str]:
-    """When a checkpoint was evaluated, and by which code."""
+    """The time of a checkpoint's evaluation, and its code."""
     if not record:
         return {}
     return {"evaluated": record["started"], "code": (record["code"]["commit"] or "no commit")[:12]}
 
 
 def _trees(results: Path, places: Iterable[Place], records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What the scores of each recorded checkpoint were made of, by its name."""
+    """The inputs of each recorded checkpoint's scores, by the checkpoint's name."""
     recorded = [place for place, record in zip(places, records, strict=True) if record]
     name = "{0.backbone}, {0.setting}, {0.method}, seed {0.seed}"
     return {name.format(place): _tree(results, place) for place in recorded}
 
 
 def _tree(results: Path, place: Place) -> str:
-    """What a checkpoint's scores were made of; what is wrong where a file that the report can do without is gone."""
+    """The inputs of a checkpoint's scores, or the error if a file is gone that the report does not need."""
     try:
         return trace.tree(results / place.folder / "scores.json", results)
     except LensflowError as error:  # in the report no absolute path
@@ -125,7 +125,7 @@ def _overview(config: Mapping[str, Any], name: str, records: Sequence[Mapping[st
 
 
 def _versions(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Package -> the versions that the checkpoints were evaluated with."""
+    """Package -> the versions with which the checkpoints were evaluated."""
     found = [record["versions"] for record in records if record] or [environment.versions()]
     return {name: _joined(v[name] for v in found if name in v) for v in found for name in v}
 
@@ -135,7 +135,7 @@ def _joined(values: Iterable[str]) -> str:
 
 
 def _timing(path: Path) -> Timing:
-    """Read a table of a benchmark script: its heading, an empty line, the table."""
+    """Read the table of a benchmark script: its heading, an empty line, then the table."""
     caption, _, *lines = path.read_text(encoding="utf-8").splitlines()
     columns, _, *rows = ([value.strip() for value in line.split("|")[1:-1]] for line in lines if line)
     return Timing(caption, columns, rows)

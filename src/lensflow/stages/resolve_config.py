@@ -1,4 +1,4 @@
-"""What tables, figures and report need of the configuration (stage `resolve_config`)."""
+"""The part of the configuration that tables, figures and report need (stage `resolve_config`)."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from lensflow.storage.atomic import write_json
 
 
 def run(config: Presenting, *, output: Path) -> None:
-    """Write down what tables, figures and report need of the configuration."""
+    """Write the part of the configuration that tables, figures and report need."""
     write_json(output, config.canonical())

@@ -26,16 +26,16 @@ def run(
     """Score a checkpoint.
 
     Args:
-        config: the cells that it has.
+        config: the cells of the checkpoint.
         answers: `answers.json` of the checkpoint.
-        corpora: folder of what `pair_data` wrote.
-        items: folder of what `fetch_items` wrote.
-        tasks: folders that task files of one's own are named from.
+        corpora: output folder of `pair_data`.
+        items: output folder of `fetch_items`.
+        tasks: folders in which the user's own task files are searched.
         cache: folder of the answered cells.
         output: `scores.json`; samples are written to `samples/{benchmark}.{language}.jsonl` beside it.
 
     Raises:
-        LensflowError: an answered cell is gone or damaged; `answers.json` was then set aside, so that the next run
+        LensflowError: an answered cell is missing or damaged. `answers.json` was then renamed, so that the next run
             answers the cell again.
     """
     content = read_json(answers)
@@ -47,7 +47,7 @@ def run(
         entry = read_entry(layout.entry(cache, cell["cell"]))
         if entry is None:
             discard(answers)
-            raise LensflowError(f"{name}, {language}: its answers are gone; run again to answer it")
+            raise LensflowError(f"{name}, {language}: its answers are missing; run again to make them")
         benchmark = benchmarks[name]
         found = benchmark.items(folders, name, language)
         asked: Items = {id_: found[id_] for id_ in cell["ids"]}
@@ -67,10 +67,10 @@ def run(
 
 
 def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """Compute every metric whose needs the samples have; an answer is judged first.
+    """Compute every metric for which the samples have the inputs; an answer is judged first.
 
     Returns:
-        The units that statistics count, and the scores of the metrics; a unit of several items has their mean.
+        The units that statistics count, and the scores of the metrics. A unit of several items gets their mean.
     """
     if samples and {"answer", "prompt"} <= samples[0].keys():
         for sample, found in zip(samples, describe(samples, language, benchmark.prompted_in(language)), strict=True):
@@ -92,6 +92,6 @@ def measure(samples: list[Row], benchmark: Benchmark, language: str) -> tuple[li
 
 
 def _mean(values: Sequence[Value], indices: Sequence[int]) -> float | None:
-    """Return the mean of the values at some places that are known; None if none is."""
+    """Return the mean of the known values at some positions; None if none is known."""
     known = [float(value) for index in indices if (value := values[index]) is not None]
     return math.fsum(known) / len(known) if known else None

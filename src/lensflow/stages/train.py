@@ -1,4 +1,4 @@
-"""What a training takes: time, memory, tokens, parameters (stage `train`)."""
+"""The cost of a training: time, memory, tokens, parameters (stage `train`)."""
 
 import resource
 import sys
@@ -23,16 +23,14 @@ from lensflow.storage.atomic import atomic_path, write_json, write_jsonl
 
 
 def train_measured(run: Run[Any]) -> None:
-    """Train by the method's own `train` and write `cost.json` beside the delta.
+    """Run the method's own `train` and write `cost.json` beside the delta.
 
-    `artifacts.costs.Cost` lists its keys. Energy is there only if Linux lets one read its counters, `residual` and
-    `terms` only if the method has them. The stages that extract hidden states before are not counted.
+    `artifacts.costs.Cost` describes the content. It includes the energy if Linux allows reading the counters, and
+    `residual` and `terms` for methods that have them. It covers only this stage, not the extraction of hidden states
+    before it.
 
-    If a method does not write a history, dev states or an intervention, an empty file is written, so that all methods
-    have the same files.
-
-    Raises:
-        LensflowError: the method's `train` does not return a `Trained`.
+    History, dev states and intervention are empty files if the method does not write them, so that all methods have the
+    same files.
     """
     history = run.output.with_name("history.jsonl")
     tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
@@ -83,9 +81,9 @@ def run(
         config: method, setting, prompt and seed.
         backbone: manifest of the backbone's checkpoint.
         subspaces: `subspaces.safetensors`, for methods that need hidden states.
-        states: `{language}.safetensors` of each language, for the same.
+        states: `{language}.safetensors` of each language, for methods that need hidden states.
         texts: `{language}.jsonl` of each language.
-        gpus: 1 to run on a GPU; as many as the method's `gpus`.
+        gpus: 1 to run on a GPU, or the method's `gpus`.
         output: `delta.safetensors`.
     """
     method = parse(AnyMethod, config.method, "--config method")

@@ -1,6 +1,6 @@
-"""Files that appear under their final name at once and whole.
+"""Files that appear under their final name only when they are complete.
 
-A file is written to a temporary name beside it, flushed to disk, then renamed. A killed job therefore never leaves
+A file is written to a temporary name beside it, flushed to disk, and then renamed. A killed job therefore never leaves
 half a file under a name that another job trusts.
 """
 
@@ -22,7 +22,7 @@ from lensflow.storage.journal import note_written
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
-    On an exception the temporary file is removed and `path` stays as it was.
+    On an exception, the temporary file is removed and `path` does not change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -42,13 +42,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(output: Path, identity: Any) -> Iterator[Path]:
-    """Yield a folder beside `output` that outlives a killed process, for the finished parts of a long piece of work.
+    """Yield a folder beside `output` for the finished parts of long work. The folder survives a killed process.
 
-    The folder is removed on success. Folders that runs of another identity left for the same output are removed, too.
+    The folder is removed on success. Folders that a run with another identity left for the same output are removed,
+    too.
 
     Args:
-        output: what the work ends in.
-        identity: a JSON value of everything that the parts depend on.
+        output: final output of the work.
+        identity: a JSON value of everything on which the parts depend.
     """
     folder = output.with_name(f".{output.name}.{digest(identity)[:16]}.parts")
     for other in output.parent.glob(f".{output.name}.*.parts"):

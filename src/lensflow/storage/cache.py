@@ -1,4 +1,4 @@
-"""Entries of a cache; each holds the digest of its own value."""
+"""Cache entries; each entry holds the digest of its own value."""
 
 import contextlib
 from pathlib import Path
@@ -13,18 +13,18 @@ from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 
 
 def write_entry(path: Path, value: Any) -> None:
-    """Write an entry of a cache, which holds the digest of its own value.
+    """Write a cache entry with the digest of its value.
 
-    The record of the stage leaves the entry out, because several stages share a cache.
+    Jobs that share a cache therefore need no record of the entry.
     """
     write_json(path, {"sha256": digest(value), "value": value})
     forget_written(path)
 
 
 def read_entry(path: Path) -> Any:
-    """Return the value of a cache's entry; None if there is no entry or a damaged one.
+    """Return the value of a cache entry; None if there is none.
 
-    A damaged entry is set aside, and the log says so.
+    A damaged entry also gives None, is renamed, and is reported.
     """
     if not path.is_file():
         return None
@@ -37,7 +37,7 @@ def read_entry(path: Path) -> Any:
 
 
 def entry_value(path: Path) -> Any:
-    """Return the value of a cache's entry; None if the entry is damaged."""
+    """Return the value of a cache entry; None if the entry is damaged."""
     try:
         content = parse_json(read_text(path, LARGEST_JSON))
         return content["value"] if content["sha256"] == digest(content["value"]) else None

@@ -29,14 +29,14 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path, algorithm: str | None = None) -> str:
-    """Digest of a file's bytes, which are read by all cores.
+    """Digest of a file's bytes, which all cores read.
 
-    A file of at most `CHUNK` bytes has its sha256 (hex). A larger one has the text "sha256-64MiB:" and the sha256 of
-    the sha256 of each chunk of 64 MiB, in order: `TREE`.
+    For a file of at most `CHUNK` bytes, it is the sha256 (hex). For a larger file, it is the text "sha256-64MiB:" and
+    the sha256 of the sha256 of each chunk of 64 MiB, in order: `TREE`.
 
     Args:
         path: the file.
-        algorithm: `SHA256` or `TREE`, to compare the file with what a record says; None for the size's own.
+        algorithm: `SHA256` or `TREE`, to compare the file with a record; None chooses by the file's size.
 
     Raises:
         LensflowError: the file is missing.
@@ -65,10 +65,10 @@ def _chunk_digest(path: Path, start: int) -> bytes:
 
 
 def algorithm_of(recorded: str) -> str:
-    """Return the algorithm that a recorded digest of a file names; older records have plain sha256 of every file.
+    """Return the algorithm of a recorded digest; older records have the plain sha256 of every file.
 
     Raises:
-        LensflowError: it is another one.
+        LensflowError: the algorithm is unknown.
     """
     algorithm = recorded.rpartition(":")[0] or SHA256
     if algorithm not in (SHA256, TREE):
@@ -77,10 +77,11 @@ def algorithm_of(recorded: str) -> str:
 
 
 def current_digest(path: Path, algorithm: str | None = None) -> str:
-    """Digest of a file's bytes as `file_digest`, which are read again only if the file has changed.
+    """Digest of a file's bytes, as in `file_digest`. The file is read again only if it has changed.
 
-    This holds in one process for every file. For a file above `CHUNK` it also holds for later processes, unless the
-    environment variable `VERIFY` is "always": a hidden file beside it keeps the digest, with size, times and inode.
+    In one process, this holds for every file. A file above `CHUNK` is also not read again by later processes, unless
+    the environment variable `VERIFY` is "always". For this, a hidden file beside it keeps the digest, with size, times
+    and inode.
 
     Raises:
         LensflowError: the file is missing.
@@ -93,10 +94,10 @@ def current_digest(path: Path, algorithm: str | None = None) -> str:
 
 
 def has_digest(path: Path, recorded: str) -> bool:
-    """Say whether a file still has a recorded digest; see `current_digest`.
+    """Return whether a file still has a recorded digest; see `current_digest`.
 
     Raises:
-        LensflowError: the file is missing, or the digest's algorithm is not known.
+        LensflowError: the file is missing, or the digest's algorithm is unknown.
     """
     return current_digest(path, algorithm_of(recorded)) == recorded
 

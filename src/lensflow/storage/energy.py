@@ -1,4 +1,4 @@
-"""Energy of the processors, as Linux's RAPL counters give it where the system lets one read them."""
+"""Energy of the processors, from Linux's RAPL counters if the system allows reading them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 def counters(folder: Path = POWERCAP) -> dict[Path, int]:
-    """Return each processor package's counter in microjoules; nothing where there are none or they may not be read."""
+    """Return each processor package's counter in microjoules; empty if there are none or they may not be read."""
     # intel-rapl:0 is a package, also of AMD's; intel-rapl:0:1 a part of it.
     found = {}
     for path in sorted(folder.glob("intel-rapl:*")):
@@ -20,10 +20,9 @@ def counters(folder: Path = POWERCAP) -> dict[Path, int]:
 
 
 def joules(before: Mapping[Path, int], after: Mapping[Path, int]) -> float | None:
-    """Return the energy between two readings, of all that the machine did; None if a counter cannot be read.
+    """Return the energy between two readings, for all work of the machine; None if there is no counter.
 
-    A counter starts again at 0 after `max_energy_range_uj`. If it does so twice between the readings, the result is too
-    small.
+    A counter starts again at 0 after `max_energy_range_uj`. If this happens more than once, it is not noticed.
     """
     if not before or before.keys() != after.keys():
         return None

@@ -1,4 +1,4 @@
-"""What a stage runs in: the commit of its code, versions of packages, the machine."""
+"""The environment of a stage: the commit of its code, versions of packages, and the machine."""
 
 import hashlib
 import os
@@ -21,7 +21,8 @@ KERNELS_DEPEND_ON = (
 
 
 def commit() -> str | None:
-    """Return the commit of the code that runs, if it runs from a git checkout; says so if that has changes."""
+    """Return the commit of the running code, if it is a git checkout; the text says so if there are uncommitted
+    changes."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str | None:
@@ -39,7 +40,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on, as far as they are installed."""
+    """Return the versions of Python and of the installed packages on which results depend."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -50,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the stage ran on; neither the machine's name nor the user's."""
+    """Return the machine that the stage ran on, without the names of machine and user."""
     torch = sys.modules.get("torch")  # not loaded for this alone
     described: dict[str, Any] = {
         "cpu": _processor(),
@@ -70,7 +71,7 @@ def _cpu_information() -> list[str]:
 
 
 def _processor_digest() -> str | None:
-    """Digest of what libraries choose their kernels by; None where Linux does not say it."""
+    """Digest of the processor features by which libraries choose their kernels; None if Linux does not give them."""
     lines = dict(line.partition("\t")[::2] for line in _cpu_information())
     known = [lines[key] for key in KERNELS_DEPEND_ON if key in lines]
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12] if known else None

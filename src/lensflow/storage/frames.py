@@ -1,4 +1,4 @@
-"""Reading tables that are compared with their records first."""
+"""Reading tables after a comparison with their records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from lensflow.storage.integrity import unchanged
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file, all of it as text.
+    """Read a CSV file; all values are text.
 
     Args:
-        path: of the file.
-        columns: those that it must have.
+        path: path of the file.
+        columns: required columns.
 
     Raises:
-        LensflowError: the file is missing, not what its stage wrote, no CSV table, or lacks a column.
+        LensflowError: the file is missing, not as its stage wrote it, not a CSV table, or lacks a column.
     """
     try:
         frame = pd.read_csv(unchanged(path), dtype=str, keep_default_na=False)

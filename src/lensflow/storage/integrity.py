@@ -1,8 +1,8 @@
-"""Records of what stages wrote, and the comparison of files with them.
+"""Records of the files that stages wrote, and the comparison of files with their records.
 
 Every run of a stage leaves a record beside its output (`lensflow.provenance.records`). A stage compares each file that
-it reads with the record of the file. A file without a record was written by somebody else and is taken as it is.
-Records and manifests come along with results from elsewhere, so the files that they name must lie inside their folder.
+it reads with the record of the file. A file without a record does not come from a stage, and is read without a check.
+Downloaded results contain records and manifests, so the files that these name must lie inside their folder.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def _time(text: str) -> str:
 
 
 class Source(TypedDict):
-    """What a stage read from outside of the workflow."""
+    """An input of a stage from outside of the workflow."""
 
     name: str
     sha256: str
@@ -62,7 +62,7 @@ class Code(TypedDict):
 
 @with_config(ConfigDict(strict=True))
 class Record(TypedDict):
-    """What a stage leaves beside its output; see `lensflow.provenance.records.recording`."""
+    """The record that a stage leaves beside its output; see `lensflow.provenance.records.recording`."""
 
     stage: str
     output: Annotated[str, AfterValidator(_plain)]
@@ -88,17 +88,17 @@ class Listed(TypedDict):
 
 @with_config(ConfigDict(extra="allow", strict=True))
 class Manifest(TypedDict):
-    """What is in a checkpoint's folder, and what else stage `prepare_backbone` says of it."""
+    """The files in a checkpoint's folder, and the other facts that `backbones.prepare_backbone` writes about it."""
 
     files: dict[Annotated[str, AfterValidator(_plain)], Listed]
     weights: str
 
 
 def checked(path: Path) -> Path:
-    """Return the path of a file that is about to be read, compared with the record of the stage that wrote it.
+    """Return the path of a file to read, after comparing the file with its stage's record.
 
     Raises:
-        LensflowError: the file is not what the stage wrote. It was set aside, so that Snakemake makes it again.
+        LensflowError: the file is not as the stage wrote it. It was renamed, so that Snakemake makes it again.
     """
     if not path.is_file() or is_own(path):
         return path
@@ -116,10 +116,12 @@ def checked(path: Path) -> Path:
 
 
 def unchanged(path: Path) -> Path:
-    """Return the path of a file that is about to be shown, compared with its record; unlike `checked` touches nothing.
+    """Return the path of a file to show, after comparing the file with its record.
+
+    Unlike `checked`, this renames nothing.
 
     Raises:
-        LensflowError: the file is not what its stage wrote.
+        LensflowError: the file is not as its stage wrote it.
     """
     found = record_of(path) if path.is_file() else None
     if found and not has_digest(path, found[1]["outputs"][relative(path, found[0].parent)]):
@@ -128,7 +130,7 @@ def unchanged(path: Path) -> Path:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return a path as it is written in a record in `folder`, which may be moved together with what it names."""
+    """Return a path as a record in `folder` writes it. Record and file may be moved together."""
     return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
@@ -136,7 +138,7 @@ def conform(path: Path, kind: Any, value: Any, name: str) -> Any:
     """Return the content of a file as a value of a typed dictionary.
 
     Raises:
-        LensflowError: the content is no such dictionary; the message calls the file a damaged `name`.
+        LensflowError: the value has another form; the message calls the file a damaged `name`.
     """
     try:
         return _adapter(kind).validate_python(value)
@@ -152,9 +154,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def record_of(path: Path) -> tuple[Path, Record] | None:
-    """Return the record that names a file among its outputs, with its own path; None if there is none.
+    """Return the record that names a file among its outputs, with the record's own path; None if there is none.
 
-    It lies beside the file, or beside the folder that it is in, under the name of what the stage was run for.
+    The record lies beside the file or beside its folder. Its name comes from the output for which the stage was run.
 
     Raises:
         LensflowError: the record is damaged.
@@ -174,7 +176,7 @@ def read_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        LensflowError: it is damaged.
+        LensflowError: the record is damaged.
     """
     status = path.stat()
     return _record_at(path, status.st_mtime_ns, status.st_size, status.st_ino)
@@ -200,12 +202,13 @@ def discard(place: Path) -> None:
 
 
 def set_aside(path: Path) -> LensflowError:
-    """Rename a damaged file, and with it what its stage was run for, which Snakemake then makes again.
+    """Rename a damaged file, and the output for which its stage was run, so that Snakemake makes the output again.
 
-    A file of a checkpoint takes the whole checkpoint with it, and if it is linked the one that it is linked from.
+    If a file of a checkpoint is damaged, the whole checkpoint is renamed. If the file is a link, the checkpoint that it
+    links to is renamed as well.
 
     Args:
-        path: a file that a record names, or that lies beside a manifest that one names.
+        path: a file that a record names, or that lies beside a manifest that a record names.
 
     Returns:
         The error to raise.
@@ -220,4 +223,6 @@ def set_aside(path: Path) -> LensflowError:
             stages.append(found[1]["stage"])
     for place in places:
         discard(place)
-    return LensflowError(f"{path}: {reason.format(stages[-1])}; it was set aside, run again to remake it")
+    return LensflowError(
+        f"{path}: {reason.format(stages[-1])}; it was renamed to *.corrupt; run again to make it again"
+    )

@@ -1,4 +1,4 @@
-"""What a stage reads and writes while it runs, for its record."""
+"""The files that a stage reads and writes while it runs, for its record."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass
 class Journal:
-    """What a stage has read and written so far, under absolute paths.
+    """The files that a stage has read and written so far, under absolute paths.
 
     Attributes:
         read: file -> sha256.
-        lines: file -> its lines (from 1) that go into the result, as far as `used` was told.
-        written: the files, as a set in order.
+        lines: file -> the lines that were used, if `used` was called.
+        written: the written files, as an ordered set.
     """
 
     read: dict[Path, str] = field(default_factory=dict)
@@ -26,7 +26,7 @@ _journal: Journal | None = None  # of the stage that runs
 
 @contextmanager
 def journal() -> Iterator[Journal]:
-    """Keep track of what is read and written from here on."""
+    """Record all reads and writes from now on."""
     global _journal
     before, _journal = _journal, Journal()
     try:
@@ -36,36 +36,36 @@ def journal() -> Iterator[Journal]:
 
 
 def used(path: Path, lines: Iterable[int]) -> None:
-    """Note for the record of the stage that runs which lines of a file (from 1) go into its result."""
+    """Note for the running stage's record which lines of a file (from 1) go into its result."""
     if _journal is not None:
         _journal.lines.setdefault(path.absolute(), set()).update(lines)
 
 
 def note_read(path: Path, sha256: str) -> None:
-    """Note that the stage that runs has read a file."""
+    """Note that the running stage has read a file."""
     if _journal is not None:
         _journal.read[path.absolute()] = sha256
 
 
 def note_written(path: Path) -> None:
-    """Note that the stage that runs has written a file."""
+    """Note that the running stage has written a file."""
     if _journal is not None:
         _journal.written[path.absolute()] = None
 
 
 def forget_written(path: Path) -> None:
-    """Leave a file out of the record of the stage that runs."""
+    """Leave a file out of the running stage's record."""
     if _journal is not None:
         _journal.written.pop(path.absolute(), None)
 
 
 def is_own(path: Path) -> bool:
-    """Return whether the stage that runs has written the file itself."""
+    """Return whether the running stage has written the file itself."""
     return _journal is not None and path.absolute() in _journal.written
 
 
 def spans(lines: Iterable[int]) -> str:
-    """Write numbers as spans: "1-3, 7"."""
+    """Write numbers as spans, such as "1-3, 7"."""
     found: list[list[int]] = []
     for line in sorted(lines):
         if found and line == found[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Reading JSON, YAML and text with bounds on what a file may take; nothing here compares a file with a record."""
+"""Reading JSON, YAML and text with limits on the size; nothing here compares a file with a record."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ def parse_json(text: str) -> Any:
     """Parse one JSON value.
 
     Raises:
-        ValueError: the text is no JSON value, is nested too deeply, or holds half of a surrogate pair, which is no
+        ValueError: the text is not JSON, is nested too deeply, or holds half of a surrogate pair, which is not a
             character and could not be written again.
     """
     try:
@@ -52,14 +52,15 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_yaml(path: Path, loader: Any = None) -> Any:
-    """Read one YAML value; no object is made of it but plain values.
+    """Read one YAML value, which may contain only plain values.
 
     Args:
         path: the file.
-        loader: a loader class of PyYAML's; by default `SafeLoader`.
+        loader: a loader class of PyYAML; by default `SafeLoader`.
 
     Raises:
-        LensflowError: the file is missing, too large, not valid, or its anchors stand for too much (a "YAML bomb").
+        LensflowError: the file is missing, too large or not valid, or its anchors expand to too many values (a "YAML
+            bomb").
     """
     import yaml
 
@@ -76,7 +77,7 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         if node is None:
             return None
         if expanded_size(node, children) > MOST_VALUES:
-            raise LensflowError(f"{path}: its anchors stand for more than {MOST_VALUES} values; write fewer")
+            raise LensflowError(f"{path}: its anchors expand to more than {MOST_VALUES} values; write fewer")
         return reading.construct_document(node)
     except LensflowError:
         raise
@@ -87,14 +88,9 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
 
 
 def expanded_size(root: Any, children: Callable[[Any], Iterable[Any]]) -> int:
-    """Return the number of values that `root` stands for, itself included, if it is written out without anchors.
+    """Count the values below `root`; a shared value counts once per use.
 
-    A value that is used in several places counts once per place. The number is above `MOST_VALUES` if a value holds
-    itself.
-
-    Args:
-        root: the value.
-        children: gives the values that a value holds directly.
+    The count is above `MOST_VALUES` if it is endless.
 
     Raises:
         RecursionError: the values are nested too deeply.

@@ -1,4 +1,4 @@
-"""Tensors that a run leaves for the next one if it is killed; a file of them holds its own checksum."""
+"""Tensors that a run keeps for the next run in case it is killed. A file of them holds its own checksum."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Read tensors and texts; None if there is no file or a damaged one, which is removed with a warning in the log."""
+    """Read tensors and texts; None if there is no file. A damaged file also gives None, is removed, and is reported."""
     if not path.is_file():
         return None
     try:

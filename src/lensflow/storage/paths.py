@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def resolve(path: str, root: Path) -> Path:
-    """Return a path of the configuration, relative ones below `root`."""
+    """Return a path of the configuration; a relative path starts from `root`."""
     return root / Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Reading JSON files that are compared with their records first."""
+"""Reading JSON files after a comparison with their records."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ def read_json(path: Path) -> Any:
     """Read one JSON value.
 
     Raises:
-        LensflowError: the file is missing or not JSON, or not what a stage wrote.
+        LensflowError: the file is missing, not JSON, or not as a stage wrote it.
     """
     checked(path)
     try:
@@ -25,7 +25,7 @@ def read_jsonl(path: Path) -> list[Any]:
     """Read one JSON value per line.
 
     Raises:
-        LensflowError: the file is missing or not what a stage wrote, a line is empty, too long or not JSON; the
+        LensflowError: the file is missing or not as a stage wrote it, or a line is empty, too long or not JSON; the
             message names file and line.
     """
     checked(path)
@@ -44,7 +44,7 @@ def read_jsonl(path: Path) -> list[Any]:
                 except UnicodeDecodeError:
                     raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
                 except ValueError as error:
-                    raise LensflowError(f"{where}: not valid JSON ({error}); mend the line") from None
+                    raise LensflowError(f"{where}: not valid JSON ({error}); correct the line") from None
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file") from None
     except OSError as error:
@@ -56,7 +56,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Read a checkpoint's manifest.
 
     Raises:
-        LensflowError: the file is missing, not what a stage wrote, or no manifest.
+        LensflowError: the file is missing, not as a stage wrote it, or not a manifest.
     """
     manifest: dict[str, Any] = conform(path, Manifest, read_json(path), "manifest")
     return manifest

@@ -1,7 +1,7 @@
-"""The whole configuration of a run: what exists, what to run, and how the files are put together.
+"""The whole configuration of a run: what exists, what to run, and how configuration files are merged.
 
-What *exists* (backbones, corpora, settings, methods, benchmarks) are dictionaries, what to *run* is a list, because
-Snakemake merges dictionaries deeply and replaces lists.
+What *exists* (backbones, corpora, settings, methods, benchmarks) is in dictionaries, and what to *run* is in a list,
+because Snakemake merges dictionaries deeply and replaces lists.
 """
 
 import json
@@ -36,16 +36,16 @@ class Axis(Strict):
     key: str = Field(pattern=SWEPT_KEY_PATTERN)
     """Key of the method, such as `lambda`, or with `setting.` before it a key of the setting."""
     values: tuple[str | int | float | None, ...] = Field(min_length=1, strict=False)
-    """The values that the key takes; each one is a run of its own."""
+    """The values of the key; each one is its own run."""
 
 
 class Sweep(Axis):
-    """One key of a method or a setting at several values, each of which is a run of its own."""
+    """One key of a method or a setting with several values; each value is its own run."""
 
     method: Name
-    """Method that the key belongs to, or that runs in the changed settings."""
+    """The method that the key belongs to, or that runs in the changed settings."""
     by: Axis | None = None
-    """A second key. All of its values are combined with all values of the first key."""
+    """A second key. Each of its values is combined with each value of the first key."""
 
 
 class Run(Strict):
@@ -56,15 +56,15 @@ class Run(Strict):
     settings: tuple[Name, ...] = Field(min_length=1, strict=False)
     """Settings of the catalog or of the file."""
     methods: tuple[Name, ...] = Field(min_length=1, strict=False)
-    """Methods of the catalog or of the file. `base` is the untouched backbone, which the others are compared with."""
+    """Methods of the catalog or of the file. `base` is the untouched backbone, with which the others are compared."""
     benchmarks: dict[Name, Annotated[tuple[Language, ...], Field(strict=False, min_length=1)] | None] = Field(
         min_length=1
     )
-    """Benchmarks, each in the languages of the setting, or in named ones: `[generation, xcopa: [zh, sw]]`."""
+    """Benchmarks, each in the languages of the setting or in named ones: `[generation, xcopa: [zh, sw]]`."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
-    """Seeds of training: the order of batches, and what a control draws."""
+    """Seeds of training: they decide the order of batches and the random draws of controls."""
     sweeps: tuple[Name, ...] = Field(default=(), strict=False)
-    """Names of sweeps that run as well."""
+    """Names of sweeps that also run."""
 
     @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
     @classmethod
@@ -78,7 +78,7 @@ class Run(Strict):
                 raise ValueError("must hold names, or name: [languages]")
             for name, languages in (entry if isinstance(entry, Mapping) else {entry: None}).items():
                 if name in named:
-                    raise ValueError(f"'{name}' stands there twice; remove one")
+                    raise ValueError(f"'{name}' occurs twice; remove one")
                 named[name] = languages
         return named
 
@@ -87,25 +87,25 @@ class Config(Strict):
     """The whole configuration, as `config/catalog/*.yaml` and one of `config/*.yaml` give it."""
 
     title: str | None = None
-    """Title of the report. Without one, the report is called by its methods and backbones."""
+    """Title of the report. Without one, the title names the methods and backbones."""
     backbones: dict[Name, Backbone]
     """Models that exist, by name."""
     corpora: dict[Name, Corpus]
     """Parallel texts that exist, by name."""
     settings: dict[Name, Setting]
-    """Groups of languages that are treated together, by name."""
+    """Groups of languages that are used together, by name."""
     methods: dict[Name, AnyMethod]
-    """What can be done to a backbone, by name."""
+    """Methods that exist, by name."""
     benchmarks: dict[Name, AnyBenchmark]
-    """What checkpoints can be measured with, by name."""
+    """Benchmarks that exist, by name."""
     datasets_root: str | None = None
     """Folder of local copies of the hub's data sets. The environment variable LENSFLOW_DATASETS_ROOT does the same."""
     verify: Literal["once", "always"] = "once"
-    """Whether a job reads a large file again that an earlier job has compared with its checksum, although size, times
-    and inode have not changed since. `lensflow verify` always reads everything."""
+    """Whether a job reads a large file again if an earlier job has already compared the file with its checksum, and
+    size, times and inode have not changed since. `lensflow verify` always reads everything."""
     trackers: tuple[Tracker, ...] = Field(default=(), strict=False)
     """Trackers that get training curves and scores: `tensorboard` (in `logs/trackers`), `trackio`, `wandb`, `mlflow`.
-    Each is a package to install. A tracker changes no result, and switching one on runs no stage again."""
+    Install the tracker's package first. A tracker changes no result, and adding one does not run any stage again."""
     retention_margins: dict[str, Positive] = {
         "usable": 0.05,
         "fidelity": 0.05,
@@ -113,10 +113,10 @@ class Config(Strict):
         "nll": 0.05,
         "rating": 0.5,
     }
-    """Metric -> by how much it may get worse in the central language and still count as kept (test of
+    """Metric -> by how much the metric may get worse in the central language and still count as kept (test of
     non-inferiority)."""
     versus: Name | None = None
-    """A method of `runs` that all others are also compared with, as they are with base."""
+    """A method of `runs`. All other methods are also compared with it, in the same way as with base."""
     protocol: str | None = None
     """YAML file with the primary claims of a study (`schema.protocol.Protocol`). Without one, the run makes two
     claims about each method."""
@@ -125,9 +125,9 @@ class Config(Strict):
     evaluation: Evaluation = Evaluation()
     """How checkpoints are evaluated."""
     sweeps: dict[Name, Sweep] = {}
-    """Keys that are tried at several values, by name."""
+    """Keys that are run with several values, by name."""
     reported: dict[Name, Reported] = {}
-    """Paper -> the numbers that it reports, which the tables show beside ours."""
+    """Paper -> the numbers that it reports; the tables show them beside ours."""
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
     """What to run: every combination of what an entry lists."""
 
@@ -211,12 +211,12 @@ def load(data: Mapping[str, Any]) -> Config:
     """Validate the merged configuration of a workflow.
 
     Raises:
-        LensflowError: one line that names the key and says what is wrong with it.
+        LensflowError: one line that names the key and says what is wrong with its value.
     """
     try:
         # Snakemake has read the files itself, whose anchors may stand for more than any memory holds.
         if expanded_size(data, _children) > MOST_VALUES:
-            raise LensflowError(f"config: its anchors stand for more than {MOST_VALUES} values; write fewer")
+            raise LensflowError(f"config: its anchors expand to more than {MOST_VALUES} values; write fewer")
         json.dumps(data, default=str, skipkeys=True, ensure_ascii=False).encode()
     except RecursionError:
         raise LensflowError("config: nested too deeply; write it flatter") from None
@@ -234,17 +234,17 @@ def _children(value: Any) -> Iterable[Any]:
 
 
 def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = None) -> Config:
-    """Read a configuration: dictionaries are merged deeply, lists replaced.
+    """Read a configuration: dictionaries are merged deeply, lists are replaced.
 
-    A configuration that names no runs changes the demo. Any other lies on top of the catalogs alone.
+    A configuration without `runs` changes the demo. Any other configuration is merged only with the catalogs.
 
     Args:
         files: YAML files.
         root: folder that holds `config/`.
-        more: on top of the files.
+        more: values that replace those of the files.
 
     Raises:
-        LensflowError: a file is missing or not valid; names the key.
+        LensflowError: a file is missing or not valid; the message names the key.
     """
     from snakemake.utils import update_config  # takes half a second
 
@@ -259,5 +259,5 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
         try:
             update_config(merged, content)
         except (AttributeError, TypeError):  # Snakemake puts the mapping into whatever stands there
-            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; mend it") from None
+            raise LensflowError(f"{where}: a mapping stands where config/ has a list or a value; correct it") from None
     return load(merged)

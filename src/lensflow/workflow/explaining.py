@@ -1,4 +1,4 @@
-"""What a key of the configuration means, from the docstring below it in the schema (`lensflow explain`)."""
+"""The meaning of a key of the configuration, from the docstring below the key in the schema (`lensflow explain`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Key:
     """A key of the configuration.
 
     Attributes:
-        path: sections and key, without the names that users choose: `backbones.resources.gpus`, `methods.lens.lr`.
-        field: pydantic's description of it.
+        path: sections and key, without names that users choose: `backbones.resources.gpus`, `methods.lens.lr`.
+        field: pydantic's description of the key.
     """
 
     path: tuple[str, ...]
     field: FieldInfo
 
     def __str__(self) -> str:
-        """Say what the key means, which values it takes and what it is by default."""
+        """Return the meaning of the key, its values and its default, as text."""
         lines = [" ".join((self.field.description or "No description.").split())]
         if values := choices_of(self.field.annotation):
             lines.append(f"one of: {', '.join(map(str, values))}")
@@ -36,10 +36,10 @@ class Key:
 
 
 def explain(name: str) -> str:
-    """Return what is known of a key.
+    """Return the description of a key.
 
     Args:
-        name: the key alone, or with sections before it: `limit`, `evaluation.limit`, `methods.lens-gentle.lambda`.
+        name: the key, or the key with sections before it: `limit`, `evaluation.limit`, `methods.lens-gentle.lambda`.
 
     Raises:
         LensflowError: there is no such key.
@@ -73,7 +73,7 @@ def _keys(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Key]:
 
 
 def _models(annotation: Any) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
-    """Yield the sections that a key holds, those of a kind with their kind."""
+    """Yield the sections that a key holds; sections that have kinds are given with their kind."""
     kinds = [given for given in getattr(annotation, "__metadata__", ()) if isinstance(given, Kinds)]
     if get_origin(annotation) is Annotated and kinds:
         yield from (((kind,), kinds[0].config_of(kind)) for kind in kinds[0].builtin())
@@ -91,7 +91,7 @@ def _kind_of(name: str) -> tuple[str, ...]:
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...]:
-    """Return the values that a key can have, if it can have only some."""
+    """Return the allowed values of a key, if only some values are allowed."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(value for inner in get_args(annotation) for value in choices_of(inner))

@@ -1,18 +1,18 @@
-"""What a user is told when a run stops: which stage failed and why."""
+"""The message to the user when a run stops: which stage failed and why."""
 
 import re
 from pathlib import Path
 
 _FAILED = re.compile(r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (\S+)", re.MULTILINE)
-_KILLED = "it was killed without a word; for want of memory?"
+_KILLED = "it was killed without a message, perhaps because memory ran out"
 
 
 def failures(log: Path, folder: Path) -> list[str]:
-    """Return one line per stage that failed: its name, the cause, and the log that has more; one line if none did.
+    """Return one line per failed stage: its name, the cause, and the log with details; one line if no stage failed.
 
     Args:
         log: Snakemake's own log of the run.
-        folder: where the run was started; the stages' logs are named from there.
+        folder: the folder where the run was started; the paths of the stages' logs start there.
     """
     failed = dict(_FAILED.findall(log.read_text(encoding="utf-8", errors="replace")))
     lines = [f"A stage did not finish: {rule}: {_cause(folder / file)} (log: {file})" for rule, file in failed.items()]
@@ -20,7 +20,7 @@ def failures(log: Path, folder: Path) -> list[str]:
 
 
 def _cause(log: Path) -> str:
-    """The last line of a stage's log if it is an error; a bug of ours is said to be one."""
+    """The last line of a stage's log if it is an error. An unexpected error is reported as a bug of Lensflow."""
     text = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
     last = text.rpartition("\n")[2]
     if last.startswith("error: "):

@@ -1,4 +1,5 @@
-"""Whether two engines fit on one GPU: vLLM takes its share at once, transformers loads the model a second time."""
+"""Check that two engines fit on one GPU: vLLM takes its share at once, and transformers loads the model a second
+time."""
 
 import math
 import shutil
@@ -17,18 +18,18 @@ _UNKNOWN = 0.5  # a share that leaves room on any card that holds the model twic
 
 
 def hints(plan: Plan, gpu_gb: float | None) -> list[str]:
-    """Return a line for each backbone whose two engines would not fit on its GPU.
+    """Return one line for each backbone whose two engines would not fit on its GPU.
 
     Args:
-        plan: what is to be run.
-        gpu_gb: memory of a GPU; None if it is not known.
+        plan: the plan of the run.
+        gpu_gb: memory of a GPU; None if it is unknown.
     """
     found = [_hint(name, plan, gpu_gb) for name in plan.backbones]
     return [line for line in found if line is not None]
 
 
 def gpu_memory_gb() -> float | None:
-    """Return the memory of the smallest GPU of this machine in GB; None without one."""
+    """Return the memory of this machine's smallest GPU in GB; None if there is no GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

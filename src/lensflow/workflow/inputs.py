@@ -1,7 +1,7 @@
-"""What `lensflow check` says of data that is there: files, and local copies of the hub's data sets.
+"""The checks of `lensflow check` on local data: files, and local copies of the hub's data sets.
 
-The same functions read the data as in the stages `pair_data` and `fetch_items`; nothing is written. Data sets of the
-hub are not fetched here: these stages, which come first, check them.
+The same functions read the data in the stages `pair_data` and `fetch_items`; nothing is written. Data sets of the hub
+are not fetched here: these stages run first and check them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +28,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Data:
-    """What is on this machine of the data that a plan uses.
+    """The data of a plan that is on this machine.
 
     Attributes:
-        texts: corpus -> language -> rows of `id`, `split`, `prompt` and perhaps `answer`.
-        items: (benchmark, language) -> items, and those that examples are taken from; of benchmarks on data sets.
+        texts: corpus -> language -> rows of `id`, `split`, `prompt` and optionally `answer`.
+        items: (benchmark, language) -> the items, and the items from which examples are taken; only for benchmarks on
+            data sets.
     """
 
     texts: dict[str, dict[str, Rows]] = field(default_factory=dict)
@@ -43,11 +44,11 @@ def read_data(plan: Plan, root: Path | None) -> Data:
     """Read and check the corpora and the benchmarks' items whose data is on this machine.
 
     Args:
-        plan: what is used of them.
+        plan: the plan, which says what is used.
         root: folder of local data sets.
 
     Raises:
-        LensflowError: as the stages that read them.
+        LensflowError: as in the stages that read the data.
     """
     data = Data()
     for name, languages in plan.used_corpora.items():
@@ -89,7 +90,7 @@ def _checked_items(plan: Plan, name: str, language: str, root: Path | None) -> t
 
 
 def doubts(plan: Plan, data: Data) -> Iterator[str]:
-    """Say what may be a mistake in corpora and items. The corpora of the package are left out."""
+    """Return hints about possible mistakes in corpora and items. The corpora of the package are left out."""
     for name, by_language in data.texts.items():
         if plan.config.corpora[name].path in EMBEDDED:
             continue
@@ -116,7 +117,7 @@ def doubts(plan: Plan, data: Data) -> Iterator[str]:
 
 def _of_one(language: str, texts: Sequence[str], languages: Sequence[str]) -> Iterator[str]:
     if lost := sum(any(mark in text for mark in _LOST) for text in texts):
-        yield f"{lost} of {len(texts)} texts in '{language}' hold U+0000 or U+FFFD in place of a character; mend them"
+        yield f"{lost} of {len(texts)} texts in '{language}' hold U+0000 or U+FFFD instead of a character; correct them"
     worded = [text for text in texts if scripts_in(text)]
     if 2 * len(worded) < len(texts):
         yield f"{len(texts) - len(worded)} of {len(texts)} texts in '{language}' have no letter; name another column"

@@ -1,4 +1,4 @@
-"""What `lensflow check` says of prompts and texts that are too long for a backbone."""
+"""The checks of `lensflow check` on prompts and texts that are too long for a backbone."""
 
 import json
 import tempfile
@@ -21,11 +21,11 @@ _ROOM = 300  # tokens that a cell may take beside its items: an answer, the word
 def check_lengths(plan: Plan, data: Data, folders: Mapping[str, Path]) -> Iterator[str]:
     """Check that the prompts of benchmarks fit into the backbones, and count texts that are cut before training.
 
-    A prompt is tokenised only if it has so many bytes that it could be too long.
+    A prompt is tokenised only if it has enough bytes to be too long.
 
     Args:
-        plan: what is asked.
-        data: what is on this machine of the data; the rest is not checked.
+        plan: the plan, which says what is asked.
+        data: the data on this machine; other data is not checked.
         folders: backbone -> a folder with its tokenizer and config.json.
 
     Raises:
@@ -87,7 +87,7 @@ def _check_cell(plan: Plan, asker: "_Measuring", name: str, language: str, items
 
 
 def _cut(plan: Plan, data: Data, backbone: str, folder: Path) -> Iterator[str]:
-    """Count the texts of a backbone's settings that lose tokens before their states are computed."""
+    """Count the texts of a backbone's settings that are cut before their states are computed."""
     from lensflow.models.tokenizer import PromptTokenizer
 
     settings = {place.setting for place in plan.trained(backbone) if plan.needs_states(place.method)}
@@ -109,16 +109,16 @@ def _cut(plan: Plan, data: Data, backbone: str, folder: Path) -> Iterator[str]:
 
 
 class _Measuring:
-    """Measures what a benchmark would ask, and answers nothing; an `Asker` that needs no engine.
+    """Measures the requests of a benchmark and answers nothing; an `Asker` that needs no engine.
 
     Args:
-        plan: what is asked.
-        backbone: who is asked.
-        folder: with its tokenizer and config.json.
+        plan: the plan, which says what is asked.
+        backbone: the backbone.
+        folder: folder with the backbone's tokenizer and config.json.
 
     Attributes:
-        least: tokens that fit into each engine.
-        place: what a message begins with.
+        least: number of tokens that fit into each engine.
+        place: the beginning of a message.
     """
 
     def __init__(self, plan: Plan, backbone: str, folder: Path) -> None:
@@ -131,7 +131,7 @@ class _Measuring:
         self.place = ""
 
     def _limit(self, role: Any) -> tuple[float, str]:
-        """Return how many tokens fit into an engine, and how to say so."""
+        """Return the number of tokens that fit into an engine, and the reason for it."""
         found = float("inf") if self._positions is None else self._positions
         reserved = self._evaluation.max_model_len
         if role(self._evaluation.engine) == registry.FAST and reserved < found:
@@ -145,11 +145,11 @@ class _Measuring:
             raise LensflowError(f"{self.place}: a prompt and its answer of {longest} tokens exceed {said}")
 
     def instruct(self, prompt: str) -> str:
-        """Return the prompt: methods may make it longer, which their own stage notices."""
+        """Return the prompt unchanged. A method may make it longer; the method's own stage then checks it."""
         return prompt
 
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> Sequence[Said]:
-        """Measure prompts with the answers that they may get."""
+        """Measure prompts together with their longest answers."""
         from lensflow.models.engines.protocol import Answer
 
         self._check(registry.generator, max(map(len, prompts), default=0) + decoding.max_new_tokens)

@@ -1,8 +1,10 @@
-"""Names, targets, stage configurations and code digests of the workflow; no torch here, it runs on every start.
+"""Names, targets, stage configurations and code digests of the workflow.
 
-A path holds identifiers only. Every value that changes a result stands in its stage's configuration, which a rule hands
-over as one parameter of canonical JSON: Snakemake compares parameters as a set of values without names, so that two
-swapped weights would otherwise go unnoticed.
+This module runs at every start, so it avoids torch.
+
+A path holds only identifiers. Every value that changes a result is in the configuration of its stage. A rule passes
+this configuration as one parameter of canonical JSON, because Snakemake compares parameters as a set of values without
+names and would otherwise not notice two swapped weights.
 """
 
 import math
@@ -46,9 +48,8 @@ class Part:
 
     Attributes:
         backbone: their backbone.
-        number: of the part.
-        checkpoints: what the job answers for.
-        one_by_one: whether every checkpoint has a job of its own.
+        number: number of the part.
+        checkpoints: the checkpoints that the job answers for.
     """
 
     backbone: str
@@ -58,7 +59,7 @@ class Part:
 
     @property
     def rule(self) -> str:
-        """The name of the rule that answers for them."""
+        """The name of the rule for this job."""
         return f"answer_{_word(self.backbone)}_{'only_' if self.one_by_one else ''}{self.number}"
 
 
@@ -67,16 +68,17 @@ def _word(name: str) -> str:
 
 
 class Plan:
-    """What a configuration asks for, checked against the files that it names.
+    """The work that a configuration asks for, checked against the files that it names.
 
     Args:
         config: the validated configuration.
-        root: folder that relative paths of the configuration start from.
-        repository: folder of the workflow, where task files are looked for after `root`.
+        root: folder from which relative paths of the configuration start.
+        repository: folder of the workflow, in which task files are searched after `root`.
 
     Raises:
-        LensflowError: a corpus is not valid or lacks a language, a benchmark lacks one, a backbone's files are missing,
-            an engine is not installed, a corpus has not what a method trains on, the run lacks what a claim needs.
+        LensflowError: a corpus is not valid or lacks a language; a benchmark lacks a language; a backbone's files are
+            missing; an engine is not installed; a corpus lacks what a method trains on; or the run lacks what a claim
+            needs.
     """
 
     def __init__(self, config: Config, root: Path, repository: Path) -> None:
@@ -123,7 +125,7 @@ class Plan:
                                 kept += [language for language in named or languages if language not in kept]
 
     def _used_corpora(self) -> dict[str, dict[str, None]]:
-        """Return the corpora that are used, with the languages that are used of each."""
+        """Return the corpora that are used, each with the languages that are used."""
         used: dict[str, dict[str, None]] = {}
         for run in self.config.runs:
             for setting in (self.config.settings[name] for name in run.settings):
@@ -137,9 +139,9 @@ class Plan:
         return used
 
     def _read(self, name: str) -> tuple[Splits, dict[str, str]]:
-        """Return a corpus' items, and what tells for each language that its texts have changed.
+        """Return the items of a corpus, and per language a value that changes when its texts change.
 
-        A data set is not fetched to plan: its items are known by number alone, and Snakemake watches a local copy.
+        Planning does not fetch a data set: its items are known only by number, and Snakemake watches a local copy.
         """
         corpus = self.config.corpora[name]
         if (source := corpus.dataset) is not None:
@@ -185,7 +187,7 @@ class Plan:
             raise LensflowError(f"{where}: {error}") from None
 
     def _read_tasks(self) -> dict[str, dict[str, str]]:
-        """Return for each benchmark that runs files of its own the digest of every language's files."""
+        """Return, for each benchmark that runs the user's own files, the digest of these files per language."""
         digests: dict[str, dict[str, str]] = {}
         for name, languages in self.benchmarks.items():
             for language in languages:
@@ -225,7 +227,7 @@ class Plan:
 
     @property
     def blocks(self) -> list[tuple[str, str]]:
-        """Return each backbone and setting that a table has a block for."""
+        """Return each pair of backbone and setting for which a table has a block."""
         return list(dict.fromkeys(self._blocks))
 
     def trained(self, backbone: str | None = None) -> list[Place]:
@@ -233,24 +235,24 @@ class Plan:
         return [c for c in self.checkpoints if not c.is_base and backbone in (None, c.backbone)]
 
     def shown(self, backbone: str | None = None) -> list[Place]:
-        """Return the trained checkpoints that tables and figures show one by one: all that not only sweeps ask for."""
+        """Return the trained checkpoints that tables and figures show singly: all except those that only sweeps use."""
         return [c for c in self.trained(backbone) if (c.backbone, c.setting, c.method) not in self._swept]
 
     def drawn(self, backbone: str, setting: str) -> list[Place]:
-        """Return the trained checkpoints that the figures of a backbone and setting are about, sweeps included."""
+        """Return the trained checkpoints in the figures of a backbone and setting, sweeps included."""
         swept = {p.setting for p in self.points if (p.backbone, p.of_setting) == (backbone, setting)}
         return [c for c in self.trained(backbone) if c.setting in {setting, *swept}]
 
     def on_states(self, backbone: str, setting: str) -> bool:
-        """Say whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
+        """Return whether a method that is trained on a backbone and setting needs hidden states and subspaces."""
         return any(self.needs_states(c.method) for c in self.trained(backbone) if c.setting == setting)
 
     def needs_states(self, method: str) -> bool:
-        """Say whether a method needs the hidden states and subspaces of its setting."""
+        """Return whether a method needs the hidden states and subspaces of its setting."""
         return self.config.methods[method].needs_states
 
     def corpus(self, setting: str, use: str) -> str:
-        """Return the corpus that a setting has for "probing", "training" or "figures", which show parallel texts."""
+        """Return a setting's corpus for "probing", "training" or "figures", which show parallel texts."""
         entry = self.config.settings[setting]
         if use == "figures":
             source = self.config.corpora[entry.probing].dataset
@@ -262,7 +264,7 @@ class Plan:
         return list(dict.fromkeys(language for cells in self.checkpoints[checkpoint].values() for language in cells))
 
     def evaluation_corpora(self, checkpoint: Place) -> dict[str, list[str]]:
-        """Return the corpora that a checkpoint's benchmarks take their prompts from, with the languages of each."""
+        """Return the corpora from which a checkpoint's benchmarks take their prompts, each with its languages."""
         found: dict[str, list[str]] = {}
         for name, languages in self.checkpoints[checkpoint].items():
             benchmark = self.config.benchmarks[name]
@@ -272,7 +274,7 @@ class Plan:
         return found
 
     def evaluation_items(self, checkpoint: Place) -> dict[str, list[str]]:
-        """Return the benchmarks of a checkpoint that come from data sets, with the languages of each."""
+        """Return the benchmarks of a checkpoint that use data sets, each with its languages."""
         return {
             name: languages
             for name, languages in self.checkpoints[checkpoint].items()
@@ -292,10 +294,10 @@ class Plan:
     # Stage configurations: everything that changes a stage's result, and nothing else.
 
     def config_of(self, stage: str, wildcards: Mapping[str, str]) -> dict[str, Any]:
-        """Return the configuration of a stage by the wildcards in its scope.
+        """Return the configuration of a stage for the wildcards in its scope.
 
         Raises:
-            LensflowError: nothing in the plan has these names.
+            LensflowError: the plan does not have these names.
         """
         scope, function = STAGES[stage].scope, getattr(self, stage)
         values = [wildcards[name] for name in scope]
@@ -309,7 +311,7 @@ class Plan:
                 return dict(function(part))
             return dict(function(*values))
         except (KeyError, ValueError):
-            raise LensflowError(f"'{'/'.join(values)}' is nothing that stage {stage} of this plan works on") from None
+            raise LensflowError(f"'{'/'.join(values)}' is not part of the work of stage {stage} in this plan") from None
 
     def _checkpoint(self, name: str) -> Place:
         if name not in self._places:
@@ -350,7 +352,7 @@ class Plan:
         return {"prompt": self._prompt(backbone, corpus), "extraction": extraction}
 
     def _prompt(self, backbone: str, corpus: str) -> dict[str, Any]:
-        """Return the prompt format that a backbone has for the texts of a corpus, to probe and to train."""
+        """Return the prompt format of a backbone for the texts of a corpus, in probing and training."""
         entry = self.config.backbones[backbone]
         return entry.prompts.get(corpus, entry.prompt).canonical()
 
@@ -381,11 +383,12 @@ class Plan:
         return stage
 
     def training_code(self, method: str) -> str:
-        """Return the digest of the code that trains a method: its own module and what that imports."""
+        """Return the digest of the code that trains a method: its own module and what the module imports."""
         return method_digest(self.config.methods[method].kind)
 
     def parts(self, one_by_one: bool = False) -> list[Part]:
-        """Return which job answers for which checkpoints: for each alone, or as the backbone's resources say."""
+        """Return which job answers for which checkpoints: one job per checkpoint, or as the backbone's resources
+        say."""
         parts = []
         for backbone in self.backbones:
             its = sorted(checkpoint for checkpoint in self.checkpoints if checkpoint.backbone == backbone)
@@ -427,9 +430,10 @@ class Plan:
         return code_digest(SCORE, *modules_of(kinds))
 
     def _cells(self, name: str, languages: list[str]) -> dict[str, Any]:
-        """Return a benchmark with what it has of these languages, and the digests of the task files behind it.
+        """Return a benchmark with its settings for these languages, and the digests of its task files.
 
-        Each is made once: a large plan has thousands of checkpoints, evaluated on the same few.
+        Each result is computed once, because a large plan has thousands of checkpoints that use the same few
+        benchmarks.
         """
         key = (name, tuple(languages))
         if key not in self._cells_of:
@@ -442,7 +446,8 @@ class Plan:
     def judge(self, checkpoint: Place) -> dict[str, Any]:
         """Return the configuration of stage `judge`: the benchmarks that need a judge, with their languages.
 
-        How the judge is reached is in it, too: another address or limit runs the stage again, but asks nothing again.
+        The configuration also says how to reach the judge. If an address or limit changes, the stage runs again but
+        repeats no request.
         """
         judged = []
         for name, languages in self.checkpoints[checkpoint].items():
@@ -454,7 +459,7 @@ class Plan:
         return {"benchmarks": judged}
 
     def judged(self, checkpoint: Place) -> bool:
-        """Say whether a judge rates answers of a checkpoint."""
+        """Return whether a judge rates answers of a checkpoint."""
         return any(self.config.benchmarks[name].judged for name in self.checkpoints[checkpoint])
 
     def collect_scores(self) -> dict[str, Any]:
@@ -472,7 +477,7 @@ class Plan:
         }
 
     def presentation(self) -> dict[str, Any]:
-        """Return what tables, figures and report need of the configuration."""
+        """Return the part of the configuration that tables, figures and report need."""
         used = {setting for _, setting in self.blocks}
         order = list(dict.fromkeys([BASE, *(c.method for c in self.shown())]))
         chosen = {name: self.config.methods[name] for name in order}
@@ -499,24 +504,24 @@ class Plan:
         return f"{named} on {', '.join(self.backbones)}"
 
     def folders(self) -> dict[str, Path]:
-        """Return for each backbone that is there a folder with its small files, after a check of its chat template.
+        """Return for each existing backbone a folder with its small files, after a check of its chat template.
 
         Raises:
-            LensflowError: see `check_prompt`.
+            LensflowError: as in `check_prompt`.
         """
         found = {name: check_prompt(name, self.config.backbones[name], self.root) for name in self.backbones}
         return {name: folder for name, folder in found.items() if folder is not None}
 
     def check_backbones(self, folders: Mapping[str, Path]) -> list[str]:
-        """Check that the backbones can be prompted, evaluated and trained as they should be.
+        """Check that the backbones can be prompted, evaluated and trained as the configuration asks.
 
-        Only the weights of local folders are read, once, to see that they are numbers.
+        Only the weights of local folders are read. They are read once, to check that all of them are numbers.
 
         Args:
-            folders: what `folders` returned.
+            folders: the result of `folders`.
 
         Returns:
-            Lines about what may be a mistake, such as tensors that nothing reads.
+            Hints about possible mistakes, such as tensors that no code reads.
 
         Raises:
             LensflowError: a checkpoint cannot be used, or a method cannot train a backbone's family.
@@ -526,7 +531,7 @@ class Plan:
         ]
 
     def _check_checkpoint(self, name: str, folder: Path) -> list[str]:
-        """Return what may be a mistake."""
+        """Return hints about possible mistakes."""
         from lensflow.models import skeleton, usable  # torch: takes seconds, and planning needs none
 
         backbone, extraction = self.config.backbones[name], self.config.extraction
@@ -556,10 +561,10 @@ class Plan:
         return hints
 
     def check_training(self) -> None:
-        """Check that trainings have the packages and the GPUs that they ask for.
+        """Check that the packages and GPUs for all trainings are available.
 
         Raises:
-            LensflowError: they have not.
+            LensflowError: a package or GPU is missing.
         """
         for backbone, name in dict.fromkeys((place.backbone, place.method) for place in self.trained()):
             method, given = self.config.methods[name], self.config.backbones[backbone].resources.gpus
@@ -571,10 +576,10 @@ class Plan:
                 )
 
     def check_disk(self, results: Path) -> None:
-        """Check that the results folder's disk has room for what is not there yet.
+        """Check that the disk of the results folder has room for the missing results.
 
         Raises:
-            LensflowError: it has not; says how much is needed.
+            LensflowError: the room is too small; the message says how much is needed.
         """
         # A checkpoint, the same again while it is written, and one exported copy of the trained shards.
         missing = [name for name in self.backbones if not (results / name / "backbone" / MANIFEST).is_file()]
@@ -595,10 +600,10 @@ def _of_method(name: str, check: Callable[[], None]) -> None:
 
 
 def pattern(names: Iterable[str]) -> str:
-    """Return a wildcard constraint that is closed to the given names."""
+    """Return a wildcard constraint that allows only the given names."""
     return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 def as_parameter(stage_config: Mapping[str, Any]) -> str:
-    """Return a stage's configuration as the one parameter that Snakemake compares."""
+    """Return a stage's configuration as the single parameter that Snakemake compares."""
     return canonical_json(stage_config)

@@ -1,7 +1,7 @@
-"""What runs now: a line per stage, with its rate and the time left, read from the stages' logs.
+"""Progress of a run: one line per running stage with its rate and the time left, read from the stages' logs.
 
 Every stage writes its progress bar to its log, also on another machine of a cluster. The process that starts the stages
-reads the ends of these logs and says what is new.
+reads the ends of these logs and prints what is new.
 """
 
 import re
@@ -19,7 +19,7 @@ _BAR = re.compile(
 
 
 class Progress:
-    """Says what the stages of a run do, for as long as the process lives.
+    """Reports the progress of a run's stages while the process lives.
 
     Args:
         logs: folder with the stages' logs.
@@ -30,14 +30,14 @@ class Progress:
         self._said = dict(_bars(logs))  # bars of earlier runs, which stages left that were killed
 
     def news(self) -> list[str]:
-        """Return a line per stage whose bar is not full and has moved since the last call."""
+        """Return one line per stage whose bar is not full and has moved since the last call."""
         bars = dict(_bars(self.logs))
         moved = [f"{name}: {bar}" for name, bar in bars.items() if self._said.get(name) != bar]
         self._said = bars
         return moved
 
     def start(self) -> None:
-        """Print the news now and then, in a thread of its own."""
+        """Print new progress lines regularly, in a separate thread."""
         threading.Thread(target=self._print, daemon=True).start()
 
     def _print(self) -> None:
@@ -48,7 +48,7 @@ class Progress:
 
 
 def _bars(logs: Path) -> Iterator[tuple[str, str]]:
-    """Give the stages whose log ends in a bar that is not full: their log without its ending, and the bar in words."""
+    """Yield the stages whose log ends in an incomplete bar: the log's name without its ending, and the bar in words."""
     for path in sorted(logs.rglob("*.log")):
         try:
             with path.open("rb") as file:

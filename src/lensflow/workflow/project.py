@@ -7,6 +7,6 @@ INSTALLED = Path(str(files("lensflow"))) / "project"  # in a clone: links to the
 
 
 def folder() -> Path:
-    """Return the clone that one works in, if this is one, or the files that were installed with the package."""
+    """Return the folder of the clone, if this is a clone, or the folder of the files that the package installed."""
     here = Path()
     return here if (here / "Snakefile").is_file() and (here / "config/catalog").is_dir() else INSTALLED

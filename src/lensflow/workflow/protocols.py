@@ -21,10 +21,10 @@ def read(name: str, roots: Sequence[Path]) -> Protocol:
 
     Args:
         name: path of a YAML file.
-        roots: folders that the path may start from.
+        roots: folders from which the path may start.
 
     Raises:
-        LensflowError: the file is missing or not a protocol; names the key.
+        LensflowError: the file is missing or not a protocol; the message names the key.
     """
     path = next((root / name for root in roots if (root / name).is_file()), None)
     if path is None:
@@ -38,12 +38,12 @@ def check(protocol: Protocol, config: Config, measured: Measured) -> None:
     """Check that the run measures what every claim needs.
 
     Args:
-        protocol: of the configuration.
+        protocol: the protocol of the configuration.
         config: the configuration.
-        measured: what each checkpoint of the run is measured by.
+        measured: the measures of each checkpoint of the run.
 
     Raises:
-        LensflowError: a claim names what the run does not have; names the claim.
+        LensflowError: a claim names something that the run does not have; the message names the claim.
     """
     where = str(config.protocol)
     if protocol.setting not in config.settings:

@@ -1,6 +1,6 @@
-"""Published tables: whether a run gives them again, and what in configuration, code or packages moved them.
+"""Published tables: whether a run reproduces them, and which changes of configuration, code or packages changed them.
 
-A folder of published tables has the CSV files of `TABLES` and `SOURCE`, which says what they came from.
+A folder of published tables has the CSV files of `TABLES` and `SOURCE`, which names their origin.
 """
 
 import math
@@ -40,7 +40,7 @@ MACHINE = ("cpu", "cpu_digest", "threads", "gpu")  # what numbers depend on of a
 
 @dataclass(frozen=True)
 class Difference:
-    """What is not as published: where it stands, what it is, and whether another platform excuses it."""
+    """A difference from the published tables: its place, its text, and whether another platform explains it."""
 
     where: str
     what: str
@@ -53,10 +53,11 @@ class Difference:
 def compare(published: Path, results: Path, *, exact: bool = False) -> tuple[list[Difference], int]:
     """Compare the tables of a run with the published ones, cell by cell.
 
-    On one platform (`same_platform`) everything must be the same. Elsewhere numbers are rounded otherwise, and a value
-    may lie inside of the published 95 % interval of its cell; one without an interval may differ by 0.1 %. Counts must
-    be the same, but for those that depend on the answers, as of `line_pass_rate`. Interval ends, p-values and marks
-    follow from items that the tables do not show: they must be the same where all values are.
+    On the same platform (`same_platform`), everything must be the same. Another platform rounds numbers differently.
+    There, a value may lie anywhere inside the published 95 % interval of its cell, and a value without an interval may
+    differ by 0.1 %. Counts must be the same, except for counts that depend on the answers, such as those of
+    `line_pass_rate`. Interval ends, p-values and marks follow from items that the tables do not show. They must be the
+    same if all values are the same.
 
     Args:
         published: folder of published tables.
@@ -67,7 +68,7 @@ def compare(published: Path, results: Path, *, exact: bool = False) -> tuple[lis
         The differences, and the number of values that were compared.
 
     Raises:
-        LensflowError: a table is missing or is none; names it.
+        LensflowError: a table is missing or not valid; the message names it.
     """
     values: list[Difference] = []
     others: list[Difference] = []
@@ -106,7 +107,7 @@ def compare(published: Path, results: Path, *, exact: bool = False) -> tuple[lis
 
 
 def same_platform(published: Path, results: Path) -> bool:
-    """Say whether a run's trainings and cells had the processor, threads, GPU and packages that tables name."""
+    """Return whether a run's trainings and cells used the processor, threads, GPU and packages that the tables name."""
     if not (published / SOURCE).is_file():
         return False
     source = read_json(published / SOURCE)
@@ -115,7 +116,8 @@ def same_platform(published: Path, results: Path) -> bool:
 
 
 def _made_with(results: Path) -> tuple[list[Any], list[Any]]:
-    """Return the packages of a run's trainings and cells, and what numbers depend on of their machines, each once."""
+    """Return the packages of a run's trainings and cells, and the properties of their machines that change numbers,
+    once each."""
     made: list[tuple[Any, Any]] = []
     for path in sorted(results.rglob(f"*{RECORD}")):
         record = read_record(path)
@@ -134,7 +136,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> tuple[list[str], dict[tuple[str, ...], dict[str, str]]]:
-    """The columns of a table beside `keys`, and its rows by them, all as text."""
+    """The columns of a table except `keys`, and its rows by `keys`, all as text."""
     frame = read_table(path, keys)
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for record in frame.to_dict("records"):
@@ -153,7 +155,7 @@ def _inside(value: str, low: str, high: str) -> bool:
 
 
 def _rounded(old: str, new: str) -> bool:
-    """Return whether two numbers differ as sums do that are rounded elsewhere; what is 0 but for rounding is any."""
+    """Return whether two numbers differ only by rounding. Numbers that are 0 up to rounding count as equal."""
     try:
         return math.isclose(float(old), float(new), rel_tol=1e-3, abs_tol=1e-9)
     except ValueError:  # a text
@@ -161,15 +163,15 @@ def _rounded(old: str, new: str) -> bool:
 
 
 def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[str]:
-    """Publish the tables of a run, with what they came from.
+    """Publish the tables of a run, with their origin.
 
     Args:
         results: a results folder.
-        published: folder of published tables, which is made if it is not there.
-        source: what `source_of` gives for the run.
+        published: folder of published tables; it is created if it does not exist.
+        source: the result of `source_of` for the run.
 
     Returns:
-        What moved them: the changes from what the tables came from that were published before, one per line.
+        The changes since the earlier published tables in configuration, code, packages and machines, one per line.
 
     Raises:
         LensflowError: a table is missing.
@@ -185,15 +187,16 @@ def accept(results: Path, published: Path, source: Mapping[str, Any]) -> list[st
 
 
 def source_of(plan: Plan, results: Path) -> dict[str, Any]:
-    """What the tables of a run come from: configuration and code of every stage, packages, machines, commit.
+    """The origin of a run's tables: configuration and code of every stage, packages, machines and commit.
 
     Args:
-        plan: of the configuration here.
+        plan: the plan of the current configuration.
         results: the run's results folder.
 
     Raises:
-        LensflowError: by its records, trainings, evaluations (each cell, also one from the cache) or the collection of
-            scores had another configuration, code or packages than those here, or read what has changed since.
+        LensflowError: the records show another configuration, code or packages than the current ones, or inputs that
+            have changed since. We check the records of trainings, of evaluations (each cell, also a cached one) and of
+            the collection of scores.
     """
     _check_made_here(plan, results)
     config: dict[str, Any] = {"collect_scores": plan.collect_scores()}
@@ -246,11 +249,11 @@ def _check_made_here(plan: Plan, results: Path) -> None:
             canonical_json(record["config"]) != canonical_json(without_places(config))
             or record["code"]["digest"] != code
         ):
-            raise LensflowError(f"{path}: other configuration or code than here made it; run the workflow again")
+            raise LensflowError(f"{path}: was made with another configuration or code; run the workflow again")
         cells = read_json(unchanged(path))["cells"] if path.name == "scores.json" else []
         if any(made_with != packages for made_with in (record["versions"], *(cell["made_with"] for cell in cells))):
             raise LensflowError(
-                f"{path}: other packages than here made it; delete {results / 'cells'} and run the workflow again with "
+                f"{path}: was made with other packages; delete {results / 'cells'} and run the workflow again with "
                 "--forceall"
             )
     for path in (results / "scores.csv", results / "tables" / "main.csv"):
@@ -263,7 +266,7 @@ def _check_made_here(plan: Plan, results: Path) -> None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between two sources, one change per line."""
+    """The differences between two origins, one change per line."""
     for stage in {**old["config"], **new["config"]}:
         before, after = old["config"].get(stage, {}), new["config"].get(stage, {})
         yield from (f"config of {stage}: {change}" for change in _keys(before, after, ""))

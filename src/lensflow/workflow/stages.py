@@ -1,7 +1,8 @@
 """The table of stages: one row per rule of the workflow.
 
 A stage is a function `run(config, ...)` in the module `lensflow.stages.{name}`. The command line, `show-config`, the
-code digests, the published tables and the tests read this table. To add a stage, write its module, a row and a rule.
+code digests, the published tables and the tests read this table. To add a stage, write its module, a row in this table,
+and a rule.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ class Argument:
     """An argument of a stage's command line.
 
     Attributes:
-        name: of the parameter of `run`; the option is `--name`, with dashes.
-        text: what it is.
-        type: of its values.
-        many: whether there may be several, at least one.
-        default: what it is if it is not given; `...` where it must be given.
+        name: name of the parameter of `run`; the option is `--name`, with dashes.
+        text: help text.
+        type: type of the values.
+        many: whether several values are allowed, at least one.
+        default: value if the option is not given; `...` if the option is required.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Argument:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What argparse is told."""
+        """The arguments for argparse."""
         shared: dict[str, Any] = {"type": self.type, "help": self.text}
         if self.many:
             return shared | {
@@ -51,12 +52,12 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: of the rule, the subcommand (with dashes) and the module.
-        config: the model of its configuration.
-        scope: the wildcards that say what it works on.
-        outputs: what it writes, below the results folder.
-        arguments: of its command line beside `--config`.
-        numbers: whether numbers in the published tables depend on it.
+        name: name of the rule, the subcommand (with dashes) and the module.
+        config: class of the stage's configuration.
+        scope: the wildcards that identify the stage's work.
+        outputs: the files that the stage writes, below the results folder.
+        arguments: arguments of the command line besides `--config`.
+        numbers: whether numbers in the published tables depend on the stage.
     """
 
     name: str
@@ -68,12 +69,12 @@ class Stage:
 
     @property
     def module(self) -> str:
-        """The import path of its module."""
+        """The import path of the stage's module."""
         return f"lensflow.stages.{self.name}"
 
     @property
     def command(self) -> str:
-        """The name of its subcommand."""
+        """The name of the stage's subcommand."""
         return self.name.replace("_", "-")
 
 
@@ -87,7 +88,7 @@ TEXTS = Argument("texts", "{language}.jsonl of each language (pair-data)", many=
 STATES = Argument("states", "{language}.safetensors of each language (extract-hidden-states)", many=True)
 CORPORA = Argument("corpora", "folder of {corpus}/{language}.jsonl (pair-data)")
 ITEMS = Argument("items", "folder of {benchmark}/{language}.jsonl (fetch-items)")
-TASKS = Argument("tasks", "folders that task files are named from", many=True, default=())
+TASKS = Argument("tasks", "folders in which task files are searched", many=True, default=())
 CELLS = Argument("cache", "folder of answered cells")
 COMPARISONS = Argument("comparisons", "comparisons.csv (collect-scores)")
 VERSUS = Argument("versus", "versus.csv (collect-scores)")
@@ -156,7 +157,7 @@ _ALL = (
             Argument("subspaces", "subspaces.safetensors (fit-subspaces), if the method needs it", default=None),
             Argument("states", f"{STATES.text}, if the method needs them", many=True, default=()),
             TEXTS,
-            Argument("output", "delta.safetensors to write; what else the training leaves goes beside it"),
+            Argument("output", "delta.safetensors to write; the other files of the training go beside it"),
         ),
     ),
     Stage(

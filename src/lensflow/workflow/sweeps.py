@@ -1,8 +1,8 @@
-"""Sweeps: one key of a method or a setting at several values.
+"""Sweeps: one key of a method or a setting with several values.
 
-A point of a sweep is a method (or a setting) of its own with a name that says the value, so that every stage treats it
-like any other, and points share whatever does not depend on the key. If the value equals the own value of the method
-(or the setting), the point is this method (or setting) itself. Tables leave all other points out; figures show them.
+A point of a sweep is its own method (or setting), and its name contains the value. Every stage treats the point like
+any other method, and points share all results that do not depend on the key. If the value equals the method's (or the
+setting's) own value, the point is that method itself. Tables leave the other points out; figures show them.
 """
 
 import itertools
@@ -22,17 +22,17 @@ ALL = "all"  # what the value null is called: of items and texts it means all of
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep.
+    """One point of a sweep.
 
     Attributes:
-        sweep: its name.
-        value: of the sweep's key.
-        by: its second key and the value of that, such as "epochs 5"; None where it has none.
+        sweep: name of the sweep.
+        value: value of the sweep's key.
+        by: the second key and its value, such as "epochs 5"; None if there is no second key.
         backbone: a backbone.
         of_setting: the setting that the sweep is about.
-        setting: the setting that runs, another one where the key is a setting's.
+        setting: the setting that runs; it differs from `of_setting` if the key belongs to the setting.
         method: the method that runs.
-        seeds: those that the runs with the sweep name; the method itself may have others.
+        seeds: the seeds of the runs that name the sweep; the method itself may have others.
     """
 
     sweep: str
@@ -46,10 +46,10 @@ class Point:
 
 
 def points(config: Config) -> list[Point]:
-    """Return the points of all sweeps that the runs of a configuration ask for.
+    """Return the points of all sweeps in the runs of a configuration.
 
     Raises:
-        LensflowError: as `expand`.
+        LensflowError: as in `expand`.
     """
     found: dict[Point, set[int]] = {}
     for run, place in _derive(config)[0]:
@@ -59,10 +59,10 @@ def points(config: Config) -> list[Point]:
 
 
 def expand(config: Config) -> Config:
-    """Return the configuration with every point's method and setting in the catalog, and a run for each.
+    """Return the configuration with every point's method and setting in the catalog, and a run for each point.
 
     Raises:
-        LensflowError: a method or setting does not take one of the values; names the sweep and the value.
+        LensflowError: a method or setting does not take one of the values; the message names the sweep and the value.
     """
     of_sweeps, settings, methods = _derive(config)
     if not of_sweeps:
@@ -87,10 +87,10 @@ def expand(config: Config) -> Config:
 
 
 def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str, Setting], dict[str, Any]]:
-    """Return each run with each of its points, and the settings and methods of the catalog and of all points.
+    """Return each run with its points, which do not name the backbone yet, and the catalog with all entries that points
+    need.
 
-    A point is a dictionary with the attributes of `Point` except for the backbone and the seeds. A sweep value that
-    equals the own value of the method or setting does not create a new method or setting.
+    A value that equals the method's or the setting's own value does not create a new entry.
     """
     of_sweeps: list[tuple[Run, dict[str, Any]]] = []
     settings, methods = dict(config.settings), dict(config.methods)
@@ -113,13 +113,7 @@ def _derive(config: Config) -> tuple[list[tuple[Run, dict[str, Any]]], dict[str,
 
 
 def _with(entries: dict[str, Any], base: str, key: str, value: Any, where: str) -> str:
-    """Add an entry with another value of a key to the catalog; return its name.
-
-    If the entry `base` has this value itself, nothing is added, and the name is `base`.
-
-    Raises:
-        LensflowError: the entry does not take the value, or its name belongs to another entry.
-    """
+    """Add a catalog entry with another value of a key, if the value differs; return the name of the entry."""
     changed = parse(type(entries[base]), _changed(entries[base], key, value, where), where)
     if changed == entries[base]:
         return base
@@ -130,7 +124,7 @@ def _with(entries: dict[str, Any], base: str, key: str, value: Any, where: str) 
 
 
 def _combinations(sweep: Sweep) -> Iterator[dict[str, Any]]:
-    """Every value of the key, with every value of the second one."""
+    """Each value of the key with each value of the second key."""
     axes = [Axis(key=sweep.key, values=sweep.values), *([sweep.by] if sweep.by else [])]
     for values in itertools.product(*(axis.values for axis in axes)):
         yield {axis.key: value for axis, value in zip(axes, values, strict=True)}

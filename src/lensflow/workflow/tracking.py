@@ -1,7 +1,8 @@
 """Trackers of experiments: training curves and scores in TensorBoard, Trackio, W&B or MLflow, by accelerate.
 
-They get what a stage has written, after it has ended, in the process of its command. No stage imports this module and
-no stage's configuration names a tracker: a tracker changes no result, and switching one on runs no stage again.
+A tracker gets the results of a stage after the stage has ended, in the process of the stage's command. No stage imports
+this module, and no stage's configuration names a tracker. A tracker therefore changes no result, and adding one does
+not run any stage again.
 """
 
 import logging
@@ -28,7 +29,7 @@ def check(trackers: Sequence[str]) -> None:
     """Check that the trackers' packages are installed.
 
     Raises:
-        LensflowError: one is not.
+        LensflowError: a package is not installed.
     """
     for name in trackers:
         if find_spec(name) is None:
@@ -36,13 +37,13 @@ def check(trackers: Sequence[str]) -> None:
 
 
 def track(stage: str, output: Path) -> None:
-    """Hand what a stage has written to the trackers that the environment names.
+    """Send the results of a stage to the trackers that the environment names.
 
-    A tracker that fails is told in the stage's log and stops nothing.
+    If a tracker fails, the stage's log says so and the run continues.
 
     Args:
-        stage: its name; only `train` and `score` have something to track.
-        output: what it has written, in the folder of a checkpoint.
+        stage: name of the stage; only `train` and `score` have something to track.
+        output: the file that the stage wrote, in the folder of a checkpoint.
     """
     names = os.environ.get(VARIABLE)
     if not names or stage not in _ROWS:
@@ -67,14 +68,14 @@ def _log(name: str, run: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -
 
 
 def _curve(output: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Give the steps of a training with what its history says of them, as `{split}/{name}`."""
+    """Yield the steps of a training with their values in its history, as `{split}/{name}`."""
     for row in read_jsonl(output.with_name("history.jsonl")):
         numbers = {key: row[key] for key in row.keys() - {"step", "epoch", "split"}}
         yield row["step"], {f"{row['split']}/{key}": value for key, value in sorted(numbers.items())}
 
 
 def _scores(output: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Give the scores of a checkpoint as `{benchmark}/{language}/{metric}`, in one step."""
+    """Yield the scores of a checkpoint as `{benchmark}/{language}/{metric}`, in one step."""
     values: dict[str, Any] = {
         f"{cell['benchmark']}/{cell['language']}/{score['metric']}": score["value"]
         for cell in scores.read(output)["cells"]

@@ -1,4 +1,4 @@
-"""What can be said of a task of lm-eval before its items are there and before lm-eval is imported."""
+"""Checks of an lm-eval task that need neither its items nor lm-eval."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,17 +21,17 @@ _UNSPACED = frozenset({"Hani", "Hira", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 
 
 def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Mapping[str, str], language: str) -> None:
-    """Check what a task draws its examples from and what it measures.
+    """Check the source of a task's examples, and its metrics.
 
     Args:
         path: the task's file.
-        source: where the language's items come from.
-        overrides: keys of the file with other values.
+        source: the source of the language's items.
+        overrides: keys of the file that get other values.
         metrics: name in the tables -> lm-eval's "metric" or "metric,filter".
-        language: of the items.
+        language: language of the items.
 
     Raises:
-        LensflowError: examples would come from the evaluated items, a key says again where items come from, or a
+        LensflowError: examples would come from the evaluated items, a key names the source of the items again, or a
             metric has no score for a single item.
     """
     config = read_task(path) | dict(overrides)
@@ -47,7 +47,7 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     given += ["fewshot_config.split"] if isinstance(examples, Mapping) and "split" in examples else []
     if given:
         raise LensflowError(
-            f"overrides.{given[0]}: where num_fewshot and items come from is what dataset says; set dataset.split or "
+            f"overrides.{given[0]}: dataset already says where items and examples come from; set dataset.split or "
             "dataset.fewshot_split"
         )
 
@@ -75,7 +75,7 @@ def _check_metric(config: Mapping[str, Any], name: str, metric: str, language: s
         raise LensflowError(f"metrics.{name}: the task has no metric '{metric}'; it has {known}")
     if metric in _OF_THE_CORPUS:
         raise LensflowError(
-            f"metrics.{name}: '{metric}' has no score of a single item, which intervals and tests need; use another"
+            f"metrics.{name}: '{metric}' has no score for a single item, which intervals and tests need; use another"
         )
     if metric in _OF_WORDS and scripts(language) & _UNSPACED:
         raise LensflowError(

@@ -1,4 +1,4 @@
-"""The files of lm-eval's tasks: where they are, what they name, whether they may be read."""
+"""The files of lm-eval's tasks: where they are, what they include, and whether they may be read."""
 
 import hashlib
 import importlib.util
@@ -23,23 +23,23 @@ def task_name(task: str, entry: LanguageEntry) -> str:
     """Return the folder and name of a language's task, such as `xcopa/xcopa_zh`.
 
     Raises:
-        LensflowError: it leads out of the folders that tasks are looked for in.
+        LensflowError: the name leads out of the folders in which tasks are searched.
     """
     name = (entry.task or task).replace("{code}", entry.config)
     if not re.match(TASK_PATTERN, name):
-        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; mend the language's config or task")
+        raise LensflowError(f"task {name}: {IN_WORDS[TASK_PATTERN]}; correct the language's config or task")
     return name
 
 
 def check_file(path: Path, functions: bool) -> None:
-    """Check a task file and what it includes, before lm-eval reads it; nothing in it runs.
+    """Check a task file and the files that it includes before lm-eval reads them; no code in them runs.
 
     Args:
         path: the file.
-        functions: whether files of one's own may name Python functions; lm-eval's may.
+        functions: whether the user's own files may name Python functions. lm-eval's files may.
 
     Raises:
-        LensflowError: a file is missing, too large or no YAML mapping, or names a function that must not run.
+        LensflowError: a file is missing, too large or not a YAML mapping, or names a function that must not run.
     """
     pending, seen = [path], set[Path]()
     while pending:
@@ -51,16 +51,16 @@ def check_file(path: Path, functions: bool) -> None:
         trusted = functions or here.is_relative_to(_installed().resolve())
         if not trusted and (named := _TaskLoader.function_in(content)):
             raise LensflowError(
-                f"{here}: names the Python function {named}, which would run; look at it, then set functions: true"
+                f"{here}: names the Python function {named}, which would run; read its code, then set functions: true"
             )
         pending += _included(content, here)
 
 
 def read_task(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a task file with what it includes, whose keys it replaces; functions are names, nothing runs.
+    """Read a task file. Its keys replace those of the files that it includes. Functions stay names; no code runs.
 
     Raises:
-        LensflowError: a file is missing, too large, no YAML mapping, or includes itself or what is no file.
+        LensflowError: a file is missing, too large, not a YAML mapping, or includes itself.
     """
     if path in including:
         raise LensflowError(f"{path}: includes itself; remove the include")
@@ -92,11 +92,11 @@ class _Function(str):
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Reads task files without importing the functions that they name."""
+    """Reads task files without importing the functions that the files name."""
 
     @staticmethod
     def function_in(value: Any) -> str | None:
-        """The first function that is named in a value."""
+        """The first function name in a value."""
         if isinstance(value, _Function):
             return value
         parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -111,7 +111,7 @@ _TaskLoader.add_constructor("!function", _function)
 
 
 def task_file(name: str, roots: Sequence[Path]) -> Path:
-    """Find the file of a task `folder/name`: below one of the folders, in their order, else below lm-eval's own tasks.
+    """Find the file of a task `folder/name`: first in the given folders, in their order, then in lm-eval's own tasks.
 
     Raises:
         LensflowError: there is no such folder, or no file in it defines the task.
@@ -138,10 +138,10 @@ def _installed() -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """Digest of a task file, the files that it includes and the modules whose functions it names.
+    """Digest of a task file, of the files that it includes, and of the modules whose functions it names.
 
     Raises:
-        LensflowError: one of them is missing, or a file that includes others is no YAML mapping.
+        LensflowError: a file or module is missing.
     """
     pending, seen = [path], dict[Path, str]()
     while pending:

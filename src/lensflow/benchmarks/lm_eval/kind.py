@@ -13,36 +13,36 @@ from lensflow.schema.types import TASK_PATTERN, Name
 
 
 class Task(FromDataset):
-    """A task of lm-eval, or a task file of one's own in its format."""
+    """A task of lm-eval, or the user's own task file in its format."""
 
     kind: Literal["lm_eval"]
     task: str = Field(pattern=TASK_PATTERN)
-    """Task file, folder/name: below this project, or of lm-eval's own. `{code}` stands for the language's
+    """Task file, folder/name: below this project, or one of lm-eval's own. `{code}` stands for the language's
     configuration."""
     functions: bool = False
-    """Whether a task file of your own may name Python functions, which then run."""
+    """Whether your own task file may name Python functions, which then run."""
     chat: bool = False
     """true puts the text into the backbone's prompt format; false keeps it as lm-eval does."""
     fewshot_seed: int = Field(default=1234, ge=0)
-    """Seed of the few-shot examples that are drawn. Source: lm-eval."""
+    """Seed of the few-shot examples that lm-eval draws. Source: lm-eval."""
     variables: dict[str, Any] = {}
     """Constants that the task file's templates can name."""
     overrides: dict[str, Any] = {}
     """New values for keys of the task file, such as `num_fewshot`."""
     unit: str | None = None
-    """Regular expression on an item's id. Items with the same first group count as one unit in statistics. The
-    default is the item."""
+    """Regular expression on an item's id. Items with the same first group count as one unit in statistics. By default
+    each item is one unit."""
     metrics: dict[Name, str] = {"accuracy": "acc"}
     """Name in the tables -> lm-eval's `metric` or `metric,filter`."""
 
     def code_of(self, language: str, roots: Sequence[Path]) -> str:
-        """Return the digest of the task's file and of what the file names."""
+        """Return the digest of the task's file and of the files that it names."""
         from lensflow.benchmarks.lm_eval import files
 
         return files.file_digest(self._file(language, roots))
 
     def check(self, language: str, roots: Sequence[Path]) -> None:
-        """Check the task's file: where examples come from, what is measured."""
+        """Check the task's file: the source of examples, and the metrics."""
         from lensflow.benchmarks.lm_eval import checks
 
         entry = self.languages[language]
@@ -51,13 +51,13 @@ class Task(FromDataset):
         checks.check(self._file(language, roots), source, overrides, self.metrics, language)
 
     def check_items(self, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> None:
-        """Check that every right answer is one of the choices, and that there are examples enough."""
+        """Check that every right answer is one of the choices, and that there are enough examples."""
         from lensflow.benchmarks.lm_eval import tasks
 
         tasks.LoadedTask(self, **self._loading(items, fewshot, language, roots)).check_targets()
 
     def ask(self, asker: Asker, items: Items, fewshot: Items, language: str, roots: Sequence[Path]) -> list[Row]:
-        """Answer the requests that lm-eval makes of the items."""
+        """Answer the requests that lm-eval makes from the items."""
         from lensflow.benchmarks.lm_eval import model, tasks
 
         task = tasks.LoadedTask(self, **self._loading(items, fewshot, language, roots))
@@ -79,7 +79,7 @@ class Task(FromDataset):
         return found[1] if found else id_
 
     def own_metrics(self) -> tuple[str, ...]:
-        """Return the names that the tables have for lm-eval's metrics."""
+        """Return the names of lm-eval's metrics in our tables."""
         return tuple(self.metrics)
 
     def _file(self, language: str, roots: Sequence[Path]) -> Path:

@@ -1,4 +1,4 @@
-"""Models for lm-eval: one that asks an engine, one that gives stored answers again."""
+"""Models for lm-eval: one that asks an engine, and one that returns stored answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from lensflow.schema.decoding import Decoding
 
 
 def asking(asker: Asker, chat: bool) -> TemplateLM:
-    """Return an lm-eval model on top of a checkpoint: lm-eval builds the requests, the checkpoint answers them.
+    """Return an lm-eval model that uses a checkpoint: lm-eval builds the requests, and the checkpoint answers them.
 
     Args:
         asker: the checkpoint.
@@ -22,18 +22,18 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
     plain = isinstance(tokenizer.prompt, PlainPrompt)
 
     class Asking(TemplateLM):  # type: ignore[misc]
-        """Token ids as lm-eval's own `hf` model makes them."""
+        """Return the token ids that lm-eval's own `hf` model would make."""
 
         tokenizer_name = "lensflow"
 
         @property
         def eot_token_id(self) -> int:
-            """Return the token that stands for an empty context."""
+            """Return the token that replaces an empty context."""
             token: int = tokenizer.prefix
             return token
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            """Return a text's token ids, with special tokens where no chat template has written them."""
+            """Return a text's token ids, with special tokens unless a chat template has written them."""
             wanted = (plain or not chat) if add_special_tokens is None else add_special_tokens
             ids: list[int] = tokenizer.ids_of(string if chat else tokenizer.literal(string), wanted)
             return ids
@@ -65,7 +65,7 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
             return [{"logprob": logprob, "greedy": greedy} for logprob, greedy in scored]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-            """Refuse: held-out likelihood is a benchmark kind of its own."""
+            """Refuse: held-out likelihood is its own kind of benchmark."""
             raise LensflowError("tasks of type loglikelihood_rolling are not supported; use kind likelihood")
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Row]:
@@ -87,23 +87,23 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
 
 
 def replaying(rows: Sequence[Row]) -> LM:
-    """Return an lm-eval model that gives stored answers, in the order in which `LoadedTask.ask` got them."""
+    """Return an lm-eval model that returns stored answers, in the order in which `LoadedTask.ask` got them."""
     stored: Mapping[str, Iterator[Row]] = {
         kind: iter([row for row in rows if row["request"] == kind]) for kind in {row["request"] for row in rows}
     }
 
     class Replaying(LM):  # type: ignore[misc]
-        """Needs no weights and no tokenizer: lm-eval scores answers, not prompts."""
+        """Needs no weights and no tokenizer, because lm-eval scores answers, not prompts."""
 
         tokenizer_name = "lensflow"
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            """Return stored sums of log-probabilities, and whether each token was the likeliest."""
+            """Return stored sums of log-probabilities, and whether every token was the likeliest."""
             found = [next(stored["loglikelihood"]) for _ in requests]
             return [(row["logprob"], row["greedy"]) for row in found]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-            """Refuse: there are no such answers."""
+            """Refuse: such answers are not stored."""
             raise LensflowError("tasks of type loglikelihood_rolling are not supported; use kind likelihood")
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -122,7 +122,7 @@ def replaying(rows: Sequence[Row]) -> LM:
 
 
 def decoding(settings: Mapping[str, Any]) -> Decoding:
-    """Read lm-eval's generation settings, `until`, `max_gen_toks` (256 by default), `do_sample` and the like."""
+    """Read lm-eval's generation settings: `until`, `max_gen_toks` (256 by default), `do_sample` and others."""
     until = settings.get("until") or []
     sampled = settings.get("do_sample", False) and settings.get("temperature", 1.0) > 0
     return Decoding(

@@ -1,4 +1,4 @@
-"""A task of lm-eval on one language's items: its requests, and its scores of stored answers."""
+"""A task of lm-eval on the items of one language: its requests, and the scores of stored answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from lensflow.schema.dataset import Dataset
 
 
 class Settings(Protocol):
-    """What a task needs to know of its benchmark; see `lensflow.benchmarks.lm_eval.kind.Task`."""
+    """What a task needs to know about its benchmark; see `lensflow.benchmarks.lm_eval.kind.Task`."""
 
     @property
     def functions(self) -> bool:
-        """Whether a task file of one's own may name Python functions."""
+        """Whether the user's own task file may name Python functions."""
 
     @property
     def chat(self) -> bool:
@@ -29,7 +29,7 @@ class Settings(Protocol):
 
     @property
     def fewshot_seed(self) -> int:
-        """Seed of the examples that are drawn."""
+        """Seed of the few-shot examples that are drawn."""
 
     @property
     def metrics(self) -> Mapping[str, str]:
@@ -41,7 +41,10 @@ class Settings(Protocol):
 
 
 def _sandbox() -> None:
-    """Have lm-eval render templates, which come with task files and overrides, where they cannot run code."""
+    """Make lm-eval render templates in a sandbox, where they cannot run code.
+
+    Templates come with task files and overrides.
+    """
     import lm_eval.utils
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
@@ -53,10 +56,10 @@ def _sandbox() -> None:
 
 
 def _check_metrics(config: Mapping[str, Any]) -> None:
-    """Refuse metrics that lm-eval would fetch the code of.
+    """Refuse metrics whose code lm-eval would download.
 
     Raises:
-        ValueError: names one.
+        ValueError: a metric is such a metric; the message names it.
     """
     import lm_eval.api.metrics  # fills the registry
     import lm_eval.api.registry
@@ -65,14 +68,14 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
         return  # its names are those of what the task's own function gives
     for entry in config.get("metric_list") or []:
         if not isinstance(entry, Mapping):
-            raise ValueError(f"metric_list: {entry!r} is no mapping")
+            raise ValueError(f"metric_list: {entry!r} is not a mapping")
         name = entry.get("metric")
         if entry.get("hf_evaluate") or (isinstance(name, str) and name not in lm_eval.api.registry.metric_registry):
             raise ValueError(f"metric '{name}' is not one of lm-eval's own, and code is not fetched")
 
 
 class NoChoiceError(ValueError):
-    """The right answer of an item is none of its choices."""
+    """The right answer of an item is not one of its choices."""
 
 
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
@@ -87,7 +90,7 @@ def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
 
     Args:
         target: a position from 0, the text of a choice, or a letter: A is the first.
-        choices: what can be answered.
+        choices: the possible answers.
 
     Raises:
         NoChoiceError: the target names no choice.
@@ -128,7 +131,7 @@ def _position_of_text(target: str, choices: Sequence[str]) -> int | None:
 
 
 def _per_item(aggregation: Any, metric: str, value: Any) -> float:
-    """Return what an item scores: a number, or, for chrF, BLEU and TER, the score of its sentence.
+    """Return the score of an item: a number, or for chrF, BLEU and TER the score of its sentence.
 
     Raises:
         LensflowError: the metric is one of the whole corpus.
@@ -145,11 +148,13 @@ def _per_item(aggregation: Any, metric: str, value: Any) -> float:
         return float(sacrebleu.sentence_bleu(answer, references).score)
     if aggregation in (metrics.chrf, metrics.chrfpp, metrics.ter):
         return float(aggregation([value]))
-    raise LensflowError(f"metric '{metric}' has no score of a single item, which intervals and tests need; use another")
+    raise LensflowError(
+        f"metric '{metric}' has no score for a single item, which intervals and tests need; use another"
+    )
 
 
 def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
-    """Return the metrics of a task that are measured: lm-eval fails on a whole corpus for others that do not fit it."""
+    """Return the metrics of a task that are measured. lm-eval would fail on other metrics that do not fit the task."""
     listed = config.get("metric_list")
     if config.get("process_results") is not None or not isinstance(listed, list):
         return listed
@@ -164,9 +169,9 @@ class LoadedTask:
         task: the benchmark.
         path: the task's file.
         items: id -> item of the data set, in order.
-        fewshot: the same of the split that examples are taken from.
-        constants: what every item carries beside its own columns.
-        overrides: keys of the task's file with other values.
+        fewshot: id -> item of the split from which examples are taken.
+        constants: values that every item gets in addition to its own columns.
+        overrides: keys of the task's file that get other values.
 
     Raises:
         LensflowError: the task's file is not valid, or does not fit the items.
@@ -202,7 +207,7 @@ class LoadedTask:
         try:
             loaded: dict[str, Any] = load_yaml(path)
         except Exception as error:  # a function's module can fail in any way
-            raise LensflowError(f"task {path.name}: {_cause(error)}; mend the file") from error
+            raise LensflowError(f"task {path.name}: {_cause(error)}; correct the file") from error
         config = loaded | {
             "custom_dataset": lambda **_: splits,
             "test_split": "items",
@@ -233,7 +238,7 @@ class LoadedTask:
         """Check that the right answer of every item is one of its choices.
 
         Raises:
-            LensflowError: one is not; names the item.
+            LensflowError: a right answer is not a choice; the message names the item.
         """
         self._check_questions()
         spelt: dict[str, str] = {}
@@ -268,7 +273,7 @@ class LoadedTask:
             )
 
     def _check_questions(self) -> None:
-        """Check that items that are answered freely are not all asked the same, and that answers can end."""
+        """Check that items with free answers have different prompts, and that answers can end."""
         from lensflow.benchmarks.lm_eval.model import decoding
 
         if self.loaded.OUTPUT_TYPE != "generate_until":
@@ -289,7 +294,8 @@ class LoadedTask:
             )
 
     def _check_text(self, doc: Any, id_: str) -> None:
-        """Check that the item is asked in text, and that there is a text to compare an answer with if a metric does."""
+        """Check that the prompt of an item is text, and that there is a reference text if a metric compares with
+        one."""
         config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
         _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
         if config.doc_to_choice is None:  # a list holds several right answers
@@ -305,7 +311,7 @@ class LoadedTask:
                 raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
     def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
-        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
+        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; correct doc_to_target or the item")
 
     def _check_examples(self, items: Items) -> None:
         """Check that there are enough examples, and that none is an evaluated item."""
@@ -357,8 +363,8 @@ class LoadedTask:
         """Score stored answers; return one sample per item: id, prompt, answers, target and each metric's value.
 
         Args:
-            lm: a model that gives the stored answers again.
-            rows: what `ask` returned.
+            lm: a model that returns the stored answers.
+            rows: the rows that `ask` returned.
 
         Raises:
             LensflowError: the task fails on an item, or does not give a metric that the benchmark names.
@@ -398,23 +404,23 @@ class LoadedTask:
 
 
 def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> None:
-    """Check that what a template shows of an item is text or numbers.
+    """Check that the values of an item that a template shows are text or numbers.
 
     Args:
-        template: of lm-eval, or the name of a column.
+        template: a template of lm-eval, or the name of a column.
         doc: the item.
-        where: how a message begins.
-        refused: types that would be shown as Python prints them.
+        where: the beginning of a message.
+        refused: types that Python would print in its own notation.
 
     Raises:
-        LensflowError: it would show one of these types, or `None` for an empty column.
+        LensflowError: the template would show one of these types, or `None` for an empty column.
     """
     from jinja2.sandbox import SandboxedEnvironment
 
     def shown(value: Any) -> Any:
         if value is None or isinstance(value, refused):
             kind = "nothing" if value is None else f"a {'dictionary' if isinstance(value, Mapping) else 'list'}"
-            raise LensflowError(f"{where} shows {kind}, {value!r:.60}, and no text; name what in it, or fill it")
+            raise LensflowError(f"{where} shows {kind}, {value!r:.60}, not text; name a part of it, or fill it")
         return value
 
     if isinstance(template, str):
@@ -429,7 +435,7 @@ def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: t
 
 
 def _choosing(task: type[Any]) -> type[Any]:
-    """Return lm-eval's task, whose right answer may also be a letter and must be one of the choices."""
+    """Return lm-eval's task. Its right answer may also be a letter, and must be one of the choices."""
 
     class Choosing(task):  # type: ignore[misc]
         def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> Any:
@@ -446,19 +452,19 @@ def _choosing(task: type[Any]) -> type[Any]:
         def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
             choices = super().doc_to_choice(doc, doc_to_choice)
             if isinstance(choices, str):
-                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, and no list")
+                raise NoChoiceError(f"its choices are one text, {choices!r:.60}, not a list")
             if isinstance(choices, Mapping):
-                raise NoChoiceError(f"its choices are a dictionary of {', '.join(choices)}, and no list")
+                raise NoChoiceError(f"its choices are a dictionary of {', '.join(choices)}, not a list")
             if any(choice is None or not str(choice).strip() for choice in choices):
                 raise NoChoiceError("a choice is empty")
             if odd := [choice for choice in choices if not isinstance(choice, str)]:
-                raise NoChoiceError(f"its choice {odd[0]!r:.60} is no text")
+                raise NoChoiceError(f"its choice {odd[0]!r:.60} is not text")
             if len(choices) == 1:
                 raise NoChoiceError("it has a single choice, which is always right")
             return choices
 
         def spelling(self, doc: Any) -> str | None:
-            """How a right answer is written, if it is a letter or a number and not the text of a choice."""
+            """The form of a right answer that is a letter or a number, not the text of a choice."""
             if self.config.doc_to_choice is None:
                 return None
             target = super().doc_to_target(doc)

@@ -24,57 +24,58 @@ class LensWeights(Strict):
 
 
 class Until(Strict):
-    """Training goes on, epoch by epoch, until the push has got where it should or the epochs are over."""
+    """Trains epoch by epoch until the push is nearly done, or until the epochs are over."""
 
     residual: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the way to the push target that may be left, the mean over train texts and targets (1 =
-    untouched). It is computed after every epoch."""
+    """Training stops when this share of the way to the push target, or less, is left: the mean over train texts and
+    targets, 1 for an untouched model. It is computed after every epoch."""
     epochs: Count
-    """Most epochs."""
+    """Largest number of epochs."""
 
 
 class Lens(Pushing):
-    """States of the top layers are moved in the language subspaces by training (paper, section 3.2)."""
+    """Training moves the states of the top layers in the language subspaces (paper, section 3.2)."""
 
     kind: Literal["lens"]
     layers: Count = 2
     """Number of top decoder layers that train. Published code: the last 1-2 of 32."""
     direction: Literal["own", "random", "permuted", "negative", "common", "rotated", "covariance", "deranged"] = "own"
     """The direction along which a target is pushed: its `own` δ (paper), or a control. `random`: a random one.
-    `permuted`: the next target's δ. `negative`: -δ. `common`: the mean δ of all targets. `rotated`: one rotation of all
-    δ. `covariance`: a draw with the states' covariance. `deranged`: another target's δ."""
+    `permuted`: the next target's δ. `negative`: -δ. `common`: the mean δ of all targets. `rotated`: δ after one
+    rotation that is the same for all languages. `covariance`: a random vector with the covariance of the states.
+    `deranged`: the δ of another target."""
     draw: Draw | None = None
-    """Number of the draw of `random`, `rotated`, `covariance` and `deranged`. The default is the run's seed, so that
-    each seed has a draw of its own."""
+    """Number of the random draw for `random`, `rotated`, `covariance` and `deranged`. The default is the run's seed, so
+    each seed has its own draw."""
     weights: LensWeights = LensWeights()
     """Weights of the terms of the loss."""
     retain_on: Literal["last", "mean"] = "last"
     """States of the central language that are retained: of the `last` token, or the `mean` over tokens
     (published code)."""
     reduction: Literal["sum", "mean"] = "mean"
-    """Over the d dimensions of a term. Paper: the squared norm (`sum`). Published code: `mean`."""
+    """How the d dimensions of a term are combined. Paper: the squared norm (`sum`). Published code: `mean`."""
     lr: Positive = 1e-5
     """Learning rate of AdamW. Source: published code."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Schedule of the learning rate; with `until` it is always constant. Source: published code."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Warm-up as a share of the steps, with `until` of one epoch's steps. Source: published code."""
+    """Warm-up as a share of the steps; with `until`, as a share of one epoch's steps. Source: published code."""
     weight_decay: NonNegative = 0.1
     """Weight decay. Source: published code."""
     max_grad_norm: Positive = 1.0
     """Gradient clipping norm. Source: published code, which keeps the default of HF's Trainer."""
     precision: Literal["float32", "mixed"] = "float32"
-    """Precision of the trained layers: `float32`, or the backbone's own with float32 masters (`mixed`; published
-    code: bfloat16 under DeepSpeed)."""
+    """Precision of the trained layers: `float32`, or the backbone's own precision with float32 master weights (`mixed`;
+    published code: bfloat16 under DeepSpeed)."""
     examples: Count | None = None
     """Number of items to train on; the first ones are taken. The default is all."""
     resample: bool = False
-    """Draws as many of these items as there are, with replacement, anew for every seed; seeds then show how much a
-    result depends on the items, and not on their order alone."""
+    """Draws as many items as there are, with replacement, once per seed. The spread over seeds then also shows how much
+    a result depends on the items, not only on their order."""
     epochs: Count = 1
     """Number of epochs. Source: paper."""
     until: Until | None = None
-    """Trains until Lens is applied, instead of a number of epochs."""
+    """Trains until Lens is applied, instead of for a fixed number of epochs."""
     batch_size: Count = 8
     """Units per step. Published code: 1 per step, 8 steps accumulated."""
     batch_of: Literal["pairs", "texts"] = "pairs"
@@ -82,20 +83,20 @@ class Lens(Pushing):
 
     @property
     def most_epochs(self) -> int:
-        """How many epochs there are, or with `until` may be."""
+        """Number of epochs; with `until`, the largest number."""
         return self.epochs if self.until is None else self.until.epochs
 
     @model_validator(mode="after")
     def _until_can_be_reached(self) -> Self:
         if self.until is not None and self.epochs != 1:
-            raise ValueError("epochs: has no effect beside until; set until.epochs and drop this key")
+            raise ValueError("epochs: has no effect with until; set until.epochs and drop this key")
         strengths = self.strength.values() if isinstance(self.strength, dict) else [self.strength]
         if self.until is not None and not (self.weights.push and any(strengths)):
             raise ValueError("until: nothing is pushed; raise weights.push and lambda, or drop this key")
         return self
 
     def check(self, extraction: Extraction, settings: Mapping[str, Setting]) -> None:
-        """Check that the states which training needs are kept, and that every target has a λ and a direction."""
+        """Check that extraction keeps the states that training needs, and that every target has a λ and a direction."""
         super().check(extraction, settings)
         if self.layers > extraction.trainable_layers:
             raise ValueError(
@@ -114,5 +115,5 @@ class Lens(Pushing):
             check_derangement(self.draw or 0, settings)
 
     def check_items(self, items: Sequence[Mapping[str, Any]], setting: Setting) -> None:
-        """Check that there are as many examples as asked for."""
+        """Check that the corpus has as many examples as the method asks for."""
         check_examples(self.examples, items, setting)

@@ -19,9 +19,9 @@ class LensObjective:
     """The three terms of the loss for batches of pairs (central text, target text).
 
     Attributes:
-        config: weights, reduction, where to retain.
+        config: the weights, the reduction, and which states to retain.
         agnostic: (d,) M_a of the top layer.
-        specific: (d, r) M_s of the top layer, or what stands in its place.
+        specific: (d, r) M_s of the top layer, or the subspace that replaces it in a control.
         shifts: λ_t δ_t of each target, (d,).
     """
 
@@ -39,15 +39,15 @@ class LensObjective:
         central: Tensor,
         central_reference: Tensor,
     ) -> dict[str, Tensor]:
-        """Compute the unweighted terms of n pairs and the m central texts in them, averaged over pairs and texts.
+        """Compute the unweighted terms for n pairs and their m central texts, averaged over pairs and over texts.
 
         Args:
             languages: n target languages.
             target: (n, d) states of the target texts.
-            target_reference: the same from the untouched backbone.
+            target_reference: the same states from the untouched backbone.
             counterpart: (n, d) states of the same texts in the central language.
-            central: what is retained, (m, d): states of the central texts' last tokens, or means over their tokens.
-            central_reference: the same from the untouched backbone.
+            central: the states to retain, (m, d): the central texts' last tokens, or means over their tokens.
+            central_reference: the same states from the untouched backbone.
         """
         reduction = self.config.reduction
         shift = torch.stack([self.shifts[language] for language in languages])
@@ -58,23 +58,24 @@ class LensObjective:
         }
 
     def loss(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weigh the terms: w_pull·pull + w_push·push + w_retain·retain."""
+        """Return the weighted sum w_pull·pull + w_push·push + w_retain·retain."""
         weights = self.config.weights
         return weights.pull * terms["pull"] + weights.push * terms["push"] + weights.retain * terms["retain"]
 
     def shares(self, terms: Mapping[str, float]) -> dict[str, Term]:
-        """Return the terms with the share of the loss that each has, once it is weighed."""
+        """Return each term and its share of the weighted loss."""
         weights = self.config.weights.canonical()
         weighted = {name: weights[name] * value for name, value in terms.items()}
         loss = sum(weighted.values())
         return {name: Term(value=value, share=weighted[name] / loss if loss else None) for name, value in terms.items()}
 
     def residual(self, states: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> float | None:
-        """Return what is left of the way to the push target, the mean over targets and texts; None without a push.
+        """Return the share of the way to the push target that is left, the mean over targets and texts; None without a
+        push.
 
         Args:
-            states: target language -> (n, d) states of its texts; a language with a λ of 0 is not pushed.
-            references: the same from the untouched backbone.
+            states: target language -> (n, d) states of its texts. A language with λ = 0 is not pushed.
+            references: the same states from the untouched backbone.
         """
         pushed = [language for language, shift in self.shifts.items() if shift.any()]
         if not (pushed and self.config.weights.push):
@@ -95,24 +96,26 @@ def objective(
 ) -> LensObjective:
     """Build the objective at the top layer.
 
-    What δ is, `direction` says. `own`: the language's own (the paper). Controls within M_s: `negative`, `common` and
-    `deranged` (`lensflow.mathematics.directions`); `permuted` gives every target the δ of the one after it, and the
-    last one that of the first. Other controls put another subspace in the place of M_s, orthogonal to M_a as M_s is:
+    `direction` says what δ is. `own` is the language's own δ (the paper). The controls within M_s are `negative`,
+    `common` and `deranged` (`lensflow.mathematics.directions`), and `permuted`, which gives every target the δ of the
+    next target, and the last target the δ of the first. Other controls replace M_s by another subspace, which is
+    orthogonal to M_a as M_s is:
 
-    - `random`: a random subspace of the same rank, and in it a random direction of the length of the language's own δ.
-    - `rotated`: a random subspace of the same rank, and in it the coordinates that δ has in M_s: M_s and all δ are
-      rotated together, and the Gram matrix of the δ stays.
-    - `covariance`: draws with the covariance of `states`, without their part along M_a, of δ's length, and their span.
+    - `random`: a random subspace of the same rank. δ is a random direction in it, as long as the language's own δ.
+    - `rotated`: a random subspace of the same rank. δ has the same coordinates in it as in M_s, so M_s and all δ are
+      rotated together and the Gram matrix of the δ does not change.
+    - `covariance`: random vectors with the covariance of `states`, without their part along M_a, scaled to δ's length.
+      The subspace is their span.
 
     Args:
         config: the method.
-        subspaces: of the setting.
+        subspaces: the subspaces of the setting.
         targets: the languages that are pushed.
-        seed: of the run, which numbers the draw unless the method does.
-        states: (n, d) of each language at the top.
+        seed: the seed of the run. It is the number of the draw if the method does not name one.
+        states: (n, d) states of each language at the top.
 
     Raises:
-        LensflowError: the states have no more dimensions than M_a and M_s, or the targets no such derangement.
+        LensflowError: the states have no dimensions besides M_a and M_s, or the targets do not have such a derangement.
     """
     draw = seed if config.draw is None else config.draw
     generator = torch.Generator().manual_seed(draw)

@@ -1,8 +1,9 @@
 """Training of the top layers on cached states (stage `train`).
 
-The frozen layers ran once, in `extract_hidden_states`: here only the top layers exist, fed with the states that enter
-them. The optimizer works on float32 weights whatever the backbone's precision, because at lr 1e-5 an update of bfloat16
-weights rounds away; with `precision: mixed` the layers compute with copies of these in the backbone's precision.
+The frozen layers ran once, in `extract_hidden_states`. Here only the top layers exist; their input is the cached
+states. The optimizer works on float32 weights for every precision of the backbone, because at lr 1e-5 an update of
+bfloat16 weights rounds to zero. With `precision: mixed`, the layers compute with copies of the weights in the
+backbone's precision.
 """
 
 import json
@@ -48,14 +49,14 @@ Unit = list[Pair]  # what a batch is counted in: one pair, or one text with all 
 
 @dataclass(frozen=True)
 class CachedTexts:
-    """The states of one language's texts where they enter the trained layers, and the backbone's own at the top.
+    """The states of one language's texts at the input of the trained layers, and the backbone's own states at the top.
 
     Attributes:
-        texts: N texts.
+        texts: the N texts.
         tokens: (sum of lengths, d), memory-mapped.
         starts: N+1 offsets into `tokens`.
-        top: (N, d) the texts' states at the top of the untouched backbone, in the setting's space.
-        ids: N lists of token ids, only of families whose layers read them.
+        top: (N, d) states of the texts at the top of the untouched backbone, in the setting's space.
+        ids: N lists of token ids; only for families whose layers read them.
     """
 
     texts: list[Text]
@@ -65,7 +66,7 @@ class CachedTexts:
     ids: Sequence[Sequence[int]] = ()
 
     def ids_of(self, indices: Sequence[int]) -> list[Sequence[int]]:
-        """Return the token ids of some texts; none where no layer reads them."""
+        """Return the token ids of some texts; none if no layer reads them."""
         return [self.ids[index] for index in indices] if self.ids else []
 
     def length(self, index: int) -> int:
@@ -104,16 +105,17 @@ def with_ids(cache: CachedTexts, tokenizer: PromptTokenizer, extraction: Extract
 
 
 class TopStack:
-    """The top layers of a decoder, run on cached states.
+    """The top layers of a decoder, which run on cached states.
 
     Args:
-        skeleton: a decoder with as many top layers as the cache holds the input of.
-        trained: how many of them train; the ones below only pass states on.
+        skeleton: a decoder with the top layers whose input the cache holds.
+        trained: number of layers that train; the layers below them only pass states on.
         space: `post_norm` or `pre_norm`.
 
     Attributes:
-        packing: how texts share a forward pass. `rows`: one after the other in one sequence, and the top layer computes
-            only what is wanted. `whole`: the same, but the top layer computes all tokens. `padded`: a row each.
+        packing: how texts share a forward pass. `rows`: one after the other in one sequence; the top layer computes
+            only the wanted tokens. `whole`: the same, but the top layer computes all tokens. `padded`: one row per
+            text.
     """
 
     def __init__(self, skeleton: Skeleton, trained: int, space: str) -> None:
@@ -132,8 +134,8 @@ class TopStack:
 
         Args:
             entering: n tensors (T_i, d).
-            whole: n flags, whether all of a text's tokens are wanted or only its last one.
-            ids: n lists of token ids, of families whose layers read them.
+            whole: n flags: whether all tokens of a text are wanted, or only the last one.
+            ids: n lists of token ids, for families whose layers read them.
 
         Returns:
             n tensors of states at the top, (T_i, d) or (1, d).
@@ -163,7 +165,7 @@ class TopStack:
         return list(torch.split(top, [len(rows) for rows in wanted]))
 
     def _top(self, entering: Tensor, **given: Tensor) -> Tensor:
-        """States that enter the lowest layer, (n, T, d), to those at the top."""
+        """Turn states that enter the lowest layer, (n, T, d), into states at the top."""
         entering = entering.to(self._weight.device, self._weight.dtype)
         given = {name: tensor.to(entering.device) for name, tensor in given.items()}
         if "input_ids" not in given:
@@ -181,11 +183,11 @@ class TopStack:
 
     @torch.no_grad()
     def choose_packing(self, cache: CachedTexts, tolerance: float) -> None:
-        """Take the fastest way to run texts together that gives what each of them alone does.
+        """Choose the fastest way to run texts together that gives the same states as running each text alone.
 
         Args:
-            cache: one language's texts, of which the two longest are tried.
-            tolerance: relative error of a token's state.
+            cache: the texts of one language; the two longest are tried.
+            tolerance: allowed relative error of a token's state.
         """
         longest = sorted(range(len(cache.texts)), key=cache.length)[-2:]
         entering, ids = [cache.entering(index) for index in longest], cache.ids_of(longest)
@@ -214,7 +216,7 @@ class TopStack:
 
     @torch.no_grad()
     def pooled(self, cache: CachedTexts, indices: Sequence[int], pooling: Pooling) -> Tensor:
-        """Return what stands for some texts at the top, (len(indices), d), without gradients."""
+        """Return the state that represents each text at the top, (len(indices), d), without gradients."""
         result = torch.empty(len(indices), cache.tokens.shape[1])
         for batch in batches_by_length([cache.length(index) for index in indices], BATCH_TOKENS):
             entering = [cache.entering(indices[position]) for position in batch]
@@ -225,18 +227,18 @@ class TopStack:
 
 
 def pool_each(states: Sequence[Tensor], pooling: Pooling) -> Tensor:
-    """The last row or the mean of each of n tensors (T_i, d): (n, d)."""
+    """Return the last row or the mean of each of n tensors (T_i, d): (n, d)."""
     return torch.stack([rows[-1] if pooling == "last" else rows.mean(dim=0) for rows in states])
 
 
 def epoch_batches(units: list[Unit], batch_size: int, generator: torch.Generator) -> list[list[Unit]]:
-    """Shuffle what one epoch goes over into batches; the last one may be smaller, none is dropped."""
+    """Shuffle the units of one epoch into batches. The last batch may be smaller; no unit is dropped."""
     order = torch.randperm(len(units), generator=generator).tolist()
     return [[units[index] for index in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
 
 def optimizer_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Split trained parameters as HF's Trainer does: norms and biases are not decayed."""
+    """Split trained parameters as HF's Trainer does: norms and biases get no weight decay."""
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -244,16 +246,16 @@ def optimizer_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> li
 
 
 class LensTrainer:
-    """One training run, which can stop at any step and go on to the bit-identical end.
+    """One training run. If it stops at any step, it can continue and ends with the same bits.
 
     Args:
         config: the method.
         setting: languages and space.
-        seed: of the order of batches.
+        seed: the seed of the order of batches.
         stack: the top layers.
         caches: cached texts of every language of the setting.
         objective: the loss and its terms.
-        pooling: what stands for a text, the state of its last token or the mean over its tokens.
+        pooling: what represents a text: the state of its last token, or the mean over its tokens.
     """
 
     def __init__(
@@ -316,7 +318,7 @@ class LensTrainer:
         return [[(index, language)] for language in self.setting.targets for index in indices]
 
     def tokens_per_epoch(self) -> int:
-        """Count the tokens of one epoch: for each unit, the tokens of its central text and of its target texts."""
+        """Count the tokens of one epoch: for each unit, the tokens of its central text and its target texts."""
         central = self.caches[self.setting.central]
         return sum(
             central.length(unit[0][0]) + sum(self.caches[language].length(index) for index, language in unit)
@@ -324,7 +326,7 @@ class LensTrainer:
         )
 
     def terms(self, batch: list[Unit]) -> dict[str, Tensor]:
-        """Return the unweighted loss terms of a batch, averaged over its units and added up within each."""
+        """Return the unweighted loss terms of a batch, summed within each unit and averaged over units."""
         central = self.caches[self.setting.central]
         indices = [unit[0][0] for unit in batch]
         pairs = [pair for unit in batch for pair in unit]
@@ -357,7 +359,7 @@ class LensTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return the terms over all dev texts, and record them; where there are none, over all train texts."""
+        """Return and record the terms over all dev texts, or over all train texts if there are no dev texts."""
         units = self.units[self.judged]
         sums = dict.fromkeys(("pull", "push", "retain"), 0.0)
         for start in range(0, len(units), self.config.batch_size):
@@ -370,18 +372,18 @@ class LensTrainer:
         return means
 
     def pooled(self, split: str, languages: Iterable[str]) -> dict[str, Tensor]:
-        """Return what stands for the texts of a split at the top, (texts, d) of each language."""
+        """Return the states that represent the texts of a split at the top, (texts, d) per language."""
         indices = self.indices[split]
         return {language: self.stack.pooled(self.caches[language], indices, self.pooling) for language in languages}
 
     def residual(self, split: str, states: Mapping[str, Tensor]) -> float | None:
-        """Return what is left of the way to the push target in a split, whose `pooled` states are given."""
+        """Return the share of the way to the push target that is left in a split, from its `pooled` states."""
         references = {language: self.caches[language].top[self.indices[split]] for language in self.setting.targets}
         return self.objective.residual(states, references)
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are over, or what `until` asks for is reached."""
+        """Return whether all epochs are over, or the residual that `until` asks for is reached."""
         until = self.config.until
         return self.step == self.steps or (until is not None and self.left <= until.residual)
 
@@ -389,7 +391,8 @@ class LensTrainer:
         """Train to the end, from the checkpoint in `scratch` if one is there.
 
         Raises:
-            LensflowError: the loss or its gradient is not finite; names the languages and texts of the batch.
+            LensflowError: the loss or its gradient is not finite; the message names the languages and texts of the
+                batch.
         """
         self.load_checkpoint(scratch)
         if self.step == 0:
@@ -447,7 +450,7 @@ class LensTrainer:
                 weight.copy_(master)
 
     def _identity(self) -> str:
-        """What a checkpoint must have been made with to go on from it."""
+        """Return what a checkpoint must agree with before training continues from it."""
         parts = [self.config.canonical(), self.setting.canonical(), self.seed, self.steps]
         sums = {language: float(cache.top.double().sum()) for language, cache in self.caches.items()}
         shifts = {language: float(shift.double().norm()) for language, shift in self.objective.shifts.items()}
@@ -471,7 +474,7 @@ class LensTrainer:
         parts.write(scratch, tensors, metadata)
 
     def load_checkpoint(self, scratch: Path) -> None:
-        """Go on from a checkpoint of the same run; one of another run, or a damaged one, is ignored."""
+        """Continue from a checkpoint of the same run. A damaged checkpoint, or one of another run, is ignored."""
         finished = parts.read(scratch)
         if finished is None or finished[1]["identity"] != self._identity():
             return
@@ -494,10 +497,10 @@ class LensTrainer:
 
 
 def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Pooling, tolerance: float) -> None:
-    """Check on a few texts that the top layers alone give the whole backbone's states.
+    """Check on a few texts that the top layers alone give the same states as the whole backbone.
 
     Raises:
-        LensflowError: they do not; names the language and the text.
+        LensflowError: the states differ; the message names the language and the text.
     """
     for language, cache in caches.items():
         indices = list(range(min(2, len(cache.texts))))
@@ -513,7 +516,7 @@ def check_stack(stack: TopStack, caches: dict[str, CachedTexts], pooling: Poolin
 def train(run: Run[Lens]) -> Trained:
     """Train one method on one setting.
 
-    The delta holds the trained tensors that differ from the backbone's, float32, under the checkpoint's names;
+    The delta holds the trained tensors that differ from the backbone's, as float32 and under the checkpoint's names.
     `history.jsonl` and `dev_states.safetensors` are written beside it.
     """
     assert run.hidden is not None

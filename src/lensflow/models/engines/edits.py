@@ -1,7 +1,7 @@
-"""Changes of the residual stream in both engines: hooks on blocks, and the test that a change arrives.
+"""Edits of the residual stream in both engines: hooks on blocks, and a test that each edit takes effect.
 
-A hook that a framework drops in silence would give the untouched model's answers under a method's name. So each engine
-runs one prompt when an edit begins, records the states before and after it, and compares them with `naive`.
+If a framework silently drops a hook, the untouched model would answer under a method's name. Each engine therefore runs
+one prompt when an edit begins, records the states before and after the edit, and compares them with `naive`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @dataclass
 class Places:
-    """Where the tokens of the running pass stand; see `BlockEdit.__call__`."""
+    """Positions of the tokens in the running pass; see `BlockEdit.__call__`."""
 
     index: Tensor = field(default_factory=lambda: torch.empty(0))
     prompt: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -51,9 +51,9 @@ def change(
     Args:
         layers: all blocks of the model.
         blocks: the edits.
-        places: kept up to date by the caller.
-        states_of: gives the residual stream (..., d) of what a block returns.
-        with_states: gives what a block returns with another residual stream.
+        places: the positions of the tokens, which the caller updates.
+        states_of: returns the residual stream (..., d) from the output of a block.
+        with_states: returns the output of a block with another residual stream.
     """
 
     def hook_of(edits: Sequence[BlockEdit]) -> Any:
@@ -76,7 +76,7 @@ def record(
     states_of: Callable[[Any], Tensor],
     into: list[Recorded],
 ) -> list[Any]:
-    """Hook a recorder around the edits that `change` hooked; return the handles."""
+    """Hook a recorder around the edits that `change` installed; return the handles."""
 
     def hooks_of(layer: int) -> list[Any]:
         entered: list[Tensor] = []
@@ -107,20 +107,20 @@ def check(blocks: Sequence[BlockEdit], recorded: Sequence[Recorded], engine: str
     """Compare recorded states with the equations, token by token.
 
     Raises:
-        LensflowError: an edit did not reach the computation.
+        LensflowError: an edit did not change the states as it should.
     """
     for layer in layers_in(blocks):
         found = [one for one in recorded if one.layer == layer]
         wanted = [naive(blocks, one) for one in found]
         if not found or any(_differ(one, expected) for one, expected in zip(found, wanted, strict=True)):
             raise LensflowError(
-                f"engine {engine}: the edit of block {layer} does not reach the computation; "
-                "use evaluation.engine: hf, or report this model's family"
+                f"engine {engine}: the edit of block {layer} does not change the states as it should; use "
+                f"evaluation.engine: hf, or report this model's family"
             )
 
 
 def naive(blocks: Sequence[BlockEdit], one: Recorded) -> Tensor:
-    """Return the states (n, d) that the edits of a block should give, float64, one token at a time."""
+    """Return the states (n, d) that the edits of a block should give, in float64, computed token by token."""
     rows = []
     for h, index, prompt in zip(one.before.double(), one.index.tolist(), one.prompt.tolist(), strict=True):
         for edit in blocks:

@@ -1,4 +1,4 @@
-"""Decoding behind a gate that says which families of scripts may come next; see `lensflow.methods.gate`."""
+"""Decoding with a gate that decides which families of scripts may come next; see `lensflow.methods.gate`."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def families_of(tokenizer: PromptTokenizer, size: int) -> Tensor:
     """Return the family (V,) of each of a model's V tokens, int64.
 
     A Chinese or Japanese letter decides the family of a token first, then a Latin letter, then any other letter. A
-    token without letters is a symbol. So is one that the tokenizer does not know.
+    token without letters is a symbol. A token that the tokenizer does not know is also a symbol.
     """
     found = torch.full((size,), SYMBOLS)
     for index, text in enumerate(tokenizer.vocabulary[:size]):
@@ -42,9 +42,9 @@ def _family(text: str) -> int:
 
 
 def _completed(piece: bytes) -> str:
-    """Return a text that begins with these bytes, broken if they are no beginning.
+    """Return a text that begins with these bytes; the text is invalid if no character begins with them.
 
-    0x81 stands for what is missing: it makes a letter of every first byte that Chinese and Japanese letters have.
+    Missing bytes are filled with 0x81, which completes every first byte of a Chinese or Japanese letter.
     """
     for missing in range(4):
         try:
@@ -58,8 +58,8 @@ class FamilyMask:
     """Bans tokens of the families that a gate does not allow.
 
     Args:
-        tokenizer: of the checkpoint.
-        gate: which is read at every step.
+        tokenizer: tokenizer of the checkpoint.
+        gate: the gate, which reads the states at every step.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, gate: Gate) -> None:
@@ -68,19 +68,19 @@ class FamilyMask:
         self._scores = torch.empty(0, 4)
 
     def read(self, states: Tensor) -> None:
-        """Take down what the gate says of the states (rows, d) from which the next tokens are predicted."""
+        """Store the gate's output for the states (rows, d) from which the next tokens are predicted."""
         self._scores = self._gate(states)
 
     def apply(self, logits: Tensor, row: int, rows: int, ids: Sequence[int], temperature: float, top_p: float) -> None:
         """Ban tokens in logits (V,), in place.
 
         Args:
-            logits: of the next token of one answer.
-            row: of the answer among those that are generated.
-            rows: how many these are.
-            ids: tokens of the answer so far.
-            temperature: of sampling; 0 is greedy.
-            top_p: of sampling.
+            logits: logits of the next token of one answer.
+            row: number of the answer in the batch.
+            rows: number of answers in the batch.
+            ids: token ids of the answer so far.
+            temperature: sampling temperature; 0 is greedy.
+            top_p: top-p of sampling.
 
         Raises:
             LensflowError: the gate did not read this step's states.

@@ -52,10 +52,10 @@ class TransformersEngine:
     Args:
         checkpoint: folder with config, weights and tokenizer.
         dtype: "float32" or "bfloat16".
-        tokenizer: of the checkpoint.
+        tokenizer: tokenizer of the checkpoint.
         device: "cpu" or "cuda".
-        batch_size: most sequences that generate at a time.
-        attention: transformers' implementation.
+        batch_size: largest number of sequences that are generated together.
+        attention: attention implementation of transformers.
 
     Attributes:
         model: the transformers model, in evaluation mode.
@@ -87,10 +87,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], decoding: Decoding) -> list[Answer]:
-        """See `Engine.generate`. Left-padded batches of prompts of similar length.
+        """See `Engine.generate`. Prompts of similar length form left-padded batches.
 
         Raises:
-            LensflowError: a prompt and its answer are longer than what the model was made for.
+            LensflowError: a prompt and its answer are longer than the model's positions.
         """
         from transformers import GenerationConfig
 
@@ -135,10 +135,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """See `Engine.loglikelihoods`. Contexts that several requests share are read once where that saves much.
+        """See `Engine.loglikelihoods`. A context that several requests share is read once if that saves much time.
 
         Raises:
-            LensflowError: a context and its continuation are longer than what the model was made for.
+            LensflowError: a context and its continuation are longer than the model's positions.
         """
         self._check_length(max((len(context) + len(last) for context, last in requests), default=0))
         scores = [(0.0, True)] * len(requests)
@@ -164,7 +164,7 @@ class TransformersEngine:
         return read_prompts(self.model, sequences, counted, masks)
 
     def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
-        """See `Engine.distributions`. What counts is an answer, which begins at the first token that does."""
+        """See `Engine.distributions`. The counted tokens form an answer, which begins at the first counted token."""
         if not self._positional:
             return distributions(self.model, sequences, candidates)
         found = []
@@ -188,10 +188,10 @@ class TransformersEngine:
 
     @contextmanager
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
-        """See `Engine.edited`. It holds for whatever runs `model`, too.
+        """See `Engine.edited`. The edit also acts on other code that runs `model`.
 
         Raises:
-            LensflowError: an edit of a block does not reach the computation.
+            LensflowError: an edit of a block does not change the states as it should.
         """
         edit = edit or StateEdit()
 
@@ -238,7 +238,7 @@ class TransformersEngine:
 
     @functools.cached_property
     def _caches_tokens(self) -> bool:
-        """Whether a second token that is generated from a cache has the logits that it has without one."""
+        """Whether the second token has the same logits with a key-value cache as without one."""
         prompt = _random_ids(self.model, 5)
         try:
             steps, said = self._try_tokens([prompt], use_cache=True)
@@ -250,7 +250,7 @@ class TransformersEngine:
 
     @functools.cached_property
     def _pads_left(self) -> bool:
-        """Whether a prompt that is padded on the left goes on as it does alone; two tokens are tried."""
+        """Whether a left-padded prompt continues as it does alone; two tokens are tried."""
         short, long = _random_ids(self.model, 5), _random_ids(self.model, 17)
         alone, said = self._try_tokens([short], use_cache=self._caches_tokens)
         try:
@@ -262,7 +262,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _try_tokens(self, prompts: list[list[int]], *, use_cache: bool) -> tuple[Tensor, list[int]]:
-        """Generate two tokens; return the first prompt's logits (2, V), and its tokens."""
+        """Generate two tokens; return the first prompt's logits (2, V) and its tokens."""
         from transformers import GenerationConfig
 
         settings = GenerationConfig(
@@ -281,7 +281,8 @@ class TransformersEngine:
     @functools.cached_property
     @torch.inference_mode()
     def _caches(self) -> bool:
-        """Whether continuations of contexts that are read once score as whole sequences do; a few are tried."""
+        """Whether continuations get the same scores when their shared context is read once; a few examples are
+        tried."""
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
@@ -301,7 +302,7 @@ class TransformersEngine:
 
     @property
     def _tolerance(self) -> float:
-        """Relative error that the weights' precision explains."""
+        """Relative error that the precision of the weights explains."""
         return 1e-3 if self.model.dtype == torch.float32 else 5e-2
 
     def _check_length(self, longest: int) -> None:
@@ -374,69 +375,69 @@ class TransformersEngine:
 
 
 def _random_ids(model: Any, length: int) -> list[int]:
-    """Token ids to try a model with; as many give the same."""
+    """Token ids for testing a model; the same number always gives the same ids."""
     generator = torch.Generator().manual_seed(length)
     ids: list[int] = torch.randint(model.get_input_embeddings().num_embeddings, (length,), generator=generator).tolist()
     return ids
 
 
 class InScript:
-    """Makes rows go on in a script.
+    """Restricts the generated tokens of all rows to a script.
 
     Args:
-        mask: of the script.
-        start: where answers begin.
+        mask: the mask of the script.
+        start: position at which answers begin.
     """
 
     def __init__(self, mask: ScriptMask, start: int) -> None:
         self._mask, self._start = mask, start
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
-        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        """Change the logits (rows, vocabulary) that follow ids (rows, tokens)."""
         for row, said in zip(logits, ids[:, self._start :].tolist(), strict=True):
             self._mask.apply(row, said)
         return logits
 
 
 class BehindGate:
-    """Makes rows go on in families of scripts that a gate allows.
+    """Restricts the generated tokens of all rows to families of scripts that a gate allows.
 
     Args:
-        mask: of the families.
-        start: where answers begin.
-        temperature: of sampling; 0 is greedy.
-        top_p: of sampling.
+        mask: the mask of the families.
+        start: position at which answers begin.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: top-p of sampling.
     """
 
     def __init__(self, mask: FamilyMask, start: int, temperature: float, top_p: float) -> None:
         self._mask, self._start, self._sampling = mask, start, (temperature, top_p)
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
-        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        """Change the logits (rows, vocabulary) that follow ids (rows, tokens)."""
         for row, said in enumerate(ids[:, self._start :].tolist()):
             self._mask.apply(logits[row], row, len(logits), said, *self._sampling)
         return logits
 
 
 def shown_to(mask: FamilyMask, model: "PreTrainedModel") -> Any:
-    """Let a gate read the last states that enter a model's output layer; return the handle."""
+    """Let a gate read the states that enter a model's output layer; return the handle."""
     return model.get_output_embeddings().register_forward_pre_hook(lambda head, args: mask.read(args[0][:, -1]))
 
 
 class EndWhereOver:
-    """Makes rows end whose answer must end, by the first of the tokens that end one.
+    """Ends the rows whose answer must end, with the first of the end tokens.
 
     Args:
-        room: when that is.
-        start: where answers begin.
-        ends: ids of the tokens; if there are none, nothing ends before its time.
+        room: decides when an answer must end.
+        start: position at which answers begin.
+        ends: ids of the end tokens; if there are none, no answer ends early.
     """
 
     def __init__(self, room: Room, start: int, ends: list[int]) -> None:
         self._room, self._start, self._ends = room, start, ends
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
-        """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        """Change the logits (rows, vocabulary) that follow ids (rows, tokens)."""
         if self._ends:
             over = [self._room.is_over(row) for row in ids[:, self._start :].tolist()]
             logits[torch.tensor(over, device=logits.device), self._ends[0]] = torch.inf
@@ -444,16 +445,18 @@ class EndWhereOver:
 
 
 def _token_scores(logits: Tensor, owner: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of targets (n) under rows `owner` (n) of logits (rows, vocabulary); whether none is higher."""
+    """Log-probability of n targets under their rows `owner` (n) of logits (rows, vocabulary), and whether each is the
+    top token."""
     # log_softmax, though most of it is not needed: on a CPU it takes a fifth of the time of logsumexp.
     logp = logits.float().log_softmax(1)[owner, targets]
     return logp, logits[owner, targets] >= logits.amax(1)[owner]
 
 
 def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
-    """Indices of requests in batches: equal contexts side by side, similar continuations together, longest first.
+    """Indices of requests in batches: equal contexts together, similar continuations together, longest first.
 
-    A continuation's padding passes the output layer, a context's does not, so that the former counts for more.
+    Padding of a continuation passes through the output layer; padding of a context does not. The length of the
+    continuation therefore counts more.
     """
     longest_of: dict[tuple[int, ...], int] = {}
     for context, continuation in requests:
@@ -478,7 +481,7 @@ def _batches(requests: list[tuple[list[int], list[int]]]) -> Iterator[list[int]]
 
 
 def index_of(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
-    """Return the place (rows, T) of each token of a pass in its sequence, from what the decoder is given."""
+    """Return the position (rows, T) of each token of a pass in its sequence, from the arguments of the decoder."""
     index: Tensor | None = given.get("position_ids")
     if index is None:
         mask, cache = given.get("attention_mask"), given.get("past_key_values")
@@ -491,13 +494,13 @@ def index_of(ids: Tensor, given: Mapping[str, Any]) -> Tensor:
 
 
 def states_of(output: Any) -> Tensor:
-    """Return the residual stream (rows, T, d) of what a block returns: a tensor, or one first among others."""
+    """Return the residual stream (rows, T, d) from the output of a block: a tensor, or the first element of a tuple."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 
 
 def with_states(output: Any, states: Tensor) -> Any:
-    """Return what a block returns, with another residual stream."""
+    """Return the output of a block with another residual stream."""
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 

@@ -1,4 +1,4 @@
-"""What the engines want of the process that they run in."""
+"""Settings of the process in which the engines run."""
 
 import ctypes
 import os
@@ -19,11 +19,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def prepare_process() -> None:
-    """Set what the engines want of the process; call it before torch or vllm are imported.
+    """Set the environment for the engines; call this before torch or vllm are imported.
 
-    A variable that is set already is left alone. Large tensors are kept by malloc instead of going back to the system
-    after every operation: with a vocabulary of 262 k one step's logits are 67 MB, and taking and zeroing their pages
-    anew took longer than computing with them.
+    A variable that is already set does not change. malloc keeps large tensors instead of returning them to the system
+    after every operation. With a vocabulary of 262 k, the logits of one step take 67 MB, and requesting and clearing
+    their pages each time took longer than the computation.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -37,7 +37,7 @@ _LINK = "For further information visit"  # pydantic's last line
 
 
 def last_line(error: BaseException) -> str:
-    """What an exception says in one line: pydantic's own reason, else the last line; without a message its type."""
+    """Return an exception as one line: pydantic's own reason, or else the last line; without a message, the type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and _LINK not in line]
     reasons = [line.partition(" [type=")[0] for line in lines if line.startswith(("Value error, ", "Assertion failed"))]
     return " ".join(reasons) or (lines[-1] if lines else type(error).__name__)

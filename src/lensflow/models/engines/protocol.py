@@ -1,7 +1,7 @@
 """Engines: two ways to run one checkpoint, behind one protocol.
 
-`vllm.VllmEngine` is the fast one for generation. `hf.TransformersEngine` is the plain one and, on a CPU, the fast one
-for log-likelihoods. Both work on token ids, so a prompt is tokenised once, by its owner, with its BOS token.
+`vllm.VllmEngine` is the fast engine for generation. `transformers.TransformersEngine` is the plain one; on a CPU it is
+the fast one for log-likelihoods. Both take token ids, so the caller tokenises a prompt once, with its BOS token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from lensflow.schema.decoding import Decoding
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """The answer of a model.
 
     Attributes:
-        text: without special tokens, cut before the first stop string.
-        ids: all generated tokens, with the one that ended the answer.
-        cut: whether the answer ended only because its room was used up.
+        text: the text without special tokens, cut before the first stop string.
+        ids: all generated tokens, including the one that ended the answer.
+        cut: whether the answer ended only because it reached its limit.
     """
 
     text: str
@@ -38,9 +38,9 @@ class Engine(Protocol):
         """Continue each prompt.
 
         Args:
-            prompts: token ids, with BOS where the model wants one; none may be empty.
-            decoding: how. An answer ends before the first stop string, and at the end-of-sequence token. Sampling with
-                the same seed gives the same answers from one engine, not from both.
+            prompts: token ids, with BOS if the model needs one; no prompt may be empty.
+            decoding: the decoding settings. An answer ends before the first stop string, and at the end-of-sequence
+                token. Sampling with the same seed gives the same answers on the same engine, but not on another engine.
 
         Returns:
             The answers in the order of `prompts`.
@@ -54,23 +54,26 @@ class Engine(Protocol):
             requests: pairs (context, continuation) of token ids; neither may be empty.
 
         Returns:
-            For each request the sum of log p(token | context and the tokens before it) over its continuation in
-            nats, and whether every one of these tokens was the most probable (a tie counts).
+            For each request: the sum of log p(token | context and the tokens before it) over its continuation in
+            nats, and whether each of these tokens was the most probable one (ties count).
         """
         ...
 
     def read(
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
-        """Score whole prompts; see `lensflow.models.likelihood.read_prompts`. Only of engines whose `READS` is true."""
+        """Score whole prompts; see `lensflow.models.likelihood.read_prompts`.
+
+        Only for engines whose `READS` is true.
+        """
         ...
 
     def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
-        """Read next-token distributions; see `lensflow.models.likelihood`. Only of engines whose `READS` is true."""
+        """Read next-token distributions; see `lensflow.models.likelihood`. Only for engines whose `READS` is true."""
         ...
 
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace some weights in place; nothing that was computed with the old ones is used again.
+        """Replace some weights in place; results from the old weights are not used again.
 
         Args:
             tensors: new values under the checkpoint's names.
@@ -81,13 +84,13 @@ class Engine(Protocol):
         ...
 
     def edited(self, edit: StateEdit | None) -> AbstractContextManager[None]:
-        """Change the states of all that runs in this context, after blocks and after the final norm, or mask answers.
+        """Edit everything that runs in this context: states after blocks and after the final norm, or allowed tokens.
 
         Args:
-            edit: how; None runs the model as it is.
+            edit: the edit; None runs the model as it is.
 
         Raises:
-            LensflowError: an edit of a block does not reach the computation.
+            LensflowError: an edit of a block does not change the states as it should.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""Engines by their name: modules of this package, or the user's own by their import path.
+"""The engines by name: modules of this package, or the user's own modules, named by their import path.
 
-An engine's module has a function `start(checkpoint, tokenizer, evaluation, resources)`, which returns an
+An engine's module has a function `start(checkpoint, tokenizer, evaluation, resources)`, which returns a
 `lensflow.models.engines.protocol.Engine`, and a constant `READS`, which says whether the engine reads whole
 distributions.
 """
@@ -36,7 +36,7 @@ def module_of(name: str) -> ModuleType:
     """Import the module of an engine.
 
     Raises:
-        LensflowError: it cannot be imported, or lacks `start` or `READS`.
+        LensflowError: the module cannot be imported.
     """
     try:
         module = importlib.import_module(path_of(name))
@@ -51,7 +51,7 @@ def check(name: str) -> None:
     """Check that an engine exists and is installed, without loading it.
 
     Raises:
-        LensflowError: it does not or is not.
+        LensflowError: the engine does not exist or is not installed.
     """
     if "." in name:
         if not _is_there(name):
@@ -80,7 +80,7 @@ def scorer(engine: str) -> str:
 
 
 def reader(engine: str) -> str:
-    """Return the engine that reads whole distributions: the plain one, unless one's own engine does."""
+    """Return the engine that reads whole distributions: the user's own engine if it can, or else the plain one."""
     if engine in ("auto", *builtin()):
         return PLAIN
     return engine if module_of(engine).READS else PLAIN

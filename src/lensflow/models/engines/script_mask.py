@@ -14,14 +14,14 @@ _LONGEST = 4  # bytes of a character
 
 
 class ScriptMask:
-    """Says which tokens would write a letter of another script.
+    """Decides which tokens would write a letter of another script.
 
-    Symbols, digits and tokens that end an answer are always allowed. Tokens that are pieces of characters are decided
-    on the bytes that they make together with the tokens before them.
+    Symbols, digits and tokens that end an answer are always allowed. If a token is only a piece of a character, the
+    decision uses its bytes together with the bytes of the tokens before it.
 
     Args:
-        tokenizer: of the checkpoint.
-        language: whose scripts are allowed.
+        tokenizer: tokenizer of the checkpoint.
+        language: the language whose scripts are allowed.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, language: str) -> None:
@@ -33,12 +33,12 @@ class ScriptMask:
         self._behind: dict[bytes, Tensor] = {b"": self._plain}
 
     def apply(self, logits: Tensor, ids: Sequence[int]) -> None:
-        """Ban tokens in the logits (V,) behind the tokens of an answer so far, in place."""
+        """Ban tokens in the logits (V,) that follow an answer so far, in place."""
         banned = self.banned(ids)[: len(logits)].to(logits.device)  # some models have more rows than there are tokens
         logits[: len(banned)].masked_fill_(banned, -torch.inf)
 
     def banned(self, ids: Sequence[int]) -> Tensor:
-        """Return which tokens (V,) may not follow the tokens of an answer so far."""
+        """Return which tokens (V,) may not follow an answer so far."""
         pending = self._pending(ids)
         if pending not in self._behind:
             mask = self._plain.clone()
@@ -48,7 +48,7 @@ class ScriptMask:
         return self._behind[pending]
 
     def _pending(self, ids: Sequence[int]) -> bytes:
-        """Return the bytes at the end of an answer that are no whole character yet."""
+        """Return the bytes at the end of an answer that do not form a whole character yet."""
         tail = b""
         for index in reversed(ids[-_LONGEST:]):
             if index not in self._pieces:
@@ -63,12 +63,12 @@ class ScriptMask:
 
 
 def is_broken(text: str) -> bool:
-    """Return whether the text of a token has pieces of characters."""
+    """Return whether the text of a token contains pieces of characters."""
     return _BROKEN in text
 
 
 def bytes_of(token: str) -> bytes:
-    """Return the bytes of a token that is not whole characters: `<0xE4>`, or letters that stand for bytes."""
+    """Return the bytes of a token that is a piece of a character: `<0xE4>`, or letters that stand for bytes."""
     if token.startswith("<0x"):
         return bytes([int(token[3:-1], 16)])
     from transformers.convert_slow_tokenizer import bytes_to_unicode

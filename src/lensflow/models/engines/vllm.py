@@ -38,19 +38,19 @@ _KV_CACHE_BYTES = 1 << 29  # on a CPU; vLLM's own default is nearly all of the m
 
 
 class VllmEngine:
-    """A checkpoint run by vLLM on whatever device vLLM was built for.
+    """A checkpoint that vLLM runs, on the kind of device that vLLM was built for.
 
-    vLLM's own tokenizer stays off: it loads and copies a large one several times (13 of 20 seconds of start-up with
-    Gemma's). Answers are therefore decoded and stopped here.
+    vLLM's own tokenizer is switched off, because it loads and copies a large tokenizer several times (13 of 20 seconds
+    of start-up with Gemma's). This module therefore decodes and stops the answers.
 
     Args:
         checkpoint: folder with config, weights and tokenizer.
         dtype: "float32" or "bfloat16".
-        tokenizer: of the checkpoint.
-        max_model_len: most tokens of a prompt and its answer together.
-        resources: GPUs that the tensors are spread over, and the share of their memory to take.
-        max_num_seqs: most sequences that run at a time.
-        enforce_eager: run no compiled graphs on a GPU, so that blocks can be edited.
+        tokenizer: tokenizer of the checkpoint.
+        max_model_len: largest number of tokens of a prompt and its answer together.
+        resources: the GPUs over which the tensors are spread, and the share of their memory to use.
+        max_num_seqs: largest number of sequences that run together.
+        enforce_eager: whether to run without compiled graphs on a GPU, so that blocks can be edited.
 
     Raises:
         LensflowError: vLLM is not installed, would take a GPU that the stage was not given, or does not start on this
@@ -73,7 +73,7 @@ class VllmEngine:
         on_gpu = torch.cuda.is_available()
         if on_gpu and not resources.gpus:
             raise LensflowError(
-                "vllm takes a GPU here, and the backbone's resources.gpus is 0; set it to 1, or evaluation.engine: hf"
+                "vllm would use a GPU, but the backbone's resources.gpus is 0; set it to 1, or evaluation.engine: hf"
             )
         if not on_gpu:
             # Or the first log-probability would wait for a C++ compiler, which the machine may not even have.
@@ -92,9 +92,9 @@ class VllmEngine:
         script_mask = functools.cache(partial(ScriptMask, tokenizer))
 
         class ForceTokens(AdapterLogitsProcessor):  # type: ignore[misc]
-            """Makes a request emit its `extra_args["tokens"]`, or go on behind a gate or in a script and end.
+            """Forces a request to emit its `extra_args["tokens"]`, or restricts it to a gate or a script and ends it.
 
-            The log-probabilities that vLLM reports are of the unforced model.
+            The log-probabilities that vLLM reports are the unforced model's.
             """
 
             def is_argmax_invariant(self) -> bool:
@@ -194,8 +194,8 @@ class VllmEngine:
     def loglikelihoods(self, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """See `Engine.loglikelihoods`.
 
-        The continuation is forced token by token, so that the output layer runs over its positions only;
-        vLLM's `prompt_logprobs` would run it over the context, too.
+        The continuation is forced token by token, so that the output layer runs only on its positions. vLLM's
+        `prompt_logprobs` would run it on the context, too.
 
         Raises:
             LensflowError: a request exceeds `max_model_len`.
@@ -225,11 +225,11 @@ class VllmEngine:
     def read(
         self, sequences: Sequence[list[int]], counted: Sequence[list[bool]], masks: Masks | None
     ) -> list[dict[str, float]]:
-        """Refuse: vLLM hands out a few log-probabilities per token, not whole distributions."""
+        """Refuse: vLLM returns a few log-probabilities per token, not whole distributions."""
         raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
 
     def distributions(self, sequences: Counted, candidates: Sequence[Tensor] | None) -> list[Likeliest]:
-        """Refuse, as `read`."""
+        """Refuse, as `read` does."""
         raise LensflowError("engine vllm does not read whole distributions; use engine hf for them")
 
     def swap(self, tensors: Mapping[str, Tensor]) -> None:
@@ -245,12 +245,13 @@ class VllmEngine:
     def edited(self, edit: StateEdit | None) -> Iterator[None]:
         """See `Engine.edited`.
 
-        After the final norm the states are changed where they become logits, not behind it: the log-probabilities that
-        vLLM reports are of the logits before any logits processor, and a head that scales or caps its logits is
-        followed exactly. Edits of blocks change keys and values, so the prefix cache is emptied around them.
+        The states after the final norm are changed at the point where they become logits, not after it, because vLLM
+        reports log-probabilities from the logits before any logits processor. A head that scales or caps its logits is
+        thus followed exactly. Edits of blocks change keys and values, so the prefix cache is emptied before and after
+        them.
 
         Raises:
-            LensflowError: an edit of a block does not reach the computation, or vLLM runs compiled graphs.
+            LensflowError: an edit of a block does not change the states as it should, or vLLM runs compiled graphs.
         """
         edit = edit or StateEdit()
         with ExitStack() as stack:
@@ -267,7 +268,7 @@ class VllmEngine:
             yield
 
     def _change_blocks(self, blocks: tuple[BlockEdit, ...], stack: ExitStack) -> None:
-        """Hook edits of blocks in every worker, and test them on one prompt."""
+        """Hook edits of blocks in every worker, and test the edits on one prompt."""
         if self._compiled:
             raise LensflowError(
                 "edits of blocks do not reach vllm's compiled graphs; set evaluation.enforce_eager: true, or "
@@ -322,7 +323,7 @@ class VllmEngine:
 
 
 def _edit(edit: StateEdit, gate: FamilyMask | None, model: Any) -> None:
-    """Let a model of vLLM's edit the states that logits come from, and a gate read them; called where it runs."""
+    """Edit the states from which a vLLM model computes its logits, and let a gate read them; called in the worker."""
     compute = model.compute_logits
 
     def compute_edited(states: Tensor) -> Any:
@@ -336,15 +337,15 @@ def _edit(edit: StateEdit, gate: FamilyMask | None, model: Any) -> None:
 
 
 def _leave(model: Any) -> None:
-    """Undo `_edit`: the class's own method stands behind it."""
+    """Undo `_edit`, so that the class's own method is used again."""
     del model.compute_logits
 
 
 def stack_of(model: Any) -> nn.ModuleList:
-    """Return the blocks of a model of vLLM's.
+    """Return the blocks of a vLLM model.
 
     Raises:
-        LensflowError: it has no single stack of them.
+        LensflowError: the model has no single stack of blocks.
     """
     depth = model.config.num_hidden_layers
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
@@ -354,7 +355,7 @@ def stack_of(model: Any) -> nn.ModuleList:
 
 
 def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
-    """Let a worker of vLLM's edit its blocks, and record the next passes; called where it runs.
+    """Install edits of blocks in a vLLM worker and record the next passes; called in the worker.
 
     Raises:
         LensflowError: the model has no single stack of blocks.
@@ -382,7 +383,7 @@ def _hook(worker: Any, blocks: tuple[BlockEdit, ...]) -> None:
 
 
 def _recorded(worker: Any) -> list[edits.Recorded]:
-    """Return what a worker recorded since `_hook`, and record no more."""
+    """Return the recordings of a worker since `_hook`, and stop recording."""
     for handle in worker.recorders:
         handle.remove()
     found: list[edits.Recorded] = list(worker.recorded)
@@ -398,18 +399,18 @@ def _unhook(worker: Any) -> None:
 
 
 def states_of(output: Any) -> Tensor:
-    """Return the residual stream (tokens, d) of what a block returns: (x, residual), which the next norm adds."""
+    """Return the residual stream (tokens, d) from the output of a block: (x, residual), which the next norm adds."""
     states: Tensor = output[0] + output[1] if isinstance(output, tuple) else output
     return states
 
 
 def with_states(output: Any, states: Tensor) -> Any:
-    """Return what a block returns, with another residual stream."""
+    """Return the output of a block with another residual stream."""
     return (torch.zeros_like(states), states, *output[2:]) if isinstance(output, tuple) else states
 
 
 def start(checkpoint: Path, tokenizer: PromptTokenizer, evaluation: Evaluation, resources: Resources) -> VllmEngine:
-    """Start the engine on a checkpoint, with no more positions than the model has."""
+    """Start the engine on a checkpoint, with at most the model's number of positions."""
     longest = min(evaluation.max_model_len, positions(checkpoint) or evaluation.max_model_len)
     eager = evaluation.enforce_eager
     return VllmEngine(checkpoint, evaluation.dtype, tokenizer, longest, resources, enforce_eager=eager)

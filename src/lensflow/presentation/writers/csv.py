@@ -13,7 +13,7 @@ DIGITS, OWN_DIGITS = 10, 6  # significant digits of an entry, and of a document'
 
 
 def to_csv(document: Document) -> str:
-    """Return a document's own records, or one line per entry: its place, value, interval, and rank if it has one.
+    """Return a document's own records, or one line per entry: its place, value, interval, and rank if there is one.
 
     Text that a spreadsheet would run as a formula gets a leading apostrophe (OWASP, "CSV injection").
     """
@@ -26,7 +26,7 @@ def to_csv(document: Document) -> str:
 
 
 def _entries(document: Document) -> Iterator[dict[str, Any]]:
-    """The entries of all panels under `COLUMNS`; an entry without anything is left out."""
+    """The entries of all panels under `COLUMNS`; empty entries are left out."""
     for sheet in document.sheets:
         for panel in sheet.panels:
             for line in panel.lines:
@@ -47,5 +47,5 @@ def _field(value: Any, digits: int) -> str:
 
 
 def escape(text: str) -> str:
-    """Take from text what a spreadsheet would run as a formula."""
+    """Make text safe that a spreadsheet would run as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

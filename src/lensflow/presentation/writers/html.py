@@ -11,7 +11,7 @@ RANKS = {1: Markup("<b>{}</b>"), 2: Markup("<u>{}</u>")}  # the best and the sec
 
 
 def to_html(document: Document) -> str:
-    """Return a document's sheets, each with its notes below, to be unfolded."""
+    """Return a document's sheets as foldable sections, each with its notes below."""
     return str(Markup("\n").join(map(_sheet, document.sheets)))
 
 
@@ -33,7 +33,7 @@ def _panel(panel: Panel) -> Markup:
 
 
 def table(cells: pd.DataFrame, caption: str = "") -> Markup:
-    """Return a table of texts, by pandas' Styler. All is escaped but what is `Markup`."""
+    """Return a table of texts, made by pandas' Styler. Everything except `Markup` is escaped."""
     styler = cells.style.format(escape="html").format_index(escape="html").format_index(escape="html", axis="columns")
     styler.set_caption(escape(caption))
     # Without Styler's classes and ids, the report's own style sheet is enough.

@@ -34,7 +34,7 @@ Piece = tuple[Panel, tuple[Line, ...]]  # a group of a panel, which stays on one
 
 
 def to_latex(document: Document) -> str:
-    r"""Return `table`s, several of a sheet that does not fit on one page, with the notes below its last."""
+    r"""Return `table`s; a sheet that does not fit on one page becomes several. The notes are below the last one."""
     made_by = [f"% Made by: {' '.join(document.made_by.split())}"] if document.made_by else []
     return "\n".join([*made_by, PACKAGES, *map(_sheet, document.sheets)])
 
@@ -56,7 +56,7 @@ def _sheet(sheet: Sheet) -> str:
 
 
 def _pages(sheet: Sheet) -> list[list[Piece]]:
-    """The groups of a sheet by page; the last page is empty if the notes need one of their own."""
+    """The groups of a sheet by page; the last page is empty if the notes need their own page."""
     pages: list[list[Piece]] = [[]]
     room = ROWS
     for panel in sheet.panels:
@@ -90,7 +90,7 @@ def _tabular(panel: Panel, groups: Iterable[Sequence[Line]]) -> str:
 
 
 def _line(heads: Sequence[str], entries: Sequence[Entry]) -> list[str]:
-    """One or two lines of a tabular: values with marks, and small below them the notes, such as intervals, if any.
+    """One or two lines of a tabular: values with marks, and notes such as intervals in small print below them.
 
     Beside the values, the intervals of seven languages would be too wide to read.
     """

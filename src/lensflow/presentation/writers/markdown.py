@@ -9,7 +9,7 @@ _ESCAPED = {ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|&~$#"} | {ord("\n"): "
 
 
 def to_markdown(document: Document) -> str:
-    """Return one table per panel, with the notes below each sheet, or below all if they share them."""
+    """Return one table per panel. The notes are below each sheet, or at the end if all sheets share them."""
     lines: list[str] = []
     for sheet in document.sheets:
         lines += [f"### {escape(sheet.caption)}", ""]

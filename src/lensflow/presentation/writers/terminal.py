@@ -10,7 +10,7 @@ WIDTH, COLUMN = 140, 40  # characters of a line, and of a column, at most
 def to_text(document: Document) -> str:
     """Return aligned text, at most `WIDTH` columns wide, with half of each interval and brief notes.
 
-    Columns that do not fit beside one another continue in a second table below.
+    Columns that do not fit beside each other continue in a second table below.
     """
     lines: list[str] = []
     for sheet in document.sheets:
@@ -34,7 +34,7 @@ def _panel(panel: Panel) -> list[str]:
 
 
 def _heads(panel: Panel, place: int) -> list[str]:
-    """One head of all lines. All heads but the last stand on the first line of a group only."""
+    """One head of all lines. All heads except the last are printed only on the first line of a group."""
     last = place == len(panel.heads) - 1
     return [line.heads[place] if last or not n else "" for group in panel.groups for n, line in enumerate(group)]
 

@@ -37,18 +37,19 @@ _RESIDENT_SHARE = 0.4  # of main memory, above which a backbone's layers are rea
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for.
+    """The wishes of the user.
 
     Attributes:
         model: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
         languages: the target languages, BCP 47 tags or English names.
-        central: the language that the model is best in, in the same way.
-        data: file with parallel texts, columns named by language, or a folder with train, dev and test.jsonl.
-        questions: file with questions to evaluate on, columns named by language; None for held-out texts of the data.
-        methods: of the catalog; base is always there.
-        benchmarks: of the catalog.
+        central: the language that the model knows best, in the same form.
+        data: file with parallel texts whose columns are named by language, or a folder with train, dev and test.jsonl.
+        questions: file with questions for the evaluation, in columns named by language; None to use held-out texts of
+            the data.
+        methods: methods of the catalog; base is always included.
+        benchmarks: benchmarks of the catalog.
         budget: minutes that answering may take on this machine's processor.
-        gpus: that evaluation shares the model over.
+        gpus: number of GPUs that share the model in evaluation.
     """
 
     model: str
@@ -71,14 +72,14 @@ def draft(request: Request, folder: Path) -> str:
     """Return the text of a configuration file that lies in `folder`.
 
     Raises:
-        LensflowError: the model, a language, the data, a method or a benchmark is not there; one line.
+        LensflowError: the model, a language, the data, a method or a benchmark does not exist; one line.
     """
     known = read([], project.folder())
     request = replace(request, central=code_named(request.central), languages=tuple(map(code_named, request.languages)))
     for language in request.all_languages:
         parse(Language, language, "--languages" if language != request.central else "--central")
     if len(request.all_languages) < 2:
-        raise LensflowError("--languages: names the central language alone; add a target language, such as sw")
+        raise LensflowError("--languages: names only the central language; add a target language, such as sw")
     for option, catalog in (("methods", known.methods), ("benchmarks", known.benchmarks)):
         for name in getattr(request, option):
             if name not in catalog:
@@ -127,7 +128,7 @@ def _title(methods: Sequence[str], name: str, request: Request) -> str:
 
 
 def _corpora(request: Request, known: Config, folder: Path) -> list[FoundTexts]:
-    """Return the corpus that is trained on, and the one that is evaluated on if it is another."""
+    """Return the corpus for training, and the corpus for evaluation if it is another one."""
     texts = find_texts(request.data, request.all_languages, known, folder, held_out=request.questions is None)
     if request.questions is None:
         return [texts]
@@ -157,7 +158,7 @@ def _benchmarks(request: Request, known: Config, corpus: str) -> tuple[list[Any]
 
 
 def _limit(request: Request, model: FoundModel, most: int) -> tuple[int, str]:
-    """Return how many items per language are evaluated, and why."""
+    """Return the number of items per language to evaluate, and the reason."""
     usual = min(ITEMS, most)
     if request.budget is None:
         return usual, f"items per language and method, of {most}; more make the intervals narrower"
@@ -180,7 +181,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _dtype(gpus: int) -> tuple[str, str]:
-    """Return the precision that evaluation runs in, and why."""
+    """Return the precision of evaluation, and the reason."""
     if gpus:
         return "bfloat16", "the usual precision on a GPU"
     cpu = Path("/proc/cpuinfo")
@@ -189,6 +190,6 @@ def _dtype(gpus: int) -> tuple[str, str]:
 
 
 def _is_streamed(model: FoundModel, gpus: int) -> bool:
-    """Whether a backbone is too large for main memory as a whole."""
+    """Whether the whole backbone is too large for main memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return not gpus and model.parameters is not None and 2 * model.parameters > _RESIDENT_SHARE * memory

@@ -23,14 +23,7 @@ from lensflow.workflow.experiment import Config, read
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A backbone of a configuration that is written for the user.
-
-    Attributes:
-        name: of the backbone.
-        parameters: how many it has; None if this is not known.
-        entry: its entry in the configuration; empty if the catalog has the backbone.
-        why: key of the entry -> a comment on it.
-    """
+    """A backbone, with its entry if the catalog does not have it; `why` holds comments on the keys of the entry."""
 
     name: str
     parameters: float | None
@@ -39,11 +32,11 @@ class FoundModel:
 
 
 def backbone(name: str, where: str) -> tuple[str, Backbone]:
-    """Return the name and the entry of a model; its paths start from here.
+    """Return the name and the entry of a model; paths in the entry start from the current folder.
 
     Args:
         name: a backbone of the catalog, a folder with a checkpoint, or owner/name on the hub.
-        where: what a message begins with.
+        where: the beginning of messages.
 
     Raises:
         LensflowError: there is no such model.
@@ -56,10 +49,10 @@ def backbone(name: str, where: str) -> tuple[str, Backbone]:
 
 
 def find_model(name: str, known: Config, folder: Path, where: str = "--model") -> FoundModel:
-    """Return a model with its entry in a configuration that lies in `folder`, unless the catalog has it.
+    """Return a model with its entry for a configuration file in `folder`; without the entry if the catalog has it.
 
     Raises:
-        LensflowError: as `backbone`.
+        LensflowError: as in `backbone`.
     """
     path = Path(name).expanduser()
     if name in known.backbones:
@@ -85,7 +78,7 @@ def _of_the_hub(name: str, known: Config, where: str) -> FoundModel:
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=list(READ_FILES)))
     except Exception as error:  # networks fail in types of several libraries
         raise LensflowError(
-            f"{where}: '{name}' is no folder here, and the hub does not give it ({of_the_hub(error)[:200]}); "
+            f"{where}: '{name}' is not a folder here, and it cannot be read from the hub ({of_the_hub(error)[:200]}); "
             "correct the name, set HF_TOKEN if it is gated, or check the network"
         ) from None
     source = {"kind": "hub", "name": name, "revision": info.sha}

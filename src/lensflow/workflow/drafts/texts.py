@@ -1,4 +1,4 @@
-"""The parallel texts that a user names, or else those that the catalog has of the languages."""
+"""The parallel texts that a user names, or else the texts in the catalog for these languages."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -25,15 +25,7 @@ BACTRIAN_LANGUAGES = frozenset(_OF_BACTRIAN.split())
 
 @dataclass(frozen=True)
 class FoundTexts:
-    """A corpus of a configuration that is written for the user.
-
-    Attributes:
-        name: of the corpus.
-        test: number of its test items.
-        about: what it is, in words.
-        entry: its entry in the configuration; empty if the catalog's entry is enough.
-        root: the `datasets_root` that it needs; None if it needs none.
-    """
+    """A corpus with its number of test items, its entry if the catalog's is not enough, and a description."""
 
     name: str
     test: int
@@ -45,15 +37,15 @@ class FoundTexts:
 def find_texts(
     data: Path | None, languages: Sequence[str], known: Config, folder: Path, *, held_out: bool = True
 ) -> FoundTexts:
-    """Return the corpus for some languages, the central one first.
+    """Return the corpus for some languages; the first one is the central language.
 
     Args:
         data: a file with a column per language, or a folder with train.jsonl, dev.jsonl and test.jsonl; None for a
             corpus of the catalog.
-        languages: that are wanted.
+        languages: the wanted languages.
         known: the catalogs.
-        folder: where relative paths of the configuration start.
-        held_out: whether rows of a file are kept for the evaluation.
+        folder: folder from which relative paths of the configuration start.
+        held_out: whether rows of a file are kept for evaluation.
 
     Raises:
         LensflowError: the data cannot be read, or lacks a language.
@@ -77,13 +69,13 @@ def find_texts(
 
 
 def find_questions(path: Path, languages: Sequence[str], known: Config, folder: Path) -> FoundTexts:
-    """Return a file of questions as a corpus that is only evaluated on.
+    """Return a file of questions as a corpus that is used only for evaluation.
 
     Args:
-        path: a file with a column per language, a question per row.
-        languages: that are wanted, the central one first.
+        path: a file with one column per language and one question per row.
+        languages: the wanted languages, the central one first.
         known: the catalogs.
-        folder: where relative paths of the configuration start.
+        folder: folder from which relative paths of the configuration start.
 
     Raises:
         LensflowError: the file cannot be read, is too short or lacks a language.
@@ -96,14 +88,14 @@ def find_questions(path: Path, languages: Sequence[str], known: Config, folder: 
 def table(
     path: Path, languages: Sequence[str], folder: Path, where: str = "", purpose: str = "to train and to test"
 ) -> tuple[str, dict[str, Any], str | None, int]:
-    """Return how a file with a column per language is read as a corpus.
+    """Return how to read a file with one column per language as a corpus.
 
     Args:
         path: the file.
-        languages: that are wanted, the central one first.
-        folder: where relative paths of the configuration start.
-        where: what a message begins with, before the path; empty for nothing.
-        purpose: what the rows are needed for.
+        languages: the wanted languages, the central one first.
+        folder: folder from which relative paths of the configuration start.
+        where: the beginning of a message, before the path; may be empty.
+        purpose: the purpose of the rows, for messages.
 
     Returns:
         A name, the corpus's `dataset`, the `datasets_root` that it needs if the file is not below `folder`, and the
@@ -132,7 +124,10 @@ def table(
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a row, those inside another one by their path: `{"a": {"en": 1}}` -> `{"a.en": 1}`."""
+    """Return the columns of a row.
+
+    A column inside another one is named by its path: `{"a": {"en": 1}}` -> `{"a.en": 1}`.
+    """
     flat: dict[str, Any] = {}
     for key, value in row.items():
         flat |= {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
@@ -154,7 +149,7 @@ def _is_code_of(name: str, language: str) -> bool:
 
 
 def _check_has(wanted: Sequence[str], has: Container[str], where: str, columns: Sequence[str]) -> None:
-    """Check that data has every language; the first one is the central language."""
+    """Check that the data has every language; the first one is the central language."""
     for language in wanted:
         if language not in has:
             also = ", or name another central language by --central" if language == wanted[0] and "--" in where else ""
@@ -166,7 +161,7 @@ def _check_has(wanted: Sequence[str], has: Container[str], where: str, columns: 
 
 
 def _of_the_catalog(languages: Sequence[str], known: Config) -> FoundTexts:
-    """Return the embedded corpus, or if it lacks a language the hub's."""
+    """Return the embedded corpus, or the hub's corpus if the embedded one lacks a language."""
     embedded = texts.read_corpus(texts.folder("embedded", Path()))
     if set(languages) <= set(texts.languages_of(embedded)):
         return FoundTexts("embedded", len(embedded["test"]), "comes with Lensflow")
