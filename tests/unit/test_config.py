@@ -1,5 +1,7 @@
 """The configuration: what is accepted, what is refused and in which words, and its schema."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -208,3 +210,12 @@ def test_a_misspelt_option_or_command_is_refused_with_what_was_meant(capsys, typ
     with pytest.raises(SystemExit, match="2"):
         main.main(typed)
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_reader_that_closes_its_end_gets_no_traceback():
+    """As head does."""
+    command = f"{sys.executable} -m lensflow.cli show-config prepare_backbone gemma-3-270m"
+    piped = subprocess.Popen(command.split(), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    piped.stdout.close()
+    assert piped.stderr.read() == b""
+    assert piped.wait() == 1

@@ -51,3 +51,10 @@ def test_one_line_names_stage_cause_and_log(tmp_path, written, cause):
 def test_a_run_that_stopped_before_its_first_stage(tmp_path):
     (tmp_path / "snakemake.log").write_text("WorkflowError: no such file\n")
     assert failures(tmp_path / "snakemake.log", tmp_path) == ["The run was stopped before all stages were finished."]
+
+
+def test_every_job_of_a_rule_that_failed_is_named(tmp_path):
+    second = LOG.replace("logs/tiny/answer.0.log", "logs/my model/answer.0.log")
+    (tmp_path / "snakemake.log").write_text(LOG + second + LOG)
+    said = [line.partition("(log: ")[2] for line in failures(tmp_path / "snakemake.log", tmp_path)]
+    assert said == ["logs/tiny/answer.0.log)", "logs/my model/answer.0.log)"]

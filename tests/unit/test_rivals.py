@@ -148,6 +148,12 @@ def test_diffmean(backbone):
     assert float(edit.vector.norm()) == pytest.approx(1, rel=1e-6)
 
 
+def test_texts_without_a_second_token_are_refused(backbone, monkeypatch):
+    monkeypatch.setattr(PromptTokenizer, "ids_of", lambda *given, **more: [1])
+    with pytest.raises(LensflowError, match=r"en\.jsonl: no train text of 'en' has two tokens$"):
+        backbone.run({"kind": "diffmean"}, "short")
+
+
 def test_controls_of_diffmean(backbone):
     def vectors(direction, **keys):
         method = {"kind": "diffmean", "layer": 1, "direction": direction} | keys

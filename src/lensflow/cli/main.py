@@ -94,12 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)
     try:
         args.function(args)
+        sys.stdout.flush()
     except LensflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; run again to continue", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as head, has closed its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 1
     except Exception as error:
         if (reason := _refusal(error)) is None:
             raise

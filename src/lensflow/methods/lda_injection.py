@@ -59,7 +59,7 @@ def train(run: Run[LdaInjection]) -> Trained:
         texts.append(states.text_means[:, layer])
         labels += [number] * len(states.counts)
     z, x = torch.cat(texts), torch.tensor(labels)
-    z = (z - z.mean(0)) / z.std(0, correction=0)
+    z = (z - z.mean(0)) / z.std(0, correction=0).clamp_min(torch.finfo(z.dtype).tiny)  # a constant dimension stays 0
     count = min(method.components, len(languages) - 1)
     analysis = LinearDiscriminantAnalysis(solver="svd", n_components=count).fit(z.numpy(), x.numpy())
     axes = torch.from_numpy(analysis.scalings_[:, :count])

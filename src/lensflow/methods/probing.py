@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from lensflow.artifacts import states
 from lensflow.artifacts.texts import read_texts
+from lensflow.errors import LensflowError
 from lensflow.methods.base import Run
 from lensflow.models.batching import batches_by_length, pad
 from lensflow.models.loading import device_of, layers_of, load_decoder
@@ -76,6 +77,9 @@ def text_states(run: Run[Any]) -> Iterator[tuple[str, TextStates]]:
 
     Yields:
         The states of each language of the setting.
+
+    Raises:
+        LensflowError: a language has no text of at least two tokens.
     """
     tokenizer = PromptTokenizer(run.backbone.parent, run.prompt)
     decoder = load_decoder(run.backbone.parent, torch.float32, device_of(run.gpus))
@@ -85,6 +89,10 @@ def text_states(run: Run[Any]) -> Iterator[tuple[str, TextStates]]:
         used(run.texts[language], [text.line for text in texts])
         encoded = [tokenizer.ids_of(tokenizer.literal(text.prompt), add_special_tokens=True) for text in texts]
         encoded = [ids for ids in encoded if len(ids) > 1]
+        if not encoded:
+            raise LensflowError(
+                f"{run.texts[language]}: no train text in '{language}' has two tokens; use longer texts"
+            )
         found = TextStates(
             torch.zeros(len(encoded), depth, width),
             torch.zeros(len(encoded), depth),

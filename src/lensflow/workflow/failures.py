@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-_FAILED = re.compile(r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^Error in rule (\w+):\n(?:    .*\n)*?    log: (.+?)(?: \(check log file|$)", re.MULTILINE)
 _KILLED = "it was killed without a message, perhaps because memory ran out"
 
 
@@ -14,8 +14,8 @@ def failures(log: Path, folder: Path) -> list[str]:
         log: Snakemake's own log of the run.
         folder: the folder where the run was started; the paths of the stages' logs start there.
     """
-    failed = dict(_FAILED.findall(log.read_text(encoding="utf-8", errors="replace")))
-    lines = [f"A stage did not finish: {rule}: {_cause(folder / file)} (log: {file})" for rule, file in failed.items()]
+    failed = dict.fromkeys(_FAILED.findall(log.read_text(encoding="utf-8", errors="replace")))
+    lines = [f"A stage did not finish: {rule}: {_cause(folder / file)} (log: {file})" for rule, file in failed]
     return lines or ["The run was stopped before all stages were finished."]
 
 
