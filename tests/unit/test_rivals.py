@@ -150,7 +150,7 @@ def test_diffmean(backbone):
 
 def test_texts_without_a_second_token_are_refused(backbone, monkeypatch):
     monkeypatch.setattr(PromptTokenizer, "ids_of", lambda *given, **more: [1])
-    with pytest.raises(LensflowError, match=r"en\.jsonl: no train text of 'en' has two tokens$"):
+    with pytest.raises(LensflowError, match=r"en\.jsonl: no train text of 'en' has two tokens; add one$"):
         backbone.run({"kind": "diffmean"}, "short")
 
 

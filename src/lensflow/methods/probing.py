@@ -90,9 +90,7 @@ def text_states(run: Run[Any]) -> Iterator[tuple[str, TextStates]]:
         encoded = [tokenizer.ids_of(tokenizer.literal(text.prompt), add_special_tokens=True) for text in texts]
         encoded = [ids for ids in encoded if len(ids) > 1]
         if not encoded:
-            raise LensflowError(
-                f"{run.texts[language]}: no train text in '{language}' has two tokens; use longer texts"
-            )
+            raise LensflowError(f"{run.texts[language]}: no train text of '{language}' has two tokens; add one")
         found = TextStates(
             torch.zeros(len(encoded), depth, width),
             torch.zeros(len(encoded), depth),
