@@ -1,6 +1,7 @@
 """What `lensflow check` says of data beside a model: prompts that are too long, texts that are not what they seem."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,25 @@ def test_more_examples_than_there_are_items_are_refused(check):
     methods = {"lens-gentle": {"kind": "lens", "examples": 7}}
     with pytest.raises(LensflowError, match=r"examples: 7 is more than the 6 items to train on in corpus 'mine'"):
         check(rows(EN, SW), methods=methods)
+
+
+@pytest.mark.parametrize(
+    ("counts", "split", "message"),
+    [
+        ({"train": 8, "dev": 2, "test": 0}, "test", "raise corpora.mine.dataset.test, or set split: dev"),
+        ({"train": 8, "dev": 0, "test": 2}, "dev", "raise corpora.mine.dataset.dev, or set split: test"),
+        ({"train": 10, "dev": 0, "test": 0}, "test", "raise corpora.mine.dataset.test"),
+    ],
+)
+def test_a_benchmark_on_a_split_without_items_is_refused(check, counts, split, message):
+    dataset = {"path": "texts.jsonl", "layout": "columns", "languages": {"en": "en", "sw": "sw"}, **counts}
+    answers = {"kind": "generation", "corpus": "mine", "max_new_tokens": 8, "split": split}
+    runs = [{"backbones": ["tiny"], "settings": ["pair"], "methods": ["base"], "benchmarks": ["answers"]}]
+    said = f"benchmarks.answers.split: corpus mine has no items in '{split}'; {message}"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        check(
+            rows(EN, SW),
+            corpora={"mine": {"license": "none", "dataset": dataset}},
+            benchmarks={"answers": answers},
+            runs=runs,
+        )

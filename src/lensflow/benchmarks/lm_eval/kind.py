@@ -78,6 +78,13 @@ class Task(FromDataset):
         found = re.search(self.unit, id_) if self.unit else None
         return found[1] if found else id_
 
+    def shots(self, language: str, roots: Sequence[Path]) -> int:
+        """Return what `num_fewshot` is in overrides, else in the task's file."""
+        from lensflow.benchmarks.lm_eval import files
+
+        config = files.read_task(self._file(language, roots)) | self.overrides | self.languages[language].overrides
+        return config.get("num_fewshot") or 0
+
     def own_metrics(self) -> tuple[str, ...]:
         """Return the names that the tables have for lm-eval's metrics."""
         return tuple(self.metrics)

@@ -6,10 +6,10 @@ from string import ascii_letters, ascii_uppercase
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
 from lensflow.artifacts.items import folded, identity
 from lensflow.benchmarks.base import Items, Row
+from lensflow.benchmarks.lm_eval.decoding import decoding
 from lensflow.benchmarks.lm_eval.files import check_file
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import MARK
@@ -75,6 +75,7 @@ class NoChoiceError(ValueError):
     """The right answer of an item is none of its choices."""
 
 
+_ID = "lensflow_id"  # the column with an item's id
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
 _NO_CHANCE = 1e-3  # a probability that is taken for none
 _WITH_TARGET = frozenset(
@@ -188,15 +189,17 @@ class LoadedTask:
         from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval has no public way to read a file without its data
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every data set that is not the hub's
-        self.task, self.ids, self.path = task, list(items), path
+        self.task, self.path = task, path
         check_file(path, task.functions)
         _sandbox()
 
         def data(rows: Iterable[Mapping[str, Any]]) -> Any:
             return datasets.Dataset.from_list([{**row, **constants} for row in rows])
 
+        # A task's own function may drop items or change their order, so each of them carries its id.
+        asked = [{**item, _ID: id_} for id_, item in items.items()]
         try:
-            splits = {"items": data(items.values())} | ({"fewshot": data(fewshot.values())} if fewshot else {})
+            splits = {"items": data(asked)} | ({"fewshot": data(fewshot.values())} if fewshot else {})
         except Exception as error:  # Arrow's: a column holds text here and numbers there
             raise LensflowError(f"task {path.name}: {_cause(error)}; give each column one type") from error
         try:
@@ -209,9 +212,8 @@ class LoadedTask:
             "validation_split": None,
             "training_split": None,
             "fewshot_split": "fewshot" if fewshot else None,
-            "num_fewshot": 0,
         }
-        config = config | dict(overrides)
+        config = {"num_fewshot": 0} | config | dict(overrides)
         if isinstance(config.get("fewshot_config"), Mapping):
             config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "split"}
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
@@ -222,12 +224,28 @@ class LoadedTask:
             _check_metrics(config)
             self.loaded = _choosing(ConfigurableTask)(config=config)
         except NoChoiceError as error:
-            raise self._wrong_target(error, self.ids[0]) from None
+            raise self._wrong_target(error, next(iter(items))) from None
         except Exception as error:  # templates and functions of task files fail in ways of their own
             raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
+        self.ids = self._ids_of(list(items))
         # Its own entry point seeds the generator that draws examples; every checkpoint must be shown the same ones.
         self.loaded.set_fewshot_seed(task.fewshot_seed)
         self._check_examples(items)
+
+    def _ids_of(self, ids: list[str]) -> list[str]:
+        """Return the ids of the items that the task asks, in its order."""
+        docs = list(self.loaded.test_docs())
+        if not docs:
+            raise LensflowError(f"task {self.path.name}: process_docs leaves none of {len(ids)} items; correct it")
+        found = [doc.get(_ID) for doc in docs]
+        if None not in found:
+            return list(map(str, found))
+        if len(docs) != len(ids):
+            raise LensflowError(
+                f"task {self.path.name}: process_docs makes {len(docs)} items of {len(ids)}, and they have other "
+                "columns; keep the columns of the items"
+            )
+        return ids
 
     def check_targets(self) -> None:
         """Check that the right answer of every item is one of its choices.
@@ -269,18 +287,12 @@ class LoadedTask:
 
     def _check_questions(self) -> None:
         """Check that items that are answered freely are not all asked the same, and that answers can end."""
-        from lensflow.benchmarks.lm_eval.model import decoding
-
         if self.loaded.OUTPUT_TYPE != "generate_until":
             return
         try:
             decoding(self.loaded.config.generation_kwargs or {})
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            raise LensflowError(
-                f"task {self.path.name}: generation_kwargs: {wrong['input']!r:.60} for '{wrong['loc'][0]}': "
-                f"{wrong['msg']}; correct it"
-            ) from None
+        except LensflowError as error:
+            raise LensflowError(f"task {self.path.name}: {error}") from None
         asked = [self.loaded.doc_to_text(doc) for doc in self.loaded.test_docs()]
         if len(asked) > 1 and asked.count(asked[0]) == len(asked):
             raise LensflowError(
