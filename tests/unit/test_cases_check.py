@@ -12,6 +12,7 @@ from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt
+from lensflow.storage.parsing import read_yaml
 
 EN = [f"What is the number {n} in the old book?" for n in range(10)]
 SW = [f"Namba {n} ni nini katika kitabu cha zamani?" for n in range(10)]
@@ -178,3 +179,41 @@ def test_a_benchmark_on_a_split_without_items_is_refused(check, counts, split, m
             benchmarks={"answers": answers},
             runs=runs,
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("evaluation: {engine: hf}\nruns: []\nevaluation: {limit: 3}\n", 3, "evaluation"),
+        ("methods:\n  mine: {kind: lens, layers: 1}\n  mine: {kind: lens}\n", 3, "mine"),
+        ("runs:\n  - methods: [base]\n    seeds: [1]\n    methods: [lens-gentle]\n", 4, "methods"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, line, key):
+    """YAML keeps the last one, so that what stands below the first would be lost."""
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    said = f"{file}, line {line}: key '{key}' stands there twice; put what belongs together below one"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        read_yaml(file)
+
+
+def test_anchors_and_merged_keys_are_no_repeated_keys(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("a: &a {kind: lens, lr: 1.0}\nb: &b {lr: 2.0}\nc: {<<: *a, <<: *b, lr: 3.0}\nd: [*a, *a]\n")
+    assert read_yaml(file)["c"] == {"kind": "lens", "lr": 3.0}
+
+
+@pytest.mark.parametrize("seed", [2**32, 10**20, -1])
+def test_a_seed_that_no_generator_takes_is_refused(check, seed):
+    runs = [
+        {
+            "backbones": ["tiny"],
+            "settings": ["pair"],
+            "methods": ["base", "sft-lora"],
+            "benchmarks": ["answers"],
+            "seeds": [seed],
+        }
+    ]
+    with pytest.raises(LensflowError, match=r"^config: runs\[0\]\.seeds\[0\]: must be "):
+        check(rows(EN, SW), runs=runs)

@@ -1,5 +1,6 @@
 """Data as it comes: files of several kinds, lists and dictionaries in columns, gaps, duplicates, leaks of answers."""
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -88,12 +89,19 @@ def test_a_file_inside_of_an_archive(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(tmp_path / name, f"sets/{name}")
         archive.writestr("README.md", "about")
+        archive.writestr(f"sets/._{name}", b"\x00what macOS writes beside a file")
     assert list(read_rows(tmp_path / "all.zip", f"sets/{name}", None, "here")) == ROWS
     assert list(read_rows(tmp_path / "all.zip", None, None, "here")) == ROWS  # it is the only table
     with pytest.raises(
         LensflowError, match=rf"^here: .*all\.zip: no file other\.csv in it; it has sets/{name}; set file$"
     ):
         list(read_rows(tmp_path / "all.zip", "other.csv", None, "here"))
+
+
+def test_a_packed_file_inside_of_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("t.csv.gz", gzip.compress(b"n,text\n1,a\n"))
+    assert list(read_rows(tmp_path / "all.zip")) == [{"n": "1", "text": "a"}]
 
 
 def test_lines_of_a_text_file(tmp_path):

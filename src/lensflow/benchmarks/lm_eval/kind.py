@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row
 from lensflow.languages import english_name
-from lensflow.schema.types import TASK_PATTERN, Name
+from lensflow.schema.types import TASK_PATTERN, Name, Seed
 
 
 class Task(FromDataset):
@@ -23,7 +23,7 @@ class Task(FromDataset):
     """Whether a task file of your own may name Python functions, which then run."""
     chat: bool = False
     """true puts the text into the backbone's prompt format; false keeps it as lm-eval does."""
-    fewshot_seed: int = Field(default=1234, ge=0)
+    fewshot_seed: Seed = 1234
     """Seed of the few-shot examples that are drawn. Source: lm-eval."""
     variables: dict[str, Any] = {}
     """Constants that the task file's templates can name."""
