@@ -576,6 +576,13 @@ def test_the_evaluated_split_has_no_examples():
         parse(Dataset, keys)
 
 
+def test_a_file_without_rows_is_refused(tmp_path):
+    (tmp_path / "me/set").mkdir(parents=True)
+    (tmp_path / "me/set/test.jsonl").write_text("")
+    with pytest.raises(LensflowError, match=r"the split has an empty file; fill or remove it$"):
+        fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
+
+
 def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "me").mkdir()
     (tmp_path / "me/none.csv").write_text("text\n")

@@ -514,3 +514,39 @@ def test_an_answer_goes_on_from_where_its_task_begins_it(checkpoint, project):
     (project / "tasks/rivers.yaml").write_text(CHOOSE + "gen_prefix: It is\n")
     rows = task_of(chat=True).ask(asker, items(0), {}, "en", [project])
     assert rows[0]["prompt"] == "[user]Longest 0?[end][assistant]It is"
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"answer": -1}, "example 1 of num_fewshot: the right answer -1 names none of the choices"),
+        ({"answer": None}, "example 1 of num_fewshot: the right answer None names none of the choices"),
+        ({"answer": "C", "choices": ["Oder", "Elbe"]}, "example 1 of num_fewshot: the right answer 'C' names none"),
+        ({"answer": "1"}, "the right answer of item 'id-0' is a letter, that of example 1 of num_fewshot a number"),
+    ],
+)
+def test_examples_have_right_answers_too(project, example, message):
+    task = task_of(
+        overrides={"num_fewshot": 1}, dataset={"path": "x/y", "columns": ["question"], "fewshot_split": "train"}
+    )
+    fewshot = {"0": {"question": "Which?", "choices": RIVERS} | example}
+    with pytest.raises(LensflowError, match=rf"^task rivers\.yaml(: |, ){re.escape(message)}"):
+        task.check_items(items("A", "B"), fewshot, "en", [project])
+
+
+def test_a_question_of_empty_columns_is_refused(project):
+    asked = items(0, 1)
+    asked["id-1"]["question"] = " \u200b"
+    with pytest.raises(
+        LensflowError, match=r"^task rivers\.yaml, item 'id-1': doc_to_text shows nothing but empty col"
+    ):
+        task_of().check_items(asked, {}, "en", [project])
+
+
+def test_a_filter_that_the_task_lacks_is_refused_before_anything_runs(project):
+    (project / "tasks/rivers.yaml").write_text(
+        f"{FREELY}filter_list: [{{name: last, filter: [{{function: take_first}}]}}]\n"
+    )
+    task_of(metrics={"right": "exact_match,last"}).check("en", [project])
+    with pytest.raises(LensflowError, match=r"^metrics\.right: the task has no filter 'strict'; it has last$"):
+        task_of(metrics={"right": "exact_match,strict"}).check("en", [project])

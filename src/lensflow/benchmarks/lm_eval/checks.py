@@ -44,7 +44,11 @@ def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Ma
         except LensflowError as error:
             raise LensflowError(f"{path.name}: {error}") from None
     for name, wanted in metrics.items():
-        _check_metric(config, name, wanted.partition(",")[0], language)
+        metric, _, filtered = wanted.partition(",")
+        _check_metric(config, name, metric, language)
+        filters = [str(entry.get("name")) for entry in config.get("filter_list") or ({"name": "none"},)]
+        if filtered and filtered not in filters:
+            raise LensflowError(f"metrics.{name}: the task has no filter '{filtered}'; it has {', '.join(filters)}")
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

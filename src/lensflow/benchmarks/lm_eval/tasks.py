@@ -1,6 +1,8 @@
 """A task of lm-eval on one language's items: its requests, and its scores of stored answers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from string import ascii_letters, ascii_uppercase
 from typing import Any, Protocol
@@ -77,6 +79,7 @@ class NoChoiceError(ValueError):
 
 _ID = "lensflow_id"  # the column with an item's id
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
+_EXAMPLES = 2000  # most examples that are checked
 _NO_CHANCE = 1e-3  # a probability that is taken for none
 _WITH_TARGET = frozenset(
     {"exact_match", "bleu", "chrf", "ter", "f1"}
@@ -224,7 +227,7 @@ class LoadedTask:
             _check_metrics(config)
             self.loaded = _choosing(ConfigurableTask)(config=config)
         except NoChoiceError as error:
-            raise self._wrong_target(error, next(iter(items))) from None
+            raise self._wrong_target(error, f"item '{next(iter(items))}'") from None
         except Exception as error:  # templates and functions of task files fail in ways of their own
             raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
         self.ids = self._ids_of(list(items))
@@ -248,42 +251,58 @@ class LoadedTask:
         return ids
 
     def check_targets(self) -> None:
-        """Check that the right answer of every item is one of its choices.
+        """Check that the right answer of every item, and of the examples before it, is one of its choices.
 
         Raises:
             LensflowError: one is not; names the item.
         """
         self._check_questions()
-        spelt: dict[str, str] = {}
-        chance = 1.0  # that no right answer of so many items is the first choice
-        for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
-            try:
-                self._check_text(doc, id_)
-                place = self.loaded.doc_to_target(doc)
-                if self.loaded.spelling(doc) == _NUMBER:
-                    chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
-                if spelling := self.loaded.spelling(doc):
-                    spelt.setdefault(spelling, id_)
-            except NoChoiceError as error:
-                raise self._wrong_target(error, id_) from None
-            except LensflowError:
-                raise
-            except Exception as error:
-                raise LensflowError(
-                    f"task {self.path.name}, item '{id_}': {_cause(error)}; check its columns and templates"
-                ) from error
-
-        if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
-            raise LensflowError(
-                f"task {self.path.name}: of {len(self.ids)} right answers, all numbers, none is 0, the first choice; "
-                "they seem to count from 1; subtract 1 in doc_to_target"
-            )
+        docs = {f"item '{id_}'": doc for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False)}
+        for where, doc in docs.items():
+            with self._named(where):
+                self._check_text(doc, where)
+        spelt = self._check_spelling(docs)
+        settings = self.loaded.fewshot_cfg
+        if self.loaded.config.num_fewshot and settings.doc_to_target == self.loaded.config.doc_to_target:
+            found = islice(self.loaded.fewshot_docs() or (), _EXAMPLES)
+            examples = {f"example {number} of num_fewshot": doc for number, doc in enumerate(found, start=1)}
+            spelt = self._check_spelling(examples) | spelt
         if len(spelt) > 1:  # ARC has A to D and, here and there, 1 to 4, where 1 is the first
-            letter, number = spelt[_LETTER], spelt[_NUMBER]
             raise LensflowError(
-                f"task {self.path.name}: the right answer of item '{letter}' is a letter, that of item '{number}' a "
+                f"task {self.path.name}: the right answer of {spelt[_LETTER]} is a letter, that of {spelt[_NUMBER]} a "
                 "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
             )
+
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except NoChoiceError as error:
+            raise self._wrong_target(error, where) from None
+        except LensflowError:
+            raise
+        except Exception as error:
+            raise LensflowError(
+                f"task {self.path.name}, {where}: {_cause(error)}; check its columns and templates"
+            ) from error
+
+    def _check_spelling(self, docs: Mapping[str, Any]) -> dict[str, str]:
+        """Check that right answers are choices; return for each way of writing them where it stands first."""
+        spelt: dict[str, str] = {}
+        chance = 1.0  # that no right answer of so many items is the first choice
+        for where, doc in docs.items():
+            with self._named(where):
+                place, spelling = self.loaded.doc_to_target(doc), self.loaded.spelling(doc)
+                if spelling == _NUMBER:
+                    chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
+                if spelling:
+                    spelt.setdefault(spelling, where)
+        if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
+            raise LensflowError(
+                f"task {self.path.name}: of {len(docs)} right answers, all numbers, none is 0, the first choice; "
+                "they seem to count from 1; subtract 1 in doc_to_target"
+            )
+        return spelt
 
     def _check_questions(self) -> None:
         """Check that items that are answered freely are not all asked the same, and that answers can end."""
@@ -300,10 +319,12 @@ class LoadedTask:
                 "doc_to_text, such as {{question}}"
             )
 
-    def _check_text(self, doc: Any, id_: str) -> None:
+    def _check_text(self, doc: Any, where: str) -> None:
         """Check that the item is asked in text, and that there is a text to compare an answer with if a metric does."""
-        config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
-        _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
+        config, where = self.loaded.config, f"task {self.path.name}, {where}"
+        shown = _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
+        if shown and all(isinstance(value, str) and not folded(value) for value in shown):
+            raise LensflowError(f"{where}: doc_to_text shows nothing but empty columns; fill them or remove the item")
         if config.doc_to_choice is None:  # a list holds several right answers
             _check_written(config.doc_to_target, doc, f"{where}: doc_to_target", (Mapping,))
         if (
@@ -316,8 +337,8 @@ class LoadedTask:
             ):
                 raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
-    def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
-        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; mend doc_to_target or the item")
+    def _wrong_target(self, error: NoChoiceError, where: str) -> LensflowError:
+        return LensflowError(f"task {self.path.name}, {where}: {error}; mend doc_to_target or the item")
 
     def _check_examples(self, items: Items) -> None:
         """Check that there are enough examples, and that none is an evaluated item."""
@@ -409,8 +430,8 @@ class LoadedTask:
         return [found[index] for index in sorted(found)]
 
 
-def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> None:
-    """Check that what a template shows of an item is text or numbers.
+def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> list[Any]:
+    """Check that what a template shows of an item is text or numbers, and return it.
 
     Args:
         template: of lm-eval, or the name of a column.
@@ -423,21 +444,26 @@ def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: t
     """
     from jinja2.sandbox import SandboxedEnvironment
 
+    values: list[Any] = []
+
     def shown(value: Any) -> Any:
+        values.append(value)
         if value is None or isinstance(value, refused):
             kind = "nothing" if value is None else f"a {'dictionary' if isinstance(value, Mapping) else 'list'}"
             raise LensflowError(f"{where} shows {kind}, {value!r:.60}, and no text; name what in it, or fill it")
         return value
 
-    if isinstance(template, str):
-        if template in doc:
-            shown(doc[template])
-            return
+    if not isinstance(template, str):
+        return values
+    if template in doc:
+        shown(doc[template])
+    else:
         import lm_eval.utils
 
         strict = SandboxedEnvironment(undefined=lm_eval.utils.env.undefined, finalize=shown)
         strict.filters.update(lm_eval.utils.env.filters)
         strict.from_string(template).render(**doc)
+    return values
 
 
 def _choosing(task: type[Any]) -> type[Any]:
