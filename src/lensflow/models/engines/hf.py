@@ -436,6 +436,8 @@ class EndWhereOver:
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
         """Change logits (rows, vocabulary) behind ids (rows, tokens)."""
+        if logits[:, 0].isnan().any():  # as of states that are not finite; the first token would be the likeliest
+            raise LensflowError("the model computes NaN; set evaluation.dtype: float32, or give other weights")
         if self._ends:
             over = [self._room.is_over(row) for row in ids[:, self._start :].tolist()]
             logits[torch.tensor(over, device=logits.device), self._ends[0]] = torch.inf
