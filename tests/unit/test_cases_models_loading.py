@@ -497,3 +497,24 @@ def test_what_is_no_number_is_no_answer(checkpoint, tmp_path):
         speaker.loglikelihoods([(IDS, [7]), (IDS, [9])])
     with pytest.raises(LensflowError, match=r"^the model computes NaN; "):
         speaker.generate([IDS], Decoding(max_new_tokens=2))
+
+
+def test_a_checkpoint_of_more_layers_than_its_config_says_is_refused(checkpoint, tmp_path):
+    """transformers would run a model without its top."""
+    folder = tmp_path / "cut"
+    shutil.copytree(checkpoint("llama"), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": tiny.LAYERS - 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    top = tiny.LAYERS - 1
+    with pytest.raises(
+        LensflowError, match=rf"'model\.layers\.{top}\..*' is of a layer .*: num_hidden_layers is {top}; "
+    ):
+        check_tensors(folder)
+
+
+def test_a_layer_of_multi_token_prediction_may_stand_above_the_last(checkpoint, tmp_path):
+    plain = checkpoint("llama")
+    files, prefix = WeightFiles(plain), f"model.layers.{tiny.LAYERS - 1}."
+    above = {n.replace(prefix, f"model.layers.{tiny.LAYERS}."): files.read(n) for n in files.location if prefix in n}
+    extra = {f"model.layers.{tiny.LAYERS}.eh_proj.weight": torch.ones(2, 2)}
+    assert set(check_tensors(with_tensors(plain, tmp_path / "more", above | extra))) == {*above, *extra}
