@@ -576,6 +576,15 @@ def test_the_evaluated_split_has_no_examples():
         parse(Dataset, keys)
 
 
+def test_a_date_is_the_text_that_the_file_has(tmp_path):
+    """Readers make a date of it, in a column that nobody may need."""
+    (tmp_path / "me/set").mkdir(parents=True)
+    rows = [{"q": "Which day?", "day": "2024-07-26", "at": "2024-07-26T12:30:00"}]
+    (tmp_path / "me/set/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
+    assert list(found.items.values()) == rows
+
+
 def test_a_file_without_rows_is_refused(tmp_path):
     (tmp_path / "me/set").mkdir(parents=True)
     (tmp_path / "me/set/test.jsonl").write_text("")
