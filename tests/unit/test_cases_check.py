@@ -217,3 +217,12 @@ def test_a_seed_that_no_generator_takes_is_refused(check, seed):
     ]
     with pytest.raises(LensflowError, match=r"^config: runs\[0\]\.seeds\[0\]: must be "):
         check(rows(EN, SW), runs=runs)
+
+
+def test_more_texts_to_probe_with_than_there_are_are_refused(check):
+    """The stage after the extraction would notice it."""
+    pair = {"central": "en", "languages": ["en", "sw"], "probing": "mine", "training": "mine", "probing_texts": 7}
+    said = "settings.pair.probing_texts: 7 is more than the 6 texts to train on in corpus 'mine'; lower it"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        check(rows(EN, SW), settings={"pair": pair})
+    assert check(rows(EN, SW), settings={"pair": pair | {"probing_texts": 6}}) == []
