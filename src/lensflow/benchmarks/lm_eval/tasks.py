@@ -261,12 +261,17 @@ class LoadedTask:
         for where, doc in docs.items():
             with self._named(where):
                 self._check_text(doc, where)
-        spelt = self._check_spelling(docs)
+        spelt, chance = self._check_spelling(docs)
+        if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
+            raise LensflowError(
+                f"task {self.path.name}: of {len(docs)} right answers, all numbers, none is 0, the first choice; "
+                "they seem to count from 1; subtract 1 in doc_to_target"
+            )
         settings = self.loaded.fewshot_cfg
         if self.loaded.config.num_fewshot and settings.doc_to_target == self.loaded.config.doc_to_target:
             found = islice(self.loaded.fewshot_docs() or (), _EXAMPLES)
             examples = {f"example {number} of num_fewshot": doc for number, doc in enumerate(found, start=1)}
-            spelt = self._check_spelling(examples) | spelt
+            spelt = self._check_spelling(examples)[0] | spelt
         if len(spelt) > 1:  # ARC has A to D and, here and there, 1 to 4, where 1 is the first
             raise LensflowError(
                 f"task {self.path.name}: the right answer of {spelt[_LETTER]} is a letter, that of {spelt[_NUMBER]} a "
@@ -286,10 +291,14 @@ class LoadedTask:
                 f"task {self.path.name}, {where}: {_cause(error)}; check its columns and templates"
             ) from error
 
-    def _check_spelling(self, docs: Mapping[str, Any]) -> dict[str, str]:
-        """Check that right answers are choices; return for each way of writing them where it stands first."""
+    def _check_spelling(self, docs: Mapping[str, Any]) -> tuple[dict[str, str], float]:
+        """Check that right answers are choices.
+
+        Returns:
+            For each way of writing them where it stands first, and how likely it is that no number is 0.
+        """
         spelt: dict[str, str] = {}
-        chance = 1.0  # that no right answer of so many items is the first choice
+        chance = 1.0
         for where, doc in docs.items():
             with self._named(where):
                 place, spelling = self.loaded.doc_to_target(doc), self.loaded.spelling(doc)
@@ -297,12 +306,7 @@ class LoadedTask:
                     chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
                 if spelling:
                     spelt.setdefault(spelling, where)
-        if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
-            raise LensflowError(
-                f"task {self.path.name}: of {len(docs)} right answers, all numbers, none is 0, the first choice; "
-                "they seem to count from 1; subtract 1 in doc_to_target"
-            )
-        return spelt
+        return spelt, chance
 
     def _check_questions(self) -> None:
         """Check that items that are answered freely are not all asked the same, and that answers can end."""
