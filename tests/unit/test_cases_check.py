@@ -1,6 +1,7 @@
 """What `lensflow check` says of data beside a model: prompts that are too long, texts that are not what they seem."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import PlainPrompt
+from lensflow.storage.parsing import read_yaml
 
 EN = [f"What is the number {n} in the old book?" for n in range(10)]
 SW = [f"Namba {n} ni nini katika kitabu cha zamani?" for n in range(10)]
@@ -155,3 +157,72 @@ def test_more_examples_than_there_are_items_are_refused(check):
     methods = {"lens-gentle": {"kind": "lens", "examples": 7}}
     with pytest.raises(LensflowError, match=r"examples: 7 is more than the 6 items to train on in corpus 'mine'"):
         check(rows(EN, SW), methods=methods)
+
+
+@pytest.mark.parametrize(
+    ("counts", "split", "message"),
+    [
+        ({"train": 8, "dev": 2, "test": 0}, "test", "raise corpora.mine.dataset.test, or set split: dev"),
+        ({"train": 8, "dev": 0, "test": 2}, "dev", "raise corpora.mine.dataset.dev, or set split: test"),
+        ({"train": 10, "dev": 0, "test": 0}, "test", "raise corpora.mine.dataset.test"),
+    ],
+)
+def test_a_benchmark_on_a_split_without_items_is_refused(check, counts, split, message):
+    dataset = {"path": "texts.jsonl", "layout": "columns", "languages": {"en": "en", "sw": "sw"}, **counts}
+    answers = {"kind": "generation", "corpus": "mine", "max_new_tokens": 8, "split": split}
+    runs = [{"backbones": ["tiny"], "settings": ["pair"], "methods": ["base"], "benchmarks": ["answers"]}]
+    said = f"benchmarks.answers.split: corpus mine has no items in '{split}'; {message}"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        check(
+            rows(EN, SW),
+            corpora={"mine": {"license": "none", "dataset": dataset}},
+            benchmarks={"answers": answers},
+            runs=runs,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("evaluation: {engine: hf}\nruns: []\nevaluation: {limit: 3}\n", 3, "evaluation"),
+        ("methods:\n  mine: {kind: lens, layers: 1}\n  mine: {kind: lens}\n", 3, "mine"),
+        ("runs:\n  - methods: [base]\n    seeds: [1]\n    methods: [lens-gentle]\n", 4, "methods"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, line, key):
+    """YAML keeps the last one, so that what stands below the first would be lost."""
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    said = f"{file}, line {line}: key '{key}' occurs twice in one mapping; keep one"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        read_yaml(file)
+
+
+def test_anchors_and_merged_keys_are_no_repeated_keys(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("a: &a {kind: lens, lr: 1.0}\nb: &b {lr: 2.0}\nc: {<<: *a, <<: *b, lr: 3.0}\nd: [*a, *a]\n")
+    assert read_yaml(file)["c"] == {"kind": "lens", "lr": 3.0}
+
+
+@pytest.mark.parametrize("seed", [2**32, 10**20, -1])
+def test_a_seed_that_no_generator_takes_is_refused(check, seed):
+    runs = [
+        {
+            "backbones": ["tiny"],
+            "settings": ["pair"],
+            "methods": ["base", "sft-lora"],
+            "benchmarks": ["answers"],
+            "seeds": [seed],
+        }
+    ]
+    with pytest.raises(LensflowError, match=r"^config: runs\[0\]\.seeds\[0\]: must be "):
+        check(rows(EN, SW), runs=runs)
+
+
+def test_more_texts_to_probe_with_than_there_are_are_refused(check):
+    """The stage after the extraction would notice it."""
+    pair = {"central": "en", "languages": ["en", "sw"], "probing": "mine", "training": "mine", "probing_texts": 7}
+    said = "settings.pair.probing_texts: 7 is more than the 6 texts to train on in corpus 'mine'; lower it"
+    with pytest.raises(LensflowError, match=f"^{re.escape(said)}$"):
+        check(rows(EN, SW), settings={"pair": pair})
+    assert check(rows(EN, SW), settings={"pair": pair | {"probing_texts": 6}}) == []

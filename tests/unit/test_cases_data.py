@@ -89,12 +89,19 @@ def test_a_file_inside_of_an_archive(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(tmp_path / name, f"sets/{name}")
         archive.writestr("README.md", "about")
+        archive.writestr(f"sets/._{name}", b"\x00what macOS writes beside a file")
     assert list(read_rows(tmp_path / "all.zip", f"sets/{name}", None, "here")) == ROWS
     assert list(read_rows(tmp_path / "all.zip", None, None, "here")) == ROWS  # it is the only table
     with pytest.raises(
         LensflowError, match=rf"^here: .*all\.zip: no file other\.csv in it; it has sets/{name}; set file$"
     ):
         list(read_rows(tmp_path / "all.zip", "other.csv", None, "here"))
+
+
+def test_a_packed_file_inside_of_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("t.csv.gz", gzip.compress(b"n,text\n1,a\n"))
+    assert list(read_rows(tmp_path / "all.zip")) == [{"n": "1", "text": "a"}]
 
 
 def test_lines_of_a_text_file(tmp_path):
@@ -585,6 +592,22 @@ def test_the_evaluated_split_has_no_examples():
     keys = {"path": "me/shots", "columns": ["q"], "split": "test", "fewshot_split": "test"}
     with pytest.raises(LensflowError, match="fewshot_split: 'test' is the evaluated split, whose items num_fewshot"):
         parse(Dataset, keys)
+
+
+def test_a_date_is_the_text_that_the_file_has(tmp_path):
+    """Readers make a date of it, in a column that nobody may need."""
+    (tmp_path / "me/set").mkdir(parents=True)
+    rows = [{"q": "Which day?", "day": "2024-07-26", "at": "2024-07-26T12:30:00"}]
+    (tmp_path / "me/set/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
+    assert list(found.items.values()) == rows
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    (tmp_path / "me/set").mkdir(parents=True)
+    (tmp_path / "me/set/test.jsonl").write_text("")
+    with pytest.raises(LensflowError, match=r"the split has an empty file; fill or remove it$"):
+        fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
 
 
 def test_an_empty_split_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """lm-eval's tasks: examples apart from the items, right answers that are choices, empty contexts, corpus metrics."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from lensflow.benchmarks.lm_eval import model
+from lensflow.benchmarks.lm_eval.decoding import decoding
 from lensflow.benchmarks.lm_eval.files import read_task
 from lensflow.benchmarks.lm_eval.kind import Task
 from lensflow.benchmarks.lm_eval.tasks import LoadedTask, NoChoiceError, place_of
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import PromptTokenizer
-from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
 from lensflow.schema.parsing import parse
 from lensflow.stages.score import measure
 
@@ -397,3 +399,152 @@ def test_the_catalogs_tasks_pass(project):
         if isinstance(benchmark, Task):
             for language in benchmark.languages:
                 benchmark.check(language, [root])
+
+
+# --- What a task's file says is done, or refused ----------------------------------------------------------------------
+
+FREELY = """
+task: rivers
+output_type: generate_until
+doc_to_text: "Q: {{question}}"
+doc_to_target: "{{answer}}"
+metric_list:
+  - metric: exact_match
+"""
+
+
+def asked_in(project: Path, asked: Any, text: str, task: Task, functions: str = "") -> list[Any]:
+    """Rows of a task whose file and functions have these texts."""
+    (project / "tasks/rivers.yaml").write_text(text)
+    (project / "tasks/functions.py").write_text(functions)
+    task.check("en", [project])
+    return task.ask(asked, items(0, 1, 2), {}, "en", [project])
+
+
+def test_the_files_own_number_of_examples_is_shown(project, asked):
+    samples = "fewshot_config: {samples: [{question: Which, choices: [Oder, Elbe], answer: 1}]}\n"
+    rows = asked_in(project, asked, f"{CHOOSE}num_fewshot: 1\n{samples}", task_of())
+    assert rows[0]["prompt"] == "Which Elbe\n\nLongest 0?"
+    none = asked_in(project, asked, f"{CHOOSE}num_fewshot: 1\n{samples}", task_of(overrides={"num_fewshot": 0}))
+    assert none[0]["prompt"] == "Longest 0?"
+
+
+def test_the_files_own_number_of_examples_needs_a_split(project):
+    (project / "tasks/rivers.yaml").write_text(CHOOSE + "num_fewshot: 2\n")
+    with pytest.raises(
+        LensflowError,
+        match=r"^rivers\.yaml: num_fewshot: 2 examples would come from the evaluated .* overrides\.num_fewshot: 0$",
+    ):
+        task_of().check("en", [project])
+    assert task_of(overrides={"num_fewshot": 3}).shots("en", [project]) == 3
+    assert task_of().shots("en", [project]) == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [
+        ("rows.filter(lambda row: row['answer'] != 0)", ["id-1", "id-2"]),
+        ("rows.select([2, 0, 1])", ["id-2", "id-0", "id-1"]),
+        ("rows.map(lambda row: {'question': row['question'].upper()})", ["id-0", "id-1", "id-2"]),
+        ("rows.remove_columns('lensflow_id')", ["id-0", "id-1", "id-2"]),
+    ],
+)
+def test_an_answer_belongs_to_its_item_whatever_a_tasks_function_drops(project, asked, function, kept):
+    text = CHOOSE + "process_docs: !function functions.process\n"
+    functions = f"def process(rows):\n    return {function}\n"
+    rows = asked_in(project, asked, text, task_of(functions=True), functions)
+    assert list(dict.fromkeys(row["item"] for row in rows)) == kept
+    wanted = {f"id-{n}": f"longest {n}?" for n in range(3)}
+    assert all(row["prompt"].lower() == wanted[row["item"]] for row in rows)
+
+
+def test_a_function_that_changes_everything_is_refused(project, asked):
+    text = CHOOSE + "process_docs: !function functions.process\n"
+    functions = "def process(rows):\n    return rows.select([1]).remove_columns('lensflow_id')\n"
+    with pytest.raises(
+        LensflowError, match=r"^task rivers\.yaml: process_docs makes 1 items of 3, .*; keep the columns"
+    ):
+        asked_in(project, asked, text, task_of(functions=True), functions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("num_beams: 4", "'num_beams' is not supported; remove it"),
+        ("repetition_penalty: 1.2", "'repetition_penalty' is not supported; remove it"),
+        ("do_sample: true, top_k: 5", "'top_k' is not supported; remove it"),
+        ("until: ['']", "'' for 'stop': String should have at least 1 character; correct it"),
+    ],
+)
+def test_what_would_be_ignored_of_generation_is_refused(project, settings, message):
+    (project / "tasks/rivers.yaml").write_text(f"{FREELY}generation_kwargs: {{{settings}}}\n")
+    with pytest.raises(LensflowError, match=rf"^rivers\.yaml: generation_kwargs: {re.escape(message)}$"):
+        task_of(metrics={"right": "exact_match"}).check("en", [project])
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"num_beams": 1, "repetition_penalty": 1.0, "top_k": 50, "max_tokens": 7}, (7, 0.0)),
+        ({"temperature": 0.5}, (256, 0.5)),
+        ({"temperature": 0.5, "do_sample": False, "max_completion_tokens": 3}, (3, 0.0)),
+        ({"do_sample": True}, (256, 1.0)),
+    ],
+)
+def test_generation_is_what_it_is_in_lm_eval(settings, wanted):
+    found = decoding(settings)
+    assert (found.max_new_tokens, found.temperature) == wanted
+
+
+def test_an_answer_goes_on_from_where_its_task_begins_it(checkpoint, project):
+    """The beginning stands in the answer's own turn, which was closed behind it."""
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    folder = project / "model"
+    shutil.copytree(checkpoint("llama"), folder)
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = PromptTokenizer(folder, ChatPrompt(format="chat"))
+    asker = SimpleNamespace(
+        tokenizer=tokenizer, instruct=str, loglikelihoods=lambda requests: [(0.0, False)] * len(requests)
+    )
+    (project / "tasks/rivers.yaml").write_text(CHOOSE + "gen_prefix: It is\n")
+    rows = task_of(chat=True).ask(asker, items(0), {}, "en", [project])
+    assert rows[0]["prompt"] == "[user]Longest 0?[end][assistant]It is"
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"answer": -1}, "example 1 of num_fewshot: the right answer -1 names none of the choices"),
+        ({"answer": None}, "example 1 of num_fewshot: the right answer None names none of the choices"),
+        ({"answer": "C", "choices": ["Oder", "Elbe"]}, "example 1 of num_fewshot: the right answer 'C' names none"),
+        ({"answer": "1"}, "the right answer of item 'id-0' is a letter, that of example 1 of num_fewshot a number"),
+    ],
+)
+def test_examples_have_right_answers_too(project, example, message):
+    task = task_of(
+        overrides={"num_fewshot": 1}, dataset={"path": "x/y", "columns": ["question"], "fewshot_split": "train"}
+    )
+    fewshot = {"0": {"question": "Which?", "choices": RIVERS} | example}
+    with pytest.raises(LensflowError, match=rf"^task rivers\.yaml(: |, ){re.escape(message)}"):
+        task.check_items(items("A", "B"), fewshot, "en", [project])
+
+
+def test_a_question_of_empty_columns_is_refused(project):
+    asked = items(0, 1)
+    asked["id-1"]["question"] = " \u200b"
+    with pytest.raises(
+        LensflowError, match=r"^task rivers\.yaml, item 'id-1': doc_to_text shows nothing but empty col"
+    ):
+        task_of().check_items(asked, {}, "en", [project])
+
+
+def test_a_filter_that_the_task_lacks_is_refused_before_anything_runs(project):
+    (project / "tasks/rivers.yaml").write_text(
+        f"{FREELY}filter_list: [{{name: last, filter: [{{function: take_first}}]}}]\n"
+    )
+    task_of(metrics={"right": "exact_match,last"}).check("en", [project])
+    with pytest.raises(LensflowError, match=r"^metrics\.right: the task has no filter 'strict'; it has last$"):
+        task_of(metrics={"right": "exact_match,strict"}).check("en", [project])

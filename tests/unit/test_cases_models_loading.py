@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lensflow.artifacts.interventions import Intervention
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.methods.lens.training import TopStack
@@ -19,7 +20,10 @@ from lensflow.models.loading import attention_of, load_decoder, load_model
 from lensflow.models.skeleton import check_adapters, check_decoder, check_layers, check_trainable, load_top_layers
 from lensflow.models.streaming import StreamedDecoder
 from lensflow.models.usable import check_numbers, check_tensors, check_tokens, hints_of
-from lensflow.schema.backbone import ChatPrompt, PlainPrompt
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt, Resources
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.stages import Answering
+from lensflow.stages.answer import Session, Speaker
 from tests import tiny
 
 Tensors = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None
@@ -485,3 +489,48 @@ def test_a_template_that_does_not_begin_the_answer_is_a_hint(checkpoint, tmp_pat
         )
         found = list(hints_of(folder, ChatPrompt(format="chat")))
         assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
+
+
+def test_what_is_no_number_is_no_answer(checkpoint, tmp_path):
+    """The first of equal choices would be the likeliest, and the first token of the vocabulary would be said."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensors = {n: w for path in checkpoint("llama").glob("*.safetensors") for n, w in load_file(path).items()}
+    save_file(
+        tensors | {"lm_head.weight": torch.full_like(tensors["lm_head.weight"], 3e38)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(checkpoint("llama") / name, folder)
+    check_numbers(folder)  # all of its weights are numbers
+    manifest = tiny.backbone(folder, tmp_path / "backbone/manifest.json")
+    config = Answering.model_validate(
+        {"prompt": {"format": "plain"}, "evaluation": {"engine": "hf"}, "cells": [], "checkpoints": {}}
+    )
+    speaker = Speaker(Session(manifest, config, Resources()), None, Intervention(), "en")
+    with pytest.raises(LensflowError, match=r": the model computes NaN in float32; set evaluation\.dtype: float32, or"):
+        speaker.loglikelihoods([(IDS, [7]), (IDS, [9])])
+    with pytest.raises(LensflowError, match=r"^the model computes NaN; "):
+        speaker.generate([IDS], Decoding(max_new_tokens=2))
+
+
+def test_a_checkpoint_of_more_layers_than_its_config_says_is_refused(checkpoint, tmp_path):
+    """transformers would run a model without its top."""
+    folder = tmp_path / "cut"
+    shutil.copytree(checkpoint("llama"), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": tiny.LAYERS - 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    top = tiny.LAYERS - 1
+    with pytest.raises(
+        LensflowError, match=rf"'model\.layers\.{top}\..*' is of a layer .*: num_hidden_layers is {top}; "
+    ):
+        check_tensors(folder)
+
+
+def test_a_layer_of_multi_token_prediction_may_stand_above_the_last(checkpoint, tmp_path):
+    plain = checkpoint("llama")
+    files, prefix = WeightFiles(plain), f"model.layers.{tiny.LAYERS - 1}."
+    above = {n.replace(prefix, f"model.layers.{tiny.LAYERS}."): files.read(n) for n in files.location if prefix in n}
+    extra = {f"model.layers.{tiny.LAYERS}.eh_proj.weight": torch.ones(2, 2)}
+    assert set(check_tensors(with_tensors(plain, tmp_path / "more", above | extra))) == {*above, *extra}

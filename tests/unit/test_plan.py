@@ -36,7 +36,7 @@ def test_texts_that_a_benchmark_reads_beside_its_own_language(tmp_path):
     """References are compared with those in the central language, which no setting may have."""
     path = tmp_path / "run.yaml"
     path.write_text(
-        "benchmarks: {said: {kind: references, corpus: bactrian-x, split: test, central: en}}\n"
+        "benchmarks: {said: {kind: references, corpus: bactrian-x, split: dev, central: en}}\n"
         "runs: [{backbones: [smollm2-135m-instruct], settings: [bactrian-en-zh], methods: [base],"
         " benchmarks: [{said: [zh]}]}]\n"
     )

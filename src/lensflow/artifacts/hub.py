@@ -81,6 +81,8 @@ def load_split(
 def _named(where: str, local: Path | None) -> Iterator[None]:
     try:
         yield
+    except StopIteration:
+        raise LensflowError(f"{where}: the split has an empty file; fill or remove it") from None
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
 

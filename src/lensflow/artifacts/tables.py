@@ -52,10 +52,10 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         if path.suffix.lower() == _ZIP:
             with zipfile.ZipFile(path) as archive:
                 name = _member(archive, member, here)
-                with archive.open(name) as file:
+                with archive.open(name) as packed, _unpacked(packed, name) as file:
                     yield from _reader(name, here)(file, field, f"{here}/{name}")
         else:
-            with cast("IO[bytes]", gzip.open(path) if path.suffix.lower() == _PACKED else path.open("rb")) as file:
+            with path.open("rb") as packed, _unpacked(packed, path.name) as file:
                 yield from _reader(path.name, here)(file, field, here)
     except FileNotFoundError:
         raise LensflowError(f"{here}: no such file; check the path") from None
@@ -66,15 +66,24 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
 
 
+def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(file)) if name.lower().endswith(_PACKED) else file
+
+
 def _member(archive: zipfile.ZipFile, wanted: str | None, where: str) -> str:
     kinds = set(_READERS) - {_TEXT}  # such as a README
-    tables = [name for name in archive.namelist() if _kind(name) in kinds and "__MACOSX" not in name]
+    tables = [name for name in archive.namelist() if _kind(name) in kinds and not _is_shadow(name)]
     if wanted is None and len(tables) == 1:
         return tables[0]
     if wanted not in archive.namelist():
         shown = ", ".join(tables[:20])
         raise LensflowError(f"{where}: no file {wanted or 'is named'} in it; it has {shown}; set file")
     return str(wanted)
+
+
+def _is_shadow(name: str) -> bool:
+    """Whether a file of an archive is what macOS keeps beside another one."""
+    return "__MACOSX" in name or name.rpartition("/")[2].startswith("._")
 
 
 def _reader(name: str, where: str) -> Callable[[IO[bytes], str | None, str], Iterator[Row]]:

@@ -184,6 +184,10 @@ class Benchmark(Strict):
         """Return the unit of an item in statistics: the item itself, or a group of items that depend on each other."""
         return id_
 
+    def shots(self, language: str, roots: Sequence[Path]) -> int:
+        """Return how many examples stand before an item."""
+        return 0
+
     def own_metrics(self) -> tuple[str, ...]:
         """Return the metrics whose values the samples already contain."""
         return ()
@@ -209,12 +213,22 @@ class FromCorpus(Benchmark):
         texts = read_texts(folders.corpora / self.corpus / f"{language}.jsonl", [self.split])
         return {text.id: {"prompt": text.prompt} for text in texts}
 
+    def check_texts(self, splits: Splits, languages: Sequence[str]) -> None:
+        """Check that the split has items: a data set has as many as its corpus says."""
+        if not splits[self.split]:
+            other = next((name for name in ("test", "dev") if splits[name]), None)
+            raise ValueError(
+                f"split: corpus {self.corpus} has no items in '{self.split}'; raise corpora.{self.corpus}.dataset."
+                f"{self.split}{f', or set split: {other}' if other else ''}"
+            )
+
 
 class FromAnswers(FromCorpus):
     """A benchmark on held-out prompts of a corpus with their reference answers."""
 
     def check_texts(self, splits: Splits, languages: Sequence[str]) -> None:
-        """Check that every item of the split has an answer in each language."""
+        """Check that the split has items, and every one of them an answer in each language."""
+        super().check_texts(splits, languages)
         needed = dict.fromkeys(code for language in languages for code in self.reads(language))
         for item in splits[self.split]:
             if missing := [code for code in needed if code not in item.get("answer", {})]:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from lensflow.benchmarks.base import Asker, Folders, FromAnswers, Items, Row
 from lensflow.errors import LensflowError
-from lensflow.schema.types import Count, Language
+from lensflow.schema.types import Count, Language, Seed
 
 
 class References(FromAnswers):
@@ -27,7 +25,7 @@ class References(FromAnswers):
     """The language that answers slip into."""
     distractors: Count = 4
     """Number of answers of other items that each item's answer is compared with."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed for drawing these answers."""
 
     def reads(self, language: str) -> tuple[str, ...]:

@@ -102,6 +102,19 @@ class Skeleton:
         number = key.removeprefix(self._stack).partition(".")[0]
         return key.startswith(self._stack) and number.isdecimal() and int(number) < len(self.layers)
 
+    def left_out(self) -> str | None:
+        """Return a tensor of a layer above the last one that is made like it; None if there is none.
+
+        Layers of multi-token prediction, which some checkpoints keep there, have other tensors, too.
+        """
+        tensors: dict[int, dict[str, str]] = {}
+        for key, name in {**self.conversion.plain, **self.unused()}.items():
+            number, _, rest = key.removeprefix(self._stack).partition(".")
+            if key.startswith(self._stack) and number.isdecimal():
+                tensors.setdefault(int(number), {})[rest] = name
+        last, above = tensors.get(len(self.layers) - 1, {}), tensors.get(len(self.layers), {})
+        return min(above.values()) if above and above.keys() == last.keys() else None
+
     def try_layers(self, alone: bool) -> None:
         """Run the decoder without its layers, with zeros for weights, to find out what the layers pass to each other.
 

@@ -59,6 +59,11 @@ def check_tensors(checkpoint: Path) -> list[str]:
             raise LensflowError(
                 f"{checkpoint}: tensor '{name}' would not be used by {family}; give the config.json of these weights"
             )
+    if (more := skeleton.left_out()) is not None:
+        raise LensflowError(
+            f"{checkpoint}: tensor '{more}' is of a layer that config.json leaves out: num_hidden_layers is "
+            f"{len(skeleton.layers)}; give the config.json of these weights, or remove the layers above"
+        )
     headers = WeightFiles(checkpoint).headers()
     for name in skeleton.conversion.names_of({name for name, _ in model.named_parameters()}):
         if name in headers and headers[name].dtype not in _FLOATS:

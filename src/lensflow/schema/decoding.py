@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import Count, NonNegative
+from lensflow.schema.types import Count, NonNegative, Seed
 
 
 class Decoding(Strict):
@@ -22,5 +22,5 @@ class Decoding(Strict):
     """Temperature of sampling; 0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling: samples only from the likeliest tokens, which together have this probability."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of sampling."""

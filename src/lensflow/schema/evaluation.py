@@ -1,12 +1,12 @@
 """The section `evaluation`: how checkpoints are evaluated."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lensflow.schema.extraction import Attention
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import Count
+from lensflow.schema.types import Count, Seed
 
 
 class Sample(Strict):
@@ -17,7 +17,7 @@ class Sample(Strict):
 
     n: Count
     """Number of items per benchmark and language. A cell with fewer items keeps all of them, in their own order."""
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     """Seed of Python's generator."""
 
 

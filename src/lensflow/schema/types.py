@@ -21,6 +21,8 @@ LANGUAGE_PATTERN = r"^[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?$"
 Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN), AfterValidator(_known)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# What NumPy takes, which Trainer seeds, too.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1)]
 # A name becomes a folder: no separators, no leading dot, nothing that a shell or a file system could misread.
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]*"

@@ -12,8 +12,9 @@ again.
 """
 
 import functools
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -186,7 +187,9 @@ class Speaker:
         """Score continuations."""
         engine = self._engine(registry.scorer)
         with engine.edited(self._edit):
-            return engine.loglikelihoods(requests)
+            scored = engine.loglikelihoods(requests)
+        self._check_numbers(value for value, _ in scored)
+        return scored
 
     def read(self, sequences: list[list[int]], counted: list[list[bool]]) -> list[dict[str, float]]:
         """Score whole prompts."""
@@ -194,7 +197,9 @@ class Speaker:
         masks = None if latin else script_masks(self.tokenizer.vocabulary, self.language)
         engine = self._engine(registry.reader)
         with engine.edited(self._edit):
-            return engine.read(sequences, counted, masks)
+            found = engine.read(sequences, counted, masks)
+        self._check_numbers(value for row in found for value in row.values())
+        return found
 
     def drift(self, plain: Counted, own: Counted) -> list[dict[str, float]]:
         """Compare the untouched backbone with the checkpoint, at the backbone's likeliest tokens."""
@@ -204,6 +209,14 @@ class Speaker:
         with engine.edited(self._edit):
             after = engine.distributions(own, [found.tokens for found in before])
         return drift(before, after)
+
+    def _check_numbers(self, values: Iterable[float]) -> None:
+        """Refuse NaN: the likeliest of choices would be the first one."""
+        if any(map(math.isnan, values)):
+            raise LensflowError(
+                f"{self.session.folder}: the model computes NaN in {self.session.evaluation.dtype}; set "
+                "evaluation.dtype: float32, or give other weights"
+            )
 
     @property
     def _edit(self) -> StateEdit | None:

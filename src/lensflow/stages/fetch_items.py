@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,21 @@ def _checked(
 
 
 def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
+    item = {column: _written(value) for column, value in item.items()}
     for column, value in item.items():
         if not isinstance(value, str | int | float | bool | list | dict | None):
             raise LensflowError(
                 f"{where}, item {number}: column '{column}' holds {type(value).__name__}, not text or numbers; "
                 "choose a data set of texts"
             )
-    return dict(item)
+    return item
+
+
+def _written(value: Any) -> Any:
+    """Return a value as text if it is a date or a time, which readers make of a text such as 2024-07-26."""
+    if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
+        value = value.date()
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:

@@ -59,8 +59,8 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         loader: a loader class of PyYAML; by default `SafeLoader`.
 
     Raises:
-        LensflowError: the file is missing, too large or not valid, or its anchors expand to too many values (a "YAML
-            bomb").
+        LensflowError: the file is missing, too large or not valid; its anchors expand to too many values (a "YAML
+            bomb"); or a key stands twice in a mapping and no loader is given. YAML would keep the last of the two.
     """
     import yaml
 
@@ -78,6 +78,10 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
             return None
         if expanded_size(node, children) > MOST_VALUES:
             raise LensflowError(f"{path}: its anchors expand to more than {MOST_VALUES} values; write fewer")
+        if loader is None and (twice := _twice(node, children)) is not None:
+            raise LensflowError(
+                f"{path}, line {twice.start_mark.line + 1}: key '{twice.value}' occurs twice in one mapping; keep one"
+            )
         return reading.construct_document(node)
     except LensflowError:
         raise
@@ -85,6 +89,24 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         raise LensflowError(f"{path}: nested too deeply; write it flatter") from None
     except Exception as error:  # constructors of scalars fail in ways of their own, such as a KeyError for `!!bool x`
         raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _twice(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
+    """Return the node of the first key that stands in a mapping for the second time; merge keys (`<<`) may."""
+    pending, seen = [root], set[int]()
+    while pending:
+        node = pending.pop(0)
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        keys = set[str]()
+        for key, _ in node.value if node.id == "mapping" else ():
+            if key.id == "scalar" and key.value != "<<":
+                if key.value in keys:
+                    return key
+                keys.add(key.value)
+        pending += children(node)
+    return None
 
 
 def expanded_size(root: Any, children: Callable[[Any], Iterable[Any]]) -> int:

@@ -25,7 +25,7 @@ from lensflow.schema.parsing import parse
 from lensflow.schema.reported import Reported
 from lensflow.schema.setting import Setting
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import SWEPT_KEY_PATTERN, Language, Name, Positive
+from lensflow.schema.types import SWEPT_KEY_PATTERN, Language, Name, Positive, Seed
 from lensflow.storage.parsing import MOST_VALUES, expanded_size, read_yaml
 from lensflow.workflow.tracking import Tracker
 
@@ -61,7 +61,7 @@ class Run(Strict):
         min_length=1
     )
     """Benchmarks, each in the languages of the setting or in named ones: `[generation, xcopa: [zh, sw]]`."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1, strict=False)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, strict=False)
     """Seeds of training: they decide the order of batches and the random draws of controls."""
     sweeps: tuple[Name, ...] = Field(default=(), strict=False)
     """Names of sweeps that also run."""

@@ -72,7 +72,7 @@ def _items(plan: Plan, data: Data, corpora: Path, name: str, language: str) -> t
 def _check_cell(plan: Plan, asker: "_Measuring", name: str, language: str, items: Items, examples: Items) -> None:
     benchmark = plan.config.benchmarks[name]
     settings = benchmark.narrowed([language])
-    shots = settings.get("overrides", {}).get("num_fewshot") or 0
+    shots = benchmark.shots(language, plan.task_roots)
     longest, example = (
         max((len(json.dumps(item, ensure_ascii=False, default=str).encode()) for item in of.values()), default=0)
         for of in (items, examples)

@@ -203,6 +203,12 @@ class Plan:
     def _check_items(self, read: Mapping[str, Splits]) -> None:
         for name, setting in dict.fromkeys((c.method, c.setting) for c in self.trained()):
             method, of_setting = self.config.methods[name], self.config.settings[setting]
+            there = len(read[of_setting.probing]["train"])
+            if method.needs_states and of_setting.probing_texts is not None and of_setting.probing_texts > there:
+                raise LensflowError(
+                    f"settings.{setting}.probing_texts: {of_setting.probing_texts} is more than the {there} texts to "
+                    f"train on in corpus '{of_setting.probing}'; lower it"
+                )
             try:
                 method.check_items(read[of_setting.training]["train"], of_setting)
             except ValueError as error:

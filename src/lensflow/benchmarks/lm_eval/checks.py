@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lensflow.benchmarks.lm_eval.decoding import decoding
 from lensflow.benchmarks.lm_eval.files import read_task
 from lensflow.errors import LensflowError
 from lensflow.languages import scripts
@@ -31,14 +32,23 @@ def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Ma
         language: language of the items.
 
     Raises:
-        LensflowError: examples would come from the evaluated items, a key names the source of the items again, or a
-            metric has no score for a single item.
+        LensflowError: examples would come from the evaluated items, a key names the source of the items again,
+            answers cannot be generated as the task asks, or a metric has no score for a single item.
     """
     config = read_task(path) | dict(overrides)
     _check_overrides(overrides)
-    _check_examples(config, overrides.get("num_fewshot") or 0, source)
+    _check_examples(config, "overrides." if "num_fewshot" in overrides else f"{path.name}: ", source)
+    if config.get("output_type") == "generate_until":
+        try:
+            decoding(config.get("generation_kwargs") or {})
+        except LensflowError as error:
+            raise LensflowError(f"{path.name}: {error}") from None
     for name, wanted in metrics.items():
-        _check_metric(config, name, wanted.partition(",")[0], language)
+        metric, _, filtered = wanted.partition(",")
+        _check_metric(config, name, metric, language)
+        filters = [str(entry.get("name")) for entry in config.get("filter_list") or ({"name": "none"},)]
+        if filtered and filtered not in filters:
+            raise LensflowError(f"metrics.{name}: the task has no filter '{filtered}'; it has {', '.join(filters)}")
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -52,18 +62,19 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
         )
 
 
-def _check_examples(config: Mapping[str, Any], wanted: Any, source: Dataset) -> None:
-    examples = config.get("fewshot_config")
+def _check_examples(config: Mapping[str, Any], where: str, source: Dataset) -> None:
+    examples, wanted = config.get("fewshot_config"), config.get("num_fewshot") or 0
     if not isinstance(wanted, int) or wanted < 0:
-        raise LensflowError(f"overrides.num_fewshot: must be a whole number from 0, not {wanted!r}")
+        raise LensflowError(f"{where}num_fewshot: must be a whole number from 0, not {wanted!r}")
     samples = examples.get("samples") if isinstance(examples, Mapping) else None
     if wanted and not source.fewshot_split and not samples:
+        none = "" if where == "overrides." else ", or overrides.num_fewshot: 0"
         raise LensflowError(
-            f"overrides.num_fewshot: {wanted} examples would come from the evaluated items, with their answers; set "
-            "dataset.fewshot_split or overrides.fewshot_config.samples"
+            f"{where}num_fewshot: {wanted} examples would come from the evaluated items, with their answers; set "
+            f"dataset.fewshot_split or overrides.fewshot_config.samples{none}"
         )
     if wanted and isinstance(samples, list) and not source.fewshot_split and len(samples) < wanted:
-        raise LensflowError(f"overrides.num_fewshot: {wanted} is more than the {len(samples)} samples; lower it")
+        raise LensflowError(f"{where}num_fewshot: {wanted} is more than the {len(samples)} samples; lower it")
 
 
 def _check_metric(config: Mapping[str, Any], name: str, metric: str, language: str) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lensflow.benchmarks.base import Asker, FromDataset, Items, Row
 from lensflow.languages import english_name
-from lensflow.schema.types import TASK_PATTERN, Name
+from lensflow.schema.types import TASK_PATTERN, Name, Seed
 
 
 class Task(FromDataset):
@@ -23,7 +23,7 @@ class Task(FromDataset):
     """Whether your own task file may name Python functions, which then run."""
     chat: bool = False
     """true puts the text into the backbone's prompt format; false keeps it as lm-eval does."""
-    fewshot_seed: int = Field(default=1234, ge=0)
+    fewshot_seed: Seed = 1234
     """Seed of the few-shot examples that lm-eval draws. Source: lm-eval."""
     variables: dict[str, Any] = {}
     """Constants that the task file's templates can name."""
@@ -77,6 +77,13 @@ class Task(FromDataset):
         """Return the unit that an item's id names."""
         found = re.search(self.unit, id_) if self.unit else None
         return found[1] if found else id_
+
+    def shots(self, language: str, roots: Sequence[Path]) -> int:
+        """Return what `num_fewshot` is in overrides, else in the task's file."""
+        from lensflow.benchmarks.lm_eval import files
+
+        config = files.read_task(self._file(language, roots)) | self.overrides | self.languages[language].overrides
+        return config.get("num_fewshot") or 0
 
     def own_metrics(self) -> tuple[str, ...]:
         """Return the names of lm-eval's metrics in our tables."""

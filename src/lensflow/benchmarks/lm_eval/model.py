@@ -6,6 +6,7 @@ from typing import Any
 from lm_eval.api.model import LM, TemplateLM
 
 from lensflow.benchmarks.base import Asker, Row, said
+from lensflow.benchmarks.lm_eval.decoding import decoding
 from lensflow.errors import LensflowError
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.decoding import Decoding
@@ -45,12 +46,16 @@ def asking(asker: Asker, chat: bool) -> TemplateLM:
             return pair
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            """Render a conversation in the backbone's prompt format."""
+            """Render a conversation in the backbone's prompt format; its last message may be the answer's beginning."""
+            begun = ""
+            if not add_generation_prompt and chat_history[-1]["role"] == "assistant":
+                *chat_history, last = chat_history
+                begun = tokenizer.literal(last["content"])
             asked = max(i for i, message in enumerate(chat_history) if message["role"] == "user")
             question = chat_history[asked] | {"content": asker.instruct(chat_history[asked]["content"])}
             rendered: str = tokenizer.conversation([*chat_history[:asked], question, *chat_history[asked + 1 :]])
             # lm-eval puts nothing between a rendered prompt and an answer; a plain template's wants a space there.
-            return rendered if not plain or rendered[-1:].isspace() else f"{rendered} "
+            return (rendered if not plain or rendered[-1:].isspace() else f"{rendered} ") + begun
 
         def chat_template(self, chat_template: bool | str = False) -> str:
             """Name the template, for lm-eval's records."""
@@ -119,15 +124,3 @@ def replaying(rows: Sequence[Row]) -> LM:
             return "none"
 
     return Replaying()
-
-
-def decoding(settings: Mapping[str, Any]) -> Decoding:
-    """Read lm-eval's generation settings: `until`, `max_gen_toks` (256 by default), `do_sample` and others."""
-    until = settings.get("until") or []
-    sampled = settings.get("do_sample", False) and settings.get("temperature", 1.0) > 0
-    return Decoding(
-        max_new_tokens=settings.get("max_gen_toks", settings.get("max_new_tokens", 256)),
-        stop=tuple([until] if isinstance(until, str) else until),
-        temperature=float(settings.get("temperature", 1.0)) if sampled else 0.0,
-        top_p=float(settings.get("top_p", 1.0)),
-    )

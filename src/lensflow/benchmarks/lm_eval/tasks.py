@@ -1,15 +1,17 @@
 """A task of lm-eval on the items of one language: its requests, and the scores of stored answers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from string import ascii_letters, ascii_uppercase
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
 from lensflow.artifacts.items import folded, identity
 from lensflow.benchmarks.base import Items, Row
+from lensflow.benchmarks.lm_eval.decoding import decoding
 from lensflow.benchmarks.lm_eval.files import check_file
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import MARK
@@ -78,7 +80,9 @@ class NoChoiceError(ValueError):
     """The right answer of an item is not one of its choices."""
 
 
+_ID = "lensflow_id"  # the column with an item's id
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
+_EXAMPLES = 2000  # most examples that are checked
 _NO_CHANCE = 1e-3  # a probability that is taken for none
 _WITH_TARGET = frozenset(
     {"exact_match", "bleu", "chrf", "ter", "f1"}
@@ -193,15 +197,17 @@ class LoadedTask:
         from lm_eval.tasks._yaml_loader import load_yaml  # lm-eval has no public way to read a file without its data
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every data set that is not the hub's
-        self.task, self.ids, self.path = task, list(items), path
+        self.task, self.path = task, path
         check_file(path, task.functions)
         _sandbox()
 
         def data(rows: Iterable[Mapping[str, Any]]) -> Any:
             return datasets.Dataset.from_list([{**row, **constants} for row in rows])
 
+        # A task's own function may drop items or change their order, so each of them carries its id.
+        asked = [{**item, _ID: id_} for id_, item in items.items()]
         try:
-            splits = {"items": data(items.values())} | ({"fewshot": data(fewshot.values())} if fewshot else {})
+            splits = {"items": data(asked)} | ({"fewshot": data(fewshot.values())} if fewshot else {})
         except Exception as error:  # Arrow's: a column holds text here and numbers there
             raise LensflowError(f"task {path.name}: {_cause(error)}; give each column one type") from error
         try:
@@ -214,9 +220,8 @@ class LoadedTask:
             "validation_split": None,
             "training_split": None,
             "fewshot_split": "fewshot" if fewshot else None,
-            "num_fewshot": 0,
         }
-        config = config | dict(overrides)
+        config = {"num_fewshot": 0} | config | dict(overrides)
         if isinstance(config.get("fewshot_config"), Mapping):
             config["fewshot_config"] = {k: v for k, v in config["fewshot_config"].items() if k != "split"}
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
@@ -227,65 +232,95 @@ class LoadedTask:
             _check_metrics(config)
             self.loaded = _choosing(ConfigurableTask)(config=config)
         except NoChoiceError as error:
-            raise self._wrong_target(error, self.ids[0]) from None
+            raise self._wrong_target(error, f"item '{next(iter(items))}'") from None
         except Exception as error:  # templates and functions of task files fail in ways of their own
             raise LensflowError(f"task {path.name}: {_cause(error)}; check its columns and templates") from error
+        self.ids = self._ids_of(list(items))
         # Its own entry point seeds the generator that draws examples; every checkpoint must be shown the same ones.
         self.loaded.set_fewshot_seed(task.fewshot_seed)
         self._check_examples(items)
 
+    def _ids_of(self, ids: list[str]) -> list[str]:
+        """Return the ids of the items that the task asks, in its order."""
+        docs = list(self.loaded.test_docs())
+        if not docs:
+            raise LensflowError(f"task {self.path.name}: process_docs leaves none of {len(ids)} items; correct it")
+        found = [doc.get(_ID) for doc in docs]
+        if None not in found:
+            return list(map(str, found))
+        if len(docs) != len(ids):
+            raise LensflowError(
+                f"task {self.path.name}: process_docs makes {len(docs)} items of {len(ids)}, and they have other "
+                "columns; keep the columns of the items"
+            )
+        return ids
+
     def check_targets(self) -> None:
-        """Check that the right answer of every item is one of its choices.
+        """Check that the right answer of every item, and of the examples before it, is one of its choices.
 
         Raises:
             LensflowError: a right answer is not a choice; the message names the item.
         """
         self._check_questions()
-        spelt: dict[str, str] = {}
-        chance = 1.0  # that no right answer of so many items is the first choice
-        for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False):
-            try:
-                self._check_text(doc, id_)
-                place = self.loaded.doc_to_target(doc)
-                if self.loaded.spelling(doc) == _NUMBER:
-                    chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
-                if spelling := self.loaded.spelling(doc):
-                    spelt.setdefault(spelling, id_)
-            except NoChoiceError as error:
-                raise self._wrong_target(error, id_) from None
-            except LensflowError:
-                raise
-            except Exception as error:
-                raise LensflowError(
-                    f"task {self.path.name}, item '{id_}': {_cause(error)}; check its columns and templates"
-                ) from error
-
+        docs = {f"item '{id_}'": doc for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False)}
+        for where, doc in docs.items():
+            with self._named(where):
+                self._check_text(doc, where)
+        spelt, chance = self._check_spelling(docs)
         if _NUMBER in spelt and 0 < chance < _NO_CHANCE:
             raise LensflowError(
-                f"task {self.path.name}: of {len(self.ids)} right answers, all numbers, none is 0, the first choice; "
+                f"task {self.path.name}: of {len(docs)} right answers, all numbers, none is 0, the first choice; "
                 "they seem to count from 1; subtract 1 in doc_to_target"
             )
+        settings = self.loaded.fewshot_cfg
+        if self.loaded.config.num_fewshot and settings.doc_to_target == self.loaded.config.doc_to_target:
+            found = islice(self.loaded.fewshot_docs() or (), _EXAMPLES)
+            examples = {f"example {number} of num_fewshot": doc for number, doc in enumerate(found, start=1)}
+            spelt = self._check_spelling(examples)[0] | spelt
         if len(spelt) > 1:  # ARC has A to D and, here and there, 1 to 4, where 1 is the first
-            letter, number = spelt[_LETTER], spelt[_NUMBER]
             raise LensflowError(
-                f"task {self.path.name}: the right answer of item '{letter}' is a letter, that of item '{number}' a "
+                f"task {self.path.name}: the right answer of {spelt[_LETTER]} is a letter, that of {spelt[_NUMBER]} a "
                 "number, which may count from 0 or from 1; make all of them letters, or positions from 0"
             )
 
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except NoChoiceError as error:
+            raise self._wrong_target(error, where) from None
+        except LensflowError:
+            raise
+        except Exception as error:
+            raise LensflowError(
+                f"task {self.path.name}, {where}: {_cause(error)}; check its columns and templates"
+            ) from error
+
+    def _check_spelling(self, docs: Mapping[str, Any]) -> tuple[dict[str, str], float]:
+        """Check that right answers are choices.
+
+        Returns:
+            For each way of writing them where it stands first, and how likely it is that no number is 0.
+        """
+        spelt: dict[str, str] = {}
+        chance = 1.0
+        for where, doc in docs.items():
+            with self._named(where):
+                place, spelling = self.loaded.doc_to_target(doc), self.loaded.spelling(doc)
+                if spelling == _NUMBER:
+                    chance *= 0 if place == 0 else 1 - 1 / len(self.loaded.doc_to_choice(doc))
+                if spelling:
+                    spelt.setdefault(spelling, where)
+        return spelt, chance
+
     def _check_questions(self) -> None:
         """Check that items with free answers have different prompts, and that answers can end."""
-        from lensflow.benchmarks.lm_eval.model import decoding
-
         if self.loaded.OUTPUT_TYPE != "generate_until":
             return
         try:
             decoding(self.loaded.config.generation_kwargs or {})
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            raise LensflowError(
-                f"task {self.path.name}: generation_kwargs: {wrong['input']!r:.60} for '{wrong['loc'][0]}': "
-                f"{wrong['msg']}; correct it"
-            ) from None
+        except LensflowError as error:
+            raise LensflowError(f"task {self.path.name}: {error}") from None
         asked = [self.loaded.doc_to_text(doc) for doc in self.loaded.test_docs()]
         if len(asked) > 1 and asked.count(asked[0]) == len(asked):
             raise LensflowError(
@@ -293,11 +328,12 @@ class LoadedTask:
                 "doc_to_text, such as {{question}}"
             )
 
-    def _check_text(self, doc: Any, id_: str) -> None:
-        """Check that the prompt of an item is text, and that there is a reference text if a metric compares with
-        one."""
-        config, where = self.loaded.config, f"task {self.path.name}, item '{id_}'"
-        _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
+    def _check_text(self, doc: Any, where: str) -> None:
+        """Check that the prompt of an item is text, and that there is a reference text if a metric needs one."""
+        config, where = self.loaded.config, f"task {self.path.name}, {where}"
+        shown = _check_written(config.doc_to_text, doc, f"{where}: doc_to_text", (Mapping, list, tuple))
+        if shown and all(isinstance(value, str) and not folded(value) for value in shown):
+            raise LensflowError(f"{where}: doc_to_text shows nothing but empty columns; fill them or remove the item")
         if config.doc_to_choice is None:  # a list holds several right answers
             _check_written(config.doc_to_target, doc, f"{where}: doc_to_target", (Mapping,))
         if (
@@ -310,8 +346,8 @@ class LoadedTask:
             ):
                 raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
-    def _wrong_target(self, error: NoChoiceError, id_: str) -> LensflowError:
-        return LensflowError(f"task {self.path.name}, item '{id_}': {error}; correct doc_to_target or the item")
+    def _wrong_target(self, error: NoChoiceError, where: str) -> LensflowError:
+        return LensflowError(f"task {self.path.name}, {where}: {error}; correct doc_to_target or the item")
 
     def _check_examples(self, items: Items) -> None:
         """Check that there are enough examples, and that none is an evaluated item."""
@@ -403,8 +439,8 @@ class LoadedTask:
         return [found[index] for index in sorted(found)]
 
 
-def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> None:
-    """Check that the values of an item that a template shows are text or numbers.
+def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: tuple[type, ...]) -> list[Any]:
+    """Return the values of an item that a template shows, after checking that they are text or numbers.
 
     Args:
         template: a template of lm-eval, or the name of a column.
@@ -417,21 +453,26 @@ def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: t
     """
     from jinja2.sandbox import SandboxedEnvironment
 
+    values: list[Any] = []
+
     def shown(value: Any) -> Any:
+        values.append(value)
         if value is None or isinstance(value, refused):
             kind = "nothing" if value is None else f"a {'dictionary' if isinstance(value, Mapping) else 'list'}"
             raise LensflowError(f"{where} shows {kind}, {value!r:.60}, not text; name a part of it, or fill it")
         return value
 
-    if isinstance(template, str):
-        if template in doc:
-            shown(doc[template])
-            return
+    if not isinstance(template, str):
+        return values
+    if template in doc:
+        shown(doc[template])
+    else:
         import lm_eval.utils
 
         strict = SandboxedEnvironment(undefined=lm_eval.utils.env.undefined, finalize=shown)
         strict.filters.update(lm_eval.utils.env.filters)
         strict.from_string(template).render(**doc)
+    return values
 
 
 def _choosing(task: type[Any]) -> type[Any]:

@@ -438,6 +438,8 @@ class EndWhereOver:
 
     def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
         """Change the logits (rows, vocabulary) that follow ids (rows, tokens)."""
+        if logits[:, 0].isnan().any():  # NaN counts as the largest logit, so the first token would win
+            raise LensflowError("the model computes NaN; set evaluation.dtype: float32, or give other weights")
         if self._ends:
             over = [self._room.is_over(row) for row in ids[:, self._start :].tolist()]
             logits[torch.tensor(over, device=logits.device), self._ends[0]] = torch.inf

@@ -81,6 +81,7 @@ class VllmEngine:
         # Collecting garbage while thousands of modules load, and looking through them ever after, takes seconds.
         gc.disable()
         try:
+            from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
             from vllm import LLM, ModelRegistry
             from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
         except ImportError as error:
@@ -139,7 +140,9 @@ class VllmEngine:
         self._tokenizer, self._eos = tokenizer, eos_token_ids(checkpoint, tokenizer)
         try:
             # vLLM would inspect the class in a process of its own, which imports everything again.
-            for name in read_json(checkpoint / "config.json")["architectures"]:
+            config = read_json(checkpoint / "config.json")
+            named = config.get("architectures") or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
+            for name in named:
                 if name in ModelRegistry.models:
                     ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
             self._llm = LLM(
@@ -153,6 +156,7 @@ class VllmEngine:
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 logits_processors=[ForceTokens],
+                **({} if config.get("architectures") else {"hf_overrides": {"architectures": named}}),
                 **(on_devices if on_gpu else on_cpu),
             )
         except Exception as error:
