@@ -303,7 +303,7 @@ def test_a_folder_with_nothing_but_an_adapter_is_called_one(tmp_path):
         (
             "config.json",
             {"model_type": "llama", "dtype": "auto"},
-            "dtype is 'auto', none of float32, .*; write the one",
+            "dtype is 'auto', none of float32, .*; write the precision",
         ),
         ("config.json", {"model_type": "llama", "torch_dtype": "torch.float8"}, "torch_dtype is 'torch.float8', none"),
         ("generation_config.json", [], "generation_config.json: must be a mapping of keys to values"),

@@ -510,9 +510,9 @@ def test_what_others_were_asked_meanwhile_is_kept(serve, run, capsys):
     [
         ({"turns": []}, "question '81': 0 turns; a judge is asked about one or two"),
         ({"turns": ["a", "b", "c"]}, "question '81': 3 turns; a judge is asked about one or two"),
-        ({"turns": "ab"}, "question '81': turns must be a list of texts; mend the data set"),
-        ({"reference": "ab"}, "question '81': reference must be a list of texts; mend the data set"),
-        ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; mend the data set"),
+        ({"turns": "ab"}, "question '81': turns must be a list of texts; correct the data set"),
+        ({"reference": "ab"}, "question '81': reference must be a list of texts; correct the data set"),
+        ({"reference": [None, "x"]}, "question '81': reference must be a list of texts; correct the data set"),
         ({"answers": ["a"]}, "question '81': not one answer per turn; delete"),
     ],
 )
@@ -540,5 +540,5 @@ def test_columns_that_questions_are_made_of_must_be_named():
     benchmark = json.loads(stage_config("https://judge.example/v1"))["benchmarks"][0]["benchmark"]
     with pytest.raises(LensflowError, match=r"^dataset\.columns: a benchmark of kind mt_bench needs 'category', too"):
         parse(AnyBenchmark, benchmark).check("en", [])
-    benchmark["dataset"]["columns"] = ["turns", "reference", "category"]
+    benchmark["dataset"]["columns"] = ["turns", "category"]
     parse(AnyBenchmark, benchmark).check("en", [])

@@ -28,7 +28,7 @@ def test_methods_are_shown_in_the_order_of_the_runs():
     shown = Plan(
         read([ROOT / "config/study/primary.yaml", ROOT / "config/study/explore.yaml"], ROOT), ROOT, ROOT
     ).presentation()
-    assert shown["order"][:3] == ["base", "lens", "lens-gentle"] and shown["order"][-1] == "prompt-frame"
+    assert shown["order"][:3] == ["base", "lens", "lens-gentle"] and shown["order"][-1] == "prompt-native"
     assert set(shown["order"]) == set(shown["methods"])
 
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_pushed_is_one_line(hub, method, capsys):
     manifest, delta = method
     arguments = ["push", "--backbone", str(manifest), "--delta", str(delta)]
     assert main.main([*arguments, "my-method"]) == 2
-    assert "error: my-method: is not a name on the hub; give owner/name" in capsys.readouterr().err
+    assert "error: my-method: is no name on the hub; give owner/name" in capsys.readouterr().err
     hub.refuses = True
     assert main.main([*arguments, NAME]) == 2
     said = capsys.readouterr().err

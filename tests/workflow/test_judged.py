@@ -14,7 +14,7 @@ BASE, TRAINED = "results/tiny/none/base/seed0", "results/tiny/en-zh/lens-a/seed0
 def config_of(judge: dict) -> dict:
     """The base model is evaluated on two-turn questions in two languages, the trained one is not."""
     config = demo_config()
-    data = {"path": "my/questions", "columns": ["turns"]}
+    data = {"path": "my/questions", "columns": ["turns", "category"]}
     languages = {"en": "en", "zh": "zh", "fr": "fr"}
     config["benchmarks"] = {"talk": {"kind": "mt_bench", "dataset": data, "languages": languages, "judge": judge}}
     run = config["runs"][0] | {"settings": ["en-zh"]}

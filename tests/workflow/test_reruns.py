@@ -196,7 +196,7 @@ def test_a_line_of_code(finished, config):
 def test_what_no_result_depends_on(finished, config):
     subspaces, texts = "src/lensflow/mathematics/subspaces.py", "src/lensflow/artifacts/texts.py"
     comment = (subspaces, "\ndef ", "\n# A comment.\ndef ")
-    docstring = (subspaces, '"""Language-agnostic', '"""In other words: language-agnostic')
+    docstring = (subspaces, '"""The language-agnostic', '"""In other words: the language-agnostic')
     new_docstring = (texts, "row: Any, where: str) -> None:\n", 'row: Any, where: str) -> None:\n    """Check."""\n')
     memory = ("workflow/rules/training.smk", "4000 if", "4001 if")
     threads = ("workflow/rules/training.smk", "1 if", "2 if")

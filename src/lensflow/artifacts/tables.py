@@ -63,7 +63,7 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         raise LensflowError(f"{here}: not UTF-8 text; save it as UTF-8") from None
     # zipfile raises a RuntimeError for an encrypted member, and for a way of compression that it does not know.
     except (EOFError, OSError, ValueError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
-        raise LensflowError(f"{here}: cannot be read ({error}); mend the file") from None
+        raise LensflowError(f"{here}: cannot be read ({error}); correct the file") from None
 
 
 def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:

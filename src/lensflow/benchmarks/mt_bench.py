@@ -10,7 +10,7 @@ from lensflow.schema.decoding import Decoding
 from lensflow.schema.judge import Judge
 from lensflow.schema.types import NonNegative
 
-KEPT = ("category", "turns", "reference")  # columns of a question
+NEEDED = ("category", "turns")  # columns of a question; `reference` may be missing
 
 
 class MtBench(FromDataset, Decoding):
@@ -30,7 +30,7 @@ class MtBench(FromDataset, Decoding):
     def check(self, language: str, roots: Sequence[Path]) -> None:
         """Check that every item must have the columns that the questions are made of."""
         columns = (self.languages[language].dataset or self.dataset).columns
-        if missing := next((column for column in KEPT if column not in columns), None):
+        if missing := next((column for column in NEEDED if column not in columns), None):
             raise LensflowError(f"dataset.columns: a benchmark of kind {self.kind} needs '{missing}', too; add it")
 
     def decoding(self, category: str) -> Decoding:
@@ -61,7 +61,9 @@ class MtBench(FromDataset, Decoding):
     def samples(self, rows: Sequence[Row], items: Items, language: str, roots: Sequence[Path]) -> list[Row]:
         """Return questions with their answers, as the judge reads them."""
         return [
-            {"id": id_, **{key: item[key] for key in KEPT}, "answers": row["answers"]}
+            {"id": id_, "reference": item.get("reference") or []}
+            | {key: item[key] for key in NEEDED}
+            | {"answers": row["answers"]}
             for (id_, item), row in zip(items.items(), rows, strict=True)
         ]
 

@@ -83,7 +83,7 @@ def _included(content: Mapping[str, Any], path: Path) -> list[Path]:
     named = content.get("include", [])
     names = named if isinstance(named, list) else [named]
     if not all(isinstance(name, str) for name in names):
-        raise LensflowError(f"{path}: include must name files; mend it")
+        raise LensflowError(f"{path}: include must name files; correct it")
     return [path.parent / name for name in names]
 
 
