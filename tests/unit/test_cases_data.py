@@ -159,7 +159,7 @@ def test_a_packed_file_that_is_damaged_or_locked(tmp_path):
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "t.zip").write_bytes(locked)
     for name in ("t.csv.gz", "t.zip"):
-        with pytest.raises(LensflowError, match=rf"{name}: cannot be read \(.*\); mend the file$"):
+        with pytest.raises(LensflowError, match=rf"{name}: cannot be read \(.*\); correct the file$"):
             list(read_rows(tmp_path / name))
 
 
