@@ -214,7 +214,7 @@ def test_a_misspelt_option_or_command_is_refused_with_what_was_meant(capsys, typ
 
 def test_a_reader_that_closes_its_end_gets_no_traceback():
     """As head does."""
-    command = f"{sys.executable} -m lensflow.cli show-config prepare_backbone gemma-3-270m"
+    command = f"{sys.executable} -m lensflow.cli explain methods"
     piped = subprocess.Popen(command.split(), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     piped.stdout.close()
     assert piped.stderr.read() == b""
