@@ -58,10 +58,24 @@ def test_the_readmes_claims_are_cells_of_the_demo():
     assert f"loops in {cells.loc['base', 'repetition'].value:.3f} of these answers" in " ".join(text.split())
 
 
+def _cells(name: str) -> pd.DataFrame:
+    """A table of the study: method, metric, language -> its cell."""
+    return pd.read_csv(ROOT / "docs/study" / name).set_index(["method", "metric", "language"]).sort_index()
+
+
 @pytest.fixture(scope="module")
 def study() -> pd.DataFrame:
-    """The study's table: method, metric, language -> its cell."""
-    return pd.read_csv(ROOT / "docs/study/main.csv").set_index(["method", "metric", "language"]).sort_index()
+    return _cells("main.csv")
+
+
+def _check_rows(text: str, table: pd.DataFrame, n: int) -> None:
+    """Check that each row of the text's table has a method's cells."""
+    rows = [line for line in text.splitlines() if CLAIM.search(line) and line.startswith("| ")]
+    assert rows
+    for row in rows:
+        method = row.split("|")[1].strip()
+        cells = [table.loc[method, metric, "targets"] for metric in ("usable", "wrong_language", "repetition")]
+        assert CLAIM.findall(row) == [_claimed(cell) for cell in cells] and {cell.n for cell in cells} == {n}
 
 
 def _claimed(cell: pd.Series) -> tuple[str, ...]:
@@ -73,14 +87,29 @@ def test_the_study_says_what_its_tables_say(study):
     text = (ROOT / "docs/study/README.md").read_text()
     printed = (ROOT / "docs/study/verdict.txt").read_text()
     assert text.split("```")[1].strip() == printed.strip()
-    for row in (line for line in text.splitlines() if CLAIM.search(line) and line.startswith("| ")):
-        method = row.split("|")[1].strip()
-        cells = [study.loc[method, metric, "targets"] for metric in ("usable", "wrong_language", "repetition")]
-        assert CLAIM.findall(row) == [_claimed(cell) for cell in cells] and {cell.n for cell in cells} == {1200}
+    primary, explored = text.split("## What the parts of Lens")
+    _check_rows(primary, study, 1200)
+    _check_rows(explored, explore := _cells("explore.csv").loc[lambda cells: ~cells.index.duplicated()], 600)
     said = " ".join(text.split())
     wrong = [study.loc[method, "wrong_language", "bn"].value for method in ("lens", "base")]
     assert f"{wrong[0]:.2f} of its answers are in another language, against {wrong[1]:.2f} of base's" in said
     assert f"Base loops in {study.loc['base', 'repetition', 'targets'].value:.3f} of these" in said
+    doses = _cells("sweeps.csv").loc[lambda cells: ~cells.index.duplicated()]  # base is a point of every sweep
+    change, low, high, _ = _claimed(doses.loc["lens.weights.pull-1000", "usable", "targets"])
+    assert f"(usable {change} [{low}, {high}])" in said
+    change, low, high, _ = _claimed(explore.loc["prompt-shots", "usable", "targets"])
+    assert f"raise them by {change} [{low}, {high}]" in said
+    strong, wrong_left, loops = (
+        table.loc[method, metric, "targets"].value
+        for table, method, metric in (
+            (explore, "diffmean-strong", "repetition"),
+            (doses, "lens.lambda-1", "wrong_language"),
+            (doses, "lens.lambda-1", "repetition"),
+        )
+    )
+    assert f"strength, {strong:.3f} of its answers are loops" in said
+    assert f"({wrong_left:.3f} are left), but {loops:.3f} of the answers are loops" in said
+    assert set(explore.index[explore.not_applied].get_level_values(0)) == {"lens-published"}
     kl = [study.loc[method, "kl", "en"].value for method in ("sft-5e-5", "lens")]
     assert f"KL {kl[0]:.3f} nats per token, against {kl[1]:.3f} of Lens" in said
     assert not study.not_applied.any()
