@@ -32,8 +32,7 @@ study: .venv/.installed  ## the primary claims on the test split; what they can 
 study-explore: .venv/.installed  ## exploratory runs in the same folder: the parts of Lens, doses, steering, prompts; docs/study/explore.md
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/explore.yaml --directory study
 	@python -m performance.explore study/results docs/study/explore.md
-	@cp study/results/tables/main.csv docs/study/explore.csv
-	@cp study/results/sweeps.csv docs/study/sweeps.csv
+	@cp study/results/sweeps.csv $(foreach name,main cost,$(foreach form,md csv,study/results/tables/$(name).$(form))) docs/study/explore
 
 study-draws: .venv/.installed  ## exploratory runs with many trainings: other directions and items, other ways to train
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/draws.yaml --directory study

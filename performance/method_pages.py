@@ -21,8 +21,12 @@ from reference import key_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs/methods"
-RESULTS = {"study": "the study", "demo": "the demo"}  # folder of docs -> what it is called
-OWN = ROOT / "config/study/primary.yaml"  # has methods of its own
+RESULTS = {
+    "study": "the study",
+    "study/explore": "the study's exploratory run",
+    "demo": "the demo",
+}  # folder of docs -> what it is called
+OWN = [ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore")]  # they have methods of their own
 SHOWN = ("usable", "wrong_language", "repetition", "accuracy", "nll")
 MADE_BY = "<!-- Written by performance/method_pages.py. -->\n\n"
 ABSENT = "not in the committed results"
@@ -52,7 +56,7 @@ def pages(docs: Path = ROOT / "docs") -> dict[str, str]:
     entries = {kind: {name: lines[name] for name in of_kind if of_kind[name] == kind} for kind in METHODS.builtin()}
     tables = {folder: docs / folder / "main.csv" for folder in RESULTS}
     results = {folder: pd.read_csv(table) for folder, table in tables.items() if table.exists()}
-    kinds = of_kind | {name: entry["kind"] for name, entry in read_yaml(OWN)["methods"].items()}
+    kinds = of_kind | {name: entry["kind"] for own in OWN for name, entry in read_yaml(own)["methods"].items()}
     names = {kind: [name for name in kinds if kinds[name] == kind] for kind in entries}
     found = {f"{kind}.md": page(kind, named, names[kind], results, docs) for kind, named in entries.items()}
     rows = [
@@ -135,7 +139,7 @@ def gave(folder: str, main: pd.DataFrame, methods: Collection[str], docs: Path) 
         verdict = [word for word in (row.mark, kept) if isinstance(word, str)]
         cells = [
             f"{row.backbone}, {row.setting}",
-            row.method,
+            f"{row.method}{' ‡ not applied' * bool(row.not_applied)}",
             f"{row.metric} {METRICS[row.metric].better}",
             row.language,
         ]

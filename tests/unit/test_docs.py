@@ -89,12 +89,12 @@ def test_the_study_says_what_its_tables_say(study):
     assert text.split("```")[1].strip() == printed.strip()
     primary, explored = text.split("## What the parts of Lens")
     _check_rows(primary, study, 1200)
-    _check_rows(explored, explore := _cells("explore.csv").loc[lambda cells: ~cells.index.duplicated()], 600)
+    _check_rows(explored, explore := _cells("explore/main.csv").loc[lambda cells: ~cells.index.duplicated()], 600)
     said = " ".join(text.split())
     wrong = [study.loc[method, "wrong_language", "bn"].value for method in ("lens", "base")]
     assert f"{wrong[0]:.2f} of its answers are in another language, against {wrong[1]:.2f} of base's" in said
     assert f"Base loops in {study.loc['base', 'repetition', 'targets'].value:.3f} of these" in said
-    doses = _cells("sweeps.csv").loc[lambda cells: ~cells.index.duplicated()]  # base is a point of every sweep
+    doses = _cells("explore/sweeps.csv").loc[lambda cells: ~cells.index.duplicated()]  # base is a point of every sweep
     change, low, high, _ = _claimed(doses.loc["lens.weights.pull-1000", "usable", "targets"])
     assert f"(usable {change} [{low}, {high}])" in said
     change, low, high, _ = _claimed(explore.loc["prompt-shots", "usable", "targets"])
@@ -186,13 +186,16 @@ def test_a_methods_results_and_cost_are_those_of_the_tables(method_pages, tmp_pa
     (tmp_path / "demo").mkdir()
     main, cost = (tmp_path / "demo" / f"{name}.csv" for name in ("main", "cost"))
     central = RESULT.replace("targets", "en").replace("better,", ",not shown")
-    main.write_text(f"{columns},mark,retention\n{RESULT}{central}{RESULT.replace('usable', 'cut')}")
+    rows = f"{columns},mark,retention\n{RESULT}{central}{RESULT.replace('usable', 'cut')}".splitlines()
+    main.write_text("\n".join([f"{rows[0]},not_applied", *(f"{row},False" for row in rows[1:])]))
     without = method_pages.pages(tmp_path)
     page = without["lens.md"]
     row = "| x, pair | lens-gentle | usable ↑ | {} | 0.500 [0.250, 0.750] | 8 | +0.125 [-0.250, +0.500] | {} |"
     assert row.format("targets", "better") in page and row.format("en", "not shown to be kept") in page
     assert page.count("| x, pair |") == 2 and page.endswith("What it cost is not in the committed results.\n")
     assert without["sft.md"].endswith("## What it gave and what it cost\n\nThe demo does not have it.\n")
+    main.write_text(main.read_text().replace("False", "True"))
+    assert "| lens-gentle ‡ not applied | usable" in method_pages.pages(tmp_path)["lens.md"]
     lines = [f"x,pair,Training,{name},time (s),1234.5,,," for name in ("lens-gentle (3 seeds)", "sft-lora", "nobody")]
     cost.write_text("backbone,setting,panel,method,column,value,low,high,rank\n" + "\n".join(lines))
     page = method_pages.pages(tmp_path)["lens.md"]
