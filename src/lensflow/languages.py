@@ -83,7 +83,7 @@ def are_one(first: str, second: str) -> bool:
     Raises:
         LensflowError: CLDR does not know a language.
     """
-    return _parse(first) == _parse(second) and _territory(first) == _territory(second)
+    return _parse(first) == _parse(second)
 
 
 def english_name(language: str) -> str:
@@ -273,8 +273,8 @@ def _scripts_of(tokens: tuple[str, ...]) -> list[frozenset[str]]:
     return [frozenset(scripts_in(token)) for token in tokens]
 
 
-def _parse(language: str) -> tuple[str, str]:
-    """(language code, writing system) of a BCP 47 code. CLDR's likely subtags give a missing writing system."""
+def _parse(language: str) -> tuple[str, str, str | None]:
+    """Language, writing system and region of a BCP 47 code. CLDR's likely subtags give a missing writing system."""
     try:
         code, territory, system, *_ = parse_locale(language.replace("_", "-"), sep="-")
     except ValueError:
@@ -287,12 +287,7 @@ def _parse(language: str) -> tuple[str, str]:
         raise LensflowError(f"language {language!r}: unknown code; {_suggestion(language)}")
     if system not in (None, *_SCRIPTS) or territory not in (None, *_TERRITORIES):
         raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or such as 'sr-Latn'")
-    return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1]
-
-
-def _territory(language: str) -> str | None:
-    territory = parse_locale(language.replace("_", "-"), sep="-")[1]
-    return str(territory) if territory else None
+    return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1], territory
 
 
 def _suggestion(language: str) -> str:

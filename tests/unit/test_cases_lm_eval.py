@@ -497,7 +497,7 @@ def test_generation_is_what_it_is_in_lm_eval(settings, wanted):
 
 
 def test_an_answer_goes_on_from_where_its_task_begins_it(checkpoint, project):
-    """The beginning stands in the answer's own turn, which was closed behind it."""
+    """The answer begins in its own turn. Before, the beginning was in a turn that had already ended."""
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"

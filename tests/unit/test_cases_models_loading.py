@@ -523,7 +523,7 @@ def test_a_checkpoint_of_more_layers_than_its_config_says_is_refused(checkpoint,
     (folder / "config.json").write_text(json.dumps(config))
     top = tiny.LAYERS - 1
     with pytest.raises(
-        LensflowError, match=rf"'model\.layers\.{top}\..*' is of a layer .*: num_hidden_layers is {top}; "
+        LensflowError, match=rf"'model\.layers\.{top}\..*' belongs to a layer .*: num_hidden_layers is {top}; "
     ):
         check_tensors(folder)
 

@@ -19,9 +19,10 @@ def add_command(
     commands: Subparsers, name: str, function: Callable[..., None], summary: str
 ) -> argparse.ArgumentParser:
     """Add a subcommand that calls a function with the command's arguments by name."""
-    sub: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    sub.set_defaults(function=function)
-    return sub
+    sub = commands.add_parser(name, help=summary, description=summary)
+    sub.set_defaults(function=function, refuse=sub.refuse)
+    parser: argparse.ArgumentParser = sub
+    return parser
 
 
 def summary_of(function: Callable[..., Any]) -> str:

@@ -32,15 +32,10 @@ GROUPS = (running, configuration, results, measuring, tables, stages)  # in the 
 class Parser(argparse.ArgumentParser):
     """A parser whose messages are one line and suggest the option or command that was meant."""
 
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuse unknown options with the message of the subcommand that was called."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            options = re.findall(r"--[\w-]+", self.format_usage())
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].partition('=')[0], options)}")
-        return found, unknown
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Print which arguments the command does not know, and exit."""
+        options = re.findall(r"--[\w-]+", self.format_usage())
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].partition('=')[0], options)}")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong with the arguments, and exit."""
@@ -89,7 +84,9 @@ def _refusal(error: Exception) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a mistake that the user can correct, 130 interrupted."""
     gc.set_threshold(100_000)  # torch and transformers make a million objects, which all stay: a second of searching
-    args = parser().parse_args(arguments)
+    args, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        args.refuse(unknown)
     if args.logged:
         print(_log_header(sys.argv[1:] if arguments is None else arguments), file=sys.stderr, flush=True)
     try:

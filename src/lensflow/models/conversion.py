@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Conversion:
-    """The mapping between the names and shapes of a checkpoint and those of a model.
+    """The mapping between a checkpoint's names and shapes and a model's names and shapes.
 
     Args:
         model: a model of the checkpoint's family; its weights may be on the meta device.

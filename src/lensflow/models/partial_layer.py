@@ -36,8 +36,8 @@ def only_rows(decoder: "PreTrainedModel", rows: Tensor) -> Iterator[None]:
     """Compute the top layer for only some tokens of a packed sequence, from the keys and values of all tokens.
 
     The layer runs twice: first on all tokens, up to the point where it stores its keys and values; then on the chosen
-    tokens. States and gradients equal those of a full pass. If few tokens are chosen, they take a fraction of the
-    layer's cost.
+    tokens. A full pass gives the same states and gradients. If few tokens are chosen, the partial pass takes a
+    fraction of the layer's cost.
 
     Args:
         decoder: the decoder. In this context its output is (1, M, d), not (1, S, d).

@@ -61,7 +61,7 @@ def check_tensors(checkpoint: Path) -> list[str]:
             )
     if (more := skeleton.left_out()) is not None:
         raise LensflowError(
-            f"{checkpoint}: tensor '{more}' is of a layer that config.json leaves out: num_hidden_layers is "
+            f"{checkpoint}: tensor '{more}' belongs to a layer that config.json leaves out: num_hidden_layers is "
             f"{len(skeleton.layers)}; give the config.json of these weights, or remove the layers above"
         )
     headers = WeightFiles(checkpoint).headers()

@@ -53,10 +53,10 @@ def _notes(methods: Collection[Sequence[Mapping[str, Any]]]) -> list[str]:
     several = any(len(seeds) > 1 for seeds in methods)
     return [
         *(["mean over seeds, with the smallest and the largest"] if several else []),
-        "of the training alone; before: the hidden states and subspaces that it read, once for all methods and seeds",
-        "time and memory are of the machine they were measured on" + (f" ({', '.join(devices)})" if devices else ""),
-        f"energy is of the processors alone, with all that runs on them; {MISSING} not measured: energy needs counters "
-        "that Linux lets one read (RAPL)",
+        "time is for the training only; before is for the hidden states and subspaces that all methods and seeds share",
+        "time and memory were measured on this run's machine" + (f" ({', '.join(devices)})" if devices else ""),
+        f"energy counts the processors only, and everything that runs on them; {MISSING} means not measured, because "
+        "no counter (RAPL) could be read",
     ]
 
 

@@ -140,7 +140,7 @@ def _known(file: Path) -> tuple[Path, Record]:
 
 
 def _made_with_others(scores: Path, cell: Mapping[str, Any]) -> str:
-    """Return the packages and processor of a cached cell, if they differ from those of the run."""
+    """Return the packages and processor of a cached cell, if they differ from the run's."""
     found = record_of(scores)
     now, here = (found[1]["versions"], found[1]["machine"]) if found else ({}, {})
     other = [f"{name} {version}" for name, version in cell.get("made_with", {}).items() if now.get(name) != version]

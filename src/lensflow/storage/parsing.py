@@ -92,7 +92,7 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
 
 
 def _twice(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:
-    """Return the node of the first key that stands in a mapping for the second time; merge keys (`<<`) may."""
+    """Return the node of the first key that repeats a key of its mapping; merge keys (`<<`) may repeat."""
     pending, seen = [root], set[int]()
     while pending:
         node = pending.pop(0)

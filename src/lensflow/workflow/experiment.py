@@ -241,7 +241,7 @@ def read(files: Iterable[Path], root: Path, more: Mapping[str, Any] | None = Non
     Args:
         files: YAML files.
         root: folder that holds `config/`.
-        more: values that replace those of the files.
+        more: values that replace the values of the files.
 
     Raises:
         LensflowError: a file is missing or not valid; the message names the key.

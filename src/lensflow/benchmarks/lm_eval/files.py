@@ -57,7 +57,8 @@ def check_file(path: Path, functions: bool) -> None:
 
 
 def read_task(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a task file. Its keys replace those of the files that it includes. Functions stay names; no code runs.
+    """Read a task file. Its keys replace the keys of the files that it includes. Functions stay names; no code
+    runs.
 
     Raises:
         LensflowError: a file is missing, too large, not a YAML mapping, or includes itself.
