@@ -115,7 +115,8 @@ def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
     found: list[Sentence] = []
     for place, text in enumerate(parts):
         is_last = place == len(parts) - 1
-        goes_on = bool(found) and found[-1].is_copied and _continues(text, asked, is_last=is_last)
+        copied = [(one.text, _words(one.text)) for one in found if one.is_copied]  # may be said again
+        goes_on = bool(copied) and found[-1].is_copied and _continues(text, asked + copied, is_last=is_last)
         found.append(Sentence(text, goes_on or _is_copied(text, asked, is_last=is_last)))
     return tuple(found)
 
@@ -138,7 +139,7 @@ def _is_copied(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) 
 
 
 def _continues(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
-    """Whether a sentence of any length is one of the prompt's, or at the end of the answer the beginning of one."""
+    """Whether a sentence of any length is one of `asked`, or at the end of the answer the beginning of one."""
     words = _words(text)
     cut = is_last and not _ENDED.search(text)
     return bool(words) and any(_begins(words, of_prompt) if cut else words == of_prompt for _, of_prompt in asked)

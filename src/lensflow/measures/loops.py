@@ -63,7 +63,7 @@ def is_loop(answer: str) -> bool:
     """Whether the answer repeats itself, from its start or only at its end."""
     if 2 * sum(len(run[0]) for run in _SAME_MARKS.finditer(answer)) >= len(answer) > 0:
         return True
-    text = normalised(answer)
+    text = normalised(answer) or _plain(answer)  # list markers alone, such as "1. 1. 1."
     if _is_stuck(text, repetitions(text)):
         return True
     counted = _DIGITS.sub(_PLACEHOLDER, text)
@@ -98,7 +98,11 @@ def _width_of(char: str) -> int:
 def normalised(text: str) -> str:
     """The text in the form in which loops are searched; line breaks are kept."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    text = _INLINE_MARKER.sub("", _LINE_MARKER.sub("", text))
+    return _plain(_INLINE_MARKER.sub("", _LINE_MARKER.sub("", text)))
+
+
+def _plain(text: str) -> str:
+    """The text with one space for white space and punctuation; line breaks are kept."""
     return "\n".join(filter(None, (" ".join(line.split()) for line in _MARK.sub(" ", text).splitlines())))
 
 
