@@ -25,7 +25,7 @@ LONG = 50  # width of a part of a sentence that is copied, though it is not half
 _ENDS = regex.compile(r"(?<=[.!?؟।;:՞።]['\"”»)]*)\s+|(?<=[。！？：])|(?<=[?!؟])(?=\p{L})|\s*\n\s*")
 _QUESTION = regex.compile(r"[?？؟;՞፧][\s\"'”»）)\]*]*$")
 _ENDED = regex.compile(r"[.!。！।።][\s\"'”»）)\]*]*$")
-_TAG = regex.compile(r"</?\w[^<>\n]{0,60}>")
+_TAG = regex.compile(r"</?\w[^<>\n]{0,60}(?:>|\s*$)")  # the last one may be cut off
 _LABEL = regex.compile(r"[:：][\s*]*$")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
@@ -116,7 +116,8 @@ def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
     for place, text in enumerate(parts):
         is_last = place == len(parts) - 1
         copied = [(one.text, _words(one.text)) for one in found if one.is_copied]  # may be said again
-        goes_on = bool(copied) and found[-1].is_copied and _continues(text, asked + copied, is_last=is_last)
+        before = next((one for one in reversed(found) if _says_something(one.text)), None)
+        goes_on = before is not None and before.is_copied and _continues(text, asked + copied, is_last=is_last)
         found.append(Sentence(text, goes_on or _is_copied(text, asked, is_last=is_last)))
     return tuple(found)
 
