@@ -5,11 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensflow.errors import LensflowError
 from lensflow.mathematics.power import detectable
 from lensflow.measures.catalogue import ABSENT, NON_INFERIORITY, NOT_SHOWN, OF_STUDY
 from lensflow.presentation.sheets import bounds
-from lensflow.storage.integrity import checked
 
 if TYPE_CHECKING:  # the Snakefile reads the list of tables, and has no use for pandas
     import pandas as pd
@@ -95,15 +93,11 @@ def read_decisions(path: Path) -> list[Decision]:
     """Read claims.csv.
 
     Raises:
-        LensflowError: the file is missing.
+        LensflowError: the file is missing, not as its stage wrote it, or not a CSV table.
     """
-    import pandas as pd
+    from lensflow.storage.frames import input_table
 
-    try:
-        frame = pd.read_csv(checked(path), dtype={"seeds": str, "comparator_seeds": str})
-    except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file; run collect-scores") from None
-    return decisions_of(frame)
+    return decisions_of(input_table(path, ["seeds", "comparator_seeds"]))
 
 
 def decisions_of(frame: "pd.DataFrame") -> list[Decision]:

@@ -9,13 +9,12 @@ import pandas as pd
 
 from lensflow.artifacts.costs import read as read_cost
 from lensflow.artifacts.layout import Place, place_of
-from lensflow.errors import LensflowError
 from lensflow.presentation.applied import marked, not_applied
 from lensflow.presentation.blocks import Block, TableInputs, main_table
 from lensflow.presentation.decisions import read_decisions
 from lensflow.provenance.preparation import prepared_seconds
 from lensflow.schema.setting import Setting
-from lensflow.storage.integrity import checked
+from lensflow.storage.frames import input_table
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,14 @@ def costs_of(files: Iterable[Path]) -> dict[Place, dict[str, Any]]:
 
 def blocks_of(config: Mapping[str, Any], comparisons: Path, costs: Costs) -> list[Block]:
     """Return the shown blocks from comparisons.csv. The costs say which methods were not applied."""
-    try:
-        frame = pd.read_csv(checked(comparisons), dtype={"seeds": str})
-    except FileNotFoundError:
-        raise LensflowError(f"{comparisons}: no such file; run collect-scores") from None
+    frame = input_table(comparisons, ["seeds"])
     wanted = [tuple(pair) for pair in config["blocks"]]
     return [block for block in _arranged(config, frame, costs) if (block.backbone, block.setting) in wanted]
 
 
 def _direct(config: Mapping[str, Any], path: Path, costs: Costs) -> dict[tuple[str, str], Block]:
     """The blocks of versus.csv by backbone and setting; empty if nothing was compared."""
-    frame = pd.read_csv(checked(path), dtype={"seeds": str})
+    frame = input_table(path, ["seeds"])
     if frame.empty:
         return {}
     return {(block.backbone, block.setting): block for block in _arranged(config, frame, costs)}

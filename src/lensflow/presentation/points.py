@@ -10,7 +10,7 @@ from lensflow.measures import catalogue
 from lensflow.presentation import figures
 from lensflow.presentation.applied import Method
 from lensflow.presentation.blocks import NOT_APPLIED, Block, Row, cell_of
-from lensflow.storage.integrity import checked
+from lensflow.storage.frames import input_table
 
 GAIN = "usable"  # the metric that a method is to raise
 Curves = Mapping[str, Sequence[tuple[str, figures.Point]]]  # as `figures.trade_off` takes them
@@ -82,7 +82,7 @@ def sweeps_of(
 
     Their scores come from the same benchmarks and languages as the block's scores. `unapplied` methods are marked.
     """
-    frame = pd.read_csv(checked(path), dtype={"seeds": str, "at": str, "by": str})
+    frame = input_table(path, ["seeds", "at", "by"])
     frame = frame[(frame["backbone"] == block.backbone) & (frame["of_setting"] == block.setting)]
     frame = frame[frame["method"] != layout.BASE].fillna({"by": ""})
     wanted = {"nll": block.central, GAIN: _targets(block)}

@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from lensflow.presentation.layers import by_layer
 from lensflow.presentation.points import axes_of, points_of, sweeps_of
 from lensflow.schema.setting import Setting
 from lensflow.schema.stages import Presenting
+from lensflow.storage.frames import input_table
 from lensflow.storage.integrity import checked
 from lensflow.storage.verified import read_jsonl
 
@@ -73,7 +73,7 @@ def _of_scores(block: Block, files: FigureFiles, unapplied: Collection[Method]) 
         yield "outcomes", figures.outcomes(block)
     if any(row.metric == "usable" and row.is_compared for row in block.rows):
         yield "effects", figures.effects(block)
-    scores = pd.read_csv(checked(files.scores))
+    scores = input_table(files.scores)
     points = points_of(block, scores)
     if len(points) > 1:
         yield "front", figures.trade_off(points, axes_of(block), {})

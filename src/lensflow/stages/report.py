@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lensflow.artifacts.layout import Place
 from lensflow.errors import LensflowError
 from lensflow.presentation.html_report import Page, Timing, build_report
@@ -16,7 +14,8 @@ from lensflow.presentation.verdict import verdict_of
 from lensflow.provenance import trace
 from lensflow.schema.stages import Presenting
 from lensflow.storage import environment
-from lensflow.storage.integrity import checked, record_of
+from lensflow.storage.frames import input_table
+from lensflow.storage.integrity import record_of
 
 # Columns of scores.csv that name a checkpoint, and what else the report says of it.
 PLACE, ABOUT = ("backbone", "setting", "method", "seed"), ("engine", "dtype", "weights")
@@ -79,7 +78,7 @@ def write_report(config: Mapping[str, Any], files: ReportFiles, output: Path) ->
 
 def _checkpoints(scores: Path) -> dict[Place, dict[str, Any]]:
     """Each checkpoint of scores.csv, with its values in the file."""
-    rows = pd.read_csv(checked(scores))[[*PLACE, *ABOUT]].drop_duplicates().to_dict("records")
+    rows = input_table(scores)[[*PLACE, *ABOUT]].drop_duplicates().to_dict("records")
     return {Place(*(row[key] for key in PLACE)): {key: row[key] for key in ABOUT} for row in rows}
 
 
