@@ -86,6 +86,32 @@ def test_a_file_that_cannot_be_read(tmp_path):
             interventions.load(path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "tensors", "message"),
+    [
+        ({"operation": "multiply"}, {"vector": torch.ones(3)}, "an edit 'multiply' of 'all' after block 0 is unknown"),
+        ({"operation": "add", "positions": "some"}, {"vector": torch.ones(3)}, "an edit 'add' of 'some' after block 0"),
+        ({"operation": "add", "layer": -1}, {"vector": torch.ones(3)}, "an edit 'add' of 'all' after block -1 is"),
+        ({"operation": "add"}, {"basis": torch.eye(3)}, "an edit 'add' needs vector, no more"),
+        ({"operation": "replace"}, {"vector": torch.ones(3)}, "an edit 'replace' needs basis and vector, no more"),
+    ],
+)
+def test_an_edit_of_a_stranger_that_cannot_be_applied(tmp_path, settings, tensors, message):
+    told = {"blocks": {"block.zh.zh.0": {"layer": 0} | settings}}
+    path = tmp_path / interventions.NAME
+    named = {f"block.zh.zh.0.{name}": tensor for name, tensor in tensors.items()}
+    save_file(named, path, metadata={"told": json.dumps(told)})
+    with pytest.raises(LensflowError, match=rf"^{path}: cannot be read \({message}.*\); delete it and run again$"):
+        interventions.load(path)
+
+
+def test_tensors_of_different_models(tmp_path):
+    path = tmp_path / interventions.NAME
+    save_file({"shift.zh": torch.ones(3), "shift.sw": torch.ones(4)}, path)
+    with pytest.raises(LensflowError, match=r"tensors of different models: 3 and 4 dimensions"):
+        interventions.load(path)
+
+
 def test_an_edit_is_computed_in_float32_and_keeps_the_precision():
     edit, states = random_edit(), torch.randn(2, 5, tiny.WIDTH)
     basis = edit.removed.double()

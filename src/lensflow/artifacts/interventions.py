@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,6 +33,7 @@ ANY = ("*", "*")  # the languages of edits that need not be told any
 
 Operation = Literal["add", "remove", "replace", "rotate"]
 Positions = Literal["all", "but_first", "prompt", "generated"]
+_NEEDED = {"add": {"vector"}, "remove": {"basis"}, "replace": {"vector", "basis"}, "rotate": {"basis"}}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class BlockEdit:
         positions: the tokens whose state changes: `all`, all `but_first`, only the `prompt`, or only the `generated`
             ones.
         restore_norm: whether h' is scaled to the length of h.
+
+    Raises:
+        ValueError: an unknown operation or position, a negative layer, or not the tensors that the operation needs.
     """
 
     layer: int
@@ -64,6 +68,12 @@ class BlockEdit:
     strength: float = 1.0
     positions: Positions = "all"
     restore_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.operation not in _NEEDED or self.positions not in get_args(Positions) or self.layer < 0:
+            raise ValueError(f"an edit {self.operation!r} of {self.positions!r} after block {self.layer} is unknown")
+        if _tensors(self).keys() != _NEEDED[self.operation]:
+            raise ValueError(f"an edit {self.operation!r} needs {' and '.join(sorted(_NEEDED[self.operation]))}, no more")
 
     @property
     def width(self) -> int:
@@ -175,6 +185,9 @@ class Intervention:
         place: whether the instruction comes before or after the prompt.
         frames: wanted language -> the plain template of prompts, which replaces the backbone's.
         shots: wanted language -> pairs of a question and its answer that come before a prompt.
+
+    Raises:
+        ValueError: tensors with different numbers of dimensions.
     """
 
     shifts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -187,13 +200,20 @@ class Intervention:
     frames: Mapping[str, str] = field(default_factory=dict)
     shots: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if len(self._widths) > 1:
+            raise ValueError(f"tensors of different models: {' and '.join(map(str, sorted(self._widths)))} dimensions")
+
     @property
     def width(self) -> int | None:
         """Dimensions of the states that the intervention changes or reads; None if there are none."""
+        return next(iter(self._widths), None)
+
+    @property
+    def _widths(self) -> set[int]:
         single = [self.removed, None if self.gate is None else self.gate.inner]
         tensors = [*self.shifts.values(), *(tensor for tensor in single if tensor is not None)]
-        widths = [*map(len, tensors), *(edit.width for edits in self.blocks.values() for edit in edits)]
-        return widths[0] if widths else None
+        return {*map(len, tensors), *(edit.width for edits in self.blocks.values() for edit in edits)}
 
     @property
     def depth(self) -> int:
