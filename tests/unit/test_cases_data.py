@@ -479,7 +479,7 @@ def test_an_item_without_an_answer_is_left_out_and_counted(tmp_path, caplog, ans
     found = paired(parse(CorpusDataset, keys | {"train": 1}), "en", tmp_path)
     assert [(row["id"], row["answer"]) for row in found.rows] == [("1", "none")]
     assert found.left_out == 1
-    assert "1 items are left out: no answer to item '0'" in caplog.text
+    assert "1 of the items that were read are left out: no answer to item '0'" in caplog.text
     with pytest.raises(LensflowError, match=r"1 items, 2 are asked for; no answer to item '0'; lower train, dev or"):
         paired(parse(CorpusDataset, keys | {"train": 2}), "en", tmp_path)
 

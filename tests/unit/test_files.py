@@ -62,6 +62,11 @@ def test_a_disk_that_takes_no_more_leaves_the_old_file_and_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_of_another_file_is_not_called_an_error_of_this_file(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text((tmp_path / "other").read_text())
+
+
 @given(rows=st.lists(JSON))
 def test_json_lines_come_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

@@ -502,6 +502,10 @@ def test_no_disk_space(config, error):
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space left on the disk; free some and run again"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "the disk is read-only; make it writable, or run elsewhere"),
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "results/a.json"),
+            "results/a.json: permission denied; change the permissions, or run elsewhere (--directory)",
+        ),
         (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), "a file would be larger than is allowed (ulimit -f); raise"),
         (MemoryError(), "not enough memory; free some, or run where there is more"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough GPU memory; lower the"),

@@ -23,7 +23,8 @@ REFUSALS = {
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
     errno.EFBIG: "a file would be larger than is allowed (ulimit -f); raise the limit and run again",
     errno.EROFS: "the disk is read-only; make it writable, or run elsewhere (--directory)",
-    errno.EACCES: "the results folder must not be written; change its permissions, or run elsewhere (--directory)",
+    errno.EACCES: "permission denied; change the permissions, or run elsewhere (--directory)",
+    errno.EIO: "the disk fails; copy what it still has, and run elsewhere (--directory)",
     errno.ENOMEM: "not enough memory; free some, or run where there is more",
 }
 GROUPS = (running, configuration, results, measuring, tables, stages)  # in the order of --help
@@ -78,7 +79,8 @@ def _refusal(error: Exception) -> str | None:
         said in str(error) for said in ("out of memory", "can't start new thread")
     ):
         return REFUSALS[errno.ENOMEM]
-    return next((text for number, text in REFUSALS.items() if os.strerror(number) in str(error)), None)
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return next((where + text for number, text in REFUSALS.items() if os.strerror(number) in str(error)), None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

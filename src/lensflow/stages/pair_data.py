@@ -143,7 +143,7 @@ def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -
         raise LensflowError(f"{where}: {len(items)} items, {wanted} are asked for{said}; lower train, dev or test")
     left_out = len(waiting.keys() | unanswered)
     if left_out:
-        LOG.warning("%s: %d items are left out: %s", where, left_out, "; ".join(gaps))
+        LOG.warning("%s: %d of the items that were read are left out: %s", where, left_out, "; ".join(gaps))
     check_translated({name: [item[name]["prompt"] for item in items] for name in languages}, where)
     found_rows = {
         name: [{"id": item[name]["id"], "split": split} | item[name] for split, item in zip(splits, items, strict=True)]

@@ -33,6 +33,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         note_written(path)
     except OSError as error:
+        if error.filename is not None and str(temporary) not in (str(error.filename), str(error.filename2)):
+            raise  # of another file, which the caller reads
         raise LensflowError(
             f"{path}: cannot be written ({error.strerror or error}); free space or check permissions"
         ) from None
