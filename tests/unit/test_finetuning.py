@@ -642,6 +642,25 @@ def test_two_processes_die_together(run, monkeypatch):
     assert not running()
 
 
+def waits_for_one_that_fails():
+    if sharing.place()[0]:
+        os._exit(7)
+    time.sleep(600)  # as a call of NCCL does
+
+
+def first_of_two():
+    sharing.PATIENCE = 0.5
+    sharing.together(2, waits_for_one_that_fails)
+
+
+def test_a_process_does_not_wait_for_one_that_failed(capfd):
+    process = get_context("spawn").Process(target=first_of_two)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 2
+    assert "one of the training's processes ended with code 7; see above" in capfd.readouterr().err
+
+
 def test_as_many_gpus_as_the_method_asks_for(run):
     with pytest.raises(LensflowError, match=r"^--gpus 1: the method's gpus is 2; give as many$"):
         train(replace(run(gpus=2), gpus=1))

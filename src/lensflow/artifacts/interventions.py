@@ -72,8 +72,9 @@ class BlockEdit:
     def __post_init__(self) -> None:
         if self.operation not in _NEEDED or self.positions not in get_args(Positions) or self.layer < 0:
             raise ValueError(f"an edit {self.operation!r} of {self.positions!r} after block {self.layer} is unknown")
-        if _tensors(self).keys() != _NEEDED[self.operation]:
-            raise ValueError(f"an edit {self.operation!r} needs {' and '.join(sorted(_NEEDED[self.operation]))}, no more")
+        needed = _NEEDED[self.operation]
+        if _tensors(self).keys() != needed:
+            raise ValueError(f"an edit {self.operation!r} needs {' and '.join(sorted(needed))}, no more")
 
     @property
     def width(self) -> int:

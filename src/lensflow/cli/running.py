@@ -14,6 +14,7 @@ from lensflow.cli.commands import Subparsers, add_command, summary_of
 from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
 from lensflow.storage.atomic import write_text
+from lensflow.storage.environment import usable_cores
 from lensflow.storage.verified import read_json
 from lensflow.workflow import project
 
@@ -154,7 +155,7 @@ def _snakemake(file: Path, gpus: int) -> None:
     """
     programs = str(Path(sys.executable).parent)  # where the stages' command is, also if that is not activated
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(project.folder() / "Snakefile")]
-    command += ["--configfile", str(file), "--cores", str(len(os.sched_getaffinity(0)))]
+    command += ["--configfile", str(file), "--cores", str(usable_cores())]
     command += ["--resources", "judge=1", f"gpu={gpus}"]
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     if subprocess.run(command, env=environment, check=False).returncode:

@@ -6,13 +6,17 @@ tokens of the batch, in all processes.
 """
 
 import ctypes
+import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate.state import AcceleratorState
@@ -20,6 +24,8 @@ from torch import Tensor, distributed
 from transformers import Trainer
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+PATIENCE = 30.0  # seconds in which a process can still end with its own message, after another one failed
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -38,14 +44,33 @@ def together(count: int, work: Callable[..., T], *args: Any) -> T:
     others = [context.Process(target=_as, args=(n, count, port, work, *args), daemon=True) for n in range(1, count)]
     for process in others:
         process.start()
+    ended = threading.Event()
+    threading.Thread(target=_end_with, args=(others, ended), daemon=True).start()
     try:
         result = _as(0, count, port, work, *args)
         for process in others:
             process.join()
     finally:
+        ended.set()
         for process in others:
             process.terminate()
     return result
+
+
+def _end_with(others: Sequence[BaseProcess], ended: threading.Event) -> None:
+    """End this process if another one fails, because a call that waits for it may not end.
+
+    Args:
+        others: the other processes.
+        ended: set when this process needs them no more.
+    """
+    running = {process.sentinel: process for process in others}
+    while running:
+        for process in [running.pop(sentinel) for sentinel in cast("list[int]", wait(list(running)))]:
+            process.join()
+            if process.exitcode and not ended.wait(PATIENCE):
+                LOG.error("one of the training's processes ended with code %d; see above", process.exitcode)
+                os._exit(2)
 
 
 def _as(rank: int, count: int, port: int, work: Callable[..., T], *args: Any) -> T:

@@ -39,6 +39,12 @@ def commit() -> str | None:
     return f"{git('rev-parse', 'HEAD')}{changed}"
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages on which results depend."""
     found = {"python": platform.python_version()}

@@ -41,8 +41,9 @@ def input_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
 
 def _read(path: Path, compare: Callable[[Path], Path], **options: Any) -> pd.DataFrame:
     try:
-        return pd.read_csv(compare(path), **options)
+        frame: pd.DataFrame = pd.read_csv(compare(path), **options)
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file; run the workflow") from None
     except (ValueError, OSError) as error:
         raise LensflowError(f"{path}: not a CSV table ({' '.join(str(error).split())}); make it again") from None
+    return frame

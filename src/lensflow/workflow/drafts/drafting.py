@@ -21,6 +21,7 @@ from lensflow.presentation.blocks import LEFT
 from lensflow.schema.messages import did_you_mean
 from lensflow.schema.parsing import parse
 from lensflow.schema.types import Language
+from lensflow.storage.environment import usable_cores
 from lensflow.workflow import project
 from lensflow.workflow.drafts.model import FoundModel, find_model
 from lensflow.workflow.drafts.texts import FoundTexts, find_questions, find_texts
@@ -168,7 +169,7 @@ def _limit(request: Request, model: FoundModel, most: int) -> tuple[int, str]:
         raise LensflowError("--budget: cannot be estimated for a GPU; drop it, and set evaluation.limit in the file")
     if model.parameters is None:
         raise LensflowError("--budget: the model's size is not known; drop it, and set evaluation.limit in the file")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     seconds = 2 * model.parameters * ANSWER_TOKENS / (CORE_FLOPS * cores)
     cells = (len(request.methods) + 1) * len(request.all_languages)
     items = min(most, max(FEWEST_ITEMS, int(60 * request.budget / (seconds * cells))))
