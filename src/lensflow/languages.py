@@ -284,19 +284,22 @@ def _parse(language: str) -> tuple[str, str, str | None]:
         code, own_territory, own_system, *_ = parse_locale(_ALIASES[code])
         territory, system = territory or own_territory, system or own_system
     if code not in _NAMES or code not in _LIKELY:
-        raise LensflowError(f"language {language!r}: unknown code; {_suggestion(language)}")
+        hint = suggestion(language) or "write its ISO 639 code, such as 'sw' for Swahili"
+        raise LensflowError(f"language {language!r}: unknown code; {hint}")
     if system not in (None, *_SCRIPTS) or territory not in (None, *_TERRITORIES):
         raise LensflowError(f"language {language!r}: unknown script or region; write {code!r}, or such as 'sr-Latn'")
     return code, system or _LIKELY.get(f"{code}_{territory}", _LIKELY[code]).split("_")[1], territory
 
 
-def _suggestion(language: str) -> str:
+def suggestion(language: str) -> str | None:
+    """A question for the code that was meant by a country's code or an English name, correctly spelt or not; None if
+    nothing is close."""
     code = _LIKELY.get(f"und_{language.upper()}", "").split("_")[0]
     if not code:
         codes = {name.lower(): code for code, name in _NAMES.items()}
         close = difflib.get_close_matches(language.lower(), codes, n=1, cutoff=0.8)
         if not close:
-            return "write its ISO 639 code, such as 'sw' for Swahili"
+            return None
         code = codes[close[0]]
     return f"did you mean {code!r} ({_NAMES[code]})?"
 

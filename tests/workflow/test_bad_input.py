@@ -84,6 +84,7 @@ def put(config: dict, path: str, value: object) -> None:
         ("runs/0/benchmarks", ["cdlr"], "runs[0].benchmarks: no 'cdlr'; did you mean 'cldr'?"),
         ("settings/en-zh/probing", "embeded", "settings.en-zh.probing: no corpus 'embeded'; did you mean 'embedded'?"),
         ("settings/en-zh/languages/1", "Chinese", "settings.en-zh.languages[1]: must be a BCP 47 tag"),
+        ("settings/en-zh/languages/1", "Chinees", "or 'pt-BR', not 'Chinees'; did you mean 'zh' (Chinese)?"),
         ("retention_margins", {"repeats": 0.1}, "retention_margins: no metric 'repeats'; known: "),
         ("evaluation", {"engine": "vlm"}, "evaluation.engine: no 'vlm'; did you mean 'vllm'? (known: auto, hf, vllm)"),
         # out of range or of the wrong type

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lensflow.languages import suggestion
 from lensflow.schema.types import (
     ARXIV_PATTERN,
     HUB_NAME_PATTERN,
@@ -88,6 +89,8 @@ def first_line(error: ValidationError, data: Any) -> str:
         message = IN_WORDS.get(context.get("pattern", kind), said)
         if not isinstance(value, (dict, list)):
             message += f", not {value!r}"
+        if context.get("pattern") == LANGUAGE_PATTERN and (hint := suggestion(value)):
+            message += f"; {hint}"
     return f"{key}: {message}" if key else message
 
 
