@@ -3,6 +3,7 @@
 import gzip
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -649,6 +650,27 @@ def test_numbers_are_what_they_were_before_a_data_frame(tmp_path):
     assert list(found.items.values()) == [{"q": "How many?", "n": 18, "x": 0.5}, {"q": "Why?", "n": None, "x": 1}]
     assert type(found.items["0"]["n"]) is int
     assert [text_at({"n": n}, "n", "here") for n in (18.0, 0.5, 7)] == ["18", "0.5", "7"]
+
+
+def test_lines_with_a_cell_too_many_are_refused(tmp_path):
+    """pandas takes the first cell for the name of the row, and every other one for that of the column before."""
+    (tmp_path / "me/set").mkdir(parents=True)
+    (tmp_path / "me/set/test.csv").write_text("q,a\nWhat, then?,1\nWhy, then?,2\n")
+    with pytest.raises(
+        LensflowError, match=r"^benchmarks\.b: .*: the lines of its CSV file have more cells than columns"
+    ):
+        fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
+
+
+@pytest.mark.parametrize("value", [[b"x"], {"x": Decimal("1.5")}, [{"x": [b"x"]}]])
+def test_what_cannot_be_written_is_refused_inside_of_a_column_too(tmp_path, value):
+    (tmp_path / "me").mkdir()
+    pq.write_table(pa.Table.from_pylist([{"q": "What?", "x": value}]), tmp_path / "me/set.parquet")
+    name = "Decimal" if "Decimal" in str(value) else "bytes"
+    with pytest.raises(
+        LensflowError, match=rf"item 1: column 'x' holds {name}, not text or numbers; choose a data set"
+    ):
+        fetched("b", parse(Dataset, {"path": "me/set.parquet", "columns": ["q"]}), "sw", "default", tmp_path)
 
 
 def test_a_file_without_rows_is_refused(tmp_path):

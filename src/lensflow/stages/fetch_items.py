@@ -193,26 +193,39 @@ def _checked(
 
 
 def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
-    item = {column: _written(value) for column, value in item.items()}
+    plain = {}
     for column, value in item.items():
-        if not isinstance(value, str | int | float | bool | list | dict | None):
+        try:
+            plain[column] = _written(value)
+        except TypeError as error:
             raise LensflowError(
-                f"{where}, item {number}: column '{column}' holds {type(value).__name__}, not text or numbers; "
-                "choose a data set of texts"
-            )
-    return item
+                f"{where}, item {number}: column '{column}' holds {error}, not text or numbers; choose a data set of "
+                "texts"
+            ) from None
+    return plain
 
 
 def _written(value: Any) -> Any:
     """Return a value as the file's authors wrote it.
 
     Readers make a date of a text such as 2024-07-26. Data frames write NaN for an empty cell, and 7.0 for 7.
+
+    Raises:
+        TypeError: JSON has no such value; the message is its type.
     """
+    if isinstance(value, Mapping):
+        return {key: _written(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_written, value))
     if is_missing(value):
         return None
     if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
         value = value.date()
-    return value.isoformat() if isinstance(value, date | time) else as_whole(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if not isinstance(value, str | int | float | bool):
+        raise TypeError(type(value).__name__)
+    return as_whole(value)
 
 
 def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:
