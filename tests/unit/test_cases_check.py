@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Regex, Tokenizer, normalizers
 
 from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
@@ -125,6 +127,27 @@ def test_texts_that_are_not_what_they_seem_are_hints(check, texts, hints):
     assert [line[: len(f"hint: corpora.mine: {hint}")] for line, hint in zip(found, hints, strict=True)] == [
         f"hint: corpora.mine: {hint}" for hint in hints
     ]
+
+
+def test_letters_that_a_tokenizer_does_not_know_are_counted(check, checkpoint, tmp_path):
+    """One without bytes knows the letters that it was trained on; a model would be asked with what is left."""
+    folder = tmp_path / "ascii"
+    shutil.copytree(checkpoint("llama"), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[^\x00-\x7f]"), "")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    source = {"kind": "folder", "path": str(folder)}
+    backbones = {"tiny": {"source": source, "license": "none", "prompt": {"format": "plain"}}}
+    assert check(rows(EN, SW), backbones=backbones) == []
+    (hint,) = check(rows(EN, [f"{text} ŋŋŋ" for text in SW]), backbones=backbones)
+    assert re.match(
+        r"hint: corpora\.mine: the tokenizer of backbone tiny loses \d% of the letters in 'sw'; give a", hint
+    )
+    with pytest.raises(
+        LensflowError, match=r"^corpora\.mine: the tokenizer of backbone tiny loses 100% of the letters"
+    ):
+        check(rows(EN, [f"Какова длина реки {n}?" for n in range(10)]), backbones=backbones)
+    assert check(rows(EN, [f"{text} ﬁ Ａ" for text in SW])) == []
 
 
 def test_a_text_is_cut_to_what_the_model_was_made_for(checkpoint):

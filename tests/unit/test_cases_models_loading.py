@@ -514,6 +514,16 @@ def test_a_template_that_does_not_begin_the_answer_is_a_hint(checkpoint, tmp_pat
         assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
 
 
+def test_an_answer_that_ends_in_a_part_of_a_word_is_a_hint(checkpoint, tmp_path):
+    """An id of another tokenizer: answers would end at the first such letter."""
+    folder = changed(checkpoint("llama"), tmp_path / "odd")
+    for ids, hints in (([2, 100], ["answers end at token 100, '¤', which is a part of words; correct"]), ([2, 1], [])):
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        found = list(hints_of(folder, PlainPrompt(format="plain")))
+        assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
+
+
 def test_a_template_whose_end_is_no_token_is_a_hint(checkpoint, tmp_path):
     """ChatML with the tokenizer of another model: no answer would end."""
     folder = changed(checkpoint("llama"), tmp_path / "chat")

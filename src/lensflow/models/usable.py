@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lensflow.artifacts.checkpoint import INDEX, WHOLE, text_config, weight_paths
+from lensflow.artifacts.tokens import end_token_ids
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
@@ -116,6 +117,13 @@ def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
     for key in sorted(written.keys() - known):
         if meant := difflib.get_close_matches(key, known - written.keys(), n=1, cutoff=0.85):
             yield f"nothing reads '{key}' of config.json; did you mean '{meant[0]}'?"
+    tokenizer = PromptTokenizer(checkpoint, prompt).tokenizer
+    for index in end_token_ids(checkpoint):
+        if index not in tokenizer.get_added_tokens_decoder():
+            yield (
+                f"answers end at token {index}, {tokenizer.id_to_token(index)!r}, which is a part of words; correct "
+                "eos_token_id in generation_config.json or config.json if it is no mark"
+            )
     if isinstance(prompt, ChatPrompt):
         template = ChatTemplate(checkpoint, prompt)
         if beginning := template.missing_beginning:
@@ -126,7 +134,7 @@ def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
         if not template.keeps_turns:
             yield "the chat template leaves out turns; a model does not see examples and turns before a question"
         end = _MARK.match(template.turn_end)
-        if end and PromptTokenizer(checkpoint, prompt).tokenizer.token_to_id(end[0]) is None:
+        if end and tokenizer.token_to_id(end[0]) is None:
             yield (
                 f"the chat template ends an answer with '{end[0]}', which is no token of the tokenizer; give the "
                 "template of this model"
