@@ -2,16 +2,20 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Regex, Tokenizer, normalizers
 
 from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
 from lensflow.models.tokenizer import PromptTokenizer
-from lensflow.schema.backbone import PlainPrompt
+from lensflow.schema.backbone import ChatPrompt, PlainPrompt
+from lensflow.schema.decoding import Decoding
+from lensflow.schema.parsing import parse
 from lensflow.storage.parsing import read_yaml
 
 EN = [f"What is the number {n} in the old book?" for n in range(10)]
@@ -125,6 +129,27 @@ def test_texts_that_are_not_what_they_seem_are_hints(check, texts, hints):
     ]
 
 
+def test_letters_that_a_tokenizer_does_not_know_are_counted(check, checkpoint, tmp_path):
+    """One without bytes knows the letters that it was trained on; a model would be asked with what is left."""
+    folder = tmp_path / "ascii"
+    shutil.copytree(checkpoint("llama"), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[^\x00-\x7f]"), "")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    source = {"kind": "folder", "path": str(folder)}
+    backbones = {"tiny": {"source": source, "license": "none", "prompt": {"format": "plain"}}}
+    assert check(rows(EN, SW), backbones=backbones) == []
+    (hint,) = check(rows(EN, [f"{text} ŋŋŋ" for text in SW]), backbones=backbones)
+    assert re.match(
+        r"hint: corpora\.mine: the tokenizer of backbone tiny loses \d% of the letters in 'sw'; give a", hint
+    )
+    with pytest.raises(
+        LensflowError, match=r"^corpora\.mine: the tokenizer of backbone tiny loses 100% of the letters"
+    ):
+        check(rows(EN, [f"Какова длина реки {n}?" for n in range(10)]), backbones=backbones)
+    assert check(rows(EN, [f"{text} ﬁ Ａ" for text in SW])) == []
+
+
 def test_a_text_is_cut_to_what_the_model_was_made_for(checkpoint):
     tokenizer = PromptTokenizer(checkpoint("llama"), PlainPrompt(format="plain"))
     text = "neno " * 200
@@ -140,6 +165,41 @@ def test_a_template_without_a_column_is_refused(check, template):
     corpus = {"license": "none", "dataset": source | {"prompt": template, "train": 2}}
     with pytest.raises(LensflowError, match=r"corpora.mine.dataset.prompt: must name a column in single braces"):
         check(rows(EN, SW), corpora={"mine": corpus})
+
+
+def test_a_file_that_is_not_there_is_refused(check):
+    """It is never fetched from the hub, so that its stage would only say later what is known now."""
+    dataset = {"path": "text.jsonl", "layout": "columns", "languages": {"en": "en", "sw": "sw"}}
+    corpora = {"mine": {"license": "none", "dataset": dataset | {"train": 6, "dev": 2, "test": 2}}}
+    with pytest.raises(
+        LensflowError, match=r"^corpus text\.jsonl .*: no such file, neither here nor below datasets_root"
+    ):
+        check(rows(EN, SW), corpora=corpora)
+    asked = {"dataset": {"path": "question.csv", "columns": ["prompt"]}, "languages": {"sw": "sw"}}
+    benchmarks = {"answers": asked | {"kind": "dataset_generation", "max_new_tokens": 4}}
+    runs = [{"backbones": ["tiny"], "settings": ["pair"], "methods": ["base"], "benchmarks": [{"answers": ["sw"]}]}]
+    with pytest.raises(
+        LensflowError, match=r"^benchmarks\.answers: data set question\.csv .*: no such file, neither here"
+    ):
+        check(rows(EN, SW), benchmarks=benchmarks, runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        (PlainPrompt, {"format": "plain", "template": r"Question: {prompt}\nAnswer:"}),
+        (ChatPrompt, {"format": "chat", "system": r"Be brief.\nBe kind."}),
+        (Decoding, {"stop": [r"\n"]}),
+    ],
+)
+def test_a_line_break_in_single_quotes_is_refused(section, changes):
+    """YAML keeps a backslash and an n there: a prompt would show them, and a stop string would never be found."""
+    with pytest.raises(LensflowError, match="is a backslash and an n here, not a line break; write the text in double"):
+        parse(section, changes)
+    parse(
+        section, {key: yaml.safe_load(f'"{value}"') if value != ["\\n"] else ["\n"] for key, value in changes.items()}
+    )
+    parse(ChatPrompt, {"format": "chat", "system": r"Write \nabla in LaTeX."})
 
 
 def test_items_that_are_copies_are_a_hint(check):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lensflow.artifacts.hub import load_split, local_copy, local_files
-from lensflow.artifacts.items import folded, id_at, identity, read_items, text_at
+from lensflow.artifacts.items import folded, id_at, identity, is_blank, read_items, text_at
 from lensflow.artifacts.tables import read_rows
 from lensflow.artifacts.texts import Text, check_aligned, read_corpus
 from lensflow.benchmarks.dataset_generation import DatasetGeneration
@@ -463,11 +464,48 @@ def test_texts_that_are_not_translated_are_refused(tmp_path):
         read_corpus(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u200f", "\ufeff", "nan", "NaN", "None", "null", "<NA>"])
+@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u200f", "\ufeff", "nan", "NaN", "None", "null", "<NA>", "NA"])
 def test_a_prompt_of_which_nothing_can_be_read_is_refused(tmp_path, text):
     hub_set(tmp_path, "me/table", all=[{"en": "One?"}, {"en": text}])
     keys = {"path": "me/table", "config": "all", "layout": "columns", "languages": {"en": "en"}, "train": 2}
     with pytest.raises(LensflowError, match=r"item 2: the prompt is empty"):
+        paired(parse(CorpusDataset, keys), "en", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["\u3164", "\u2800\u2800", "\a\x1b", "\ufe0f", "\u0301"])
+def test_a_text_that_shows_nothing_is_blank(text):
+    """Fillers, control characters, marks without a letter."""
+    assert is_blank(text)
+    assert not any(map(is_blank, (f"{text}a", "…", "?", "7", "🙂", "雨")))
+
+
+@pytest.mark.parametrize("form", [json.dumps, str])
+def test_lists_that_were_written_as_text_are_refused(tmp_path, form):
+    """As data frames write a column of lists into a CSV file."""
+    turns = [{"q": form([{"role": "user", "content": f"How high is hill {n}?"}])} for n in range(3)]
+    rows(tmp_path / "me/set/test.jsonl", turns)
+    said = r"every text is a list or dictionary written as text, such as .*; name a column of plain text$"
+    corpus = {"path": "me/set", "layout": "columns", "languages": {"en": "q"}, "split": "test", "train": 3}
+    with pytest.raises(LensflowError, match=rf"^corpus me/set \(default, test\), language 'en': {said}"):
+        paired(parse(CorpusDataset, corpus), "en", tmp_path)
+    source = parse(Dataset, {"path": "me/set", "columns": ["q"]})
+    with pytest.raises(LensflowError, match=rf"^benchmarks\.b: data set me/set \(default, test\): column 'q': {said}"):
+        fetched("b", source, "en", "default", tmp_path, ["q"])
+    rows(tmp_path / "me/set/test.jsonl", [*turns, {"q": "Why?"}])
+    assert len(paired(parse(CorpusDataset, corpus | {"train": 4}), "en", tmp_path).rows) == 4
+
+
+def test_two_languages_with_one_value_are_refused():
+    keys = {"path": "me/set", "layout": "rows", "language": "lang", "languages": {"en": "eng", "sw": "eng"}, "train": 1}
+    with pytest.raises(LensflowError, match="languages: 'eng' stands for two languages; the rows of one language have"):
+        parse(CorpusDataset, keys)
+
+
+def test_a_table_without_rows_is_named(tmp_path):
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me/none.csv").write_text("en,sw\n")
+    keys = {"path": "me/none.csv", "layout": "columns", "languages": {"en": "en", "sw": "sw"}, "train": 1}
+    with pytest.raises(LensflowError, match=r"language 'en': no rows; choose another split, or fill it$"):
         paired(parse(CorpusDataset, keys), "en", tmp_path)
 
 
@@ -601,6 +639,38 @@ def test_a_date_is_the_text_that_the_file_has(tmp_path):
     (tmp_path / "me/set/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
     assert list(found.items.values()) == rows
+
+
+def test_numbers_are_what_they_were_before_a_data_frame(tmp_path):
+    """It has 18.0 for 18 where another row of the column is empty, which no answer would equal, and NaN for nothing."""
+    rows(
+        tmp_path / "me/set.jsonl", [{"q": "How many?", "n": 18.0, "x": 0.5}, {"q": "Why?", "n": float("nan"), "x": 1.0}]
+    )
+    found = fetched("b", parse(Dataset, {"path": "me/set.jsonl", "columns": ["q"]}), "sw", "default", tmp_path)
+    assert list(found.items.values()) == [{"q": "How many?", "n": 18, "x": 0.5}, {"q": "Why?", "n": None, "x": 1}]
+    assert type(found.items["0"]["n"]) is int
+    assert [text_at({"n": n}, "n", "here") for n in (18.0, 0.5, 7)] == ["18", "0.5", "7"]
+
+
+def test_lines_with_a_cell_too_many_are_refused(tmp_path):
+    """pandas takes the first cell for the name of the row, and every other one for that of the column before."""
+    (tmp_path / "me/set").mkdir(parents=True)
+    (tmp_path / "me/set/test.csv").write_text("q,a\nWhat, then?,1\nWhy, then?,2\n")
+    with pytest.raises(
+        LensflowError, match=r"^benchmarks\.b: .*: the lines of its CSV file have more cells than columns"
+    ):
+        fetched("b", parse(Dataset, {"path": "me/set", "columns": ["q"]}), "sw", "default", tmp_path)
+
+
+@pytest.mark.parametrize("value", [[b"x"], {"x": Decimal("1.5")}, [{"x": [b"x"]}]])
+def test_what_cannot_be_written_is_refused_inside_of_a_column_too(tmp_path, value):
+    (tmp_path / "me").mkdir()
+    pq.write_table(pa.Table.from_pylist([{"q": "What?", "x": value}]), tmp_path / "me/set.parquet")
+    name = "Decimal" if "Decimal" in str(value) else "bytes"
+    with pytest.raises(
+        LensflowError, match=rf"item 1: column 'x' holds {name}, not text or numbers; choose a data set"
+    ):
+        fetched("b", parse(Dataset, {"path": "me/set.parquet", "columns": ["q"]}), "sw", "default", tmp_path)
 
 
 def test_a_file_without_rows_is_refused(tmp_path):

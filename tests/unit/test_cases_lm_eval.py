@@ -90,6 +90,39 @@ def test_the_text_comes_before_the_letter_and_the_number():
     assert place_of("1", ["3", "1", "2"]) == 1
 
 
+@pytest.mark.parametrize("target", ["answer", '"{{answer}}"', '"{{ answer }}"'])
+def test_digits_are_the_text_of_a_choice_in_a_template_too(project, target):
+    """lm-eval takes what a template shows for a position, and would find the next choice right."""
+    (project / "tasks/rivers.yaml").write_text(CHOOSE.replace("doc_to_target: answer", f"doc_to_target: {target}"))
+    of = {f"id-{n}": item | {"choices": ["1", "2", "3"]} for n, item in enumerate(items("2", "1").values())}
+    task_of().check_items(of, {}, "en", [project])
+    assert scored(task_of(), project, of, best=1) == [1.0, 0.0]
+
+
+def test_a_template_that_computes_gives_a_position(project):
+    target = '"{{ labels.index(answer) }}"'
+    (project / "tasks/rivers.yaml").write_text(CHOOSE.replace("doc_to_target: answer", f"doc_to_target: {target}"))
+    of = {"id": items("x")["id-0"] | {"choices": ["1", "2", "3"], "labels": ["y", "z", "x"]}}
+    assert scored(task_of(), project, of, best=2) == [1.0]
+
+
+def test_items_that_are_all_one_question_are_refused(project):
+    """A column that nobody named in the template: every item is the same, and some answers are right."""
+    (project / "tasks/rivers.yaml").write_text(CHOOSE.replace("{{question}}", "Which is longest?"))
+    with pytest.raises(LensflowError, match="all 2 items are asked 'Which is longest"):
+        task_of().check_items(items(0, 1), {}, "en", [project])
+    other = items(0)["id-0"] | {"choices": ["Ob", "Po"]}
+    task_of().check_items(items(0) | {"other": other}, {}, "en", [project])
+
+
+def test_a_choice_without_a_right_answer_is_refused(project):
+    with pytest.raises(LensflowError, match="item 'id-0': it has no right answer; correct doc_to_target or the item"):
+        task_of().check_items(items([], []), {}, "en", [project])
+    (project / "tasks/rivers.yaml").write_text(CHOOSE.replace("doc_to_target: answer\n", ""))
+    with pytest.raises(LensflowError, match=r"^rivers\.yaml: doc_to_target is missing; name the column of the right"):
+        task_of().check("en", [project])
+
+
 @pytest.mark.parametrize("answer", [3, -1, 0.5, float("nan"), "D", "", "Danube", "AB", None, "²", True])
 def test_an_answer_that_is_no_choice(answer):
     with pytest.raises(NoChoiceError, match="names none of the choices 'Nile', 'Rhine', 'Amazon'"):
@@ -189,12 +222,18 @@ metric_list:
     ("overrides", "answers", "message"),
     [
         (
+            {"doc_to_text": "question:"},
+            (0, 1),
+            r"all 2 items are asked 'question:'; name a column in doc_to_text",
+        ),
+        (
             {"doc_to_text": "{question}:"},
             (0, 1),
-            r"all 2 items are asked '\{question\}:'; name a column in doc_to_text",
+            r"item 'id-0': doc_to_text has '\{question\}' in single braces, which is no column; write \{\{question\}\}",
         ),
         ({"generation_kwargs": {"until": ["\n", ""]}}, (0, 1), "generation_kwargs: '' for 'stop': .* at least 1"),
         ({}, ({"text": ["Nile"]}, {"text": ["Rhine"]}), "doc_to_target shows a dictionary, {'text'"),
+        ({}, (["Nile"], []), "item 'id-1': the right answer is empty; fill it or remove the item"),
     ],
 )
 def test_a_task_that_no_answer_could_fit_is_refused(project, overrides, answers, message):

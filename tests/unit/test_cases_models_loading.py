@@ -402,6 +402,29 @@ def test_two_copies_of_the_weights_must_be_the_same(checkpoint, tmp_path):
         check_numbers(folder)
 
 
+def test_a_tensor_in_two_shards_must_be_the_same(checkpoint, tmp_path):
+    """The index names one of them; vLLM takes the last that it reads."""
+    folder = changed(checkpoint("llama"), tmp_path / "two")
+    shards = sorted(folder.glob("*.safetensors"))
+    found = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    other = next(shard for shard in shards if UP not in load_file(shard))
+    tensors = load_file(other)
+    save_file(tensors | {UP: found[UP]}, other)
+    check_numbers(folder)
+    save_file(tensors | {UP: found[UP] + 1}, other)
+    with pytest.raises(LensflowError, match=rf"{other.name} and .*, which .*, hold different numbers for '{UP}'"):
+        check_numbers(folder)
+
+
+@pytest.mark.parametrize("key", ["return_dict", "output_attentions", "output_hidden_states", "torchscript"])
+def test_what_a_model_returns_is_not_its_own_choice(checkpoint, tmp_path, key):
+    """Checkpoints that were saved in the middle of an analysis have such keys."""
+    folder = changed(checkpoint("llama"), tmp_path / "odd", **{key: key != "return_dict"})
+    assert states(load_decoder(folder)).equal(states(load_decoder(checkpoint("llama"))))
+    check_layers(folder, alone=True)
+    check_trainable(folder, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -448,9 +471,9 @@ def test_a_token_of_the_template_that_the_model_lacks_is_refused(checkpoint, tmp
         check_tokens(folder, PlainPrompt(format="plain", template="{prompt}<|turn|>"))
 
 
-def test_embeddings_of_zeros_are_refused(checkpoint, tmp_path):
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_embeddings_of_zeros_are_refused(checkpoint, tmp_path, name):
     """A file whose download stopped can have its whole length already."""
-    name = "model.embed_tokens.weight"
     folder = changed(checkpoint("llama"), tmp_path / "zero", lambda t: t | {name: torch.zeros_like(t[name])})
     with pytest.raises(LensflowError, match=rf"weight '{name}' is all zeros, .*; fetch it again"):
         check_numbers(folder)
@@ -489,6 +512,41 @@ def test_a_template_that_does_not_begin_the_answer_is_a_hint(checkpoint, tmp_pat
         )
         found = list(hints_of(folder, ChatPrompt(format="chat")))
         assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
+
+
+def test_an_answer_that_ends_in_a_part_of_a_word_is_a_hint(checkpoint, tmp_path):
+    """An id of another tokenizer: answers would end at the first such letter."""
+    folder = changed(checkpoint("llama"), tmp_path / "odd")
+    for ids, hints in (([2, 100], ["answers end at token 100, '¤', which is a part of words; correct"]), ([2, 1], [])):
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        found = list(hints_of(folder, PlainPrompt(format="plain")))
+        assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
+
+
+def test_a_template_whose_end_is_no_token_is_a_hint(checkpoint, tmp_path):
+    """ChatML with the tokenizer of another model: no answer would end."""
+    folder = changed(checkpoint("llama"), tmp_path / "chat")
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m.content }}END{% endfor %}[assistant]"
+    for end, hints in (
+        ("<|im_end|>", ["the chat template ends an answer with '<|im_end|>', which is no"]),
+        ("<eos>", []),
+    ):
+        (folder / "chat_template.jinja").write_text(turns.replace("END", end))
+        found = list(hints_of(folder, ChatPrompt(format="chat")))
+        assert [hint[: len(start)] for hint, start in zip(found, hints, strict=True)] == hints
+
+
+def test_a_template_of_one_turn_is_a_hint(checkpoint, tmp_path):
+    folder = changed(checkpoint("llama"), tmp_path / "chat")
+    for text in ("{{ messages[-1].content }}", "{{ messages[0].content }}"):
+        (folder / "chat_template.jinja").write_text(text)
+        (hint,) = hints_of(folder, ChatPrompt(format="chat"))
+        assert hint.startswith("the chat template leaves out turns")
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
+    )
+    assert list(hints_of(folder, ChatPrompt(format="chat"))) == []
 
 
 def test_what_is_no_number_is_no_answer(checkpoint, tmp_path):

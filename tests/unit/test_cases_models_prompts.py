@@ -134,6 +134,7 @@ def test_the_description_of_a_task_goes_where_the_template_takes_it(tmp_path):
         ("{% for %}", "cannot render a prompt"),
         ("Hello", "drops or changes the prompt"),
         ("{{ messages[0].content | upper }}", "drops or changes the prompt"),
+        ("{{ messages[0].content | e }}", "drops or changes the prompt"),
         ("{{ messages[0].content[:80] }}", "drops or changes the prompt"),
     ],
 )

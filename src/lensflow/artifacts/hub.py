@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lensflow.errors import LensflowError, of_the_hub
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE
 
 ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
+_SHIFTED = "__index_level_0__"  # pandas' column for the first cells of lines that have a cell too many
 CONVERTED = "refs/convert/parquet"  # the branch of a data set with the hub's conversion, {config}/{split}/*.parquet
 
 
@@ -81,15 +82,21 @@ def load_split(
 def _named(where: str, local: Path | None) -> Iterator[None]:
     try:
         yield
+    except LensflowError:
+        raise
     except StopIteration:
         raise LensflowError(f"{where}: the split has an empty file; fill or remove it") from None
     except Exception as error:  # the hub's, the builders' and the file formats' errors have no common type
         raise LensflowError(f"{where}: {_reason(error, local)}") from None
 
 
-def _rows(loaded: Iterable[Any], where: str, local: Path | None) -> Generator[dict[str, Any]]:
+def _rows(loaded: Any, where: str, local: Path | None) -> Generator[dict[str, Any]]:
+    is_csv = getattr(loaded, "builder_name", None) == "csv"
     with _named(where, local):
-        yield from map(dict, loaded)
+        for row in loaded:
+            if is_csv and _SHIFTED in row:
+                raise LensflowError(f"{where}: the lines of its CSV file have more cells than columns; correct them")
+            yield dict(row)
 
 
 def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Generator[dict[str, Any]]:
@@ -99,7 +106,8 @@ def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Gener
     _check_lines(local, where)
     # A cache of its own: the local files may have changed under the same name.
     with tempfile.TemporaryDirectory() as cache, _named(where, local):
-        yield from map(dict, datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True))
+        loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True)
+        yield from _rows(loaded, where, local)
 
 
 def _as_published(
@@ -123,7 +131,7 @@ def _as_published(
     return tables.read_rows(local / outer, member, field, where), None
 
 
-def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Iterable[Any], str | None]:
+def _of_the_hub(name: str, config: str | None, split: str, revision: str | None) -> tuple[Any, str | None]:
     """Return a split of a data set of the hub, and its revision; only the rows that are read are fetched.
 
     A loading script is never run. If no revision is asked for, the hub's own conversion of such a data set is used

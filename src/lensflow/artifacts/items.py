@@ -1,9 +1,11 @@
 """Files with the items of a benchmark in one language."""
 
+import ast
 import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -36,12 +38,42 @@ def folded(text: str) -> str:
 
 
 _WIDE = re.compile("[\uff01-\uffee]+")  # Unicode's block of halfwidth and fullwidth forms
-_NO_TEXT = frozenset({"", "nan", "none", "null", "<na>", "n/a", "#n/a"})  # what programs write for a missing value
+_NO_TEXT = frozenset({"nan", "na", "none", "null", "<na>", "n/a", "#n/a"})  # what programs write for a missing value
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")  # letters and a symbol that show nothing: Hangul, Braille
 
 
 def is_blank(text: str) -> bool:
     """Whether a text has nothing to read, or only the word that a program writes for a missing value."""
-    return folded(text) in _NO_TEXT
+    seen = any(unicodedata.category(char)[0] in "LNPS" and char not in _FILLERS for char in text)
+    return not seen or folded(text) in _NO_TEXT
+
+
+def check_plain(texts: Sequence[str], where: str) -> None:
+    """Check that texts are not all lists or dictionaries, which CSV files hold as text.
+
+    Args:
+        texts: the texts.
+        where: the beginning of a message.
+
+    Raises:
+        LensflowError: all of them are.
+    """
+    if texts and all(map(_is_structure, texts)):
+        raise LensflowError(
+            f"{where}: every text is a list or dictionary written as text, such as {texts[0]!r:.60}; name a column of "
+            "plain text"
+        )
+
+
+def _is_structure(text: str) -> bool:
+    """Whether a text is a list or dictionary in the form of JSON or Python."""
+    if text[:1] + text[-1:] not in ("[]", "{}"):
+        return False
+    for read in (json.loads, ast.literal_eval):
+        with suppress(Exception):  # a parser can fail in many ways
+            if isinstance(read(text), list | dict):
+                return True
+    return False
 
 
 def identity(item: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -89,13 +121,13 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise LensflowError(f"{where}: column '{column}' holds {value!r:.40}, not text; choose or convert another")
-    return str(value)
+    return str(as_whole(value))
 
 
 def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
     """Return the id in a column.
 
-    It is the same for 7, "7", " 7 " and 7.0; data frames turn 7 into 7.0 if an id is missing.
+    It is the same for 7, "7", " 7 ", 7.0 and "7.0".
 
     Raises:
         LensflowError: the item lacks the column, or the column has no id.
@@ -104,6 +136,12 @@ def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
     if not found:
         raise LensflowError(f"{where}: no id in column '{column}'; fill it, or set id to another column")
     return re.sub(r"^(-?\d+)\.0$", r"\1", found)
+
+
+def as_whole(value: Any) -> Any:
+    """Return 7 for 7.0, and every other value unchanged: data frames turn 7 into 7.0 if a row of its column is
+    empty."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_missing(value: Any) -> bool:

@@ -17,8 +17,10 @@ from lensflow.schema.backbone import ChatPrompt
 
 Message = Mapping[str, str]
 _PROBE = "Lensflow"  # a text that no template has, and that none changes
-# What a template must keep as it is: both cases, a line break, another script, and more than a few words.
-_PROMPT = f"{_PROBE}: How long is 1 km in METRES?\nPlease answer in one sentence, {'and take your time ' * 20}雨."
+# What a template must keep as it is: both cases, marks of HTML and JSON, a line break, another script, and more than a
+# few words.
+_PROMPT = f"""{_PROBE}: How long is '1 km' in METRES & "miles", if x < y?
+Please answer in one sentence, {"and take your time " * 20}雨."""
 
 
 class ChatTemplate:
@@ -108,6 +110,15 @@ class ChatTemplate:
         except LensflowError:
             return False
         return f"{_PROBE}a" in rendered and f"{_PROBE}b" in rendered
+
+    @cached_property
+    def keeps_turns(self) -> bool:
+        """Whether the template writes every turn of a conversation. One that refuses conversations says so itself."""
+        turns = [_message(role, f"{_PROBE} {role} {n}") for n, role in enumerate(("user", "assistant", "user"))]
+        with suppress(LensflowError):
+            rendered = self._render(turns)
+            return all(turn["content"] in rendered for turn in turns)
+        return True
 
     @cached_property
     def turn_end(self) -> str:

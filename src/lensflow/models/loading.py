@@ -46,6 +46,12 @@ def import_transformers() -> Any:
     return transformers
 
 
+def config_of(checkpoint: Path) -> Any:
+    """Return transformers' configuration of a checkpoint. What the model returns is set here, not by config.json."""
+    returned = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+    return import_transformers().AutoConfig.from_pretrained(checkpoint, **returned)
+
+
 def attention_of(config: Any, wanted: Attention) -> Attention:
     """Return the attention implementation for a family: the wanted one, or `eager` if the family has no sdpa.
 
@@ -72,11 +78,12 @@ def load_model(checkpoint: Path, dtype: torch.dtype | str, attention: Attention)
     Raises:
         LensflowError: transformers cannot load the checkpoint, or a weight is missing or has another shape.
     """
-    transformers = import_transformers()
     try:
-        attention = attention_of(transformers.AutoConfig.from_pretrained(checkpoint), attention)
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        config = config_of(checkpoint)
+        attention = attention_of(config, attention)
+        model, report = import_transformers().AutoModelForCausalLM.from_pretrained(
             checkpoint,
+            config=config,
             dtype=dtype,
             attn_implementation=attention,
             output_loading_info=True,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.conversion import Conversion
-from lensflow.models.loading import CPU, attention_of, decoder_of, import_transformers, layers_of, one_line
+from lensflow.models.loading import CPU, attention_of, config_of, decoder_of, import_transformers, layers_of, one_line
 from lensflow.models.taps import check_states
 from lensflow.schema.extraction import Attention
 
@@ -51,7 +51,7 @@ class Skeleton:
 
         transformers, files = import_transformers(), WeightFiles(checkpoint)
         with one_line(checkpoint):
-            config = transformers.AutoConfig.from_pretrained(checkpoint)
+            config = config_of(checkpoint)
             own = config.dtype or config.get_text_config().dtype or files.dtype()
             attention = attention_of(config, attention)
             with init_empty_weights(include_buffers=False):  # buffers are small, and computed rather than read
@@ -255,7 +255,7 @@ def check_decoder(checkpoint: Path) -> None:
     """
     transformers = import_transformers()
     with torch.device("meta"), one_line(checkpoint):
-        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        config = config_of(checkpoint)
         halves = hasattr(config, "is_decoder") and hasattr(config, "add_cross_attention")
         if halves or any(config.model_type in names for names in _encoders()):
             raise LensflowError(

@@ -14,17 +14,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lensflow.artifacts.checkpoint import INDEX, WHOLE, text_config, weight_paths
+from lensflow.artifacts.tokens import end_token_ids
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.errors import LensflowError
 from lensflow.models.chat import ChatTemplate
 from lensflow.models.engines.ends import check_ends
 from lensflow.models.loading import import_transformers, one_line
-from lensflow.models.skeleton import Skeleton, embedding_of
+from lensflow.models.skeleton import Skeleton
 from lensflow.models.tokenizer import PromptTokenizer
 from lensflow.schema.backbone import ChatPrompt, Prompt
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\.")
+_MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]+\]")  # what most end-of-turn tokens look like
 _PROBE = "Lensflow: how long is 1 km?\nAnswer in one sentence. 雨はなぜ降りますか。"
 
 
@@ -115,11 +117,27 @@ def hints_of(checkpoint: Path, prompt: Prompt) -> Iterator[str]:
     for key in sorted(written.keys() - known):
         if meant := difflib.get_close_matches(key, known - written.keys(), n=1, cutoff=0.85):
             yield f"nothing reads '{key}' of config.json; did you mean '{meant[0]}'?"
+    tokenizer = PromptTokenizer(checkpoint, prompt).tokenizer
+    for index in end_token_ids(checkpoint):
+        if index not in tokenizer.get_added_tokens_decoder():
+            yield (
+                f"answers end at token {index}, {tokenizer.id_to_token(index)!r}, which is a part of words; correct "
+                "eos_token_id in generation_config.json or config.json if it is no mark"
+            )
     if isinstance(prompt, ChatPrompt):
-        if beginning := ChatTemplate(checkpoint, prompt).missing_beginning:
+        template = ChatTemplate(checkpoint, prompt)
+        if beginning := template.missing_beginning:
             yield (
                 f"the chat template writes '{beginning}' before an answer that is there, and not before one that is "
                 "asked for; add it where add_generation_prompt is true"
+            )
+        if not template.keeps_turns:
+            yield "the chat template leaves out turns; a model does not see examples and turns before a question"
+        end = _MARK.match(template.turn_end)
+        if end and tokenizer.token_to_id(end[0]) is None:
+            yield (
+                f"the chat template ends an answer with '{end[0]}', which is no token of the tokenizer; give the "
+                "template of this model"
             )
     elif prompt.template.endswith(" "):
         yield "prompt.template ends in a space, which most tokenizers join with the first word of an answer; remove it"
@@ -141,12 +159,13 @@ def check_numbers(checkpoint: Path) -> None:
             )
     with one_line(checkpoint):
         skeleton = Skeleton(checkpoint, attention="eager")
-    embeddings = f"{skeleton.prefix}{embedding_of(skeleton.decoder)}.weight"
-    if embeddings in skeleton.conversion.plain and not skeleton.conversion.read(embeddings).any():
-        raise LensflowError(
-            f"{checkpoint}: weight '{embeddings}' is all zeros, as in a file that was not fetched completely; "
-            "fetch it again"
-        )
+    for module in (skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings()):
+        name = next(f"{name}.weight" for name, one in skeleton.model.named_modules() if one is module)
+        if name in skeleton.conversion.plain and not skeleton.conversion.read(name).any():
+            raise LensflowError(
+                f"{checkpoint}: weight '{name}' is all zeros, as in a file that was not fetched completely; "
+                "fetch it again"
+            )
     for one, other in skeleton.tied():
         if not files.read(one).equal(files.read(other)):
             raise LensflowError(
@@ -165,15 +184,17 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
-    """Check a model.safetensors that the index does not name: it must hold the same tensors as the named files."""
-    whole = checkpoint / WHOLE
-    if not (checkpoint / INDEX).is_file() or not whole.is_file() or whole in weight_paths(checkpoint):
+    """Check tensors that the index puts into another file: both copies must be equal."""
+    if not (checkpoint / INDEX).is_file():
         return
-    with safe_open(whole, framework="pt") as copy:
-        for name in copy.keys():  # noqa: SIM118 (not a dictionary)
-            if name in files.location and not files.read(name).equal(copy.get_tensor(name)):
-                raise LensflowError(
-                    f"{checkpoint}: {WHOLE} and the files that {INDEX} names hold different numbers for '{name}'; "
-                    f"remove "
-                    "one of these copies"
-                )
+    for path in sorted({checkpoint / WHOLE, *weight_paths(checkpoint)}):
+        if not path.is_file():
+            continue
+        with safe_open(path, framework="pt") as copy:
+            for name in copy.keys():  # noqa: SIM118 (not a dictionary)
+                place = files.location.get(name, path)
+                if place != path and not files.read(name).equal(copy.get_tensor(name)):
+                    raise LensflowError(
+                        f"{checkpoint}: {path.name} and {place.name}, which {INDEX} names, hold different numbers for "
+                        f"'{name}'; remove one of these copies"
+                    )

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Language
+from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Language, Wording
 
 
 class CorpusDataset(Strict):
@@ -34,9 +34,9 @@ class CorpusDataset(Strict):
     """Language -> its column, its configuration, or its value in the language column."""
     language: str | None = None
     """With layout `rows`, the column that names the language."""
-    prompt: str = "{prompt}"
+    prompt: Wording = "{prompt}"
     """With layouts `configs` and `rows`, the template of a prompt; `{column}` stands for the value of a column."""
-    answer: str | None = None
+    answer: Wording | None = None
     """Template of the answer, like `prompt`. Without it, the corpus has no answers."""
     id: str | None = None
     """Column that identifies an item in every language. The default is the item's position."""
@@ -65,6 +65,9 @@ class CorpusDataset(Strict):
     def _fits_its_layout(self) -> Self:
         if (self.layout == "rows") != (self.language is not None):
             raise ValueError("language: names the column with the language; use it only with layout rows")
+        values = [*self.languages.values()]
+        if self.layout == "rows" and (twice := next((name for name in values if values.count(name) > 1), None)):
+            raise ValueError(f"languages: '{twice}' stands for two languages; the rows of one language have one value")
         if self.layout == "configs" and self.config is not None:
             raise ValueError("config: with layout configs, languages names the configurations; remove config")
         if not self.train + self.dev + self.test:

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import id_at, identity, is_blank, is_missing, text_at, value_at, write_origin
+from lensflow.artifacts.items import (
+    as_whole,
+    check_plain,
+    id_at,
+    identity,
+    is_blank,
+    is_missing,
+    text_at,
+    value_at,
+    write_origin,
+)
 from lensflow.errors import LensflowError
 from lensflow.schema.dataset import Dataset, LanguageEntry
 from lensflow.schema.stages import Fetching
@@ -171,6 +181,8 @@ def _checked(
                 f"{where}: id '{id_}' ({source.id}) occurs at items {places[id_]} and {number}; rename or remove one"
             )
         checked[id_], places[id_] = _plain(item, where, number), number
+    for column in texts:
+        check_plain([text_at(item, column, where) for item in checked.values()], f"{where}: column '{column}'")
     if not checked:
         chosen = " and ".join(f"{column}: {value}" for column, value in source.where.items())
         raise LensflowError(
@@ -181,21 +193,39 @@ def _checked(
 
 
 def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
-    item = {column: _written(value) for column, value in item.items()}
+    plain = {}
     for column, value in item.items():
-        if not isinstance(value, str | int | float | bool | list | dict | None):
+        try:
+            plain[column] = _written(value)
+        except TypeError as error:
             raise LensflowError(
-                f"{where}, item {number}: column '{column}' holds {type(value).__name__}, not text or numbers; "
-                "choose a data set of texts"
-            )
-    return item
+                f"{where}, item {number}: column '{column}' holds {error}, not text or numbers; choose a data set of "
+                "texts"
+            ) from None
+    return plain
 
 
 def _written(value: Any) -> Any:
-    """Return a value as text if it is a date or a time, which readers make of a text such as 2024-07-26."""
+    """Return a value as the file's authors wrote it.
+
+    Readers make a date of a text such as 2024-07-26. Data frames write NaN for an empty cell, and 7.0 for 7.
+
+    Raises:
+        TypeError: JSON has no such value; the message is its type.
+    """
+    if isinstance(value, Mapping):
+        return {key: _written(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_written, value))
+    if is_missing(value):
+        return None
     if isinstance(value, datetime) and value.time() == time() and value.tzinfo is None:
         value = value.date()
-    return value.isoformat() if isinstance(value, date | time) else value
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if not isinstance(value, str | int | float | bool):
+        raise TypeError(type(value).__name__)
+    return as_whole(value)
 
 
 def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
-from lensflow.artifacts.items import folded, id_at, is_blank, text_at, value_at, write_origin
+from lensflow.artifacts.items import check_plain, folded, id_at, is_blank, text_at, value_at, write_origin
 from lensflow.artifacts.texts import Items, check_translated, folder, in_language, languages_of, read_corpus
 from lensflow.errors import LensflowError
 from lensflow.schema.corpus import CorpusDataset
@@ -150,6 +150,7 @@ def joined(source: CorpusDataset, languages: Sequence[str], root: Path | None) -
         for name in languages
     }
     for name, rows in found_rows.items():
+        check_plain([row["prompt"] for row in rows], _where(source, name))
         _check_splits(rows, _where(source, name))
     return {name: Joined(rows, left_out, reading.revision) for name, rows in found_rows.items()}
 
@@ -165,9 +166,8 @@ def _check_counts(source: CorpusDataset, counts: Mapping[str, int], by_place: bo
         if not count:
             held = ", ".join(list(values)[:NAMED])
             said = f": column '{source.language}' never holds '{source.languages[language]}'; it holds {held}"
-            raise LensflowError(
-                f"{_where(source, language)}: no rows{said if source.layout == 'rows' else ''}; correct languages"
-            )
+            advice = f"{said}; correct languages" if values else "; choose another split, or fill it"
+            raise LensflowError(f"{_where(source, language)}: no rows{advice}")
     if by_place and (other := next((name for name in others if counts[name] != counts[first]), None)):
         raise LensflowError(
             f"{_where(source, first)}: {counts[first]} rows, and '{other}' has {counts[other]}; without ids, rows "

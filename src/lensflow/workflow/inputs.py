@@ -12,6 +12,7 @@ from typing import Any
 
 from lensflow.artifacts.hub import local_copy
 from lensflow.artifacts.items import folded, identity
+from lensflow.artifacts.tables import is_table
 from lensflow.artifacts.texts import EMBEDDED, folder, read_corpus
 from lensflow.benchmarks.base import FromDataset, Items
 from lensflow.errors import LensflowError
@@ -59,7 +60,7 @@ def read_data(plan: Plan, root: Path | None) -> Data:
             data.texts[name] = {
                 language: rows_of(content, language, path, corpus.with_answers) for language in languages
             }
-        elif (source := corpus.dataset) is not None and local_copy(source.path, root):
+        elif (source := corpus.dataset) is not None and _is_here(source.path, root):
             first = CorpusDataset.model_validate(plan.pair_data(name, next(iter(languages)))["dataset"])
             found = data.texts.setdefault(name, {})
             for group in [list(languages)] if source.aligned else [[language] for language in languages]:
@@ -72,13 +73,18 @@ def read_data(plan: Plan, root: Path | None) -> Data:
     return data
 
 
+def _is_here(name: str, root: Path | None) -> bool:
+    """Whether a data set is on this machine, or should be: a file is never fetched from the hub."""
+    return is_table(name) or local_copy(name, root) is not None
+
+
 def _checked_items(plan: Plan, name: str, language: str, root: Path | None) -> tuple[Items, Items] | None:
     benchmark = plan.config.benchmarks[name]
     if not isinstance(benchmark, FromDataset):
         return None
     stage = plan.fetch_items(name, language)
     source = Dataset.model_validate(stage["dataset"])
-    if local_copy(source.path, root) is None:
+    if not _is_here(source.path, root):
         return None
     found = fetched(name, source, language, stage["config"], root, stage["texts"])
     examples = {id_: item for id_, item in found.fewshot.items() if id_ not in found.left_out}

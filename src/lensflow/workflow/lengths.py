@@ -1,7 +1,9 @@
-"""The checks of `lensflow check` on prompts and texts that are too long for a backbone."""
+"""The checks of `lensflow check` on prompts and texts that are too long for a backbone, or that it cannot read."""
 
 import json
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from lensflow.storage.atomic import write_jsonl
 from lensflow.workflow.inputs import Data
 from lensflow.workflow.plan import Plan
 
+_SAMPLE = 100  # texts of a language whose letters are counted
 _ROOM = 300  # tokens that a cell may take beside its items: an answer, the words of a template
 
 
 def check_lengths(plan: Plan, data: Data, folders: Mapping[str, Path]) -> Iterator[str]:
-    """Check that the prompts of benchmarks fit into the backbones, and count texts that are cut before training.
+    """Check that the prompts of benchmarks fit into the backbones, and count what is lost of texts before training.
 
     A prompt is tokenised only if it has enough bytes to be too long.
 
@@ -29,7 +32,8 @@ def check_lengths(plan: Plan, data: Data, folders: Mapping[str, Path]) -> Iterat
         folders: backbone -> a folder with its tokenizer and config.json.
 
     Raises:
-        LensflowError: a prompt and its answer are longer than what a backbone, or `evaluation.max_model_len`, allows.
+        LensflowError: a prompt and its answer are longer than what a backbone, or `evaluation.max_model_len`, allows;
+            or a backbone's tokenizer does not know the letters of a language.
     """
     with tempfile.TemporaryDirectory() as temporary:
         for corpus, by_language in data.texts.items():
@@ -40,6 +44,7 @@ def check_lengths(plan: Plan, data: Data, folders: Mapping[str, Path]) -> Iterat
             for name, language in _cells(plan, backbone):
                 if (found := _items(plan, data, Path(temporary), name, language)) is not None:
                     _check_cell(plan, asker, name, language, *found)
+            yield from _lost(plan, data, backbone, folder)
             yield from _cut(plan, data, backbone, folder)
 
 
@@ -84,6 +89,36 @@ def _check_cell(plan: Plan, asker: "_Measuring", name: str, language: str, items
         return
     asker.place = f"benchmarks.{name}, {language}"
     benchmark.ask(asker, items, examples, language, plan.task_roots)
+
+
+def _lost(plan: Plan, data: Data, backbone: str, folder: Path) -> Iterator[str]:
+    """Say for each language which share of its letters is not in the tokens any more: a tokenizer without bytes knows
+    only some scripts.
+
+    Raises:
+        LensflowError: half of the letters of a language are lost.
+    """
+    from lensflow.models.tokenizer import PromptTokenizer
+
+    tokenizer = PromptTokenizer(folder, plan.config.backbones[backbone].prompt)
+    for corpus, by_language in data.texts.items():
+        for language, rows in by_language.items():
+            texts = [str(row["prompt"]) for row in rows[:_SAMPLE]]
+            read = [tokenizer.decode(tokenizer.ids_of(tokenizer.literal(text), False)) for text in texts]
+            letters = _letters("".join(texts))
+            lost = (letters - _letters("".join(read))).total() / max(letters.total(), 1)
+            said = (
+                f"the tokenizer of backbone {backbone} loses {lost:.0%} of the letters in '{language}'; give a "
+                "backbone that knows this language, or the tokenizer of the model"
+            )
+            if lost > 0.5:
+                raise LensflowError(f"corpora.{corpus}: {said}")
+            if lost > 0.01:
+                yield f"corpora.{corpus}: {said}"
+
+
+def _letters(text: str) -> Counter[str]:
+    return Counter(filter(str.isalpha, unicodedata.normalize("NFKC", text).casefold()))  # as many tokenizers do
 
 
 def _cut(plan: Plan, data: Data, backbone: str, folder: Path) -> Iterator[str]:

@@ -544,8 +544,8 @@ class Plan:
         methods = {place.method: self.config.methods[place.method] for place in self.trained(name)}
         hints: list[str] = []
         try:
-            usable.check_tokens(folder, backbone.prompt)
             skeleton.check_decoder(folder)
+            usable.check_tokens(folder, backbone.prompt)
             for key, method in methods.items():
                 _of_method(key, partial(method.check_depth, size_of(folder)[0]))
             if any(method.needs_states or method.of_blocks for method in methods.values()):

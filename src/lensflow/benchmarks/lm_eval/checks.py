@@ -37,6 +37,8 @@ def check(path: Path, source: Dataset, overrides: Mapping[str, Any], metrics: Ma
     """
     config = read_task(path) | dict(overrides)
     _check_overrides(overrides)
+    if config.get("output_type") == "multiple_choice" and config.get("doc_to_target") is None:
+        raise LensflowError(f"{path.name}: doc_to_target is missing; name the column of the right answer")
     _check_examples(config, "overrides." if "num_fewshot" in overrides else f"{path.name}: ", source)
     if config.get("output_type") == "generate_until":
         try:

@@ -1,5 +1,6 @@
 """A task of lm-eval on the items of one language: its requests, and the scores of stored answers."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -81,6 +82,8 @@ class NoChoiceError(ValueError):
 
 
 _ID = "lensflow_id"  # the column with an item's id
+_COLUMN = re.compile(r"\s*\{\{-?\s*(\w+)\s*-?\}\}\s*")  # a template of one column
+_SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")  # what Jinja leaves as it is
 _LETTER, _NUMBER = "letter", "number"  # how a right answer is written
 _EXAMPLES = 2000  # most examples that are checked
 _NO_CHANCE = 1e-3  # a probability that is taken for none
@@ -102,6 +105,8 @@ def place_of(target: Any, choices: Sequence[str]) -> int | list[int]:
     if not choices:
         raise NoChoiceError("there are no choices")
     if isinstance(target, list | tuple):
+        if not target:
+            raise NoChoiceError("it has no right answer")
         return [_position(each, choices) for each in target]
     return _position(target, choices)
 
@@ -166,6 +171,15 @@ def _measured(config: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
     return [one for one in listed if isinstance(one, Mapping) and str(one.get("metric")) in names] or listed
 
 
+def _column_alone(template: Any, item: Mapping[str, Any]) -> Any:
+    """Return the name of the column that a template shows and nothing else; other templates are returned unchanged.
+
+    If a template shows digits, lm-eval takes them for a position, although they may be the text of a choice.
+    """
+    found = _COLUMN.fullmatch(template) if isinstance(template, str) else None
+    return found[1] if found and found[1] in item else template
+
+
 class LoadedTask:
     """One task on one language's items.
 
@@ -227,6 +241,8 @@ class LoadedTask:
         for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
             config.pop(key, None)
         config["metric_list"] = _measured(config, task.metrics)
+        if config.get("doc_to_choice") is not None:
+            config["doc_to_target"] = _column_alone(config.get("doc_to_target"), next(iter(items.values()), {}))
         self.name = str(config.get("task"))
         try:
             _check_metrics(config)
@@ -261,7 +277,6 @@ class LoadedTask:
         Raises:
             LensflowError: a right answer is not a choice; the message names the item.
         """
-        self._check_questions()
         docs = {f"item '{id_}'": doc for id_, doc in zip(self.ids, self.loaded.test_docs(), strict=False)}
         for where, doc in docs.items():
             with self._named(where):
@@ -272,6 +287,7 @@ class LoadedTask:
                 f"task {self.path.name}: of {len(docs)} right answers, all numbers, none is 0, the first choice; "
                 "they seem to count from 1; subtract 1 in doc_to_target"
             )
+        self._check_questions()
         settings = self.loaded.fewshot_cfg
         if self.loaded.config.num_fewshot and settings.doc_to_target == self.loaded.config.doc_to_target:
             found = islice(self.loaded.fewshot_docs() or (), _EXAMPLES)
@@ -314,17 +330,20 @@ class LoadedTask:
         return spelt, chance
 
     def _check_questions(self) -> None:
-        """Check that items with free answers have different prompts, and that answers can end."""
-        if self.loaded.OUTPUT_TYPE != "generate_until":
+        """Check that items have different prompts or choices, and that free answers can end."""
+        loaded = self.loaded
+        if loaded.OUTPUT_TYPE not in ("generate_until", "multiple_choice"):
             return
-        try:
-            decoding(self.loaded.config.generation_kwargs or {})
-        except LensflowError as error:
-            raise LensflowError(f"task {self.path.name}: {error}") from None
-        asked = [self.loaded.doc_to_text(doc) for doc in self.loaded.test_docs()]
+        if loaded.OUTPUT_TYPE == "generate_until":
+            try:
+                decoding(loaded.config.generation_kwargs or {})
+            except LensflowError as error:
+                raise LensflowError(f"task {self.path.name}: {error}") from None
+        chosen = loaded.config.doc_to_choice is not None
+        asked = [(loaded.doc_to_text(doc), loaded.doc_to_choice(doc) if chosen else None) for doc in loaded.test_docs()]
         if len(asked) > 1 and asked.count(asked[0]) == len(asked):
             raise LensflowError(
-                f"task {self.path.name}: all {len(asked)} items are asked {asked[0]!r:.60}; name a column in "
+                f"task {self.path.name}: all {len(asked)} items are asked {asked[0][0]!r:.60}; name a column in "
                 "doc_to_text, such as {{question}}"
             )
 
@@ -341,9 +360,8 @@ class LoadedTask:
             and {str(entry.get("metric")) for entry in config.metric_list or ()} & _WITH_TARGET
         ):
             target = self.loaded.doc_to_target(doc)
-            if target is None or any(
-                not str(text).strip() for text in (target if isinstance(target, list) else [target])
-            ):
+            right = target if isinstance(target, list) else [target]
+            if not right or any(text is None or not str(text).strip() for text in right):
                 raise LensflowError(f"{where}: the right answer is empty; fill it or remove the item")
 
     def _wrong_target(self, error: NoChoiceError, where: str) -> LensflowError:
@@ -464,6 +482,8 @@ def _check_written(template: Any, doc: Mapping[str, Any], where: str, refused: t
 
     if not isinstance(template, str):
         return values
+    if single := next((name for name in _SINGLE.findall(template) if name in doc), None):
+        raise LensflowError(f"{where} has '{{{single}}}' in single braces, which is no column; write {{{{{single}}}}}")
     if template in doc:
         shown(doc[template])
     else:
