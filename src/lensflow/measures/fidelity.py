@@ -65,6 +65,7 @@ _ENGLISH = frozenset(
         "its were but how should than into these has had not it's don't"
     )
 )
+_VERBS = frozenset({"is", "are", "was", "were", "have", "has", "had"})  # of a short English sentence
 _LIKE_ENGLISH = {"en", "sco", "pcm", "jam", "tpi", "bi", "pis", "hwc", "gul", "srn", "kri"}
 _OWN = {"nl": {"is", "of", "had", "these"}, "af": {"is", "of", "had"}, "fy": {"is", "of"}, "li": {"is", "of"}}
 MIXED = 0.2  # share of such words, of two kinds at least, in a text that is partly English
@@ -176,7 +177,7 @@ def _is_prose(text: str) -> bool:
         return width(text) >= 8
     small = [word for word in _WORD.findall(text) if len(word) >= 2 and word.islower()]
     long = [word for word in _WORD.findall(text) if len(word) >= 3]
-    if len(small) >= 3 or len(set(small) & set(long)) >= 2:
+    if len(small) >= 3 or len(set(small) & set(long)) >= 2 or (len(small) >= 2 and not _VERBS.isdisjoint(small)):
         return True
     return len(long) >= 6 and not _SEPARATOR.search(text.strip())
 

@@ -8,7 +8,7 @@ published completions and embedded references this flags.
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 
@@ -156,24 +156,12 @@ def _is_stuck(text: str, repeated: Iterable[Repetition], starts: frozenset[int])
     return any(_is_loop_in(text, upto, found, starts) for found in repeated)
 
 
-def _in_step(found: Repetition, starts: frozenset[int]) -> Repetition:
-    """A repetition whose unit is said less than twice, from the first sentence that begins again.
-
-    Two sentences with the same ending ("Fish live in the sea. Whales live in the sea.") are no loop.
-    """
-    if found.end - found.start >= 2 * found.period or not any(found.start < place < found.end for place in starts):
-        return found
-    again = (place for place in starts if found.start <= place and place + found.period in starts)
-    return replace(found, start=min([*again, found.end - found.period]))
-
-
 def _is_loop_in(text: str, upto: list[int], found: Repetition, starts: frozenset[int]) -> bool:
-    # A long unit may be cut off the second time.
-    unit, all_units = _widths(upto, found)
-    is_long = unit >= LONG and all_units - unit >= OVERLAP
-    found = _in_step(found, starts)
-    unit, all_units = _widths(upto, found)
+    unit = upto[found.start + found.period] - upto[found.start]
+    all_units = upto[found.end] - upto[found.start]
     of_lines = "\n" in text[found.start : found.start + found.period].strip()
+    # A long unit may be cut off the second time.
+    is_long = unit >= LONG and all_units - unit >= OVERLAP and not _is_ending(found, starts)
     if unit == 0 or all_units < (2 if not is_long else CUT_LINES if of_lines else CUT) * unit:
         return False
     share, times = all_units / upto[-1], all_units / unit
@@ -188,9 +176,10 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition, starts: frozenset
     return times >= 4 and all_units >= 40 and share >= 0.5
 
 
-def _widths(upto: list[int], found: Repetition) -> tuple[int, int]:
-    """Width of the unit, and of all that is said of it."""
-    return upto[found.start + found.period] - upto[found.start], upto[found.end] - upto[found.start]
+def _is_ending(found: Repetition, starts: frozenset[int]) -> bool:
+    """Whether two sentences only end in the same words: "Fish live in the sea. Whales live in the sea." """
+    again = found.start + found.period
+    return any(found.start < place < again for place in starts) and not any(again <= at < found.end for at in starts)
 
 
 def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
