@@ -225,6 +225,11 @@ def is_written_in(text: str, language: str) -> bool:
     return simplified <= traditional if script(language) == "Hant" else traditional <= simplified
 
 
+def is_in_jis(text: str) -> bool:
+    """Whether JIS X 0208, the usual characters of Japanese, contains all Chinese characters of the text."""
+    return all(_is_encoded(char, "shift_jis") for char in text if letter_script(char) == "Hani")
+
+
 @cache
 def _is_encoded(char: str, encoding: str) -> bool:
     try:

@@ -1,8 +1,9 @@
 """Copies: answers that repeat the prompt, and answers without the sentences that they copied from it.
 
-Each sentence of the answer is aligned with each sentence of the prompt after NFC, case folding and white-space
-normalisation. Matching blocks consist of words, or of characters in scripts without spaces between words. A sentence
-that repeats one of the prompt's is copied. A few words that the prompt offers as an option do not count as copied.
+Each sentence of the answer is aligned with each sentence of the prompt. Case, accents, vowel points, full and half
+width, and white space do not matter. Matching blocks consist of words, or of characters in scripts without spaces
+between words. A sentence that repeats one of the prompt's is copied. A few words that the prompt offers as an option do
+not count as copied.
 """
 
 import unicodedata
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 import regex
 
-from lensflow.measures.loops import width
+from lensflow.measures.loops import width, without_tags
 
 SHORTEST = 8  # width of a copied sentence at least: "coffee" may be meant
 NOTHING_NEW = 0.95  # share of a sentence that is taken, where it says nothing of its own
@@ -25,28 +26,40 @@ LONG = 50  # width of a part of a sentence that is copied, though it is not half
 _ENDS = regex.compile(r"(?<=[.!?؟।;:՞።]['\"”»)]*)\s+|(?<=[。！？：])|(?<=[?!؟])(?=\p{L})|\s*\n\s*")
 _QUESTION = regex.compile(r"[?？؟;՞፧][\s\"'”»）)\]*]*$")
 _ENDED = regex.compile(r"[.!。！।።][\s\"'”»）)\]*]*$")
-_TAG = regex.compile(r"</?\w[^<>\n]{0,60}(?:>|\s*$)")  # the last one may be cut off
 _LABEL = regex.compile(r"[:：][\s*]*$")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
+# What a text may lack when it is written again: accents, vowel points, joiners; and letters that stand for another.
+_POINTS = regex.compile(r"(?V1)[\p{M}&&[\p{Inherited}\p{Hebrew}]]|[\p{Cf}ـ]")
+_SAME = str.maketrans("يىكıđ", "ییکid")
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, in the form in which they are compared."""
+    plain = _POINTS.sub("", unicodedata.normalize("NFKD", text.casefold()))
+    return _WORD.findall(unicodedata.normalize("NFC", plain.translate(_SAME)))
+
 
 # Question words. In some languages they open a question, and a sentence that opens with the same one asks again ("what"
 # is left out: "What cows eat is grass"). In others they stand where the answer would, so that a sentence that still has
 # one has not answered.
 _OPENING = frozenset(
-    _WORD.findall(
+    _words(
         "why where when who how warum wo wann wer wie pourquoi où quand qui comment dónde cuándo quién cómo onde "
         "quando quem perché dove chi waarom waar wanneer hoe почему где когда кто как mengapa kenapa kapan siapa "
         "bagaimana لماذا أين متى كيف"
     )
 )
 _IN_PLACE = frozenset(
-    _WORD.findall(
+    _words(
         "nini wapi lini nani gani vipi কী কেন কোথায় কখন কীভাবে क्या क्यों कहाँ कहां कब कौन कैसे 무엇 무엇을 무엇이 왜 어디 "
         "어디에 언제 누가 누구 어떻게 어떤 neden nerede nasıl hangi gì đâu"
     )
 )
-_UNSPACED_IN_PLACE = ("什么", "什麼", "哪里", "哪裡", "怎么", "怎麼", "多少", "なぜ", "どこ", "いつ", "だれ", "どう")
+_UNSPACED_IN_PLACE = (
+    *("什么", "什麼", "哪里", "哪裡", "怎么", "怎麼", "多少"),
+    *("".join(_words(word)) for word in ("なぜ", "どこ", "いつ", "だれ", "どう")),
+)
 
 
 @dataclass(frozen=True)
@@ -123,12 +136,8 @@ def sentences(answer: str, prompt: str) -> tuple[Sentence, ...]:
 
 
 def _split(text: str) -> Iterator[str]:
-    text = _TAG.sub(" ", unicodedata.normalize("NFC", text))
+    text = without_tags(unicodedata.normalize("NFC", text))
     return (part.strip() for part in _ENDS.split(text) if part and part.strip())
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 def _is_copied(text: str, asked: list[tuple[str, list[str]]], *, is_last: bool) -> bool:
@@ -156,6 +165,8 @@ def _repeats(text: str, words: list[str], question: str, of_prompt: list[str], *
     """Whether a sentence repeats one of the prompt's."""
     if cut and len(words) > 1 and words[-1] not in of_prompt and any(w.startswith(words[-1]) for w in of_prompt):
         words = words[:-1]
+    if "".join(words) == "".join(of_prompt):  # other spaces
+        return width("".join(words)) >= SHORTEST
     if 2 * len(set(words) & set(of_prompt)) < len(set(words)):
         return False
     found = _align(words, of_prompt)

@@ -15,8 +15,10 @@ from babel import Locale, UnknownLocaleError
 
 from lensflow.errors import LensflowError
 from lensflow.languages import (
+    LATIN,
     base_code,
     confidences,
+    is_in_jis,
     is_written_in,
     letter_script,
     likeliest_language,
@@ -32,6 +34,9 @@ SURE = 0.1  # confidence of the expected language, if no other has more: 75 lang
 CLEAR = 0.35  # confidence of another language at least, and three times the expected one's, in a wrong language
 AGREED = 0.75  # score of lid.176's label, which then decides where lingua is not sure
 MAYBE = 0.05  # confidence of the expected language by which lingua does not object to that label, or not much
+ENOUGH = 36  # width of a text in which both detectors are right if they agree on another language
+CERTAIN = 0.95  # score of lid.176's label for a list in Chinese characters alone
+HEADING = 16  # width of a heading, or of an item of such a list, at most
 SHORT = 12  # width of a text in which another language is clear at least
 
 _CODE_BLOCK = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", regex.S)
@@ -45,6 +50,7 @@ _CODE_MARKS = regex.compile(r"[{}()\[\]=;<>_+*/\\|&%$#@^~]")
 _QUOTED = regex.compile(r"\"([^\"\n]{30,})\"?")
 _WORD = regex.compile(r"[\p{L}\p{M}'’ʼ]+")
 _SEPARATOR = regex.compile(r"[,،、;\n·•|]|(?<=\w) and (?=\p{Lu})")
+_OWN_PART = regex.compile(r"\0(?:\P{L}*\0)*")  # of a text in which each letter in the expected scripts is a zero
 _KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 _CAPITALISED = regex.compile(r"(?<![\p{L}\p{M}'’])\p{Lu}[\p{L}\p{M}'’]*")
 _INNER_CAPITALISED = regex.compile(r"(?<=[\p{L}\p{M},] )\p{Lu}[\p{L}\p{M}'’]*")  # not at the start of a sentence
@@ -59,6 +65,7 @@ _ENGLISH = frozenset(
         "its were but how should than into these has had not it's don't"
     )
 )
+_VERBS = frozenset({"is", "are", "was", "were", "have", "has", "had"})  # of a short English sentence
 _LIKE_ENGLISH = {"en", "sco", "pcm", "jam", "tpi", "bi", "pis", "hwc", "gul", "srn", "kri"}
 _OWN = {"nl": {"is", "of", "had", "these"}, "af": {"is", "of", "had"}, "fy": {"is", "of"}, "li": {"is", "of"}}
 MIXED = 0.2  # share of such words, of two kinds at least, in a text that is partly English
@@ -88,7 +95,7 @@ def is_faithful(text: str, language: str) -> bool | None:
     check_detectable(language)
     text = _without_code(unicodedata.normalize("NFC", text))
     expected = scripts(language)
-    own, foreign = _only(text, expected), _without(text, expected)
+    own, foreign = _only(text, expected), _foreign(text, expected)
     if lingua_codes(language) == {"zh"} and 10 * _kana(text) >= width(text) > 0:
         return False
     if width(foreign) > width(own) and (_is_prose(foreign) or not width(own)):
@@ -142,9 +149,18 @@ def _only(text: str, wanted: frozenset[str]) -> str:
     return "".join(" " if (name := letter_script(char)) and name not in wanted else char for char in text)
 
 
-def _without(text: str, unwanted: frozenset[str]) -> str:
-    """The text without letters of these scripts."""
-    return "".join(" " if letter_script(char) in unwanted else char for char in text)
+def _foreign(text: str, expected: frozenset[str]) -> str:
+    """The text in other scripts, without Latin terms inside a sentence: "data से सीखता है" is Hindi."""
+    marked = "".join("\0" if letter_script(char) in expected else char for char in text)
+    runs = _OWN_PART.split(marked)
+    is_sentence = len(runs) > 2  # two parts in the expected scripts at least
+    return " ".join(run for run in runs if not (is_sentence and _is_term(run)))
+
+
+def _is_term(run: str) -> bool:
+    """Whether a text between words in other scripts is a term of one or two words."""
+    words = _WORD.findall(run.casefold())
+    return len(words) <= 2 and scripts_in(run).keys() <= LATIN and _ENGLISH.isdisjoint(words)
 
 
 def _kana(text: str) -> int:
@@ -161,7 +177,7 @@ def _is_prose(text: str) -> bool:
         return width(text) >= 8
     small = [word for word in _WORD.findall(text) if len(word) >= 2 and word.islower()]
     long = [word for word in _WORD.findall(text) if len(word) >= 3]
-    if len(small) >= 3 or len(set(small) & set(long)) >= 2:
+    if len(small) >= 3 or len(set(small) & set(long)) >= 2 or (len(small) >= 2 and not _VERBS.isdisjoint(small)):
         return True
     return len(long) >= 6 and not _SEPARATOR.search(text.strip())
 
@@ -173,7 +189,7 @@ def _reads(text: str, language: str) -> bool | None:
     if lingua_codes(language) == {"zh"}:
         return is_written_in(text, language)
     if not others_in(scripts(language)) - lingua_codes(language):
-        return True
+        return not _is_related(text, language)
     if _is_partly_english(text, language):
         return False
     if _is_names(text):
@@ -185,10 +201,19 @@ def _reads(text: str, language: str) -> bool | None:
 
 
 def _is_japanese(text: str) -> bool:
-    """Whether a text has kana, or is as short as a heading and has only Chinese characters that Japanese uses."""
+    """Whether a text has kana, or is a heading or a list in Chinese characters that Japanese uses."""
     if _kana(text):
         return 10 * _kana(text) >= width(text)
-    return width(text) <= 16 and is_written_in(text, "zh-Hant")
+    if max(map(width, _SEPARATOR.split(text))) > HEADING or not is_in_jis(text):
+        return False
+    scores = label_scores(text, 2)
+    return scores.get("zh", 0.0) < AGREED if width(text) <= HEADING else scores.get("ja", 0.0) >= CERTAIN
+
+
+def _is_related(text: str, language: str) -> bool:
+    """Whether lid.176 reads a language in the same script that lingua does not know: Yiddish, Assamese."""
+    label, score = next(iter(label_scores(text).items()), ("", 0.0))
+    return is_detectable(language) and score >= AGREED and label != label_of(language) and width(text) >= SHORT
 
 
 def _is_partly_english(text: str, language: str) -> bool:
@@ -214,7 +239,10 @@ def _compare(text: str, language: str) -> bool | None:
     if (own >= SURE and own >= other) or (agreed and mine and own >= MAYBE and width(text) >= 8):
         return True if width(text) >= 4 else None
     clear = (other >= CLEAR and not (agreed and mine)) or (agreed and not mine and own <= MAYBE)
-    return False if clear and other >= 3 * own and width(text) >= SHORT else None
+    if clear and other >= 3 * own and width(text) >= SHORT:
+        return False
+    both = agreed and not mine and other > own and label_of(next(iter(confidences(text)))) == label
+    return False if both and width(text) >= ENOUGH else None
 
 
 def _scores(text: str, language: str) -> tuple[float, float]:

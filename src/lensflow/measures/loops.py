@@ -27,19 +27,22 @@ PHRASE = 2.4  # times that a phrase is said at the end
 CUT_LINES = 1.75  # if it is several lines: a song says its chorus before and after a verse
 MANY = 8  # times that a word at the end is said, however long the text before it is
 RUN = 12  # marks of one kind in a row that count as said over and over
-COUNTED = 12  # least width of a unit in which a number counts up: "Chapter 1, Chapter 2" is no loop
+COUNTED = 12  # least width of a unit for each number that counts up in it: "Chapter 1, Chapter 2" is no loop
 
-# Markers of list items: "1." "2)" "(3)" "১।" "a)" "iv." "-" "•" at the start of a line;
+# Markers of list items: "1." "2)" "(3)" "১।" "①" "一、" "a)" "iv." "-" "•" at the start of a line;
 # numbers with a mark after a sentence.
 _BULLET = r"[-*•·‣–—>#+]+"
-_NUMBER = r"\(?\p{Nd}{1,4}(?:[.):、．）।։]|\.\))+"
+_NUMBER = r"(?:\(?\p{Nd}{1,4}(?:[.):、．）।։]|\.\))+|[①-⑳㈠-㈩]|第?[一二三四五六七八九十]{1,3}[、，：.)）])"
 _LETTER = r"\(?(?:\p{L}|[ivx]{1,5})[.)）]"
 _LINE_MARKER = regex.compile(rf"^[ \t]*(?:(?:{_BULLET}|{_NUMBER}|{_LETTER})[ \t]*)+", regex.M)
 _INLINE_MARKER = regex.compile(rf"(?<=[.!?。！？।][ \t]*){_NUMBER}(?!\p{{Nd}})[ \t]*")
+# Tags, also one that is cut off at the end; special tokens of models; entities.
+_TAG = regex.compile(r"</?\w[^<>\n]{0,60}(?:>|\s*$)|<\|\w+\|>|\[/?INST\]|&\w{2,8};")
 _MARK = regex.compile(r"[^\p{L}\p{M}\p{N}\s]")
 _SAME_MARKS = regex.compile(rf"({_MARK.pattern})(?:\s*\1){{{RUN - 1},}}")
 _DIGITS = regex.compile(r"\p{Nd}+")
 _PLACEHOLDER = "\0"  # of a number
+_STOP = regex.compile(r"[.!?…。！？．।॥۔؟።။។៕:：>]")  # ends a sentence, a label or a tag
 _WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
 _LETTERS = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
@@ -64,12 +67,13 @@ def is_loop(answer: str) -> bool:
     if 2 * sum(len(run[0]) for run in _SAME_MARKS.finditer(answer)) >= len(answer) > 0:
         return True
     text = normalised(answer) or _plain(answer)  # list markers alone, such as "1. 1. 1."
-    if _is_stuck(text, repetitions(text)):
+    if _is_stuck(text, repetitions(text), _starts(answer)):
         return True
     counted = _DIGITS.sub(_PLACEHOLDER, text)
     if counted != text:
         numbers = [int(number) for number in _DIGITS.findall(text)]
-        if _is_stuck(counted, (found for found in repetitions(counted) if _counts_up(counted, numbers, found))):
+        counting = (found for found in repetitions(counted) if _counts_up(counted, numbers, found))
+        if _is_stuck(counted, counting, frozenset()):
             return True
     return _often_said(text)
 
@@ -95,10 +99,27 @@ def _width_of(char: str) -> int:
     return 2 if _WIDE.match(char) else int(bool(_LETTERS.match(char)))
 
 
+def without_tags(text: str) -> str:
+    """The text with a space for each tag, special token and entity: "<br>", "</s>", "[INST]", "&nbsp;"."""
+    return _TAG.sub(" ", text)
+
+
 def normalised(text: str) -> str:
     """The text in the form in which loops are searched; line breaks are kept."""
+    return _plain(_without_markers(text))
+
+
+def _without_markers(text: str) -> str:
+    """The text in NFC and small letters, without list markers."""
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return _plain(_INLINE_MARKER.sub("", _LINE_MARKER.sub("", text)))
+    return _INLINE_MARKER.sub("", _LINE_MARKER.sub("", text))
+
+
+def _starts(text: str) -> frozenset[int]:
+    """The places in the normalised text where sentences and lines begin."""
+    lines = _without_markers(text).splitlines()
+    sentences = (_plain(sentence) for line in lines for sentence in _STOP.split(line))
+    return frozenset([0, *accumulate(len(sentence) + 1 for sentence in sentences if sentence)])
 
 
 def _plain(text: str) -> str:
@@ -129,18 +150,18 @@ def _distances(text: str) -> Counter[int]:
     return distances
 
 
-def _is_stuck(text: str, repeated: Iterable[Repetition]) -> bool:
+def _is_stuck(text: str, repeated: Iterable[Repetition], starts: frozenset[int]) -> bool:
     """Whether a repetition is a loop: it covers nearly all of the text, most of it, or its end."""
     upto = [0, *accumulate(map(_width_of, text))]  # width of the text before each place
-    return any(_is_loop_in(text, upto, found) for found in repeated)
+    return any(_is_loop_in(text, upto, found, starts) for found in repeated)
 
 
-def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
+def _is_loop_in(text: str, upto: list[int], found: Repetition, starts: frozenset[int]) -> bool:
     unit = upto[found.start + found.period] - upto[found.start]
     all_units = upto[found.end] - upto[found.start]
     of_lines = "\n" in text[found.start : found.start + found.period].strip()
     # A long unit may be cut off the second time.
-    is_long = unit >= LONG and all_units - unit >= OVERLAP
+    is_long = unit >= LONG and all_units - unit >= OVERLAP and not _is_ending(found, starts)
     if unit == 0 or all_units < (2 if not is_long else CUT_LINES if of_lines else CUT) * unit:
         return False
     share, times = all_units / upto[-1], all_units / unit
@@ -155,13 +176,19 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition) -> bool:
     return times >= 4 and all_units >= 40 and share >= 0.5
 
 
+def _is_ending(found: Repetition, starts: frozenset[int]) -> bool:
+    """Whether two sentences only end in the same words: "Fish live in the sea. Whales live in the sea." """
+    again = found.start + found.period
+    return any(found.start < place < again for place in starts) and not any(again <= at < found.end for at in starts)
+
+
 def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
-    """Whether a repetition is a numbered list: one number per unit, changing by 1, and enough other text."""
+    """Whether a repetition is a numbered list: numbers that change by 1, and enough other text for each."""
     unit = counted[found.start : found.start + found.period]
     first = counted.count(_PLACEHOLDER, 0, found.start)
     inside = numbers[first : first + counted.count(_PLACEHOLDER, found.start, found.end)]
     steps = {after - before for before, after in pairwise(inside)}
-    return unit.count(_PLACEHOLDER) == 1 and width(unit) >= COUNTED and steps in ({1}, {-1})
+    return width(unit) >= COUNTED * unit.count(_PLACEHOLDER) > 0 and steps in ({1}, {-1})
 
 
 def _often_said(text: str) -> bool:

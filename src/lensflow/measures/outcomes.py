@@ -11,7 +11,7 @@ from enum import StrEnum
 from lensflow.measures.confusion import is_detectable, line_passes, words_pass
 from lensflow.measures.copies import is_copy, takes_option, without_copied
 from lensflow.measures.fidelity import check_detectable, is_faithful
-from lensflow.measures.loops import is_loop, once
+from lensflow.measures.loops import is_loop, once, without_tags
 
 
 class Outcome(StrEnum):
@@ -80,8 +80,8 @@ def outcome(answer: str, language: str, prompt: str | None = None) -> Outcome:
 
 
 def is_empty(answer: str) -> bool:
-    """Whether the answer has neither a letter nor a digit."""
-    return not any(unicodedata.category(char)[0] in "LN" for char in answer)
+    """Whether the answer has neither a letter nor a digit, apart from tags."""
+    return not any(unicodedata.category(char)[0] in "LN" for char in without_tags(answer))
 
 
 def _decide(answer: str, language: str, prompt: str | None) -> tuple[Outcome, bool | None, bool, bool | None, bool]:
