@@ -103,11 +103,12 @@ def is_copy(answer: str, prompt: str) -> bool:
 
 
 def without_copied(answer: str, prompt: str) -> str:
-    """The answer without the sentences that repeat the prompt's; unchanged if no sentence does."""
+    """The answer without the sentences that repeat the prompt's, and without labels beside these; unchanged if no
+    sentence does."""
     found = sentences(answer, prompt)
     if not any(sentence.is_copied for sentence in found):
         return answer
-    return "\n".join(sentence.text for sentence in found if not sentence.is_copied)
+    return "\n".join(one.text for one in found if not one.is_copied and _says_something(one.text))
 
 
 def takes_option(answer: str, prompt: str) -> bool:

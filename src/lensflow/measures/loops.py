@@ -179,7 +179,9 @@ def _is_loop_in(text: str, upto: list[int], found: Repetition, starts: frozenset
 def _is_ending(found: Repetition, starts: frozenset[int]) -> bool:
     """Whether two sentences only end in the same words: "Fish live in the sea. Whales live in the sea." """
     again = found.start + found.period
-    return any(found.start < place < again for place in starts) and not any(again <= at < found.end for at in starts)
+    if found.start in starts or any(again <= place < found.end for place in starts):  # a whole sentence is said again
+        return False
+    return any(found.start < place < again for place in starts)
 
 
 def _counts_up(counted: str, numbers: list[int], found: Repetition) -> bool:
