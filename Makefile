@@ -9,7 +9,7 @@ PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo study study-explore study-draws study-small test test-slow docs lint setup lock
+.PHONY: demo study study-explore study-second study-draws study-small test test-slow docs lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
@@ -33,6 +33,11 @@ study-explore: .venv/.installed  ## exploratory runs in the same folder: the par
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/explore.yaml --directory study
 	@python -m performance.explore study/results docs/study/explore.md
 	@cp study/results/sweeps.csv $(foreach name,main cost,$(foreach form,md csv,study/results/tables/$(name).$(form))) docs/study/explore
+
+study-second: .venv/.installed  ## an exploratory run of a second model
+	@snakemake --cores $(CORES) --configfile config/study/second.yaml --directory study-second
+	@cp $(foreach name,main cost,$(foreach form,md csv,study-second/results/tables/$(name).$(form))) docs/study/second
+	@cp study-second/results/figures/smollm2-135m-instruct.multilingual/outcomes.svg docs/study/second
 
 study-draws: .venv/.installed  ## exploratory runs with many trainings: other directions and items, other ways to train
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/draws.yaml --directory study

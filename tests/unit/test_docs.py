@@ -87,10 +87,17 @@ def test_the_study_says_what_its_tables_say(study):
     text = (ROOT / "docs/study/README.md").read_text()
     printed = (ROOT / "docs/study/verdict.txt").read_text()
     assert text.split("```")[1].strip() == printed.strip()
-    primary, explored = text.split("## What the parts of Lens")
+    primary, rest = text.split("## What the parts of Lens")
+    explored, second = rest.split("## A second model")
     _check_rows(primary, study, 1200)
     _check_rows(explored, explore := _cells("explore/main.csv").loc[lambda cells: ~cells.index.duplicated()], 600)
+    _check_rows(second, other := _cells("second/main.csv"), 600)
     said = " ".join(text.split())
+    assert f"{other.loc['lens-until', 'empty', 'targets'].value:.3f} are empty" in said
+    assert f"{other.loc['base', 'usable', 'targets'].value:.3f} of base's answers are usable" in said
+    usable = [other.loc[method, "usable", "en"].value for method in ("lens-until", "base")]
+    assert f"{usable[0]:.2f} of its answers are usable, against {usable[1]:.2f} of base's" in said
+    assert set(other.index[other.not_applied].get_level_values(0)) == {"lens-gentle"}
     wrong = [study.loc[method, "wrong_language", "bn"].value for method in ("lens", "base")]
     assert f"{wrong[0]:.2f} of its answers are in another language, against {wrong[1]:.2f} of base's" in said
     assert f"Base loops in {study.loc['base', 'repetition', 'targets'].value:.3f} of these" in said

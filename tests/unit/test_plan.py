@@ -87,6 +87,13 @@ def test_the_exploratory_runs_have_the_methods_of_each_question_and_add_to_the_p
     assert explore.protocol is None and draws.protocol is None  # their verdict is the primary runs' alone
 
 
+def test_the_second_model_is_trained_until_lens_is_applied():
+    second = study("second.yaml")
+    until = second.config.methods["lens-until"].until
+    assert {place.backbone for place in second.checkpoints} == {"smollm2-135m-instruct"} and until.residual == 0.3
+    assert {place.method for place in second.checkpoints} >= {"base", "lens-until", "prompt-shots"}
+
+
 def test_the_smallest_study_tests_every_claim():
     small = study("primary.yaml", "small.yaml")
     claimed = {name for claim in small.protocol.claims for name in (claim.method, claim.comparator)}
