@@ -88,6 +88,15 @@ def test_a_mistake_says_where_it_is(tmp_path, name, content, message):
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
+def test_a_language_column_may_have_spaces_but_not_be_empty(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0] | {"language": " sw "}])
+    assert measure(path, language_column="language").splitlines()[1].startswith("sw ")
+    for empty in (None, "", " "):
+        write_jsonl(path, [ROWS[0] | {"language": empty}])
+        with pytest.raises(LensflowError, match="row 1: column 'language' is empty; write a language, such as 'sw'"):
+            measure(path, language_column="language")
+
+
 def test_an_unknown_language_and_a_missing_file(tmp_path, capsys):
     path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0] | {"language": "jp"}])
     assert main(["measure", str(path), "--language-column", "language"]) == 2

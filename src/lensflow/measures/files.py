@@ -43,7 +43,7 @@ def measure(
         raise LensflowError(f"{path}: no rows; give a file with one answer per row")
     judged = []
     for where, row in rows:
-        tag = language or _text(where, row, language_column or "language")
+        tag = language or _language(where, row, language_column or "language")
         prompt = _text(where, row, prompt_column) if prompt_column else None
         judged.append((tag, _judge(where, _text(where, row, answer_column), tag, prompt)))
     if output is not None:
@@ -91,9 +91,17 @@ def _judge(where: str, answer: str, language: str, prompt: str | None) -> Judgem
     return judge(answer, language, prompt)
 
 
+def _language(where: str, row: Mapping[str, Any], column: str) -> str:
+    tag = _text(where, row, column).strip()
+    if not tag:
+        raise LensflowError(f"{where}: column '{column}' is empty; write a language, such as 'sw'")
+    return tag
+
+
 def _text(where: str, row: Mapping[str, Any], column: str) -> str:
     if column not in row:
-        raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(map(str, row)) or 'none'}")
+        found = ", ".join(map(str, row)) or "none"
+        raise LensflowError(f"{where}: no column '{column}'; it has {found}; correct the row or the column's name")
     value = row[column]
     if value is None:
         return ""
