@@ -213,6 +213,19 @@ def test_items_that_are_copies_are_a_hint(check):
     assert hint.startswith("hint: benchmarks.answers, sw: 2 of 12 items are copies of others")
 
 
+def test_one_file_for_two_languages_is_refused(check):
+    """Both would be asked the same prompts, of which one language's are in another one."""
+    Path("questions.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in SW))
+    asked = {"dataset": {"path": "questions.jsonl", "columns": ["prompt"]}, "languages": {"sw": "sw", "en": "en"}}
+    asked |= {"kind": "dataset_generation", "max_new_tokens": 4}
+    runs = [{"backbones": ["tiny"], "settings": ["pair"], "methods": ["base"], "benchmarks": ["answers"]}]
+    with pytest.raises(
+        LensflowError, match=r"^benchmarks\.answers: 10 of 10 texts are the same in 'en' and 'sw'; transl"
+    ):
+        check(rows(EN, SW), benchmarks={"answers": asked}, runs=runs)
+    assert check(rows(EN, SW), benchmarks={"answers": asked | {"prompt_language": "sw"}}, runs=runs) == []
+
+
 def test_more_examples_than_there_are_items_are_refused(check):
     methods = {"lens-gentle": {"kind": "lens", "examples": 7}}
     with pytest.raises(LensflowError, match=r"examples: 7 is more than the 6 items to train on in corpus 'mine'"):

@@ -673,6 +673,32 @@ def test_what_cannot_be_written_is_refused_inside_of_a_column_too(tmp_path, valu
         fetched("b", parse(Dataset, {"path": "me/set.parquet", "columns": ["q"]}), "sw", "default", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"path": "me/rows.jsonl", "field": "rows"}, r"rows\.jsonl: has no fields, as a \.json file has; remove field"),
+        (
+            {"path": "me/rows.jsonl", "file": "other.csv"},
+            r"rows\.jsonl: is no archive, which file could name a part of",
+        ),
+        ({"path": "me/set", "field": "rows"}, "field is a key of a JSON file; name the file by file, or remove field"),
+        ({"path": "me/set", "file": "rows.csv", "field": "rows"}, r"rows\.csv: has no fields"),
+    ],
+)
+def test_a_key_that_nothing_would_read_is_refused(tmp_path, keys, message):
+    rows(tmp_path / "me/rows.jsonl", [{"q": "What?"}])
+    rows(tmp_path / "me/set/test.jsonl", [{"q": "What?"}])
+    (tmp_path / "me/set/rows.csv").write_text("q\nWhat?\n")
+    with pytest.raises(LensflowError, match=message):
+        fetched("b", parse(Dataset, {"columns": ["q"]} | keys), "sw", "default", tmp_path)
+
+
+def test_a_prompt_beside_columns_of_prompts_is_refused():
+    keys = {"path": "me/set", "layout": "columns", "languages": {"en": "en"}, "prompt": "Question: {en}", "train": 1}
+    with pytest.raises(LensflowError, match="prompt: with layout columns, languages names the columns of the prompts"):
+        parse(CorpusDataset, keys)
+
+
 def test_a_file_without_rows_is_refused(tmp_path):
     (tmp_path / "me/set").mkdir(parents=True)
     (tmp_path / "me/set/test.jsonl").write_text("")

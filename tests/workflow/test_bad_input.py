@@ -56,6 +56,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 def test_the_configuration_of_these_tests_is_accepted(project, config, capsys):
+    config["extraction"] = config.get("extraction", {}) | {"max_tokens": 1000}  # a token is a byte here
     (project / "config" / "good.yaml").write_text(yaml.safe_dump(config))
     assert main.main(["check", "--configfile", "config/good.yaml"]) == 0
     assert capsys.readouterr().out == "ok: 1 backbones, 5 checkpoints, 4 to train\n"

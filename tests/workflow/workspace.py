@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lensflow.presentation import table_list
 
@@ -99,19 +100,23 @@ class Workspace:
 def write_checkpoint(folder: Path) -> None:
     """Write what looks like a checkpoint to all checks that read no weights."""
     folder.mkdir()
-    sizes = {"hidden_size": 2, "intermediate_size": 2, "vocab_size": 4, "tie_word_embeddings": True}
+    words = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    sizes = {"hidden_size": 2, "intermediate_size": 2, "vocab_size": len(words), "tie_word_embeddings": True}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4} | sizes | heads
     (folder / "config.json").write_text(json.dumps(config))
-    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, "unk_token": "<unk>"}
-    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     parts = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
     layers = [f"model.layers.{layer}." for layer in range(4)]
     tensors = {f"{layer}{part}.weight": np.zeros((2, 2), np.float32) for layer in layers for part in parts}
     norms = [f"{layer}{name}" for layer in layers for name in ("input_layernorm", "post_attention_layernorm")]
     tensors |= {f"{name}.weight": np.zeros(2, np.float32) for name in (*norms, "model.norm")}
-    save_file(tensors | {"model.embed_tokens.weight": np.eye(4, 2, dtype=np.float32)}, folder / "model.safetensors")
+    save_file(
+        tensors | {"model.embed_tokens.weight": np.eye(len(words), 2, dtype=np.float32)}, folder / "model.safetensors"
+    )
 
 
 def demo_config() -> dict:

@@ -71,6 +71,8 @@ def load_split(
     if file is not None or tables.is_table(name) or (local and local.is_file()):
         named = (file or "").replace("{config}", config or "").replace("{split}", split)
         return _as_published(name, named, local, revision, field, where)
+    if field is not None:
+        raise LensflowError(f"{where}: field is a key of a JSON file; name the file by file, or remove field")
     if local:
         return _of_a_copy(local, config, split, where), None
     with _named(where, local):

@@ -48,6 +48,10 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         LensflowError: the file is missing, damaged or of an unknown format, or a row is not a mapping.
     """
     here = f"{where}: {path}" if where else str(path)
+    if member is not None and path.suffix.lower() != _ZIP:
+        raise LensflowError(f"{here}: is no archive, which file could name a part of; remove file, or correct path")
+    if field is not None and _kind(member or path.name) not in (".json", _ZIP):
+        raise LensflowError(f"{here}: has no fields, as a .json file has; remove field, or name another file")
     try:
         if path.suffix.lower() == _ZIP:
             with zipfile.ZipFile(path) as archive:

@@ -68,6 +68,8 @@ class CorpusDataset(Strict):
         values = [*self.languages.values()]
         if self.layout == "rows" and (twice := next((name for name in values if values.count(name) > 1), None)):
             raise ValueError(f"languages: '{twice}' stands for two languages; the rows of one language have one value")
+        if self.layout == "columns" and self.prompt != "{prompt}":
+            raise ValueError("prompt: with layout columns, languages names the columns of the prompts; remove prompt")
         if self.layout == "configs" and self.config is not None:
             raise ValueError("config: with layout configs, languages names the configurations; remove config")
         if not self.train + self.dev + self.test:

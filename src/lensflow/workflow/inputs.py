@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.artifacts.hub import local_copy
-from lensflow.artifacts.items import folded, identity
+from lensflow.artifacts.items import folded, identity, text_at
 from lensflow.artifacts.tables import is_table
-from lensflow.artifacts.texts import EMBEDDED, folder, read_corpus
+from lensflow.artifacts.texts import EMBEDDED, check_translated, folder, read_corpus
 from lensflow.benchmarks.base import FromDataset, Items
 from lensflow.errors import LensflowError
 from lensflow.languages import UNKNOWN, base_code, reads_as, scripts_in
@@ -70,7 +70,25 @@ def read_data(plan: Plan, root: Path | None) -> Data:
         for language in names:
             if (items := _checked_items(plan, name, language, root)) is not None:
                 data.items[name, language] = items
+        _check_prompts(plan, data, name)
     return data
+
+
+def _check_prompts(plan: Plan, data: Data, name: str) -> None:
+    """Check that no two languages of a benchmark are asked the same prompts, as happens if they read one file.
+
+    Raises:
+        LensflowError: two languages are; `prompt_language` says that this is meant.
+    """
+    benchmark, prompts = plan.config.benchmarks[name], dict[str, list[str]]()
+    if isinstance(benchmark, FromDataset):
+        for (of, language), (items, _) in data.items.items():
+            for column in benchmark.texts() if of == name else ():
+                texts = [text_at(item, column, name) for item in items.values()]
+                prompts.setdefault(benchmark.prompted_in(language), []).extend(texts)
+    for one, other in combinations(prompts, 2):
+        if len(prompts[one]) == len(prompts[other]):
+            check_translated({one: prompts[one], other: prompts[other]}, f"benchmarks.{name}")
 
 
 def _is_here(name: str, root: Path | None) -> bool:
