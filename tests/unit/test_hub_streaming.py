@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.stages.pair_data import pair_dataset
-asked = {"path": "my/set", "layout": "columns", "prompt": "{language}", "languages": {"en": "text"}, "train": 3}
+asked = {"path": "my/set", "layout": "columns", "languages": {"en": "text"}, "train": 3}
 source = CorpusDataset(**asked, split="train", dev=0, test=0, revision=sys.argv[2] or None)
 if sys.argv[3]:
     from lensflow.stages import pair_data

@@ -6,7 +6,7 @@ of the items.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -16,7 +16,6 @@ from typing import Any
 
 from lensflow.artifacts.hub import load_split, local_copy
 from lensflow.artifacts.items import (
-    as_whole,
     check_plain,
     id_at,
     identity,
@@ -189,7 +188,19 @@ def _checked(
             f"{where}: the split {f'has no row with {chosen}; correct where' if chosen else 'is empty; choose another'}"
             " or fill it"
         )
+    _restore_whole_numbers(checked.values())
     return checked
+
+
+def _restore_whole_numbers(items: Collection[dict[str, Any]]) -> None:
+    """Change 7.0 back to 7 in columns of numbers that a data frame has written as decimals, because a row is empty."""
+    for column in dict.fromkeys(name for item in items for name in item):
+        values = [item.get(column) for item in items]
+        numbers = [value for value in values if value is not None]
+        if len(numbers) < len(values) and all(isinstance(n, float) and n.is_integer() for n in numbers):
+            for item in items:
+                if item.get(column) is not None:
+                    item[column] = int(item[column])
 
 
 def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
@@ -208,7 +219,7 @@ def _plain(item: Mapping[str, Any], where: str, number: int) -> dict[str, Any]:
 def _written(value: Any) -> Any:
     """Return a value as the file's authors wrote it.
 
-    Readers make a date of a text such as 2024-07-26. Data frames write NaN for an empty cell, and 7.0 for 7.
+    Readers make a date of a text such as 2024-07-26. Data frames write NaN for an empty cell.
 
     Raises:
         TypeError: JSON has no such value; the message is its type.
@@ -225,7 +236,7 @@ def _written(value: Any) -> Any:
         return value.isoformat()
     if not isinstance(value, str | int | float | bool):
         raise TypeError(type(value).__name__)
-    return as_whole(value)
+    return value
 
 
 def run(config: Fetching, *, language: str, datasets_root: Path | None, output: Path) -> None:
