@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -291,7 +290,7 @@ class VllmEngine:
         stack.callback(self._llm.collective_rpc, _unhook)
         # A family whose blocks return something other than (x, residual) is noticed by an edit that changes nothing.
         plain = score()
-        hook([replace(block, operation="add", vector=torch.zeros(block.width), strength=0.0) for block in blocks])
+        hook([BlockEdit(block.layer, "add", torch.zeros(block.width)) for block in blocks])
         if not math.isclose(score(), plain, rel_tol=self._rounding, abs_tol=self._rounding):
             raise LensflowError(
                 "vllm's blocks of this model do not return the residual stream; set evaluation.engine: hf"
