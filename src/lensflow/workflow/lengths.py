@@ -92,29 +92,47 @@ def _check_cell(plan: Plan, asker: "_Measuring", name: str, language: str, items
 
 
 def _lost(plan: Plan, data: Data, backbone: str, folder: Path) -> Iterator[str]:
-    """Say for each language which share of its letters is not in the tokens any more: a tokenizer without bytes knows
-    only some scripts.
+    """Say which share of the letters of each language a backbone's tokenizer loses, because it knows only some scripts.
 
     Raises:
-        LensflowError: half of the letters of a language are lost.
+        LensflowError: the tokenizer loses half of the letters of a language.
     """
     from lensflow.models.tokenizer import PromptTokenizer
 
     tokenizer = PromptTokenizer(folder, plan.config.backbones[backbone].prompt)
-    for corpus, by_language in data.texts.items():
-        for language, rows in by_language.items():
-            texts = [str(row["prompt"]) for row in rows[:_SAMPLE]]
-            read = [tokenizer.decode(tokenizer.ids_of(tokenizer.literal(text), False)) for text in texts]
-            letters = _letters("".join(texts))
-            lost = (letters - _letters("".join(read))).total() / max(letters.total(), 1)
-            said = (
-                f"the tokenizer of backbone {backbone} loses {lost:.0%} of the letters in '{language}'; give a "
-                "backbone that knows this language, or the tokenizer of the model"
-            )
-            if lost > 0.5:
-                raise LensflowError(f"corpora.{corpus}: {said}")
-            if lost > 0.01:
-                yield f"corpora.{corpus}: {said}"
+    for corpus, language in _read_by(plan, backbone):
+        if language not in data.texts.get(corpus, {}):
+            continue
+        texts = [str(row["prompt"]) for row in data.texts[corpus][language][:_SAMPLE]]
+        read = [tokenizer.decode(tokenizer.ids_of(tokenizer.literal(text), False)) for text in texts]
+        letters = _letters("".join(texts))
+        lost = (letters - _letters("".join(read))).total() / max(letters.total(), 1)
+        said = (
+            f"the tokenizer of backbone {backbone} loses {lost:.0%} of the letters in '{language}'; give a backbone "
+            "that knows this language, or the tokenizer of the model"
+        )
+        if lost > 0.5:
+            raise LensflowError(f"corpora.{corpus}: {said}")
+        if lost > 0.01:
+            yield f"corpora.{corpus}: {said}"
+
+
+def _read_by(plan: Plan, backbone: str) -> list[tuple[str, str]]:
+    """The corpora that a backbone reads, each with a language."""
+    settings = dict.fromkeys(place.setting for place in plan.trained(backbone))
+    trained = [
+        (plan.corpus(name, use), language)
+        for name in settings
+        for use in ("probing", "training")
+        for language in plan.config.settings[name].languages
+    ]
+    asked = [
+        (corpus, code)
+        for name, language in _cells(plan, backbone)
+        for corpus in plan.config.benchmarks[name].corpora
+        for code in plan.config.benchmarks[name].reads(language)
+    ]
+    return list(dict.fromkeys([*trained, *asked]))
 
 
 def _letters(text: str) -> Counter[str]:
