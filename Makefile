@@ -36,6 +36,8 @@ study-explore: .venv/.installed  ## exploratory runs in the same folder: the par
 
 study-second: .venv/.installed  ## an exploratory run of a second model
 	@snakemake --cores $(CORES) --configfile config/study/second.yaml --directory study-second
+	@lensflow show-table --config study-second/results/config.json --comparisons study-second/results/comparisons.csv \
+		| tail -n 4 > docs/study/second/verdict.txt
 	@cp $(foreach name,main cost,$(foreach form,md csv,study-second/results/tables/$(name).$(form))) docs/study/second
 	@cp study-second/results/figures/smollm2-135m-instruct.multilingual/outcomes.svg docs/study/second
 

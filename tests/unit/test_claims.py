@@ -173,6 +173,11 @@ def test_the_verdict_says_who_leads_what_is_kept_and_how_to_export():
     )
     assert found.offer == "Export the best checkpoint"
     assert "can be chance" in said((90, 20, 20), lens=(90, 23, 22)).offer
+    assert said((90, 20, 20), lens=(90, 9, 9), sft=(90, 8, 8)).sentences[1].startswith("No method scores above base; ")
+    lead = said((90, 20, 20), lens=(90, 9, 9), prompt=(90, 99, 99)).sentences[1]
+    assert (
+        lead.startswith("None of the methods that compete (not told the language,") and "; lens is the closest" in lead
+    )
 
 
 def test_nothing_is_concluded_about_a_method_that_was_not_applied():

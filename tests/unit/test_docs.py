@@ -98,6 +98,8 @@ def test_the_study_says_what_its_tables_say(study):
     usable = [other.loc[method, "usable", "en"].value for method in ("lens-until", "base")]
     assert f"{usable[0]:.2f} of its answers are usable, against {usable[1]:.2f} of base's" in said
     assert set(other.index[other.not_applied].get_level_values(0)) == {"lens-gentle"}
+    (left,) = re.findall(r"lens-gentle \((.*?)\): not applied", (ROOT / "docs/study/second/verdict.txt").read_text())
+    assert f"Lens was not applied: {left} of the way is left" in said
     wrong = [study.loc[method, "wrong_language", "bn"].value for method in ("lens", "base")]
     assert f"{wrong[0]:.2f} of its answers are in another language, against {wrong[1]:.2f} of base's" in said
     assert f"Base loops in {study.loc['base', 'repetition', 'targets'].value:.3f} of these" in said

@@ -126,10 +126,13 @@ def _listed(names: Sequence[str]) -> str:
 def _lead(best: Decision, names: Mapping[tuple[str, str, str], str], helps: Sequence[Decision]) -> str:
     name, scores = names[best.place], f"{best.reference:.2f} to {best.value:.2f}"
     what = f"usable answers {scores}, difference {best.estimate}, {best.questions} items per language"
+    compete = "compete (not told the language, central language not shown to be worse)"
+    others_lead = any(one.difference > best.difference for one in helps)
     if best.difference <= 0:
-        who = f"No method scores above base; {name} is the closest" if len(helps) > 1 else f"{name} is not above base"
-    elif any(one.difference > best.difference for one in helps):
-        who = f"{name} leads the methods that compete (not told the language, central language not shown to be worse)"
+        none = f"None of the methods that {compete}" if others_lead else "No method"
+        who = f"{none} scores above base; {name} is the closest" if len(helps) > 1 else f"{name} is not above base"
+    elif others_lead:
+        who = f"{name} leads the methods that {compete}"
     else:
         who = f"{name} {'leads' if len(helps) > 1 else 'against base'}"
     return f"{who}: {what}."
