@@ -24,9 +24,12 @@ FOLDER = ROOT / "docs/methods"
 RESULTS = {
     "study": "the study",
     "study/explore": "the study's exploratory run",
+    "study/second": "the study's second model",
     "demo": "the demo",
 }  # folder of docs -> what it is called
-OWN = [ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore")]  # they have methods of their own
+OWN = [
+    ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore", "second")
+]  # they have methods of their own
 SHOWN = ("usable", "wrong_language", "repetition", "accuracy", "nll")
 MADE_BY = "<!-- Written by performance/method_pages.py. -->\n\n"
 ABSENT = "not in the committed results"
