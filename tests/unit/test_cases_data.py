@@ -653,7 +653,7 @@ def test_numbers_are_what_they_were_before_a_data_frame(tmp_path):
 
 
 def test_lines_with_a_cell_too_many_are_refused(tmp_path):
-    """pandas takes the first cell for the name of the row, and every other one for that of the column before."""
+    """pandas reads the first cell as the name of the row, and shifts the other cells by one column."""
     (tmp_path / "me/set").mkdir(parents=True)
     (tmp_path / "me/set/test.csv").write_text("q,a\nWhat, then?,1\nWhy, then?,2\n")
     with pytest.raises(

@@ -121,7 +121,7 @@ def text_at(item: Mapping[str, Any], column: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise LensflowError(f"{where}: column '{column}' holds {value!r:.40}, not text; choose or convert another")
-    return str(as_whole(value))
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
@@ -136,12 +136,6 @@ def id_at(item: Mapping[str, Any], column: str, where: str) -> str:
     if not found:
         raise LensflowError(f"{where}: no id in column '{column}'; fill it, or set id to another column")
     return re.sub(r"^(-?\d+)\.0$", r"\1", found)
-
-
-def as_whole(value: Any) -> Any:
-    """Return 7 for 7.0, and every other value unchanged: data frames turn 7 into 7.0 if a row of its column is
-    empty."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_missing(value: Any) -> bool:

@@ -12,7 +12,7 @@ from lensflow.benchmarks.base import Asker, Folders, FromCorpus, Items, Row, gen
 from lensflow.errors import LensflowError
 from lensflow.languages import english_name
 from lensflow.schema.decoding import Decoding
-from lensflow.schema.types import Language, Wording
+from lensflow.schema.types import Language, PromptText
 
 SLOT = "{text}"
 
@@ -28,7 +28,7 @@ class Translation(FromCorpus, Decoding):
     generates: ClassVar[bool] = True
     source: Language = "en"
     """The language of the source texts."""
-    prompt: Wording = f"Translate from {{source_name}} into {{language_name}}: {SLOT}"
+    prompt: PromptText = f"Translate from {{source_name}} into {{language_name}}: {SLOT}"
     """The request to the model. `{text}` stands for the source text, `{source_name}` and `{language_name}` for the
     English names of the two languages."""
 

@@ -25,7 +25,7 @@ from lensflow.methods.base import Method, Run, Trained
 from lensflow.schema.backbone import PlainPrompt
 from lensflow.schema.extraction import Extraction
 from lensflow.schema.setting import Setting
-from lensflow.schema.types import Count, Language, Wording
+from lensflow.schema.types import Count, Language, PromptText
 
 SLOT = "{language_name}"
 
@@ -38,11 +38,11 @@ class Prompt(Method):
     told_language: ClassVar[bool] = True
 
     kind: Literal["prompt"]
-    instruction: Wording | dict[Language, Wording] | None = f"Answer in {SLOT}."
+    instruction: PromptText | dict[Language, PromptText] | None = f"Answer in {SLOT}."
     """The instruction: one template that names the language in English, or a text per language; null gives none."""
     place: Literal["before", "after"] = "before"
     """Whether the instruction comes `before` or `after` the prompt, on its own line."""
-    frame: dict[Language, Annotated[Wording, AfterValidator(PlainPrompt._has_slot)]] | None = None
+    frame: dict[Language, Annotated[PromptText, AfterValidator(PlainPrompt._has_slot)]] | None = None
     """The frame of each language's prompts, which replaces the backbone's prompt format."""
     examples: Count | None = None
     """Number of native question-answer pairs from the train split that come before the prompt."""

@@ -159,8 +159,8 @@ def check_numbers(checkpoint: Path) -> None:
             )
     with one_line(checkpoint):
         skeleton = Skeleton(checkpoint, attention="eager")
-    for module in (skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings()):
-        name = next(f"{name}.weight" for name, one in skeleton.model.named_modules() if one is module)
+    ends = (skeleton.model.get_input_embeddings(), skeleton.model.get_output_embeddings())
+    for name in [f"{name}.weight" for name, one in skeleton.model.named_modules() if any(one is end for end in ends)]:
         if name in skeleton.conversion.plain and not skeleton.conversion.read(name).any():
             raise LensflowError(
                 f"{checkpoint}: weight '{name}' is all zeros, as in a file that was not fetched completely; "
@@ -191,7 +191,7 @@ def _check_copies(checkpoint: Path, files: WeightFiles) -> None:
         if not path.is_file():
             continue
         with safe_open(path, framework="pt") as copy:
-            for name in copy.keys():  # noqa: SIM118 (not a dictionary)
+            for name in sorted(copy.keys()):
                 place = files.location.get(name, path)
                 if place != path and not files.read(name).equal(copy.get_tensor(name)):
                     raise LensflowError(

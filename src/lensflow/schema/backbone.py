@@ -14,7 +14,7 @@ from lensflow.schema.types import (
     Name,
     PathBelow,
     Positive,
-    Wording,
+    PromptText,
 )
 
 
@@ -53,7 +53,7 @@ class PlainPrompt(Strict):
     """A prompt for a model without a chat template."""
 
     format: Literal["plain"]
-    template: Wording = "Question: {prompt}\nAnswer:"
+    template: PromptText = "Question: {prompt}\nAnswer:"
     """Text around a prompt; it contains `{prompt}` exactly once."""
 
     @field_validator("template")
@@ -73,7 +73,7 @@ class ChatPrompt(Strict):
     """A prompt in the tokenizer's own chat template (paper: the backbones are chat models)."""
 
     format: Literal["chat"]
-    system: Wording | None = None
+    system: PromptText | None = None
     """System message; null gives none. Published code: an empty one to train, \"You are a helpful assistant.\"
     to probe."""
     add_special_tokens: bool = False

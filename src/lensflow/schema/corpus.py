@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lensflow.schema.extraction import Dtype
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Language, Wording
+from lensflow.schema.types import HUB_NAME_PATTERN, PATH_BELOW_PATTERN, REVISION_PATTERN, Language, PromptText
 
 
 class CorpusDataset(Strict):
@@ -34,9 +34,9 @@ class CorpusDataset(Strict):
     """Language -> its column, its configuration, or its value in the language column."""
     language: str | None = None
     """With layout `rows`, the column that names the language."""
-    prompt: Wording = "{prompt}"
+    prompt: PromptText = "{prompt}"
     """With layouts `configs` and `rows`, the template of a prompt; `{column}` stands for the value of a column."""
-    answer: Wording | None = None
+    answer: PromptText | None = None
     """Template of the answer, like `prompt`. Without it, the corpus has no answers."""
     id: str | None = None
     """Column that identifies an item in every language. The default is the item's position."""
