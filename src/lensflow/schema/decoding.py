@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lensflow.schema.strict import Strict
-from lensflow.schema.types import Count, NonNegative, PromptText, Seed
+from lensflow.schema.types import Count, NonNegative, Seed, without_escapes
 
 
 class Decoding(Strict):
@@ -16,7 +16,9 @@ class Decoding(Strict):
     max_characters: Count | None = None
     """Longest answer in characters, so that all languages get the same length whatever their tokenizer. An answer that
     only repeats itself ends earlier. The default is no limit."""
-    stop: tuple[Annotated[PromptText, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    stop: tuple[Annotated[str, Field(min_length=1), AfterValidator(without_escapes)], ...] = Field(
+        default=(), strict=False
+    )
     """Texts that end an answer."""
     temperature: NonNegative = 0.0
     """Temperature of sampling; 0 is greedy decoding."""

@@ -17,15 +17,15 @@ def _known(language: str) -> str:
     return language
 
 
-def _without_escapes(text: str) -> str:
+def without_escapes(text: str) -> str:
     """Refuse a backslash and an n, which YAML reads as a line break in double quotes only."""
     if re.search(r"\\n(?![a-z])", text):  # not \nabla
         raise ValueError("'\\n' is a backslash and an n here, not a line break; write the text in double quotes")
     return text
 
 
-# A part of a prompt, or a text that ends an answer.
-PromptText = Annotated[str, AfterValidator(_without_escapes)]
+# Text that a prompt is made of.
+PromptText = Annotated[str, AfterValidator(without_escapes)]
 # A BCP 47 tag as it is spelt there: language, perhaps script, perhaps region. It becomes the name of files.
 LANGUAGE_PATTERN = r"^[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?$"
 Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN), AfterValidator(_known)]
