@@ -23,6 +23,7 @@ from lensflow.stages.pair_data import pair_data, pair_dataset
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json, read_jsonl
 from lensflow.workflow.experiment import read
+from tests.hub import opening
 
 
 def rows(split: str, count: int, languages: tuple[str, ...] = ("en", "zh")) -> list[dict]:
@@ -263,7 +264,7 @@ def test_the_hub_is_asked_for_name_configuration_split_and_revision(tmp_path, mo
         asked.append((args, kwargs))
         return [row(n) for n in range(4000)]
 
-    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset_builder", opening(load))
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: SimpleNamespace(sha=NEWEST))
     for language in source.languages:
         output = tmp_path / f"{language}.jsonl"
@@ -271,7 +272,7 @@ def test_the_hub_is_asked_for_name_configuration_split_and_revision(tmp_path, mo
         pair_dataset(alone, language, None, output)
         config = {"aya": "default", "bactrian-x": language}[corpus]
         revision = source.revision or NEWEST
-        assert asked.pop() == ((name, config), {"split": "train", "revision": revision, "streaming": True})
+        assert asked.pop() == ((name, config), {"split": "train", "revision": revision})
         written = read_jsonl(output)
         assert [item["split"] for item in written].count("train") == {"aya": 300}.get(corpus, 200)
         assert all(item["prompt"] for item in written)
@@ -306,7 +307,7 @@ def test_what_the_hub_refuses(tmp_path, monkeypatch, catalog, refusal, message):
     def load(*args: object, **kwargs: object) -> list[dict]:
         raise refusal
 
-    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset_builder", opening(load))
     where = r"^corpus CohereForAI/aya_dataset \(default, train\), language 'zh': "
     with pytest.raises(LensflowError, match=where + message) as error:
         pair_dataset(catalog["aya"], "zh", None, tmp_path / "zh.jsonl")

@@ -18,6 +18,7 @@ from lensflow.stages.fetch_items import fetch
 from lensflow.storage.atomic import write_jsonl
 from lensflow.storage.verified import read_json
 from lensflow.workflow.experiment import read
+from tests.hub import opening
 
 ROWS = [{"n": index, "question": f"q{index}?", "label": index % 2} for index in range(4)]
 
@@ -145,10 +146,10 @@ def test_a_hub_data_set_is_asked_for_by_name_configuration_split_and_revision(tm
         asked.append((args, kwargs))
         return ROWS
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", opening(load))
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
     output = fetched(tmp_path, revision="a" * 40)
-    assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40, "streaming": True})]
+    assert asked == [(("my/set", "zz"), {"split": "test", "revision": "a" * 40})]
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == "a" * 40
     output = fetched(tmp_path)
     assert asked[-1][1]["revision"] == "c" * 40  # the newest, which is written down
@@ -239,7 +240,7 @@ def test_a_benchmark_of_the_catalog_asks_the_hub_for_its_data_set(tmp_path, monk
         rows = [{column: f"{column} {n} {kwargs['split']}" for column in ON_THE_HUB[path][1]} for n in range(3)]
         return [row | entry.dataset.where for row in rows]
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", opening(load))
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha="c" * 40))
     for language, of_language in entry.languages.items():
         fetch(name, entry.dataset, language, of_language, None, tmp_path / f"{language}.jsonl")
@@ -287,7 +288,7 @@ def script_on_the_hub(monkeypatch):
             return SimpleNamespace(sha=CONVERSION, siblings=files)
         return SimpleNamespace(sha=SCRIPT, siblings=[SimpleNamespace(rfilename="set.py")])
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", opening(load))
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
     return asked
 
@@ -296,7 +297,7 @@ def script_on_the_hub(monkeypatch):
 def test_of_a_data_set_that_is_a_script_the_hubs_conversion_is_taken(tmp_path, script_on_the_hub, revision):
     output = fetched(tmp_path, revision=revision)
     files = {"data_files": {"test": "zz/test/*.parquet"}, "split": "test", "revision": CONVERSION}
-    assert script_on_the_hub[-1] == ("my/set", None, files | {"streaming": True})
+    assert script_on_the_hub[-1] == ("my/set", None, files)
     assert len(read_items(output)) == len(ROWS)
     assert json.loads(output.with_suffix(".source.json").read_text())["revision"] == CONVERSION
 

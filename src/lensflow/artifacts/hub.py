@@ -3,14 +3,18 @@
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensflow.artifacts import tables
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE
+
+if TYPE_CHECKING:
+    from pyarrow import Table  # type: ignore[import-untyped]
 
 ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
 _SHIFTED = "__index_level_0__"  # pandas' column for the first cells of lines that have a cell too many
@@ -62,8 +66,8 @@ def load_split(
         field: key of a JSON file that holds the rows.
 
     Returns:
-        The items, read one after the other, and the revision of the hub's data set. Close the items: Python cannot end
-        while a stream of the hub is open.
+        The items, read one after the other, and the revision of the hub's data set. Close the items: their file
+        is open.
 
     Raises:
         LensflowError: one line that says why the split cannot be loaded and what to do.
@@ -108,8 +112,8 @@ def _of_a_copy(local: Path, config: str | None, split: str, where: str) -> Gener
     _check_lines(local, where)
     # A cache of its own: the local files may have changed under the same name.
     with tempfile.TemporaryDirectory() as cache, _named(where, local):
-        loaded = datasets.load_dataset(str(local), config, split=split, cache_dir=cache, streaming=True)
-        yield from _rows(loaded, where, local)
+        builder = datasets.load_dataset_builder(str(local), config, cache_dir=cache)
+        yield from _rows(_streamed(builder, split), where, local)
 
 
 def _as_published(
@@ -144,7 +148,7 @@ def _of_the_hub(name: str, config: str | None, split: str, revision: str | None)
 
     found = revision or HfApi().dataset_info(name).sha
     try:
-        return datasets.load_dataset(name, config, split=split, revision=found, streaming=True), found
+        return _streamed(datasets.load_dataset_builder(name, config, revision=found), split), found
     except (RuntimeError, ValueError) as error:  # the library's for a script, and for a configuration that is not there
         if revision is None and not _is_script(error):
             raise
@@ -153,8 +157,29 @@ def _of_the_hub(name: str, config: str | None, split: str, revision: str | None)
         if not any(file.rfilename.startswith(folder) for file in converted.siblings or ()):
             raise
         files = {split: f"{folder}*.parquet"}
-        loaded = datasets.load_dataset(name, data_files=files, split=split, revision=converted.sha, streaming=True)
-        return loaded, converted.sha
+        builder = datasets.load_dataset_builder(name, data_files=files, revision=converted.sha)
+        return _streamed(builder, split), converted.sha
+
+
+def _streamed(builder: Any, split: str) -> Iterable[Mapping[str, Any]]:
+    """Return a split of an opened data set, whose rows are read when they are asked for.
+
+    Where the library reads Parquet files in threads, they are read in this one; see `tables.parquet_batches`.
+    """
+    if builder.name == "parquet":
+        builder._generate_tables = partial(_of_parquet, builder)
+    return builder.as_streaming_dataset(split=split)  # type: ignore[no-any-return]
+
+
+def _of_parquet(builder: Any, files: Iterable[str], **parts: Any) -> Iterator[tuple[tuple[int, int], "Table"]]:
+    """Yield the parts of Parquet files, with their keys, as the library's builder of such data sets does."""
+    import fsspec
+    from pyarrow import Table
+
+    for place, name in enumerate(files):
+        with fsspec.open(name, "rb") as file:
+            for number, batch in enumerate(tables.parquet_batches(file)):
+                yield (place, number), builder._cast_table(Table.from_batches([batch]))
 
 
 def _is_script(error: Exception) -> bool:

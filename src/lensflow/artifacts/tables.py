@@ -9,14 +9,18 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from lensflow.errors import LensflowError
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
 
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch  # type: ignore[import-untyped]
+
 Row = dict[str, Any]
 _ZIP, _PACKED, _TEXT = ".zip", ".gz", ".txt"
 _DELIMITERS = (",", ";", "\t", "|")
+_BATCH = 1024  # rows of a Parquet file that become Python objects at once
 
 
 def is_table(name: str) -> bool:
@@ -180,10 +184,20 @@ def _numbered(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
         yield here, line
 
 
-def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+def parquet_batches(file: IO[bytes]) -> "Iterator[RecordBatch]":
+    """Yield the rows of a Parquet file in batches; no row group behind the last one that is asked for is read.
+
+    All is read in the calling thread: Python before 3.14 aborts if it ends while a thread of Arrow reads a file.
+    """
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
-    for batch in ParquetFile(file).iter_batches():
+    opened = ParquetFile(file, pre_buffer=False)
+    for group in range(opened.num_row_groups):
+        yield from opened.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False)
+
+
+def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
+    for batch in parquet_batches(file):
         yield from batch.to_pylist(maps_as_pydicts="strict")
 
 
