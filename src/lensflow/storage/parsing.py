@@ -56,13 +56,15 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
 
     Args:
         path: the file.
-        loader: a loader class of PyYAML; by default `SafeLoader`.
+        loader: a loader class of PyYAML; by default `yaml_loader.SafeLoader`.
 
     Raises:
         LensflowError: the file is missing, too large or not valid; its anchors expand to too many values (a "YAML
             bomb"); or a key stands twice in a mapping and no loader is given. YAML would keep the last of the two.
     """
     import yaml
+
+    from lensflow.storage.yaml_loader import SafeLoader
 
     text = read_text(path, LARGEST_YAML)
 
@@ -72,7 +74,7 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         return node.value if isinstance(node, yaml.SequenceNode) else ()
 
     try:
-        reading = (loader or yaml.SafeLoader)(text)
+        reading = (loader or SafeLoader)(text)
         node = reading.get_single_node()
         if node is None:
             return None

@@ -14,6 +14,7 @@ from lensflow.schema.dataset import LanguageEntry
 from lensflow.schema.messages import IN_WORDS
 from lensflow.schema.types import TASK_PATTERN
 from lensflow.storage.parsing import LARGEST_YAML, read_text, read_yaml
+from lensflow.storage.yaml_loader import SafeLoader
 
 _INCLUDE = re.compile(r"^include:", re.MULTILINE)
 _FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
@@ -92,7 +93,7 @@ class _Function(str):
     """The name of a function in a task file."""
 
 
-class _TaskLoader(yaml.SafeLoader):
+class _TaskLoader(SafeLoader):
     """Reads task files without importing the functions that the files name."""
 
     @staticmethod
@@ -104,11 +105,11 @@ class _TaskLoader(yaml.SafeLoader):
         return next((found for part in parts if (found := _TaskLoader.function_in(part))), None)
 
 
-def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> _Function:
+def _function(loader: SafeLoader, node: yaml.ScalarNode) -> _Function:
     return _Function(loader.construct_scalar(node))
 
 
-_TaskLoader.add_constructor("!function", _function)
+_TaskLoader.add_constructor("!function", _function)  # type: ignore[type-var]
 
 
 def task_file(name: str, roots: Sequence[Path]) -> Path:
