@@ -2,6 +2,7 @@
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,29 +11,46 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-# Unit tests that need torch, or lm-eval and vLLM to plan the demo. Without torch only the
-# others are collected: make test LOCK=no-torch.
-NEED_TORCH = """agreement agreement_with_published answer api applied benchmark_method cases_check
-    cases_finetuning cases_lm_eval cases_models_loading cases_models_prompts cases_settings clas_bench comparisons
-    control_vectors cost_page cross_lingual deltas directions edits engines every_method explore families finetuning
-    gate harness hidden_states interventions judging lm_eval_catalog losses methods notebook objective paper_claims
-    plan presentation probabilities projections published published_choices pushing references rivals script_mask
-    sdrrl serving serving_vllm stages startup subspaces tables tracking training translation untrusted"""
+# Unit tests that need torch, or lm-eval and vLLM to plan the demo.
+NEED_TORCH = """
+    agreement agreement_with_published answer api applied benchmark_method cases_check cases_finetuning
+    cases_lm_eval cases_models_loading cases_models_prompts cases_settings clas_bench comparisons
+    control_vectors cost_page cross_lingual deltas directions drift edits engines every_method explore families
+    finetuning gate harness hidden_states interventions judging lm_eval_catalog losses methods notebook
+    objective paper_claims plan presentation probabilities projections published published_choices pushing
+    references rivals script_mask sdrrl serving serving_vllm stages startup subspaces tables tracking training
+    translation untrusted
+"""
 pytest_plugins = ["tests.judge_server"]
-if find_spec("torch"):
-    from tests.models import checkpoint, stages  # noqa: F401
-else:
-    collect_ignore = ["e2e", "faults", "gpu", "workflow", *(f"unit/test_{name}.py" for name in NEED_TORCH.split())]
+
+
+def markers_of(path: Path) -> set[str]:
+    """The markers of the tests of a file or folder."""
+    folders, name = {path.name, path.parent.name}, path.stem.removeprefix("test_")
+    starts_workflow = not folders.isdisjoint({"workflow", "faults"})
+    needs_model = not folders.isdisjoint({"e2e", "faults", "gpu"}) or name in NEED_TORCH.split()
+    return {marker for marker, is_set in (("workflow", starts_workflow), ("model", needs_model)) if is_set}
+
+
+def left_out(config: pytest.Config) -> set[str]:
+    """The markers whose tests do not run, and are not imported: torch, transformers and Snakemake take seconds."""
+    unwanted = {marker for marker in ("model", "workflow") if f"not {marker}" in config.getoption("markexpr")}
+    return unwanted if find_spec("torch") else {"model", "workflow"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "model" not in left_out(config):
+        config.pluginmanager.import_plugin("tests.models")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if markers_of(collection_path) & left_out(config) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a model or Snakemake; all else is the fast loop of README."""
     for item in items:
-        folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
-        if folder in ("workflow", "faults"):
-            item.add_marker(pytest.mark.workflow)
-        if folder in ("e2e", "faults", "gpu") or name in NEED_TORCH.split():
-            item.add_marker(pytest.mark.model)
+        for marker in markers_of(item.path):
+            item.add_marker(marker)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

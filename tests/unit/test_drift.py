@@ -4,26 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-torch = pytest.importorskip("torch")
-
-from transformers import AutoModelForCausalLM  # noqa: E402
-
-from lensflow.artifacts import deltas  # noqa: E402
-from lensflow.artifacts.interventions import Intervention  # noqa: E402
-from lensflow.artifacts.weights import WeightFiles  # noqa: E402
-from lensflow.benchmarks.base import Folders  # noqa: E402
-from lensflow.benchmarks.drift import Drift  # noqa: E402
-from lensflow.errors import LensflowError  # noqa: E402
-from lensflow.mathematics.probabilities import coarse_divergence  # noqa: E402
-from lensflow.models import likelihood  # noqa: E402
-from lensflow.models.likelihood import distributions  # noqa: E402
-from lensflow.schema.backbone import Resources  # noqa: E402
-from lensflow.schema.stages import Answering  # noqa: E402
-from lensflow.stages.answer import Listener, Session, Speaker  # noqa: E402
-from lensflow.stages.score import measure  # noqa: E402
-from lensflow.storage.atomic import write_jsonl  # noqa: E402
-from tests import tiny  # noqa: E402
+from lensflow.artifacts import deltas
+from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.weights import WeightFiles
+from lensflow.benchmarks.base import Folders
+from lensflow.benchmarks.drift import Drift
+from lensflow.errors import LensflowError
+from lensflow.mathematics.probabilities import coarse_divergence
+from lensflow.models import likelihood
+from lensflow.models.likelihood import distributions
+from lensflow.schema.backbone import Resources
+from lensflow.schema.stages import Answering
+from lensflow.stages.answer import Listener, Session, Speaker
+from lensflow.stages.score import measure
+from lensflow.storage.atomic import write_jsonl
+from tests import tiny
 
 PROMPT = {"format": "plain", "template": "Q: {prompt}\nA:"}
 ITEMS = {f"t-{n}": {"prompt": f"What is {n}?", "own": "A number." * (n + 1)} for n in range(5)}

@@ -1,5 +1,6 @@
 """Records of a made-up run: where a number comes from, what is wrong with a folder, and the run as an RO-Crate."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -40,9 +41,23 @@ def stage(
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch) -> Path:
+def results(made, tmp_path, monkeypatch) -> Path:
     """A results folder of base and one trained method, in three languages; the working folder is around it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    return Path("results")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The folder around the results, which each test gets a copy of."""
+    folder = tmp_path_factory.mktemp("made")
+    with contextlib.chdir(folder):
+        make_results()
+    return folder
+
+
+def make_results() -> None:
     settings = {"trio": {"central": "en", "languages": ["en", "zh", "sw"]}}
     config = {"title": "Made up", "command": "snakemake --cores 2", "settings": settings}
     write_text(Path("results/config.json"), json.dumps(config))
@@ -120,7 +135,6 @@ def results(tmp_path, monkeypatch) -> Path:
     stage("make_table", "results/tables", "results/config.json", "results/comparisons.csv", files=tables)
     stage("report", "results/report.html", "results/comparisons.csv", files={"results/report.html": "<html>"})
     write_entry(Path("results/cells/ab/abc.json"), {"scores": []})
-    return Path("results")
 
 
 def test_a_cell_that_other_packages_made_says_which(results, capsys):
