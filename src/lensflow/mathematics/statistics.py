@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
-from scipy.stats import bootstrap, norm, t
+from scipy.special import betaincinv, ndtr, stdtr, stdtrit
+from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -71,7 +71,7 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0
         return point, point
     n = len(numerators)
     # With two items the level would be 1, for which BCa is not defined: they get the range of the resamples.
-    confidence = min(2 * float(norm.cdf(math.sqrt(n / (n - 1)) * _quantile(n - 1.0))) - 1, 1 - 1e-12)
+    confidence = min(2 * float(ndtr(math.sqrt(n / (n - 1)) * _quantile(n - 1.0))) - 1, 1 - 1e-12)
     interval = bootstrap(
         (numerators, denominators),
         lambda above, below, axis: above.sum(axis) / below.sum(axis),
@@ -323,7 +323,7 @@ def _bounds(variances: Floats, answers: int) -> tuple[float, float]:
 
 
 def _quantile(freedom: float) -> float:
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def _around(value: float, half: float) -> tuple[float, float]:
@@ -376,14 +376,14 @@ def non_inferiority_p(base: Sample, other: Sample, margin: float) -> float:
     12 %.
     """
     if base.is_share and other.is_share:
-        return float(norm.sf(_tango(*_lost_and_gained(base, other), -margin)))
+        return float(ndtr(-_tango(*_lost_and_gained(base, other), -margin)))
     deviations, weights = other.deviations - base.deviations, (base.weights + other.weights) / 2
     half, beyond = half_width(deviations, weights), other.value - base.value + margin
     if math.isnan(half):
         return math.nan
     freedom = components(deviations, weights).freedom
     distance = beyond * _quantile(freedom) / half if half else math.copysign(math.inf, beyond)
-    return float(t.sf(distance, freedom))
+    return float(stdtr(freedom, -distance))
 
 
 def paired_p(base: Sample, other: Sample) -> float:
