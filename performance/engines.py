@@ -16,6 +16,7 @@ import torch
 
 from lensflow.artifacts import interventions, texts
 from lensflow.artifacts.interventions import StateEdit
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.errors import LensflowError
 from lensflow.mathematics.statistics import proportion_interval
 from lensflow.measures.fidelity import is_faithful
@@ -63,7 +64,7 @@ def trained(
         output = folder / name / "seed0" / "delta.safetensors"
         prompt = backbone_of(config, manifest).prompt
         train.train_measured(Run(parse(AnyMethod, METHODS[name]), SETTING, 0, prompt, manifest, paths, output))
-        written = interventions.load(output.with_name(interventions.NAME))
+        written = interventions.load(output.with_name(INTERVENTION))
         yield name, {source: written.edit(WANTED, source) for source in (WANTED, SETTING.central)}
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lensflow.artifacts import costs, exported, interventions, language_subspaces
 from lensflow.artifacts import texts as texts_module
 from lensflow.artifacts.interventions import ANY, Intervention
-from lensflow.artifacts.layout import BASE, NO_SETTING
+from lensflow.artifacts.layout import BASE, INTERVENTION, NO_SETTING
 from lensflow.benchmarks.base import generated
 from lensflow.errors import LensflowError
 from lensflow.mathematics.analysis import spectrum
@@ -205,7 +205,7 @@ class Model:
             gpus=0,
             output=output,
         )
-        applied = interventions.load(output.with_name(interventions.NAME))
+        applied = interventions.load(output.with_name(INTERVENTION))
         return replace(self, setting=setting, delta=output, intervention=applied)
 
     def compare(self, other: "Model", prompts: Mapping[str, Sequence[str]], **decoding: Any) -> "Comparison":

@@ -5,7 +5,7 @@ from typing import Any
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
-from lensflow.artifacts.layout import entry
+from lensflow.artifacts.layout import INTERVENTION, entry
 from lensflow.benchmarks.base import Folders
 from lensflow.schema.backbone import Prompt, Resources
 from lensflow.schema.evaluation import Evaluation
@@ -25,7 +25,7 @@ def speaker(one: Session, run: Path | None, language: str, source: str | None = 
     """Return the checkpoint in the folder of a run, or the untouched backbone, as it answers in a language."""
     if run is None:
         return Speaker(one, None, Intervention(), language, source)
-    return Speaker(one, run / "delta.safetensors", interventions.load(run / interventions.NAME), language, source)
+    return Speaker(one, run / "delta.safetensors", interventions.load(run / INTERVENTION), language, source)
 
 
 def samples(

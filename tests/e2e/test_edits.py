@@ -3,6 +3,7 @@
 import pytest
 
 from lensflow.artifacts import interventions, texts
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.artifacts.texts import read_corpus
 from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.vllm import VllmEngine
@@ -28,7 +29,7 @@ def test_both_engines_answer_alike_under_edits(config, manifest, train):
     plain = [answer.ids for answer in engine.generate(prompts, ANSWER)]
     expected, edits = {}, {}
     for name, method in METHODS.items():
-        edits[name] = interventions.load(train(method) / interventions.NAME).edit("zh")
+        edits[name] = interventions.load(train(method) / INTERVENTION).edit("zh")
         with engine.edited(edits[name]):
             answers = [answer.ids for answer in engine.generate(prompts, ANSWER)]
             expected[name] = answers, [score for score, _ in engine.loglikelihoods(requests[:8])]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lensflow.artifacts import interventions, texts
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.benchmarks.base import Folders
 from lensflow.benchmarks.likelihood import Likelihood
 from lensflow.cli import main
@@ -33,7 +34,7 @@ def by_transformers(config, manifest, run):
     """The tokenizer, prompts as token ids, and their answers under steering and without."""
     tokenizer = PromptTokenizer(manifest.parent, config.backbones[NAME].prompt)
     engine, ids = TransformersEngine(manifest.parent, "float32", tokenizer), [tokenizer.encode(p) for p in PROMPTS]
-    with engine.edited(interventions.load(run / interventions.NAME).edit("zh")):
+    with engine.edited(interventions.load(run / INTERVENTION).edit("zh")):
         steered = engine.generate(ids, ANSWER)
     return tokenizer, ids, steered, engine.generate(ids, ANSWER)
 
@@ -59,7 +60,7 @@ def test_both_engines_give_the_same_answers(manifest, run, by_transformers):
     assert steered != plain
     engine = VllmEngine(manifest.parent, "float32", tokenizer, 256, Resources())
     try:
-        with engine.edited(interventions.load(run / interventions.NAME).edit("zh")):
+        with engine.edited(interventions.load(run / INTERVENTION).edit("zh")):
             assert engine.generate(ids, ANSWER) == steered
         assert engine.generate(ids, ANSWER) == plain
     finally:
@@ -72,7 +73,7 @@ def test_the_model_cards_lines_for_transformers(config, manifest, train, tmp_pat
     tokenizer = PromptTokenizer(manifest.parent, config.backbones[NAME].prompt)
     engine, ids = TransformersEngine(manifest.parent, "float32", tokenizer), [tokenizer.encode(p) for p in PROMPTS]
     plain = engine.generate(ids, ANSWER)
-    with engine.edited(interventions.load(folder / interventions.NAME).edit("zh")):
+    with engine.edited(interventions.load(folder / INTERVENTION).edit("zh")):
         expected = engine.generate(ids, ANSWER)
     engine.close()
     assert expected != plain

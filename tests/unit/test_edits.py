@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import BlockEdit, Intervention, StateEdit
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.errors import LensflowError
 from lensflow.models.engines import edits
 from lensflow.models.engines.hf import TransformersEngine
@@ -153,7 +154,7 @@ def test_an_edit_that_does_not_arrive_is_an_error(checkpoint, monkeypatch):
 def test_what_is_written_is_read(tmp_path):
     given = Intervention(blocks={("en", "zh"): EDITS["add"], ("zh", "zh"): EDITS["two edits of the top block"]})
     interventions.write(given, tmp_path / "delta.safetensors")
-    path = tmp_path / interventions.NAME
+    path = tmp_path / INTERVENTION
     read = interventions.load(path)
     assert (read.width, read.depth) == (tiny.WIDTH, tiny.LAYERS)
     assert read.edit("en") is None and read.edit("en", "zh") is None

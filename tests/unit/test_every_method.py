@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.benchmarks.base import Folders
 from lensflow.benchmarks.dataset_generation import DatasetGeneration
 from lensflow.methods.base import Run, StateFiles
@@ -96,7 +97,7 @@ def test_it_trains_and_answers(prepared):
         output = prepared / "runs" / name / "seed0" / "delta.safetensors"
         given = hidden if method.needs_states else None
         train.train_measured(Run(method, SETTING, 0, PROMPT, manifest, of(prepared, "texts"), output, given))
-        written, changed = interventions.load(output.with_name(interventions.NAME)), load_file(output)
+        written, changed = interventions.load(output.with_name(INTERVENTION)), load_file(output)
         assert written != Intervention() or changed, kind
         found = answers(output.parent, "cells")
         assert len(found) == len(plain)

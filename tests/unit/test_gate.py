@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Gate, Intervention, StateEdit
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.errors import LensflowError
 from lensflow.languages import scripts_in
 from lensflow.mathematics.probabilities import families_among
@@ -217,7 +218,7 @@ def test_what_it_learns(checkpoint, tmp_path, family):
                 near = {families[i] for i in top(z, 20, 0.95)}
                 assert labels[row].tolist() == [f in near for f in range(4)]
     train.train_measured(run)
-    written = interventions.load(run.output.with_name(interventions.NAME))
+    written = interventions.load(run.output.with_name(INTERVENTION))
     history = read_jsonl(run.output.with_name("history.jsonl"))
     dev = [row["loss"] for row in history if row["split"] == "dev"]
     assert len(dev) == 21 and dev[-1] < 0.8 * dev[0]
@@ -234,7 +235,7 @@ def test_what_it_learns(checkpoint, tmp_path, family):
 def test_it_is_written_and_read(tmp_path):
     given = Intervention(gate=random_gate())
     interventions.write(given, tmp_path / "delta.safetensors")
-    read = interventions.load(tmp_path / interventions.NAME)
+    read = interventions.load(tmp_path / INTERVENTION)
     assert read.width == tiny.WIDTH and read.edit("zh").gate is read.edit("sw", "en").gate is read.gate
     assert read.identity("zh") == given.identity("zh") != Intervention(gate=random_gate(1)).identity("zh")
     for name in ("inner", "outer"):

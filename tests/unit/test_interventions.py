@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts import interventions, language_subspaces, layout
 from lensflow.artifacts.interventions import Intervention, StateEdit
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.benchmarks.base import Folders
 from lensflow.benchmarks.registry import AnyBenchmark
 from lensflow.cli import main
@@ -62,7 +63,7 @@ def random_edit(seed: int = 0, rank: int = 2) -> StateEdit:
 )
 def test_what_is_written_is_read(tmp_path, intervention):
     interventions.write(intervention, tmp_path / "delta.safetensors")
-    path = tmp_path / interventions.NAME
+    path = tmp_path / INTERVENTION
     read = interventions.load(path)
     for language in ("en", "zh", "sw"):
         assert read.identity(language) == intervention.identity(language)
@@ -74,7 +75,7 @@ def test_what_is_written_is_read(tmp_path, intervention):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    path = tmp_path / interventions.NAME
+    path = tmp_path / INTERVENTION
     with pytest.raises(LensflowError, match=rf"^{path}: no such file; train the method again$"):
         interventions.load(path)
     path.write_bytes(b"x")
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 )
 def test_an_edit_of_a_stranger_that_cannot_be_applied(tmp_path, settings, tensors, message):
     told = {"blocks": {"block.zh.zh.0": {"layer": 0} | settings}}
-    path = tmp_path / interventions.NAME
+    path = tmp_path / INTERVENTION
     named = {f"block.zh.zh.0.{name}": tensor for name, tensor in tensors.items()}
     save_file(named, path, metadata={"told": json.dumps(told)})
     with pytest.raises(LensflowError, match=rf"^{path}: cannot be read \({message}.*\); delete it and run again$"):
@@ -106,7 +107,7 @@ def test_an_edit_of_a_stranger_that_cannot_be_applied(tmp_path, settings, tensor
 
 
 def test_tensors_of_different_models(tmp_path):
-    path = tmp_path / interventions.NAME
+    path = tmp_path / INTERVENTION
     save_file({"shift.zh": torch.ones(3), "shift.sw": torch.ones(4)}, path)
     with pytest.raises(LensflowError, match=r"tensors of different models: 3 and 4 dimensions"):
         interventions.load(path)
@@ -235,14 +236,14 @@ def test_nothing_is_trained(build, method):
 def test_a_method_that_changes_weights_has_an_empty_intervention(build):
     folder = build({"kind": "lens", "layers": 1})
     build({"kind": "lsar"}, "other")
-    empty = interventions.load(folder / interventions.NAME)
+    empty = interventions.load(folder / INTERVENTION)
     assert all(empty.identity(language) == {} and empty.instruct(language, "x") == "x" for language in tiny.LANGUAGES)
 
 
 @pytest.mark.parametrize("unit", ["absolute", "state_norm"])
 def test_steering_is_lenss_push(build, stages, unit):
     method = STEER | {"lambda_unit": unit}
-    written = interventions.load(build(method) / interventions.NAME)
+    written = interventions.load(build(method) / INTERVENTION)
     subspaces = language_subspaces.load(stages("llama").subspaces["post_norm"], stages("llama").setting("post_norm"))
     lens = parse(Lens, method | {"kind": "lens"})
     expected = objective(lens, subspaces, ("zh", "sw")).shifts
@@ -258,7 +259,7 @@ def test_steering_is_lenss_push(build, stages, unit):
 def test_controls_of_steering(build):
     def shifts(name, **keys):
         folder = build({"kind": "logit_bias", "direction": name} | keys, name + str(keys.get("draw", "")))
-        return interventions.load(folder / interventions.NAME).shifts
+        return interventions.load(folder / INTERVENTION).shifts
 
     own, negative, deranged, common = map(shifts, ("own", "negative", "deranged", "common"))
     assert torch.equal(negative["zh"], -own["zh"])
@@ -272,7 +273,7 @@ def test_controls_of_steering(build):
 
 
 def test_lsar_removes_what_tells_languages_apart(build, stages):
-    written = interventions.load(build({"kind": "lsar"}) / interventions.NAME)
+    written = interventions.load(build({"kind": "lsar"}) / INTERVENTION)
     setting = stages("llama").setting("post_norm")
     means = language_subspaces.load(stages("llama").subspaces["post_norm"], setting).means[-1]
     assert (means[0] - means[1]).norm() > 0.1
@@ -283,7 +284,7 @@ def test_lsar_removes_what_tells_languages_apart(build, stages):
 
 
 def test_instructions(build):
-    template, own = (interventions.load(build(m, m["kind"]) / interventions.NAME) for m in (TEMPLATE, TEXTS))
+    template, own = (interventions.load(build(m, m["kind"]) / INTERVENTION) for m in (TEMPLATE, TEXTS))
     assert template.instruct("zh", "雨是什么？") == "雨是什么？\nAnswer in Chinese."
     assert own.instruct("zh", "雨是什么？") == "请用中文回答。\n雨是什么？"
     for written in (template, own):
@@ -396,7 +397,7 @@ def evaluator(checkpoint, tmp_path):
 
     def of(intervention):
         interventions.write(intervention, tmp_path / "delta.safetensors")
-        read = interventions.load(tmp_path / interventions.NAME)
+        read = interventions.load(tmp_path / INTERVENTION)
         config = Answering.model_validate(STAGE | {"cells": [], "checkpoints": {}})
         session = Session(manifest, config, Resources())
         folders = Folders(tmp_path / "corpora", tmp_path / "items", (tmp_path,))
@@ -560,7 +561,7 @@ def code_of(card, word):
 def test_the_lines_of_an_exported_steering(build, tmp_path):
     folder = build(STEER, "steer")
     home, card = export(folder, tmp_path)
-    written = interventions.load(folder / interventions.NAME)
+    written = interventions.load(folder / INTERVENTION)
     tokenizer = PromptTokenizer(home, PROMPT)
     engine, prompts = TransformersEngine(home, "float32", tokenizer), tiny.random_sequences(5, seed=3)
     plain = engine.generate(prompts, Decoding(max_new_tokens=6))
@@ -599,7 +600,7 @@ def test_the_lines_of_an_exported_lsar(build, tmp_path):
     home, card = export(folder, tmp_path)
     names, ids = {"folder": str(home), "question": "a"}, tiny.random_sequences(1, seed=4)[0]
     exec(code_of(card, "lensflow.serving.hf"), names)
-    edit = interventions.load(folder / interventions.NAME).edit("zh")
+    edit = interventions.load(folder / INTERVENTION).edit("zh")
     naive = Naive(home, StateEdit(torch.zeros(tiny.WIDTH), edit.removed))
     assert torch.allclose(names["model"](torch.tensor([ids])).logits[0].double(), naive.logits(ids), atol=1e-4)
     assert "logit_bias" not in card
@@ -623,7 +624,7 @@ def test_an_export_from_the_runs_own_folder(build, tmp_path, monkeypatch):
 
 def test_a_run_without_its_intervention_is_not_exported(build, tmp_path, capsys):
     folder = build(STEER, "steer")
-    (folder / interventions.NAME).unlink()
+    (folder / INTERVENTION).unlink()
     manifest, delta = tmp_path / "backbone" / "manifest.json", folder / "delta.safetensors"
     assert main.main(["export", "--backbone", str(manifest), "--delta", str(delta), str(tmp_path / "home")]) == 2
     assert "intervention.safetensors: no such file; train the method again" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import BlockEdit, Intervention
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.artifacts.weights import WeightFiles
 from lensflow.cli import main
 from lensflow.errors import LensflowError
@@ -228,7 +229,7 @@ def test_what_was_shared_is_loaded_by_its_name(hub, method, load, tmp_path, name
     assert load_file(folder / "delta.safetensors").keys() == load_file(delta).keys()
     for name, tensor in load_file(delta).items():
         assert load_file(folder / "delta.safetensors")[name].equal(tensor)
-    first, second = (interventions.load(path / interventions.NAME) for path in (delta.parent, folder))
+    first, second = (interventions.load(path / INTERVENTION) for path in (delta.parent, folder))
     assert first.identity("sw") == second.identity("sw") != {}
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lensflow.artifacts import interventions
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.artifacts.texts import read_texts
 from lensflow.benchmarks.base import generated
 from lensflow.errors import LensflowError
@@ -97,7 +98,7 @@ class Backbone:
         hidden = StateFiles(Extraction(), self.folder / "unused", self.hidden) if this.needs_states else None
         train.train_measured(Run(this, self.setting, seed, PROMPT, self.manifest, self.texts, output, hidden))
         assert load_file(output) == {}
-        return interventions.load(output.with_name(interventions.NAME))
+        return interventions.load(output.with_name(INTERVENTION))
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3"])

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention, StateEdit
+from lensflow.artifacts.layout import INTERVENTION
 from lensflow.languages import scripts, scripts_in
 from lensflow.models.engines.hf import TransformersEngine
 from lensflow.models.engines.script_mask import ScriptMask
@@ -86,7 +87,7 @@ def test_no_answer_has_a_foreign_letter(checkpoint, family, temperature):
 
 def test_it_is_written_and_read(tmp_path):
     interventions.write(Intervention(constrained=("zh", "ar")), tmp_path / "delta.safetensors")
-    read = interventions.load(tmp_path / interventions.NAME)
+    read = interventions.load(tmp_path / INTERVENTION)
     assert read.edit("zh") == StateEdit(script="zh") and read.edit("sw") is None
     assert read.identity("zh") == {"script": "zh"} and read.identity("sw") == {}
     assert read.width is None

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # the one that pydantic knows in Python
 
 from lensflow.artifacts import interventions
 from lensflow.artifacts.interventions import Intervention
-from lensflow.artifacts.layout import DELTA
+from lensflow.artifacts.layout import DELTA, INTERVENTION
 from lensflow.errors import LensflowError, of_the_hub
 from lensflow.schema.backbone import FolderSource, HubSource, PackageSource, Prompt
 from lensflow.storage.verified import read_json
@@ -171,7 +171,7 @@ def read(place: str | Path) -> Exported:
         TypeAdapter(_Content).validate_python(content)
     except ValidationError:
         raise LensflowError(f"{path}: not in format {FORMAT} of this version; export the method again") from None
-    applied = folder / FOLDER / interventions.NAME
+    applied = folder / FOLDER / INTERVENTION
     intervention = interventions.load(applied) if applied.is_file() else Intervention()
     return Exported(folder, content, intervention, str(place))
 

@@ -23,7 +23,6 @@ from lensflow.storage.atomic import atomic_path
 from lensflow.storage.digests import canonical_json
 from lensflow.storage.integrity import checked
 
-NAME = INTERVENTION
 SHIFT = "shift."  # before a language, in the names of tensors
 REMOVED = "removed"
 GATE = "gate."  # before the names of its matrices
@@ -300,7 +299,7 @@ def write(intervention: Intervention, delta: Path) -> None:
         told["blocks"] = settings
     if intervention.constrained:
         told["constrained"] = intervention.constrained
-    with atomic_path(delta.with_name(NAME)) as temporary:
+    with atomic_path(delta.with_name(INTERVENTION)) as temporary:
         save_file(tensors, temporary, metadata={"told": canonical_json(told)} if told else None)
 
 

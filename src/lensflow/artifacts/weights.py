@@ -52,7 +52,7 @@ class WeightFiles:
         found = {}
         for path in {path for path in self.location.values() if path.is_file()}:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dictionary)
+                for name in sorted(file.keys()):
                     part = file.get_slice(name)
                     found[name] = Header(tuple(part.get_shape()), part.get_dtype())
         return found

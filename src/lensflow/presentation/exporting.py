@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from lensflow.artifacts import checkpoint, exported, interventions
 from lensflow.artifacts import export as exporting
-from lensflow.artifacts.layout import DELTA
+from lensflow.artifacts.layout import DELTA, INTERVENTION
 from lensflow.errors import LensflowError
 from lensflow.models import control_vectors, logit_bias
 from lensflow.presentation.model_card import acts, model_card, public
@@ -33,7 +33,7 @@ def export(backbone: Path, delta: Path, folder: Path, *, reference: bool = False
     """
     if not delta.is_file():
         raise LensflowError(f"{delta}: no such file; train the method, or name its delta.safetensors")
-    manifest, applied = checkpoint.verify(backbone), delta.with_name(interventions.NAME)
+    manifest, applied = checkpoint.verify(backbone), delta.with_name(INTERVENTION)
     intervention, config = interventions.load(applied), read_json(delta.with_name("config.json"))
     biases = logit_bias.logit_biases(backbone.parent, intervention.shifts)
     vectors = control_vectors.control_vectors(intervention)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from lensflow.artifacts import costs, interventions
+from lensflow.artifacts import costs
 from lensflow.artifacts.checkpoint import verifying
-from lensflow.artifacts.layout import by_language
+from lensflow.artifacts.layout import INTERVENTION, by_language
 from lensflow.errors import LensflowError
 from lensflow.methods.base import Run, StateFiles, Trained
 from lensflow.methods.registry import METHODS, AnyMethod
@@ -33,7 +33,7 @@ def train_measured(run: Run[Any]) -> None:
     same files.
     """
     history = run.output.with_name("history.jsonl")
-    tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", interventions.NAME)]
+    tensors = [run.output.with_name(name) for name in ("dev_states.safetensors", INTERVENTION)]
     for path in (history, *tensors):
         path.unlink(missing_ok=True)  # of another method that had this name
     counted, started = energy.counters(), time.monotonic()

@@ -128,7 +128,7 @@ def _count(folder: Path) -> float:
     count = 0
     for path in weight_paths(folder):
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dictionary)
+            for name in sorted(file.keys()):
                 size = 1
                 for length in file.get_slice(name).get_shape():
                     size *= length
