@@ -7,6 +7,7 @@ from pathlib import Path
 import accelerate.accelerator
 import accelerate.tracking
 import pytest
+from torch import distributed
 
 from lensflow.cli import main
 from lensflow.errors import LensflowError
@@ -72,6 +73,16 @@ def folder(tmp_path):
     content = {"engine": "hf", "dtype": "float32", "weights": "w", "cells": [SCORES]}
     write_json(folder / "scores.json", content)
     return folder
+
+
+def test_the_process_group_of_an_engine_goes_on(recorder, folder):
+    """In a notebook, vLLM's engine may be running, which has a group of its own."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        tracking.track("score", folder / "scores.json")
+        assert recorder.given and distributed.is_initialized()
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_curves_and_scores_reach_the_tracker(recorder, folder):

@@ -64,7 +64,8 @@ def _log(name: str, run: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -
     accelerator.init_trackers(project, init_kwargs={name: named})
     for step, values in rows:
         accelerator.log(dict(values), step=step)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would also end torch's process group, of vLLM's engine, say
+        tracker.finish()
 
 
 def _curve(output: Path) -> Iterator[tuple[int, dict[str, float]]]:
