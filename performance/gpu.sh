@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that needs a GPU, in one go of at most ten minutes:
+# The tests of a GPU and performance/stream.py, in one go of at most ten minutes:
 #
 #     performance/gpu.sh OUT              on a machine with one GPU
 #     performance/gpu.sh OUT rehearsal    the same on small sizes without a GPU: does every step run?

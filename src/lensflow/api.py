@@ -134,7 +134,7 @@ class Model:
 
         Args:
             texts: parallel texts; their train split fits the subspaces.
-            central: the language that the others are moved towards.
+            central: the language that the model knows best.
             keys: other keys of a setting, such as `rank` and `space`.
 
         Raises:

@@ -15,9 +15,12 @@ def add(commands: Subparsers) -> None:
     """Add the subcommands."""
     sub = add_command(commands, "check", check, summary_of(check))
     sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
-    sub.add_argument("--results", type=Path, default=Path("results"))
+    sub.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder that the run will write (default: results)"
+    )
     sub = add_command(commands, "show-config", show_config, summary_of(show_config))
-    sub.add_argument("stage", choices=[stage.name for stage in STAGES.values() if stage.scope])
+    stages = [stage.name for stage in STAGES.values() if stage.scope]
+    sub.add_argument("stage", choices=stages, help="a stage of the workflow")
     sub.add_argument(
         "name",
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, B/part or B/S/M/seed0",

@@ -11,7 +11,8 @@ def add(commands: Subparsers) -> None:
     """Add the subcommands."""
     sub = add_command(commands, "trace", trace, summary_of(trace))
     sub.add_argument(
-        "place", help="results/tables/main.csv:ROW:COLUMN, or of scores.csv, comparisons.csv, versus.csv, sweeps.csv"
+        "place",
+        help="results/tables/main.csv:ROW:COLUMN, or of tables/verdict.csv, scores.csv, claims.csv, versus.csv, ...",
     )
     sub = add_command(commands, "verify", verify, summary_of(verify))
     sub.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder (default: results)")

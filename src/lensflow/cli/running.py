@@ -38,7 +38,11 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", help="a folder with a checkpoint, owner/name on the hub, or a backbone of the catalog")
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
     sub.add_argument("--central", help="the language that the model knows best (default: en)")
-    sub.add_argument("--data", type=Path, help="CSV, JSONL or Parquet file of parallel texts, a column per language")
+    sub.add_argument(
+        "--data",
+        type=Path,
+        help="file (CSV, TSV, JSON, JSON lines, Parquet) or corpus folder of parallel texts, a column per language",
+    )
     sub.add_argument("--questions", type=Path, help="a file like --data, to evaluate on (default: rows of --data)")
     sub.add_argument("--methods", **listed, help="methods of the catalog (default: lens-gentle,lens-strong)")
     sub.add_argument("--benchmarks", **listed, help="benchmarks of the catalog (default: generation,likelihood)")

@@ -14,7 +14,7 @@ class Setting(Strict):
     """Which languages are used together, and on which texts."""
 
     central: Language
-    """The language that the others are moved towards and that must not get worse; one of `languages`."""
+    """The language that the model knows best and that must not get worse; one of `languages`."""
     languages: tuple[Language, ...] = Field(strict=False)
     """The central language and its targets, at least two."""
     probing: Name = "embedded"
