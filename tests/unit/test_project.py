@@ -1,10 +1,15 @@
 """The workflow's own files come with the package, and a configuration lies on top of the catalogs alone."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -36,6 +41,33 @@ def test_a_wheel_holds_the_workflow_with_all_that_it_reads(tmp_path):
     assert len(read_by_it) > 15
     for name in ["Snakefile", "profiles/default/config.yaml", "envs/cpu.yaml", *read_by_it]:
         assert f"lensflow/project/{name}" in names
+
+
+def test_what_the_package_imports_is_declared():
+    declared = {canonical(re.split(r"[<>=]", name)[0]) for name in dependencies()}
+    modules = {name for file in (REPOSITORY / "src").rglob("*.py") for name in imported(ast.parse(file.read_text()))}
+    known = packages_distributions()
+    others = {name: known[name] for name in modules if name in known and name != "lensflow"}
+    assert len(others) > 15
+    assert {name: packages for name, packages in others.items() if declared.isdisjoint(map(canonical, packages))} == {}
+
+
+def dependencies() -> list[str]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The top-level modules that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
 
 
 def test_the_folder_is_the_clone_that_one_works_in_else_the_installed_one(tmp_path, monkeypatch):
