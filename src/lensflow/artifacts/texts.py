@@ -51,6 +51,10 @@ def read_corpus(path: Path) -> Items:
     """
     if not path.is_dir():
         raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
+    if absent := [split for split in SPLITS if not (path / f"{split}.jsonl").is_file()]:
+        raise LensflowError(
+            f"{path / absent[0]}.jsonl: no such file; write it, or name a file with a column per language"
+        )
     corpus: Items = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
     languages: set[str] | None = None
     seen_ids: dict[str, str] = {}
