@@ -237,12 +237,12 @@ def test_what_no_stage_wrote_is_not_to_be_deleted(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("{}")
     with pytest.raises(
-        LensflowError, match=r"a damaged manifest \(.*\); name another file, or if a stage wrote it, delete"
+        LensflowError, match=r"a damaged manifest \(.*\); delete it and run again if a stage wrote it, else"
     ):
         read_manifest(path)
     path.write_text("a,b")
     with pytest.raises(
-        LensflowError, match=r"not valid JSON \(.*\); name another file, or if a stage wrote it, delete it"
+        LensflowError, match=r"not valid JSON \(.*\); delete it and run again if a stage wrote it, else"
     ):
         read_json(path)
     with pytest.raises(LensflowError, match=f"^{tmp_path}: is a folder; name a file$"):

@@ -25,7 +25,7 @@ from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 MANIFEST = "manifest.json"  # lists the files of a checkpoint with their checksums
 RECORD = ".record.json"  # a record's name is its output's and this
 CORRUPT = ".corrupt"  # what was found damaged has its name and this
-REMEDY = "name another file, or if a stage wrote it, delete it and run again"
+REMEDY = "delete it and run again if a stage wrote it, else name another file"
 LOG = logging.getLogger(__name__)
 
 
