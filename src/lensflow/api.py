@@ -33,6 +33,7 @@ from lensflow.measures.outcomes import judge
 from lensflow.measures.score import score
 from lensflow.methods.lens.config import Lens as LensConfig
 from lensflow.methods.shared import Shared
+from lensflow.models.engines import registry
 from lensflow.presentation.blocks import LEFT, MARKS, RETENTION
 from lensflow.presentation.exporting import export
 from lensflow.presentation.pushing import push
@@ -404,10 +405,11 @@ def load(name: str | Path, *, gpus: int = 0, engine: str = "hf", dtype: str = "f
     Raises:
         LensflowError: there is no such model, or Lensflow cannot use it.
     """
+    evaluation = parse(Evaluation, {"engine": engine, "dtype": dtype}, "load")
+    registry.check(registry.generator(engine))
     called, backbone = named_backbone(str(name), "load")
     manifest = _folder() / called / "backbone" / "manifest.json"
     prepare_backbone.prepare_backbone(backbone, Path(), manifest)
-    evaluation = parse(Evaluation, {"engine": engine, "dtype": dtype}, "load")
     answering = Answering(prompt=backbone.prompt, evaluation=evaluation, cells=[], checkpoints={})
     return Model(called, backbone, manifest, Session(manifest, answering, Resources(gpus=gpus)), gpus)
 
@@ -422,6 +424,9 @@ def corpus(source: str | Path, languages: Sequence[str]) -> Texts:
     Raises:
         LensflowError: there is no such corpus, or it lacks a language.
     """
+    if isinstance(languages, str):
+        written = languages.replace(",", " ").split()
+        raise LensflowError(f"languages: must be a list, not '{languages}'; write {written}")
     path, folder = Path(source), _folder()
     files = {language: folder / f"{language}.jsonl" for language in languages}
     if str(source) in texts_module.EMBEDDED or path.is_dir():

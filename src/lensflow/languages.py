@@ -108,10 +108,33 @@ def names(language: str) -> frozenset[str]:
 
 
 def code_named(name: str) -> str:
-    """The code of a language by CLDR's or lingua's English name (bangla, bengali: bn); anything else as it is."""
+    """The code of a language by CLDR's or lingua's English name (bangla, bengali: bn), by its own name (বাংলা), or by
+    another spelling of its tag (BN, ben_Beng, bn_BD: bn-BD); anything else as it is."""
     codes = {language.name.lower(): language.iso_code_639_1.name.lower() for language in Language.all()}
     codes |= {english.lower(): code.replace("_", "-") for code, english in _NAMES.items()}
-    return codes.get(name.lower(), name)
+    return codes.get(name.lower()) or _spelt(name) or _code_of_own_name(name) or name
+
+
+def _spelt(tag: str) -> str | None:
+    """A tag as BCP 47 spells it: the shortest code of the language, and its script if that is not the usual one or a
+    variant; None if CLDR does not know the language."""
+    try:
+        code, territory, system, *_ = parse_locale(tag.replace("_", "-"), sep="-")
+    except ValueError:
+        return None
+    alias = _ALIASES.get(code, "")
+    code = alias if alias.isalpha() else code
+    if code not in _NAMES or code not in _LIKELY:
+        return None
+    return "-".join(
+        filter(None, (code, None if system not in _PARTS and system == script(code) else system, territory))
+    )
+
+
+def _code_of_own_name(name: str) -> str | None:
+    """The code of a language by the name that its speakers use; reading all of these takes a second."""
+    codes = (code for code in locale_identifiers() if name and code.isalpha())
+    return next((code for code in codes if name.lower() == (Locale(code).get_display_name(code) or "").lower()), None)
 
 
 def script_of(char: str) -> str:
@@ -297,16 +320,18 @@ def _parse(language: str) -> tuple[str, str, str | None]:
 
 
 def suggestion(language: str) -> str | None:
-    """A question for the code that was meant by a country's code or an English name, correctly spelt or not; None if
-    nothing is close."""
-    code = _LIKELY.get(f"und_{language.upper()}", "").split("_")[0]
-    if not code:
-        codes = {name.lower(): code for code, name in _NAMES.items()}
+    """A question for the code that was meant by another spelling of it, by a country's code, or by a name, correctly
+    spelt or not; None if nothing is close."""
+    meant = code_named(language)
+    if meant == language or not _spelt(meant):
+        meant = _LIKELY.get(f"und_{language.upper()}", "").split("_")[0]
+    if not meant:
+        codes = {name.lower(): code for code, name in _NAMES.items() if code in _LIKELY}
         close = difflib.get_close_matches(language.lower(), codes, n=1, cutoff=0.8)
         if not close:
             return None
-        code = codes[close[0]]
-    return f"did you mean {code!r} ({_NAMES[code]})?"
+        meant = codes[close[0]]
+    return f"did you mean {meant!r} ({english_name(meant)})?"
 
 
 @cache

@@ -89,6 +89,12 @@ def test_an_exported_model_gives_the_same_answers(made, tmp_path):
     ("call", "message"),
     [
         (lambda made: lf.load("nowhere"), r"^load: 'nowhere' is neither a folder nor owner/name on the hub"),
+        (lambda made: lf.load("nowhere", engine="vlm"), r"^evaluation.engine: no 'vlm'; did you mean 'vllm'\?"),
+        (lambda made: lf.load("nowhere", dtype="fp16"), r"^load: dtype: must be 'float32' or 'bfloat16', not 'fp16'$"),
+        (
+            lambda made: lf.corpus("embedded", languages="en, sw"),
+            r"^languages: must be a list, not 'en, sw'; write \['en', 'sw'\]$",
+        ),
         (lambda made: lf.corpus(made[0] / "texts.csv", ["en", "hi"]), r"texts.csv: no column for hi \(Hindi\)"),
         (lambda made: made[1].probe(made[2], central="fr"), r"^probe: texts.csv has no 'fr'; name one of en, zh, sw$"),
         (lambda made: lf.Lens(strengh=1.0), r"^Lens: unknown key 'strengh'"),

@@ -278,6 +278,26 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, text, line, key):
         read_yaml(file)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs:\n\t- methods: [base]\n", r", line 2: not valid YAML \(.*\); indent by spaces, not by tabs$"),
+        ("title: my run: first\n", r", line 1: not valid YAML \(mapping values .*\); check its indentation, colons, "),
+        (
+            "a:\n  b: 1\n  limit:12\nc: 3\n",
+            r", line 4: not valid YAML \(.*, .* that begins in line 3\); check its indentation",
+        ),
+        ("a: [", r", line \d: not valid YAML \(.*\); check its indentation, colons, commas and quotes$"),
+    ],
+)
+def test_a_mistake_in_yaml_is_named_by_its_line_and_its_usual_cause(tmp_path, text, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(LensflowError, match=f"^{file}{message}") as caught:
+        read_yaml(file)
+    assert "\n" not in str(caught.value)
+
+
 def test_anchors_and_merged_keys_are_no_repeated_keys(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("a: &a {kind: lens, lr: 1.0}\nb: &b {lr: 2.0}\nc: {<<: *a, <<: *b, lr: 3.0}\nd: [*a, *a]\n")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lensflow.errors import LensflowError
-from lensflow.languages import base_code, script
+from lensflow.languages import base_code, code_named, script
 from lensflow.measures.fidelity import check_detectable, is_faithful
 from lensflow.schema.corpus import Corpus
 from lensflow.schema.parsing import parse
@@ -30,8 +30,11 @@ def test_tags_are_languages(tag):
         ("cz", r"did you mean 'cs' \(Czech\)\?$"),
         ("zz", r"unknown code; write its ISO 639 code"),
         ("sr-Xxxx", r"unknown script or region; write 'sr', or such as 'sr-Latn'$"),
-        ("zh-hant", r"must be a BCP 47 tag, such as 'sw', 'zh-Hant' or 'pt-BR', not 'zh-hant'$"),
-        ("zh_Hant", r"must be a BCP 47 tag"),
+        ("zh-hant", r"must be a BCP 47 tag, .*, not 'zh-hant'; did you mean 'zh-Hant' \(Traditional Chinese\)\?$"),
+        ("zh_Hant", r"must be a BCP 47 tag, .*; did you mean 'zh-Hant' \(Traditional Chinese\)\?$"),
+        ("BN", r"must be a BCP 47 tag, .*; did you mean 'bn' \(Bangla\)\?$"),
+        ("日本語", r"must be a BCP 47 tag, .*; did you mean 'ja' \(Japanese\)\?$"),
+        ("tlh", r"unknown code; write its ISO 639 code"),  # Klingon, which has a name but no usual script
         ("zh-Hant/..", r"must be a BCP 47 tag"),
         (False, r"must be text \(YAML reads no, on and numbers otherwise: quote them\), not False$"),
     ],
@@ -68,3 +71,15 @@ def test_latin_serbian_can_be_told():
     check_detectable("sr-Latn")
     assert is_faithful("Ovaj alat služi za otvaranje konzervi i zatezanje zavrtnja.", "sr-Latn")
     assert not is_faithful("This tool is used to open cans and to tighten screws.", "sr-Latn")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *(("bangla", "bn"), ("Bengali", "bn"), ("বাংলা", "bn"), ("kiswahili", "sw")),
+        *(("SW", "sw"), ("swh", "sw"), ("swh_Latn", "sw"), ("pt_br", "pt-BR"), ("zho_hans", "zh-Hans")),
+        *(("sr-latn", "sr-Latn"), ("prs", "prs"), ("sw;hi", "sw;hi"), ("nowhere", "nowhere"), ("", "")),
+    ],
+)
+def test_a_code_by_another_name_or_spelling(name, code):
+    assert code_named(name) == code

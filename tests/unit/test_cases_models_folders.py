@@ -291,6 +291,20 @@ def test_a_repository_with_an_adapter_is_refused_by_its_listing(tmp_path, hub):
         check_prompt("b", entry(HUB), tmp_path)
 
 
+def test_a_folder_of_checkpoints_names_the_one_that_may_be_meant(tmp_path):
+    """The hub's cache, and the folder of a trainer."""
+    write(tmp_path / "runs" / "checkpoint-500")
+    for folder in (tmp_path, tmp_path / "runs"):
+        with pytest.raises(
+            LensflowError, match=rf"^{folder}/config.json is missing; did you mean .*/checkpoint-500\?$"
+        ):
+            check_files(folder)
+    with pytest.raises(
+        LensflowError, match=r"/none is missing; name a folder with config.json, tokenizer.json and \*.saf"
+    ):
+        check_files(tmp_path / "none")
+
+
 def test_a_folder_with_nothing_but_an_adapter_is_called_one(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(LensflowError, match=r"holds an adapter \(adapter_config.json\); merge it into its model"):

@@ -426,7 +426,7 @@ def test_collect_scores_writes_all_tables_from_which_the_tables_are_made(results
 
 
 def test_missing_comparisons_are_named(tmp_path):
-    with pytest.raises(LensflowError, match=r"comparisons\.csv: no such file; run the workflow"):
+    with pytest.raises(LensflowError, match=r"comparisons\.csv: no such file; check the path, or run the workflow"):
         make_table.terminal_table(CONFIG, tmp_path / "comparisons.csv")
 
 

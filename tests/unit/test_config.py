@@ -116,7 +116,7 @@ BACKBONE = {"license": "x", "prompt": {"format": "plain"}}
     [
         # The tag `package` of the union must not hide the key of the same name, nor show up itself.
         (PACKAGE | {"package": 3}, "backbones.b.source.package: must be text"),
-        (PACKAGE | {"parts": "a"}, "backbones.b.source.parts: must be a list, not 'a'"),
+        (PACKAGE | {"parts": "a"}, "backbones.b.source.parts: must be a list, not 'a'; write [a]"),
         (PACKAGE | {"parts": [1]}, "backbones.b.source.parts[0]: must be text"),
         (PACKAGE | {"sha256": "0"}, "backbones.b.source.sha256: must be 64 hexadecimal digits, not '0'"),
         ({"kind": "package"}, "backbones.b.source.package: is missing; add it"),
@@ -154,7 +154,7 @@ def test_a_name_becomes_a_folder(catalog, name, message):
 def test_a_refused_pattern_is_said_in_words():
     data_set = {"path": "a b", "layout": "columns", "languages": {"en": "en"}, "train": 1}
     changes = {
-        "corpora.mine.dataset.path: must be owner/name on the hub, or a file such as *.csv": {
+        "corpora.mine.dataset.path: must be owner/name on the hub, or a path below datasets_root, such as a.csv": {
             "corpora": {"mine": {"license": "x", "dataset": data_set}}
         },
         "sweeps.mine.key: must be a key of the method, such as lambda": {
@@ -202,6 +202,18 @@ def test_the_parts_of_a_configuration_that_lists_name_are_those_of_config():
     ("typed", "said"),
     [
         (["run", "--modle", "x"], "unrecognized arguments: --modle; did you mean --model?; see lensflow run --help"),
+        (
+            ["check", "mine.yaml"],
+            "unrecognized arguments: mine.yaml; write it behind the option that it is for (--configfile, --results); "
+            "see lensflow check --help",
+        ),
+        (["run", "--budget", "ten"], "argument --budget: must be a number, not 'ten'; see lensflow run --help"),
+        (["run", "--gpus", "all"], "argument --gpus: must be a whole number, not 'all'; see lensflow run --help"),
+        (
+            ["run", "--methods", ","],
+            "argument --methods: empty; write names with commas between them, or drop the option; see lensflow run "
+            "--help",
+        ),
         (["check", "--zzz"], "unrecognized arguments: --zzz; see lensflow check --help"),
         (["chekc"], "argument COMMAND: invalid choice: 'chekc'; did you mean check?; see lensflow --help"),
     ],

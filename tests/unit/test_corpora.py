@@ -193,7 +193,7 @@ def test_a_column_that_says_each_rows_language(tmp_path):
     ("items", "changes", "message"),
     [
         (COLUMNS, {"train": 9}, r": 4 items, 10 are asked for; lower train, dev or test$"),
-        (COLUMNS, {"languages": {"zh": "chi"}}, r", item 1: no column 'chi'; it has en, key, zh$"),
+        (COLUMNS, {"languages": {"zh": "chi"}}, r", item 1: no column 'chi'; it has en, key, zh; correct the row or"),
         (COLUMNS, {"id": "name"}, r", item 1: no column 'name'; it has "),
         (
             [*COLUMNS[:1], {"key": "x", "zh": " "}, *COLUMNS],

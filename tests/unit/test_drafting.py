@@ -113,6 +113,12 @@ def test_a_language_has_several_names(here):
     }
 
 
+@pytest.mark.parametrize("name", ["हिन्दी", "HI", "hin", "hin_Deva", "HINDI"])
+def test_a_language_may_be_called_and_spelt_in_any_way(here, name):
+    config = drafted(languages=(name, "yor_Latn", "Yoruba"), data=sentences(here / "sentences.csv"))[1]
+    assert config.settings["en-hi-yo"].targets == ("hi", "yo")
+
+
 def test_without_data_the_embedded_texts_are_taken_or_the_hubs(here):
     assert drafted(languages=("zh", "sw"))[1].settings["en-zh-sw"].training == "embedded"
     config = drafted(languages=("Swahili", "hindi"))[1]  # their English names, too
@@ -152,6 +158,17 @@ def test_a_folder_named_as_in_the_catalog_is_another_model(here):
 
 
 MISTAKES = {
+    "no folder of data": (
+        {"data": "sub"},
+        r"--data: sub/train\.jsonl: no such file; write it, or name a file with a col",
+    ),
+    "folder of questions": ({"languages": ("zh",), "questions": "sub"}, r"--questions: sub: is a folder; name a file$"),
+    "fewer than no GPU": ({"languages": ("zh",), "gpus": -1}, r"^--gpus: -1 is no number of GPUs; give 0 or more$"),
+    "file of a model": (
+        {"model": "My Model/model.safetensors"},
+        r"--model: My Model/model\.safetensors is a file; name a folder with config\.json, tokenizer\.json and ",
+    ),
+    "folder of models": ({"model": "."}, r"--model: config\.json is missing; did you mean My Model\?$"),
     "no model": (
         {"model": "nowhere"},
         r"--model: 'nowhere' is neither a folder nor owner/name on the hub; correct it \(known: ",
@@ -161,7 +178,7 @@ MISTAKES = {
         r"--model: './nowhere' is neither a folder nor owner/name on the hub; correct it \(known: ",
     ),
     "no code": ({"languages": ("jp",)}, r"--languages: language 'jp': unknown code; did you mean 'ja' \(Japanese\)\?"),
-    "no target": ({"languages": ("en",)}, r"--languages: names only the central language; add a target language"),
+    "no target": ({"languages": ("en",)}, r"--languages: names only the central language; add another one"),
     "no texts": ({"languages": ("yo",)}, r"no parallel texts in 'yo' \(Yoruba\); give some by --data FILE"),
     "no method": ({"methods": ("lens-gentel",)}, r"--methods: no 'lens-gentel'; did you mean 'lens-gentle'\?"),
     "no benchmark": ({"benchmarks": ("xcopas",)}, r"--benchmarks: no 'xcopas'; did you mean 'xcopa"),

@@ -40,3 +40,12 @@ def test_values_default_and_inner_keys_are_named():
 def test_an_unknown_key_is_one_line_with_a_suggestion():
     with pytest.raises(LensflowError, match=r"^explain: no key 'lamda'; did you mean 'lambda'\?"):
         explain("lamda")
+
+
+def test_a_word_that_is_no_key_gets_the_sections_and_an_entry_its_keys():
+    with pytest.raises(LensflowError, match=r"^explain: no key 'foo'; known: backbones, benchmarks, .*, versus$"):
+        explain("foo")
+    with pytest.raises(
+        LensflowError, match=r"'methods.lens-gentle' is an entry of kind lens; name one of its keys: batch"
+    ):
+        explain("methods.lens-gentle")

@@ -18,7 +18,7 @@ from lensflow.storage.cache import read_entry, write_entry
 from lensflow.storage.digests import canonical_json, digest, file_digest
 from lensflow.storage.integrity import CORRUPT
 from lensflow.storage.journal import spans
-from lensflow.storage.verified import read_json, read_jsonl
+from lensflow.storage.verified import read_json, read_jsonl, read_manifest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -86,7 +86,7 @@ def test_line_separators_inside_a_text_do_not_end_a_line(tmp_path):
         (b'{"a": 1}\n\n{"a": 2}\n', "rows.jsonl, line 2: empty line; remove it"),
         (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON .*; correct the line"),
         (b"\xff\xfe", "rows.jsonl: not UTF-8 text; convert it"),
-        (None, "rows.jsonl: no such file"),
+        (None, "rows.jsonl: no such file; check the path"),
     ],
 )
 def test_bad_json_lines(tmp_path, content, message):
@@ -222,3 +222,28 @@ def test_a_damaged_entry_is_set_aside_and_said(tmp_path, caplog, content):
     assert read_entry(path) is None
     assert f"{path}: damaged (truncated or changed); it was set aside and is made again" in caplog.text
     assert [other.name for other in tmp_path.iterdir()] == [f"entry.json{CORRUPT}"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("of the user")
+    with pytest.raises(
+        LensflowError, match=rf"^{tmp_path}/file: the folder cannot be made \(.*\); choose another or check"
+    ):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_what_no_stage_wrote_is_not_to_be_deleted(tmp_path):
+    """A file of another kind that was named by mistake."""
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    with pytest.raises(
+        LensflowError, match=r"a damaged manifest \(.*\); delete it and run again if a stage wrote it, else"
+    ):
+        read_manifest(path)
+    path.write_text("a,b")
+    with pytest.raises(
+        LensflowError, match=r"not valid JSON \(.*\); delete it and run again if a stage wrote it, else"
+    ):
+        read_json(path)
+    with pytest.raises(LensflowError, match=f"^{tmp_path}: is a folder; name a file$"):
+        read_json(tmp_path)

@@ -90,8 +90,8 @@ def test_generated_questions(tmp_path):
     [
         (ROWS, {"config": "yy"}, r"\(yy, test\): no configuration 'yy'; it has 'zz'$"),
         (ROWS, {"split": "dev"}, r"\(zz, dev\): no split 'dev'; it has 'test', 'train'$"),
-        (ROWS, {"columns": ["answer"]}, r": no column 'answer'; it has label, n, question$"),
-        (ROWS, {"id": "key"}, r": no column 'key'; it has label, n, question$"),
+        (ROWS, {"columns": ["answer"]}, r": no column 'answer'; it has label, n, question; correct the row"),
+        (ROWS, {"id": "key"}, r": no column 'key'; it has label, n, question; correct the row"),
         ([*ROWS, ROWS[1]], {}, r": id '1' \(n\) occurs at items 2 and 5; rename or remove one$"),
         ([ROWS[0], ROWS[1] | {"question": None}], {}, r", item 2: column 'question' is empty; fill it or remove"),
         (ROWS, {"path": "not/there"}, r": cannot be fetched from the hub \(.+\); check name, .*LENSFLOW_DATASETS_ROOT"),

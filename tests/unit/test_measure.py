@@ -72,7 +72,9 @@ def test_rows_without_an_id_have_their_number(tmp_path, capsys):
         ("a.jsonl", b'{"id": 1}\n', "row 1: no column 'answer'; it has id"),
         ("a.jsonl", b'{"answer": "x"}\n\n{"answer": 3}\n', "row 2: column 'answer' holds int"),
         ("a.jsonl", b"{\n", "line 1: not valid JSON"),
-        ("a.jsonl", b"[1]\n", "line 1: must be a mapping of columns"),
+        ("a.jsonl", b"[1]\n", "line 1: a list, not a row; write one row per line, or name a file of one list .json"),
+        ("a.jsonl", b'[\n{"answer": "x"}\n]\n', "line 1: a list, not a row; write one row per line"),
+        ("a.json", b'[\n{"answer": "x"},\n]\n', r"a.json: cannot be read \(.*: line [23] "),
         ("a.jsonl", b'{"answer": "\xff"}\n', "a.jsonl: not UTF-8"),
         ("a.csv", b"answer\na,b\n", "line 2: more or fewer cells than columns"),
         ("a.csv", b"id,answer\n1,a\n2\n", "line 3: more or fewer cells than columns"),
@@ -103,3 +105,18 @@ def test_an_unknown_language_and_a_missing_file(tmp_path, capsys):
     assert "row 1: language 'jp': unknown code; did you mean 'ja' (Japanese)?" in capsys.readouterr().err
     assert main(["measure", str(tmp_path / "b.csv"), "--language", "sw"]) == 2
     assert "b.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_answers_are_not_overwritten_and_mistakes_are_said_before_any_row_is_read(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(LensflowError, match=r"a.jsonl: holds the answers, which would be lost; name another file"):
+        measure(path, language="sw", output=tmp_path / "." / "a.jsonl")
+    with pytest.raises(LensflowError, match=f"^{tmp_path}: is a folder; name another file for the output"):
+        measure(path, language="sw", output=tmp_path)
+    assert path.read_bytes() == before
+    for language in ("jp", ""):
+        with pytest.raises(LensflowError, match=f"^language '{language}': unknown code; "):
+            measure(path, language=language)
+    with pytest.raises(LensflowError, match=f"^{tmp_path}: is a folder; name a file"):
+        measure(tmp_path, language="sw")

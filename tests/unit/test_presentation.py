@@ -279,7 +279,7 @@ def test_tables_of_nothing_say_so(results, tmp_path):
     for name in ("verdict", "ablation", "versus", "cost"):
         assert (tmp_path / f"{name}.md").read_text().startswith("Nothing to show.\n")
         assert (tmp_path / f"{name}.csv").read_text().startswith("backbone,setting,")
-    with pytest.raises(LensflowError, match=r"none\.csv: no such file; run the workflow"):
+    with pytest.raises(LensflowError, match=r"none\.csv: no such file; check the path, or run the workflow"):
         make_table.write_tables(nothing, TableFiles(results / "none.csv", direct, results / "claims.csv", []), tmp_path)
 
 

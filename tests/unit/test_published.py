@@ -198,7 +198,7 @@ def test_rows_and_columns_that_come_and_go(old, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "main.csv: no such file; run the workflow"),
+        (None, "main.csv: no such file; check the path, or run the workflow"),
         (b"", "main.csv: not a CSV table (No columns to parse from file); make it again"),
         (b"\xff\xfe", "main.csv: not a CSV table ('utf-8' codec can't decode"),
         (b"backbone,setting\n", "main.csv: no column 'method'; make the table again"),

@@ -69,7 +69,8 @@ def test_the_plan_gives_the_configuration_of_a_row(stage: Stage):
 
 def test_a_benchmark_on_a_corpus_has_no_items_to_fetch(capsys):
     assert main(["show-config", "fetch_items", "generation/en"]) == 2
-    error = "error: 'generation/en' is not part of the work of stage fetch_items in this plan\n"
+    error = "error: 'generation/en' is not part of the work of stage fetch_items in this plan; name a "
+    error += "benchmark/language of its runs\n"
     assert capsys.readouterr().err == error
 
 

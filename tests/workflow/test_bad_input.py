@@ -89,6 +89,8 @@ def put(config: dict, path: str, value: object) -> None:
         ("settings/en-zh/languages/1", "Chinees", "or 'pt-BR', not 'Chinees'; did you mean 'zh' (Chinese)?"),
         ("retention_margins", {"repeats": 0.1}, "retention_margins: no metric 'repeats'; known: "),
         ("evaluation", {"engine": "vlm"}, "evaluation.engine: no 'vlm'; did you mean 'vllm'? (known: auto, hf, vllm)"),
+        ("limit", 5, "config: unknown key 'limit'; it belongs into a section: evaluation.limit"),
+        ("seeds", [0], "config: unknown key 'seeds'; it belongs into a section: runs[0].seeds"),
         # out of range or of the wrong type
         ("methods/lens-a/lr", "1e-5", "methods.lens-a.lr: must be a number, '1e-5' is text (YAML reads 1e-5 as text"),
         ("methods/lens-a/lr", -1.0, "methods.lens-a.lr: must be greater than 0, not -1.0"),
@@ -100,7 +102,10 @@ def put(config: dict, path: str, value: object) -> None:
         ("methods/lens-a/lambda", {"zh": "1e-1"}, "methods.lens-a.lambda.zh: must be a number, '1e-1' is text"),
         ("methods/lens-a/lambda", {"zh": 0.1}, "methods.lens-a.lambda: no value for sw of setting en-sw"),
         ("settings/en-zh/rank", 2, "settings.en-zh: rank: 2 is more than the number of languages less one; lower it"),
-        ("runs/0/seeds", 0, "runs[0].seeds: must be a list, not 0"),
+        ("runs/0/seeds", 0, "runs[0].seeds: must be a list, not 0; write [0]"),
+        ("runs/0/methods", "base, lens-a", "runs[0].methods: must be a list, not 'base, lens-a'; write [base, lens-a]"),
+        ("runs/0/benchmarks", "cldr", "runs[0].benchmarks: must be a list, not 'cldr'; write [cldr]"),
+        ("runs", {"methods": ["base"]}, "config: runs: must be a list; begin every entry with '- '"),
         ("runs/0/methods", [], "runs[0].methods: must not be empty"),
         ("backbones/tiny/source", {"kind": "folder"}, "backbones.tiny.source.path: is missing; add it"),
         ("backbones/data", None, "backbones.data: must be a mapping, not None"),
@@ -134,7 +139,7 @@ def test_an_unknown_configuration_file(project, capsys):
 
 def test_a_configuration_file_that_is_not_yaml(project, capsys):
     (project / "config" / "bad.yaml").write_text("runs: [")
-    assert "config/bad.yaml: not valid YAML" in refused(["check", "--configfile", "config/bad.yaml"], capsys)
+    assert "config/bad.yaml, line 2: not valid YAML (" in refused(["check", "--configfile", "config/bad.yaml"], capsys)
 
 
 # The corpus

@@ -39,6 +39,9 @@ def started(monkeypatch):
     return commands
 
 
+MODEL = ("--model", "model", "--languages", "sw")
+
+
 def write_texts(path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -107,7 +110,15 @@ def test_without_options_the_file_here_runs_else_the_demo(here, started, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "mine.yaml"], "mine.yaml: no such file; write one by lensflow new, or correct the name"),
+        (["run", "mine.yaml"], "mine.yaml: no such file; write one by lensflow new, name a model by --model, or corr"),
+        (["run", "model"], "model: a folder, not a configuration file; write one by lensflow new, name a model by --"),
+        (
+            ["run", "--languages", "sw", "hi", "--model", "model"],
+            "hi: no such file; write names in one list (sw,hi), or",
+        ),
+        (["run", "--languages", "sw", "--model", ""], "--model: missing; name a folder with a checkpoint"),
+        (["new", *MODEL, "--directory", "texts.csv"], "--directory: texts.csv is a file; name a folder"),
+        (["new", *MODEL, "--directory", "texts.csv/run"], "texts.csv/run: the folder cannot be made ("),
         (["run", "texts.csv", "--gpus", "1"], "--gpus: texts.csv says what to run; change it there"),
         (["run", "--languages", "sw"], "--model: missing; name a folder with a checkpoint"),
         (["run", "--model", "model"], "--languages: missing; name the languages to make better, such as sw,hi"),
@@ -117,6 +128,13 @@ def test_a_mistake_is_one_line(here, started, capsys, arguments, message):
     assert main.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+    assert started == []
+
+
+def test_a_machine_without_the_gpus_is_named_before_anything_runs(here, started, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main.main(["run", *MODEL, "--data", "texts.csv", "--gpus", "2"]) == 2
+    assert "error: --gpus 2: this machine has no CUDA device that torch can use; set" in capsys.readouterr().err
     assert started == []
 
 

@@ -81,11 +81,21 @@ def check_files(folder: Path, where: str = "") -> None:
         LensflowError: a file is missing; the checkpoint needs pickle, its own code or the hub to load; or it cannot be
             trained.
     """
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "missing"
+        raise LensflowError(
+            f"{where}{folder} is {what}; name a folder with config.json, tokenizer.json and *.safetensors"
+        )
+    inside = [path for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/config.json"))]
+    if inside and not (folder / "config.json").is_file():  # the hub's cache, or what a trainer wrote
+        raise LensflowError(f"{where}{folder / 'config.json'} is missing; did you mean {inside[-1].parent}?")
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names, from anywhere
         raise LensflowError(f"{where}{folder} holds an adapter (adapter_config.json); merge it into its model")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
-            raise LensflowError(f"{where}{folder / name} is missing; give a checkpoint with a fast tokenizer")
+            raise LensflowError(
+                f"{where}{folder / name} is missing; give a checkpoint of transformers with a fast tokenizer"
+            )
     for name in READ_FILES:
         path = folder / name
         if name.endswith(".json") and path.is_file() and not isinstance(_read(path, where), dict):

@@ -93,7 +93,9 @@ def value_at(item: Mapping[str, Any], column: str, where: str) -> Any:
         return item[column]
     name, *path = column.split(".")
     if not path or name not in item:
-        raise LensflowError(f"{where}: no column '{column}'; it has {', '.join(item)}")
+        raise LensflowError(
+            f"{where}: no column '{column}'; it has {', '.join(item)}; correct the row or the column's name"
+        )
     value = item[name]
     for part in path:
         if isinstance(value, Mapping) and part in value:

@@ -69,6 +69,8 @@ def read_rows(path: Path, member: str | None = None, field: str | None = None, w
         raise LensflowError(f"{here}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise LensflowError(f"{here}: not UTF-8 text; save it as UTF-8") from None
+    except IsADirectoryError:
+        raise LensflowError(f"{here}: is a folder; name a file") from None
     # zipfile raises a RuntimeError for an encrypted member, and for a way of compression that it does not know.
     except (EOFError, OSError, ValueError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise LensflowError(f"{here}: cannot be read ({error}); correct the file") from None
@@ -138,7 +140,7 @@ def _json(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:
     try:
         value = parse_json(content.decode("utf-8-sig"))
     except ValueError:
-        if field is not None or b"\n" not in content.strip():
+        if field is not None or b"\n" not in content.strip() or content.lstrip().startswith(b"["):
             raise
         yield from _json_lines(io.BytesIO(content), field, where)  # as many a .json of the hub is
         return
@@ -168,6 +170,10 @@ def _json_lines(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]
     for here, line in _numbered(file, where):
         if line.strip():
             text = line.decode("utf-8-sig")
+            if text.lstrip().startswith("["):
+                raise LensflowError(
+                    f"{here}: a list, not a row; write one row per line, or name a file of one list .json"
+                )
             try:
                 row = parse_json(text)
             except ValueError as error:

@@ -51,7 +51,7 @@ def read_corpus(path: Path) -> Items:
     """
     if not path.is_dir():
         raise LensflowError(f"corpus {path}: no such folder; it must hold train.jsonl, dev.jsonl and test.jsonl")
-    corpus: Items = {split: read_jsonl(path / f"{split}.jsonl") for split in SPLITS}
+    corpus: Items = {split: read_jsonl(_present(path / f"{split}.jsonl")) for split in SPLITS}
     languages: set[str] | None = None
     seen_ids: dict[str, str] = {}
     seen_texts: dict[tuple[str, str], tuple[Split, str, str]] = {}
@@ -83,6 +83,12 @@ def read_corpus(path: Path) -> Items:
         {language: [item[language] for item in items] for language in languages_of(corpus)}, f"corpus {path}"
     )
     return corpus
+
+
+def _present(file: Path) -> Path:
+    if not file.is_file():
+        raise LensflowError(f"{file}: no such file; write it, or name a file with a column per language")
+    return file
 
 
 def check_translated(texts: Mapping[str, Sequence[str]], where: str) -> None:

@@ -27,6 +27,7 @@ REFUSALS = {
     errno.EIO: "the disk fails; copy what it still has, and run elsewhere (--directory)",
     errno.ENOMEM: "not enough memory; free some, or run where there is more",
 }
+_NUMBERS = {"int": "a whole number", "float": "a number"}  # argparse's types, in words
 GROUPS = (running, configuration, results, measuring, tables, stages)  # in the order of --help
 
 
@@ -36,13 +37,21 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Print which arguments the command does not know, and exit."""
         options = re.findall(r"--[\w-]+", self.format_usage())
-        self.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].partition('=')[0], options)}")
+        meant = _meant(unknown[0].partition("=")[0], options)
+        if not unknown[0].startswith("-"):
+            meant = f"; write it behind the option that it is for ({', '.join(options) or 'none'})"
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong with the arguments, and exit."""
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             meant = _meant(choice[1], choice[2].replace("'", "").split(", "))
             message = message.replace(f" ({choice[0].partition(' (')[2]}", meant) if meant else message
+        message = re.sub(
+            r"invalid (\w+) value: (.*)",
+            lambda found: f"must be {_NUMBERS.get(found[1], found[1])}, not {found[2]}",
+            message,
+        )
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -34,7 +34,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _add_request(sub: argparse.ArgumentParser) -> None:
-    listed: Mapping[str, Any] = {"type": lambda text: tuple(text.replace(",", " ").split()), "metavar": "A,B"}
+    listed: Mapping[str, Any] = {"type": _names, "metavar": "A,B"}
     sub.add_argument("--model", help="a folder with a checkpoint, owner/name on the hub, or a backbone of the catalog")
     sub.add_argument("--languages", **listed, help="the target languages: codes such as sw,hi")
     sub.add_argument("--central", help="the language that the model knows best (default: en)")
@@ -50,6 +50,12 @@ def _add_request(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--gpus", type=int, help="GPUs to run on (default: 0)")
     sub.add_argument("--directory", type=Path, help="folder of the run, with its results (default: here)")
     sub.add_argument("--force", action="store_true", help="replace the file or the results of another run")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if names := tuple(dict.fromkeys(text.replace(",", " ").split())):
+        return names
+    raise argparse.ArgumentTypeError("empty; write names with commas between them, or drop the option")
 
 
 def new(args: argparse.Namespace) -> None:
@@ -82,6 +88,10 @@ def run(args: argparse.Namespace) -> None:
             print(text or "", end="")
             return
         gpus = max(plan.config.backbones[name].resources.gpus for name in plan.backbones)
+        if gpus:
+            from lensflow.models.loading import device_of  # takes seconds
+
+            device_of(gpus)
         _snakemake(file, gpus)
         print()
         for line in _verdict(Path("results"), shown):
@@ -96,10 +106,14 @@ def _text(args: argparse.Namespace, file: Path) -> str | None:
         if getattr(args, name) is not None
     ]
     if args.file is not None:
+        if not args.file.is_file():
+            what = "a folder, not a configuration file" if args.file.is_dir() else "no such file"
+            advice = (
+                "write names in one list (sw,hi)" if options else "write one by lensflow new, name a model by --model"
+            )
+            raise LensflowError(f"{args.file}: {what}; {advice}, or correct the name")
         if options:
             raise LensflowError(f"{options[0]}: {args.file} says what to run; change it there, or drop the file's name")
-        if not args.file.is_file():
-            raise LensflowError(f"{args.file}: no such file; write one by lensflow new, or correct the name")
         return None
     if options:
         return _drafted(args)
@@ -111,10 +125,12 @@ def _text(args: argparse.Namespace, file: Path) -> str | None:
 def _drafted(args: argparse.Namespace) -> str:
     from lensflow.workflow.drafts.drafting import Request, draft
 
-    if args.model is None:
+    if not args.model:
         raise LensflowError("--model: missing; name a folder with a checkpoint, or owner/name on the hub")
     if not args.languages:
         raise LensflowError("--languages: missing; name the languages to make better, such as sw,hi")
+    if args.directory and args.directory.exists() and not args.directory.is_dir():
+        raise LensflowError(f"--directory: {args.directory} is a file; name a folder")
     names = ("central", "data", "questions", "methods", "benchmarks", "budget", "gpus")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return draft(Request(args.model, args.languages, **given), args.directory or Path())
@@ -133,7 +149,6 @@ def _write(path: Path, text: str, force: bool) -> None:
             f"{path}: exists already with other content; run it as it is (lensflow run {path}), choose another "
             "folder (--directory), or replace it (--force)"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     print(f"{path}: written")
 

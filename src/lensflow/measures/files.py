@@ -36,14 +36,20 @@ def measure(
         output: file for one JSON row per input row: `id`, `language`, and the fields of `Judgement`.
 
     Raises:
-        LensflowError: the file cannot be read, a row lacks a column, or a language is unknown.
+        LensflowError: the file cannot be read, a row lacks a column, a language is unknown, or the output is the file
+            of answers or a folder.
     """
+    if language is not None:
+        check_detectable(language)
+    if output is not None and (output.is_dir() or (output.exists() and output.samefile(path))):
+        what = "is a folder" if output.is_dir() else "holds the answers, which would be lost"
+        raise LensflowError(f"{output}: {what}; name another file for the output")
     rows = [(f"{path}, row {number}", row) for number, row in enumerate(read_rows(path), start=1)]
     if not rows:
         raise LensflowError(f"{path}: no rows; give a file with one answer per row")
     judged = []
     for where, row in rows:
-        tag = language or _language(where, row, language_column or "language")
+        tag = _language(where, row, language_column or "language") if language is None else language
         prompt = _text(where, row, prompt_column) if prompt_column else None
         judged.append((tag, _judge(where, _text(where, row, answer_column), tag, prompt)))
     if output is not None:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,7 +31,7 @@ IN_WORDS = {
     PATH_BELOW_PATTERN: "must be a path below its folder, without '..', '/' in front and blanks",
     TASK_PATTERN: "must be folder/name, without '..', '/' in front and blanks",
     URL_PATTERN: "must be http://... or https://..., and hold no user, key or query (the key is in key_variable)",
-    HUB_NAME_PATTERN: "must be owner/name on the hub, or a file such as *.csv, *.json, *.parquet or *.zip",
+    HUB_NAME_PATTERN: "must be owner/name on the hub, or a path below datasets_root, such as a.csv or b/c.parquet",
     OWNED_NAME_PATTERN: "must be owner/name",
     ARXIV_PATTERN: "must be a number on arXiv, such as 2410.04407",
     SWEPT_KEY_PATTERN: "must be a key of the method, such as lambda, or setting. and a key of the setting",
@@ -89,6 +90,8 @@ def first_line(error: ValidationError, data: Any) -> str:
         message = IN_WORDS.get(context.get("pattern", kind), said)
         if not isinstance(value, (dict, list)):
             message += f", not {value!r}"
+        if kind == "tuple_type":
+            message += "; begin every entry with '- '" if isinstance(value, (dict, NoneType)) else f"; write [{value}]"
         if context.get("pattern") == LANGUAGE_PATTERN and (hint := suggestion(value)):
             message += f"; {hint}"
     return f"{key}: {message}" if key else message

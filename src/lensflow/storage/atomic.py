@@ -24,7 +24,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     On an exception, the temporary file is removed and `path` does not change.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LensflowError(
+            f"{path.parent}: the folder cannot be made ({error.strerror or error}); choose another or check permissions"
+        ) from None
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

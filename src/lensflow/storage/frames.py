@@ -43,7 +43,7 @@ def _read(path: Path, compare: Callable[[Path], Path], **options: Any) -> pd.Dat
     try:
         frame: pd.DataFrame = pd.read_csv(compare(path), **options)
     except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file; run the workflow") from None
+        raise LensflowError(f"{path}: no such file; check the path, or run the workflow") from None
     except (ValueError, OSError) as error:
         raise LensflowError(f"{path}: not a CSV table ({' '.join(str(error).split())}); make it again") from None
     return frame

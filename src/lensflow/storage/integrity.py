@@ -25,6 +25,7 @@ from lensflow.storage.parsing import LARGEST_JSON, parse_json, read_text
 MANIFEST = "manifest.json"  # lists the files of a checkpoint with their checksums
 RECORD = ".record.json"  # a record's name is its output's and this
 CORRUPT = ".corrupt"  # what was found damaged has its name and this
+REMEDY = "delete it and run again if a stage wrote it, else name another file"
 LOG = logging.getLogger(__name__)
 
 
@@ -145,7 +146,7 @@ def conform(path: Path, kind: Any, value: Any, name: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise LensflowError(f"{path}: a damaged {name} ({where}: {first['msg']}); delete it and run again") from None
+        raise LensflowError(f"{path}: a damaged {name} ({where}: {first['msg']}); {REMEDY}") from None
 
 
 @functools.cache

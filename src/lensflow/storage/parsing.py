@@ -46,7 +46,9 @@ def read_text(path: Path, most: int) -> str:
     except FileNotFoundError:
         raise LensflowError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
-        raise LensflowError(f"{path}: not UTF-8 text; convert it") from None
+        raise LensflowError(f"{path}: not UTF-8 text; convert it, or name another file") from None
+    except IsADirectoryError:
+        raise LensflowError(f"{path}: is a folder; name a file") from None
     except OSError as error:
         raise LensflowError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -89,8 +91,20 @@ def read_yaml(path: Path, loader: Any = None) -> Any:
         raise
     except RecursionError:
         raise LensflowError(f"{path}: nested too deeply; write it flatter") from None
+    except yaml.MarkedYAMLError as error:
+        raise LensflowError(_misspelt(path, text, error)) from None
     except Exception as error:  # constructors of scalars fail in ways of their own, such as a KeyError for `!!bool x`
         raise LensflowError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _misspelt(path: Path, text: str, error: Any) -> str:
+    """Return where YAML cannot be read, why, and what is usually the cause."""
+    mark = error.problem_mark or error.context_mark
+    since = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
+    [*_, line] = text.splitlines()[: mark.line + 1] or [""]
+    tabs = "\t" in line[: len(line) - len(line.lstrip())]
+    cause = "indent by spaces, not by tabs" if tabs else "check its indentation, colons, commas and quotes"
+    return f"{path}, line {mark.line + 1}: not valid YAML ({error.problem}{since}); {cause}"
 
 
 def _twice(root: Any, children: Callable[[Any], Iterable[Any]]) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lensflow.errors import LensflowError
-from lensflow.storage.integrity import Manifest, checked, conform
+from lensflow.storage.integrity import REMEDY, Manifest, checked, conform
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json, read_text
 
 
@@ -18,7 +18,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_text(path, LARGEST_JSON))
     except ValueError as error:
-        raise LensflowError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+        raise LensflowError(f"{path}: not valid JSON ({error}); {REMEDY}") from None
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -46,7 +46,7 @@ def read_jsonl(path: Path) -> list[Any]:
                 except ValueError as error:
                     raise LensflowError(f"{where}: not valid JSON ({error}); correct the line") from None
     except FileNotFoundError:
-        raise LensflowError(f"{path}: no such file") from None
+        raise LensflowError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise LensflowError(f"{path}: cannot be read ({error.strerror})") from None
     return rows

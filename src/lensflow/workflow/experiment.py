@@ -70,6 +70,8 @@ class Run(Strict):
     @classmethod
     def _named(cls, value: Any) -> Any:
         """`[generation, xcopa: [zh, sw]]` -> `{generation: null, xcopa: (zh, sw)}`."""
+        if isinstance(value, str):
+            raise ValueError(f"must be a list, not '{value}'; write [{value}]")
         if not isinstance(value, (list, tuple)):
             return value
         named: dict[str, Any] = {}
@@ -130,6 +132,16 @@ class Config(Strict):
     """Paper -> the numbers that it reports; the tables show them beside ours."""
     runs: tuple[Run, ...] = Field(min_length=1, strict=False)
     """What to run: every combination of what an entry lists."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_of_sections(cls, data: Any) -> Any:
+        sections: dict[str, type[Strict]] = {"evaluation": Evaluation, "extraction": Extraction, "runs[0]": Run}
+        for key in data if isinstance(data, Mapping) else ():
+            inside = next((name for name, section in sections.items() if key in section.model_fields), None)
+            if inside and key not in cls.model_fields:
+                raise ValueError(f"unknown key '{key}'; it belongs into a section: {inside}.{key}")
+        return data
 
     @model_validator(mode="after")
     def _references(self) -> Self:

@@ -1,5 +1,6 @@
 """The meaning of a key of the configuration, from the docstring below the key in the schema (`lensflow explain`)."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -47,8 +48,15 @@ def explain(name: str) -> str:
     every = list(keys())
     parts = [kind for part in name.split(".") for kind in (part, *_kind_of(part))]
     called = [key for key in every if key.path[-1] == parts[-1]]
+    if not called and (kind := _kind_of(name.rpartition(".")[2])):
+        inner = sorted({key.path[-1] for key in every if kind[0] in key.path[:-1]})
+        raise LensflowError(
+            f"explain: '{name}' is an entry of kind {kind[0]}; name one of its keys: {', '.join(inner)}"
+        )
     if not called:
-        raise LensflowError(f"explain: no key '{name}'; {did_you_mean(parts[-1], {key.path[-1] for key in every})}")
+        known = {key.path[-1] for key in every}
+        known = known if difflib.get_close_matches(parts[-1], known, n=1) else {key.path[0] for key in every}
+        raise LensflowError(f"explain: no key '{name}'; {did_you_mean(parts[-1], known)}")
     most = max(len(set(parts) & set(key.path)) for key in called)
     said: dict[str, list[str]] = {}
     for key in called:

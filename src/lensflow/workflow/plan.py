@@ -317,7 +317,10 @@ class Plan:
                 return dict(function(part))
             return dict(function(*values))
         except (KeyError, ValueError):
-            raise LensflowError(f"'{'/'.join(values)}' is not part of the work of stage {stage} in this plan") from None
+            form = "/".join(scope)
+            raise LensflowError(
+                f"'{'/'.join(values)}' is not part of the work of stage {stage} in this plan; name a {form} of its runs"
+            ) from None
 
     def _checkpoint(self, name: str) -> Place:
         if name not in self._places:

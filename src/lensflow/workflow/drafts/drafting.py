@@ -66,7 +66,7 @@ class Request:
     @property
     def all_languages(self) -> tuple[str, ...]:
         """The central language, then the targets."""
-        return (self.central, *(language for language in self.languages if language != self.central))
+        return tuple(dict.fromkeys((self.central, *self.languages)))
 
 
 def draft(request: Request, folder: Path) -> str:
@@ -80,7 +80,9 @@ def draft(request: Request, folder: Path) -> str:
     for language in request.all_languages:
         parse(Language, language, "--languages" if language != request.central else "--central")
     if len(request.all_languages) < 2:
-        raise LensflowError("--languages: names only the central language; add a target language, such as sw")
+        raise LensflowError("--languages: names only the central language; add another one")
+    if request.gpus < 0:
+        raise LensflowError(f"--gpus: {request.gpus} is no number of GPUs; give 0 or more")
     for option, catalog in (("methods", known.methods), ("benchmarks", known.benchmarks)):
         for name in getattr(request, option):
             if name not in catalog:

@@ -60,7 +60,7 @@ def find_model(name: str, known: Config, folder: Path, where: str = "--model") -
         size = {"package": 4, "hub": 2}.get(entry.source.kind)  # bytes per number of what prepare_backbone writes
         disk = entry.resources.disk_gb
         return FoundModel(name, disk * 1e9 / size if disk and size else None)
-    if path.is_dir():
+    if path.exists():
         check_checkpoint(path, f"{where}: ")
         source = {"kind": "folder", "path": relative(path, folder)}
         return _described(new_name(path.resolve().name, known.backbones), source, path, _license(path), _count(path))

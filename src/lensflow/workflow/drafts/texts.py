@@ -54,7 +54,10 @@ def find_texts(
         return _of_the_catalog(languages, known)
     entry: dict[str, Any] = {"license": "unknown"}
     if data.is_dir():
-        content = texts.read_corpus(data)
+        try:
+            content = texts.read_corpus(data)
+        except LensflowError as error:
+            raise LensflowError(f"--data: {error}") from None
         has = texts.languages_of(content)
         _check_has(languages, has, f"--data: {data}", has)
         entry |= {"path": relative(data, folder)}
