@@ -160,7 +160,7 @@ def test_a_lost_file_of_a_checkpoint(chain, capfd):
     not_finished(chain, f"{STATES}/en.safetensors")
     assert chain.again(f"{STATES}/en.safetensors") == 2
     assert (
-        "missing, though stage prepare_backbone wrote it; it was renamed to *.corrupt; run again"
+        "missing, though stage prepare_backbone wrote it; what is left beside it was renamed to *.corrupt; run again"
         in capfd.readouterr().err
     )
     assert chain.make() == 0

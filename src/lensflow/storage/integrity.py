@@ -214,8 +214,8 @@ def set_aside(path: Path) -> LensflowError:
     Returns:
         The error to raise.
     """
-    found_as = "its checksum differs from what stage {} wrote (truncated or changed)"
-    reason = found_as if path.is_file() else "missing, though stage {} wrote it"
+    damaged = "its checksum differs from what stage {} wrote (truncated or changed); it"
+    reason = damaged if path.is_file() else "missing, though stage {} wrote it; what is left beside it"
     places, stages = [path], []
     targets = [path.parent / path.readlink()] if path.is_symlink() else []
     for file in (path, *targets):
@@ -224,6 +224,4 @@ def set_aside(path: Path) -> LensflowError:
             stages.append(found[1]["stage"])
     for place in places:
         discard(place)
-    return LensflowError(
-        f"{path}: {reason.format(stages[-1])}; it was renamed to *.corrupt; run again to make it again"
-    )
+    return LensflowError(f"{path}: {reason.format(stages[-1])} was renamed to *.corrupt; run again to make it again")
