@@ -533,7 +533,8 @@ def test_a_question_of_one_turn_gets_one_verdict():
 
 def test_a_checkpoint_that_was_not_evaluated(run, capsys):
     (run / "samples" / "mt-bench.en.jsonl").unlink()
-    assert refused(run, "http://127.0.0.1:1/v1", capsys).endswith("samples/mt-bench.en.jsonl: no such file")
+    said = refused(run, "http://127.0.0.1:1/v1", capsys)
+    assert said.endswith("samples/mt-bench.en.jsonl: no such file; check the path")
 
 
 def test_columns_that_questions_are_made_of_must_be_named():
