@@ -27,9 +27,8 @@ RESULTS = {
     "study/second": "the study's second model",
     "demo": "the demo",
 }  # folder of docs -> what it is called
-OWN = [
-    ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore", "second")
-]  # they have methods of their own
+# Configurations with methods of their own.
+OWN = [ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore", "second")]
 SHOWN = ("usable", "wrong_language", "repetition", "accuracy", "nll")
 MADE_BY = "<!-- Written by performance/method_pages.py. -->\n\n"
 ABSENT = "not in the committed results"

@@ -25,11 +25,11 @@ pytest_plugins = ["tests.judge_server"]
 
 
 def markers_of(path: Path) -> set[str]:
-    """The markers of the tests of a file or folder."""
-    folders, name = {path.name, path.parent.name}, path.stem.removeprefix("test_")
-    starts_workflow = not folders.isdisjoint({"workflow", "faults"})
-    needs_model = not folders.isdisjoint({"e2e", "faults", "gpu"}) or name in NEED_TORCH.split()
-    return {marker for marker, is_set in (("workflow", starts_workflow), ("model", needs_model)) if is_set}
+    """The markers of the tests of a file or folder below `tests`."""
+    folder, name = [*path.relative_to(Path(__file__).parent).parts, ""][0], path.stem.removeprefix("test_")
+    needs_model = folder in ("e2e", "faults", "gpu") or name in NEED_TORCH.split()
+    starts_workflow = folder in ("workflow", "faults")
+    return {marker for marker, is_set in (("model", needs_model), ("workflow", starts_workflow)) if is_set}
 
 
 def left_out(config: pytest.Config) -> set[str]:

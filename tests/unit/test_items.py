@@ -314,3 +314,14 @@ def test_what_a_conversion_lacks_is_not_taken_from_elsewhere(script_on_the_hub, 
     with pytest.raises(LensflowError, match=r"is a script.*no conversion of this configuration and split"):
         load_split("my/set", config, split, None, None, "here")
     assert all("data_files" not in asked for *_, asked in script_on_the_hub)
+
+
+def test_a_data_set_that_names_the_columns_of_its_parquet_files(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "other": [1, 2]}), tmp_path / "train.parquet")
+    files = "data_files: [{split: train, path: train.parquet}]"
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  columns: [text]\n  {files}\n---\n")
+    items, _ = load_split("my/set", None, "train", tmp_path, None, "here")
+    assert list(items) == [{"text": "a"}, {"text": "b"}]

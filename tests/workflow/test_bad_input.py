@@ -89,8 +89,8 @@ def put(config: dict, path: str, value: object) -> None:
         ("settings/en-zh/languages/1", "Chinees", "or 'pt-BR', not 'Chinees'; did you mean 'zh' (Chinese)?"),
         ("retention_margins", {"repeats": 0.1}, "retention_margins: no metric 'repeats'; known: "),
         ("evaluation", {"engine": "vlm"}, "evaluation.engine: no 'vlm'; did you mean 'vllm'? (known: auto, hf, vllm)"),
-        ("limit", 5, "config: unknown key 'limit'; it belongs into a section: evaluation.limit"),
-        ("seeds", [0], "config: unknown key 'seeds'; it belongs into a section: runs[0].seeds"),
+        ("limit", 5, "config: unknown key 'limit'; it belongs in a section: evaluation.limit"),
+        ("seeds", [0], "config: unknown key 'seeds'; it belongs in a section: runs[0].seeds"),
         # out of range or of the wrong type
         ("methods/lens-a/lr", "1e-5", "methods.lens-a.lr: must be a number, '1e-5' is text (YAML reads 1e-5 as text"),
         ("methods/lens-a/lr", -1.0, "methods.lens-a.lr: must be greater than 0, not -1.0"),

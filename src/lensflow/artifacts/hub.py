@@ -14,7 +14,7 @@ from lensflow.errors import LensflowError, of_the_hub
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE
 
 if TYPE_CHECKING:
-    from pyarrow import Table  # type: ignore[import-untyped]
+    from pyarrow import Table
 
 ROOT_VARIABLE = "LENSFLOW_DATASETS_ROOT"
 _SHIFTED = "__index_level_0__"  # pandas' column for the first cells of lines that have a cell too many
@@ -168,7 +168,8 @@ def _streamed(builder: Any, split: str) -> Iterable[Mapping[str, Any]]:
     """
     if builder.name == "parquet":
         builder._generate_tables = partial(_of_parquet, builder)
-    return builder.as_streaming_dataset(split=split)  # type: ignore[no-any-return]
+    rows: Iterable[Mapping[str, Any]] = builder.as_streaming_dataset(split=split)
+    return rows
 
 
 def _of_parquet(builder: Any, files: Iterable[str], **parts: Any) -> Iterator[tuple[tuple[int, int], "Table"]]:
@@ -178,7 +179,7 @@ def _of_parquet(builder: Any, files: Iterable[str], **parts: Any) -> Iterator[tu
 
     for place, name in enumerate(files):
         with fsspec.open(name, "rb") as file:
-            for number, batch in enumerate(tables.parquet_batches(file)):
+            for number, batch in enumerate(tables.parquet_batches(file, builder.config.columns)):
                 yield (place, number), builder._cast_table(Table.from_batches([batch]))
 
 

@@ -15,7 +15,7 @@ from lensflow.errors import LensflowError
 from lensflow.storage.parsing import LARGEST_JSON, LONGEST_LINE, parse_json
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch  # type: ignore[import-untyped]
+    from pyarrow import RecordBatch
 
 Row = dict[str, Any]
 _ZIP, _PACKED, _TEXT = ".zip", ".gz", ".txt"
@@ -190,16 +190,20 @@ def _numbered(file: IO[bytes], where: str) -> Iterator[tuple[str, bytes]]:
         yield here, line
 
 
-def parquet_batches(file: IO[bytes]) -> "Iterator[RecordBatch]":
-    """Yield the rows of a Parquet file in batches; no row group behind the last one that is asked for is read.
+def parquet_batches(file: IO[bytes], columns: list[str] | None = None) -> "Iterator[RecordBatch]":
+    """Yield the rows of a Parquet file in batches. A row group is read when a row of it is asked for.
 
     All is read in the calling thread: Python before 3.14 aborts if it ends while a thread of Arrow reads a file.
+
+    Args:
+        file: the opened file.
+        columns: the columns that are read; None for all.
     """
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow.parquet import ParquetFile
 
     opened = ParquetFile(file, pre_buffer=False)
     for group in range(opened.num_row_groups):
-        yield from opened.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False)
+        yield from opened.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns, use_threads=False)
 
 
 def _parquet(file: IO[bytes], field: str | None, where: str) -> Iterator[Row]:

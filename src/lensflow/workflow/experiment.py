@@ -140,7 +140,7 @@ class Config(Strict):
         for key in data if isinstance(data, Mapping) else ():
             inside = next((name for name, section in sections.items() if key in section.model_fields), None)
             if inside and key not in cls.model_fields:
-                raise ValueError(f"unknown key '{key}'; it belongs into a section: {inside}.{key}")
+                raise ValueError(f"unknown key '{key}'; it belongs in a section: {inside}.{key}")
         return data
 
     @model_validator(mode="after")

@@ -109,7 +109,7 @@ def _function(loader: SafeLoader, node: yaml.ScalarNode) -> _Function:
     return _Function(loader.construct_scalar(node))
 
 
-_TaskLoader.add_constructor("!function", _function)  # type: ignore[type-var]
+_TaskLoader.add_constructor("!function", _function)
 
 
 def task_file(name: str, roots: Sequence[Path]) -> Path:
