@@ -131,11 +131,17 @@ def test_a_mistake_is_one_line(here, started, capsys, arguments, message):
     assert started == []
 
 
-def test_a_machine_without_the_gpus_is_named_before_anything_runs(here, started, capsys, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert main.main(["run", *MODEL, "--data", "texts.csv", "--gpus", "2"]) == 2
-    assert "error: --gpus 2: this machine has no CUDA device that torch can use; set" in capsys.readouterr().err
-    assert started == []
+@pytest.mark.parametrize("found", [0, 1])
+def test_a_machine_without_the_gpus_is_named_before_anything_is_written(here, started, capsys, monkeypatch, found):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    request = ["run", *MODEL, "--data", "texts.csv", "--gpus", "2"]
+    assert main.main(request) == 2
+    said = f"error: --gpus 2: torch finds {found} CUDA devices on this machine; set resources.gpus: {found}"
+    assert said in capsys.readouterr().err
+    assert started == [] and not Path("lensflow.yaml").exists()
+    assert main.main(["new", *request[1:]]) == 0  # for another machine
+    assert main.main(["run"]) == 2
+    assert said in capsys.readouterr().err and started == []
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     text = _text(args, file)
     folder = (args.directory or file.parent).resolve()
     if not args.dry_run:
+        _check_gpus(args.gpus or 0)  # before a file is written
         if text is not None:
             _write(file, text, args.force)
         _check_results(folder, file, args.force)
@@ -88,14 +89,18 @@ def run(args: argparse.Namespace) -> None:
             print(text or "", end="")
             return
         gpus = max(plan.config.backbones[name].resources.gpus for name in plan.backbones)
-        if gpus:
-            from lensflow.models.loading import device_of  # takes seconds
-
-            device_of(gpus)
+        _check_gpus(gpus)
         _snakemake(file, gpus)
         print()
         for line in _verdict(Path("results"), shown):
             print(line)
+
+
+def _check_gpus(gpus: int) -> None:
+    if gpus:
+        from lensflow.models.loading import device_of  # takes seconds
+
+        device_of(gpus)
 
 
 def _text(args: argparse.Namespace, file: Path) -> str | None:

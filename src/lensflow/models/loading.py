@@ -28,10 +28,13 @@ def device_of(gpus: int) -> torch.device:
     """Return the device of a stage that was given this number of GPUs.
 
     Raises:
-        LensflowError: the stage was given a GPU, but the machine has none.
+        LensflowError: the machine has fewer GPUs.
     """
-    if gpus and not torch.cuda.is_available():
-        raise LensflowError(f"--gpus {gpus}: this machine has no CUDA device that torch can use; set resources.gpus: 0")
+    found = torch.cuda.device_count() if gpus else 0
+    if found < gpus:
+        raise LensflowError(
+            f"--gpus {gpus}: torch finds {found} CUDA devices on this machine; set resources.gpus: {found}"
+        )
     return torch.device("cuda") if gpus else CPU
 
 
