@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -618,6 +618,7 @@ def killed_in_two(run, step):
 
 
 def test_two_processes_die_together(run, monkeypatch):
+    resource_tracker.ensure_running()  # it stays for the tests' own process, so the mark must come later
     monkeypatch.setenv("LENSFLOW_TEST", mark := f"{os.getpid()}-{time.monotonic_ns()}")
 
     def running():
@@ -699,10 +700,10 @@ def test_a_loss_that_is_not_finite(run):
 
 def test_the_gpus_that_the_stage_was_given_count_not_those_of_the_machine(run, monkeypatch):
     given = replace(run(), gpus=1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LensflowError, match=r"^--gpus 1: this machine has no CUDA device"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(LensflowError, match=r"^--gpus 1: torch finds 0 CUDA devices on this machine; set"):
         train(given)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     asked = []
     monkeypatch.setattr(finetuning, "TrainingArguments", lambda **keys: asked.append(keys) or SimpleNamespace(n_gpu=0))
     for gpus in (0, 1):
