@@ -35,7 +35,7 @@ CLEAR = 0.35  # confidence of another language at least, and three times the exp
 AGREED = 0.75  # score of lid.176's label, which then decides where lingua is not sure
 MAYBE = 0.05  # confidence of the expected language by which lingua does not object to that label, or not much
 ENOUGH = 36  # width of a text in which both detectors are right if they agree on another language
-CERTAIN = 0.95  # score of lid.176's label for a list in Chinese characters alone
+CERTAIN = 0.95  # score of lid.176's label for a text in Chinese characters alone, where Japanese is expected
 HEADING = 16  # width of a heading, or of an item of such a list, at most
 SHORT = 12  # width of a text in which another language is clear at least
 
@@ -200,14 +200,23 @@ def _reads(text: str, language: str) -> bool | None:
     return verdict or _compare(_INNER_CAPITALISED.sub("", text), language)
 
 
-def _is_japanese(text: str) -> bool:
-    """Whether a text has kana, or is a heading or a list in Chinese characters that Japanese uses."""
+def _is_japanese(text: str) -> bool | None:
+    """Whether a text has kana, or is a heading or a list in Chinese characters that Japanese uses.
+
+    One to three such characters, as in a list of dates, tell nothing if lid.176 is not certain.
+    """
     if _kana(text):
         return 10 * _kana(text) >= width(text)
-    if max(map(width, _SEPARATOR.split(text))) > HEADING or not is_in_jis(text):
+    if not is_in_jis(text):
         return False
-    scores = label_scores(text, 2)
-    return scores.get("zh", 0.0) < AGREED if width(text) <= HEADING else scores.get("ja", 0.0) >= CERTAIN
+    if max(map(width, _SEPARATOR.split(text))) <= HEADING:
+        scores = label_scores(text, 2)
+        likely = scores.get("zh", 0.0) < AGREED if width(text) <= HEADING else scores.get("ja", 0.0) >= CERTAIN
+        if likely:
+            return True
+    words = dict.fromkeys(_WORD.findall(text))
+    few = len(set("".join(words))) <= 3
+    return None if few and label_scores(" ".join(words)).get("zh", 0.0) < CERTAIN else False
 
 
 def _is_related(text: str, language: str) -> bool:
