@@ -9,7 +9,7 @@ PYTHON ?= $(or $(word 2,$(INSTALLED)),$(firstword $(FOUND) python3.11))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo study study-explore study-second study-draws study-small test test-slow docs lint setup lock
+.PHONY: demo study study-explore study-second study-draws study-trainings study-small test test-slow docs lint setup lock
 
 demo: .venv/.installed  ## from a bare machine to the finished tables, figures and report
 	@$(if $(CONFIG),lensflow check --configfile $(CONFIG))
@@ -41,8 +41,12 @@ study-second: .venv/.installed  ## an exploratory run of a second model
 	@cp $(foreach name,main cost,$(foreach form,md csv,study-second/results/tables/$(name).$(form))) docs/study/second
 	@cp study-second/results/figures/smollm2-135m-instruct.multilingual/outcomes.svg docs/study/second
 
-study-draws: .venv/.installed  ## exploratory runs with many trainings: other directions and items, other ways to train
+study-draws: .venv/.installed  ## exploratory runs of Lens along other directions and with other training items; docs/study/draws
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/draws.yaml --directory study
+	@cp $(foreach name,main cost,$(foreach form,md csv,study/results/tables/$(name).$(form))) docs/study/draws
+
+study-trainings: .venv/.installed  ## exploratory runs of other trainings, doses and prompts
+	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/trainings.yaml --directory study
 
 study-small: .venv/.installed  ## every part of the study in about ten minutes: CI runs it once a week
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/small.yaml --directory study-small

@@ -1,5 +1,6 @@
 """What the workflow asks of the configuration."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -70,21 +71,20 @@ def study(*names):
 
 
 def test_the_exploratory_runs_have_the_methods_of_each_question_and_add_to_the_primary_ones():
-    primary, explore, draws = (
-        study("primary.yaml"),
-        study("primary.yaml", "explore.yaml"),
-        study("primary.yaml", "draws.yaml"),
-    )
+    primary = study("primary.yaml")
+    explore, draws, trainings = (study("primary.yaml", name) for name in ("explore.yaml", "draws.yaml", "trainings.yaml"))
     kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
     assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt"}
     assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name
-    shared = {(place.method, place.seed) for place in primary.checkpoints}
-    assert shared < {(place.method, place.seed) for place in draws.checkpoints}
+    seeds = Counter(place.method for place in draws.checkpoints)
+    assert seeds == {"base": 1, "lens": 1, "lens-rotated": 20, "lens-resampled": 5}
+    shared = {place.method for place in primary.checkpoints} - {"lens-random"}
+    assert shared < {place.method for place in trainings.checkpoints}
     assert {place.method for place in explore.checkpoints} >= {"base", "lens", "prompt-shots"}
-    for plan in (explore, draws):
+    for plan in (explore, draws, trainings):
         for name in {place.method for place in primary.checkpoints}:
             assert plan.config.methods[name] == primary.config.methods[name]  # or it would be trained twice
-    assert explore.protocol is None and draws.protocol is None  # their verdict is the primary runs' alone
+        assert plan.protocol is None  # the verdict is the primary runs' alone
 
 
 def test_the_second_model_is_trained_until_lens_is_applied():
