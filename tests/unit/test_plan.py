@@ -72,7 +72,9 @@ def study(*names):
 
 def test_the_exploratory_runs_have_the_methods_of_each_question_and_add_to_the_primary_ones():
     primary = study("primary.yaml")
-    explore, draws, trainings = (study("primary.yaml", name) for name in ("explore.yaml", "draws.yaml", "trainings.yaml"))
+    explore, draws, trainings = (
+        study("primary.yaml", name) for name in ("explore.yaml", "draws.yaml", "trainings.yaml")
+    )
     kinds = {explore.config.methods[place.method].kind for place in explore.checkpoints}
     assert kinds >= {"lens", "logit_bias", "steer", "diffmean", "recover", "prompt"}
     assert explore.config.sweeps["lambda"].key == "lambda"  # the figure of dose and response looks for this name

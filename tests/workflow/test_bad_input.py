@@ -60,7 +60,14 @@ def test_the_configuration_of_these_tests_is_accepted(project, config, capsys):
     config["extraction"] = config.get("extraction", {}) | {"max_tokens": 1000}  # a token is a byte here
     (project / "config" / "good.yaml").write_text(yaml.safe_dump(config))
     assert main.main(["check", "--configfile", "config/good.yaml"]) == 0
-    assert capsys.readouterr().out == "ok: 1 backbones, 5 checkpoints, 4 to train\n"
+    assert capsys.readouterr().out == "ok: config/good.yaml: 1 backbones, 5 checkpoints, 4 to train\n"
+
+
+def test_without_a_name_the_file_that_new_writes_is_checked(project, config, capsys):
+    config["extraction"] = config.get("extraction", {}) | {"max_tokens": 1000}
+    (project / "lensflow.yaml").write_text(yaml.safe_dump(config))
+    assert main.main(["check"]) == 0
+    assert capsys.readouterr().out == "ok: lensflow.yaml: 1 backbones, 5 checkpoints, 4 to train\n"
 
 
 def put(config: dict, path: str, value: object) -> None:

@@ -47,7 +47,7 @@ def test_it_is_checked_and_planned(folder, workspace: Workspace, config, monkeyp
     written.write_text(yaml.safe_dump(with_noise(config)))
     monkeypatch.chdir(workspace.root)
     assert main.main(["check", "--configfile", str(written)]) == 0
-    assert capsys.readouterr().out == "ok: 1 backbones, 2 checkpoints, 1 to train\n"
+    assert capsys.readouterr().out == f"ok: {written}: 1 backbones, 2 checkpoints, 1 to train\n"
 
     path = f"{folder}:{workspace.environment['PYTHONPATH']}"
     monkeypatch.setitem(workspace.environment, "PYTHONPATH", path)

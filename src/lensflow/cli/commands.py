@@ -12,7 +12,7 @@ from lensflow.storage.verified import read_json
 
 Subparsers = Any  # argparse's own type is private
 STAGE_CONFIG = "the stage's configuration: a JSON file, or JSON itself (see: lensflow show-config)"
-CONFIGFILE = "YAML files that are merged with the catalogs, as for snakemake; without one, the demo"
+NAME = "lensflow.yaml"  # what `lensflow new` writes
 
 
 def add_command(
@@ -23,6 +23,17 @@ def add_command(
     sub.set_defaults(function=function, refuse=sub.refuse)
     parser: argparse.ArgumentParser = sub
     return parser
+
+
+def add_configfile(sub: argparse.ArgumentParser) -> None:
+    """Add `--configfile`. Without it, `lensflow.yaml` counts if it lies here, else the demo."""
+    sub.add_argument(
+        "--configfile",
+        type=Path,
+        nargs="*",
+        default=[Path(NAME)] if Path(NAME).is_file() else [],
+        help=f"YAML files that are merged with the catalogs (default: {NAME} if it lies here, else the demo)",
+    )
 
 
 def summary_of(function: Callable[..., Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lensflow.cli.commands import CONFIGFILE, Subparsers, add_command, show, summary_of
+from lensflow.cli.commands import Subparsers, add_command, add_configfile, show, summary_of
 from lensflow.errors import LensflowError
 from lensflow.workflow import project
 from lensflow.workflow.stages import STAGES
@@ -14,7 +14,7 @@ from lensflow.workflow.stages import STAGES
 def add(commands: Subparsers) -> None:
     """Add the subcommands."""
     sub = add_command(commands, "check", check, summary_of(check))
-    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    add_configfile(sub)
     sub.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that the run will write (default: results)"
     )
@@ -25,7 +25,7 @@ def add(commands: Subparsers) -> None:
         "name",
         help="what the stage works on: B, corpus/language, benchmark/language, B/corpus, S, B/part or B/S/M/seed0",
     )
-    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    add_configfile(sub)
     sub = add_command(commands, "explain", explain, summary_of(explain))
     sub.add_argument("key", help="such as evaluation.limit, methods.lens-gentle.lambda, or only limit")
     add_command(commands, "snakefile", snakefile, summary_of(snakefile))
@@ -48,7 +48,9 @@ def plan_of(files: Sequence[Path], more: Mapping[str, Any] | None = None) -> Any
 def check(args: argparse.Namespace) -> None:
     """Check a configuration and all files that it names."""
     plan = checked_plan(args.configfile, args.results)
-    print(f"ok: {len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train")
+    where = ", ".join(map(str, args.configfile)) or "the demo"
+    counts = f"{len(plan.backbones)} backbones, {len(plan.checkpoints)} checkpoints, {len(plan.trained())} to train"
+    print(f"ok: {where}: {counts}")
 
 
 def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] | None = None) -> Any:

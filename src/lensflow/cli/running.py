@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lensflow.cli.commands import Subparsers, add_command, summary_of
+from lensflow.cli.commands import NAME, Subparsers, add_command, summary_of
 from lensflow.cli.configuration import checked_plan
 from lensflow.errors import LensflowError
 from lensflow.storage.atomic import write_text
@@ -18,7 +18,6 @@ from lensflow.storage.environment import usable_cores
 from lensflow.storage.verified import read_json
 from lensflow.workflow import project
 
-NAME = "lensflow.yaml"
 _DEMO_HEAD = f"# The demo, as Lensflow brings it along; run it again by `lensflow run {NAME}`.\n"
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lensflow.cli.commands import CONFIGFILE, STAGE_CONFIG, Subparsers, add_command, read_config, summary_of
+from lensflow.cli.commands import STAGE_CONFIG, Subparsers, add_command, add_configfile, read_config, summary_of
 from lensflow.cli.configuration import plan_of
 from lensflow.errors import LensflowError
 
@@ -23,7 +23,7 @@ def add(commands: Subparsers) -> None:
     sub = add_command(commands, "accept-tables", accept_tables, summary_of(accept_tables))
     sub.add_argument("results", type=Path, help=results)
     sub.add_argument("published", type=Path, help=published)
-    sub.add_argument("--configfile", type=Path, nargs="*", default=[], help=CONFIGFILE)
+    add_configfile(sub)
 
 
 def show_table(args: argparse.Namespace) -> None:
