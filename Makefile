@@ -25,7 +25,6 @@ study: .venv/.installed  ## the primary claims on the test split; what they can 
 	@snakemake --cores $(CORES) --configfile $(STUDY) --directory study
 	@lensflow show-table --config study/results/config.json --comparisons study/results/comparisons.csv | tee study/verdict.txt
 	@tail -n 5 study/verdict.txt > docs/study/verdict.txt
-	@python -m performance.explore study/results docs/study/explore.md
 	@cp $(addprefix study/results/,claims.csv $(foreach name,verdict.md main.md main.csv cost.md cost.csv,tables/$(name))) docs/study
 	@cp $(foreach name,outcomes effects,study/results/figures/gemma-3-270m.multilingual/$(name).svg) docs/study
 
