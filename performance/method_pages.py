@@ -24,11 +24,12 @@ FOLDER = ROOT / "docs/methods"
 RESULTS = {
     "study": "the study",
     "study/explore": "the study's exploratory run",
+    "study/draws": "the study's run of many draws",
     "study/second": "the study's second model",
     "demo": "the demo",
 }  # folder of docs -> what it is called
 # Configurations with methods of their own.
-OWN = [ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore", "second")]
+OWN = [ROOT / f"config/study/{name}.yaml" for name in ("primary", "explore", "draws", "second")]
 SHOWN = ("usable", "wrong_language", "repetition", "accuracy", "nll")
 MADE_BY = "<!-- Written by performance/method_pages.py. -->\n\n"
 ABSENT = "not in the committed results"

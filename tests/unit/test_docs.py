@@ -88,11 +88,17 @@ def test_the_study_says_what_its_tables_say(study):
     printed = (ROOT / "docs/study/verdict.txt").read_text()
     assert text.split("```")[1].strip() == printed.strip()
     primary, rest = text.split("## What the parts of Lens")
-    explored, second = rest.split("## A second model")
+    explored, rest = rest.split("## Other directions, other training items")
+    drawn, second = rest.split("## A second model")
     _check_rows(primary, study, 1200)
     _check_rows(explored, explore := _cells("explore/main.csv").loc[lambda cells: ~cells.index.duplicated()], 600)
+    _check_rows(drawn, _cells("draws/main.csv"), 300)
     _check_rows(second, other := _cells("second/main.csv"), 600)
     said = " ".join(text.split())
+    versus = pd.read_csv(ROOT / "docs/study/draws/versus.csv").query("column == 'usable ↑'").set_index("method")
+    for method, words in (("lens-rotated (20 seeds)", "give"), ("lens-resampled (5 seeds)", "to Lens is")):
+        numbers = (f"{value:+.3f}".replace("-", "−") for value in versus.loc[method, ["value", "low", "high"]])
+        assert "{} {} [{}, {}]".format(words, *numbers) in said
     assert f"{other.loc['lens-until', 'empty', 'targets'].value:.3f} are empty" in said
     assert f"{other.loc['base', 'usable', 'targets'].value:.3f} of base's answers are usable" in said
     usable = [other.loc[method, "usable", "en"].value for method in ("lens-until", "base")]
