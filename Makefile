@@ -43,6 +43,7 @@ study-second: .venv/.installed  ## an exploratory run of a second model
 study-draws: .venv/.installed  ## exploratory runs of Lens along other directions and with other training items; docs/study/draws
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/draws.yaml --directory study
 	@cp $(foreach name,main versus cost,$(foreach form,md csv,study/results/tables/$(name).$(form))) docs/study/draws
+	@grep -e ^backbone -e ,usable, study/results/scores.csv > docs/study/draws/usable.csv
 
 study-trainings: .venv/.installed  ## exploratory runs of other trainings, doses and prompts
 	@snakemake --cores $(CORES) --configfile $(STUDY) config/study/trainings.yaml --directory study

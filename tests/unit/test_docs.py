@@ -99,6 +99,11 @@ def test_the_study_says_what_its_tables_say(study):
     for method, words in (("lens-rotated (20 seeds)", "give"), ("lens-resampled (5 seeds)", "to Lens is")):
         numbers = (f"{value:+.3f}".replace("-", "−") for value in versus.loc[method, ["value", "low", "high"]])
         assert "{} {} [{}, {}]".format(words, *numbers) in said
+    of_seeds = pd.read_csv(ROOT / "docs/study/draws/usable.csv").groupby(["method", "seed"]).value.mean()
+    for method in ("lens-rotated", "lens-resampled"):
+        assert f"etween {of_seeds[method].min():.3f} and {of_seeds[method].max():.3f} of" in said
+    assert f"Lens reaches {of_seeds['lens', 0]:.3f}, and base {of_seeds['base', 0]:.3f}." in said
+    assert (of_seeds["lens-rotated"] < of_seeds["lens", 0]).all() and len(of_seeds["lens-rotated"]) == 20
     assert f"{other.loc['lens-until', 'empty', 'targets'].value:.3f} are empty" in said
     assert f"{other.loc['base', 'usable', 'targets'].value:.3f} of base's answers are usable" in said
     usable = [other.loc[method, "usable", "en"].value for method in ("lens-until", "base")]
