@@ -53,7 +53,7 @@ study-small: .venv/.installed  ## every part of the study in about ten minutes: 
 	@python -m performance.explore study-small/results study-small/explore.md
 
 test: .venv/.installed  ## unit, workflow and end-to-end tests
-	@OMP_NUM_THREADS=1 pytest -n $(CORES) --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 pytest -n $(CORES) --maxprocesses 4
 
 test-slow: .venv/.installed  ## what takes minutes: every fault, a real cluster, LaTeX, the report in a browser
 	@pytest -m slow

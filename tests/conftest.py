@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,7 +22,22 @@ NEED_TORCH = """
     references rivals script_mask sdrrl serving serving_vllm stages startup subspaces tables tracking training
     translation untrusted
 """
+# Unit tests that load lingua's models, about 1 GB: once, in one process.
+NEED_LINGUA = "cases_languages corpus languages measure outcome_controls outcomes"
 pytest_plugins = ["tests.judge_server"]
+
+
+class Scheduling(LoadFileScheduling):
+    """With several processes (`-n`), the tests of a file stay together, and so do the files that need lingua."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "lingua" if Path(file).stem.removeprefix("test_") in NEED_LINGUA.split() else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def markers_of(path: Path) -> set[str]:

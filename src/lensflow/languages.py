@@ -301,6 +301,7 @@ def _scripts_of(tokens: tuple[str, ...]) -> list[frozenset[str]]:
     return [frozenset(scripts_in(token)) for token in tokens]
 
 
+@lru_cache(maxsize=1000)  # every answer asks for the same few
 def _parse(language: str) -> tuple[str, str, str | None]:
     """Language, writing system and region of a BCP 47 code. CLDR's likely subtags give a missing writing system."""
     try:

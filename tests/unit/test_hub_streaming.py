@@ -25,8 +25,7 @@ from pathlib import Path
 from lensflow.schema.corpus import CorpusDataset
 from lensflow.stages.pair_data import pair_dataset
 asked = {"path": "my/set", "layout": "columns", "languages": {"en": "text"}, "train": 3}
-source = CorpusDataset(**asked, split="train", dev=0, test=0, revision=sys.argv[2] or None)
-if sys.argv[3] == "threads":
+if sys.argv[2] == "threads":
     import threading
     from fsspec.spec import AbstractBufferedFile
     plain = AbstractBufferedFile.read
@@ -34,10 +33,12 @@ if sys.argv[3] == "threads":
         print(threading.current_thread().name.partition("-")[0])
         return plain(file, length)
     AbstractBufferedFile.read = read
-if sys.argv[3] == "crash":
+if sys.argv[2] == "crash":
     from lensflow.stages import pair_data
     pair_data._row = lambda *given: 1 / 0
-pair_dataset(source, "en", None, Path(sys.argv[1]))
+for revision in sys.argv[3:]:
+    source = CorpusDataset(**asked, split="train", dev=0, test=0, revision=revision or None)
+    pair_dataset(source, "en", None, Path(sys.argv[1]) / revision / "en.jsonl")
 """
 
 
@@ -107,22 +108,23 @@ def hub(files):
 
 def paired(address, tmp_path, *given):
     here = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", PAIR, str(tmp_path / "en.jsonl"), *given]
+    command = [sys.executable, "-c", PAIR, str(tmp_path), *given]
     return subprocess.run(command, env=os.environ | here, capture_output=True, text=True, timeout=100)
 
 
-@pytest.mark.parametrize("revision", ["", COMMIT])
-def test_three_rows_of_a_big_split_do_not_fetch_it_all(hub, files, tmp_path, revision):
+def test_three_rows_of_a_big_split_do_not_fetch_it_all(hub, files, tmp_path):
     address, sent = hub
-    done = paired(address, tmp_path, revision, "threads")
+    done = paired(address, tmp_path, "threads", "", COMMIT)
     assert done.returncode == 0, done.stderr
     # Python before 3.14 aborts, now and then, when it ends while a thread of Arrow reads a file of Python's.
     assert set(done.stdout.split()) == {"MainThread"}
-    assert [row["prompt"] for row in read_jsonl(tmp_path / "en.jsonl")] == ["text 0", "text 1", "text 2"]
-    assert read_json(tmp_path / "en.source.json")["revision"] == COMMIT
+    for revision in ("", COMMIT):
+        folder = tmp_path / revision
+        assert [row["prompt"] for row in read_jsonl(folder / "en.jsonl")] == ["text 0", "text 1", "text 2"]
+        assert read_json(folder / "en.source.json")["revision"] == COMMIT
     assert 0 < sum(sent) < 0.7 * len(files[DATA])
 
 
 def test_a_crash_while_a_split_is_read_ends_the_process(hub, tmp_path):
-    done = paired(hub[0], tmp_path, COMMIT, "crash")
+    done = paired(hub[0], tmp_path, "crash", COMMIT)
     assert "ZeroDivisionError" in done.stderr
