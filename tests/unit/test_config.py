@@ -102,6 +102,10 @@ def test_a_section_cannot_be_changed():
         ({"layers": 0}, "layers: must be greater than or equal to 1, not 0"),
         ({"schedule": "cosin"}, "schedule: must be 'cosine', 'linear' or 'constant', not 'cosin'"),
         ({"weights": None}, "weights: must be a mapping, not None"),
+        (
+            {"until": yaml.safe_load("{residual: 0,3, epochs: 20}")},
+            "until: unknown key '3'; write decimals with a point",
+        ),
     ],
 )
 def test_a_refused_method(keys, message):

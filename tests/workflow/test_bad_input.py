@@ -110,6 +110,8 @@ def put(config: dict, path: str, value: object) -> None:
         ("methods/lens-a/lambda", {"zh": 0.1}, "methods.lens-a.lambda: no value for sw of setting en-sw"),
         ("settings/en-zh/rank", 2, "settings.en-zh: rank: 2 is more than the number of languages less one; lower it"),
         ("runs/0/seeds", 0, "runs[0].seeds: must be a list, not 0; write [0]"),
+        ("runs/0/seeds", [0, 1, 0], "runs[0].seeds: '0' occurs twice; remove one"),
+        ("runs/0/methods", ["base", "base"], "runs[0].methods: 'base' occurs twice; remove one"),
         ("runs/0/methods", "base, lens-a", "runs[0].methods: must be a list, not 'base, lens-a'; write [base, lens-a]"),
         ("runs/0/benchmarks", "cldr", "runs[0].benchmarks: must be a list, not 'cldr'; write [cldr]"),
         ("runs", {"methods": ["base"]}, "config: runs: must be a list; begin every entry with '- '"),

@@ -60,16 +60,16 @@ def checked_plan(files: Sequence[Path], results: Path, more: Mapping[str, Any] |
         LensflowError: the check found a mistake.
     """
     from lensflow.artifacts.hub import datasets_root
-    from lensflow.workflow.gpu_memory import gpu_memory_gb, hints
     from lensflow.workflow.inputs import doubts, read_data
     from lensflow.workflow.lengths import check_lengths
+    from lensflow.workflow.machine import gpu_memory_gb, hints, instructions
 
     plan = plan_of(files, more)
     plan.check_disk(results)
     plan.check_training()
     data, folders = read_data(plan, datasets_root(plan.config.datasets_root)), plan.folders()
     found = [*plan.check_backbones(folders), *check_lengths(plan, data, folders)]
-    for line in [*found, *doubts(plan, data), *hints(plan, gpu_memory_gb())]:
+    for line in [*found, *doubts(plan, data), *hints(plan, gpu_memory_gb(), instructions())]:
         print(f"hint: {line}")
     return plan
 

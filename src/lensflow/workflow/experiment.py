@@ -66,6 +66,13 @@ class Run(Strict):
     sweeps: tuple[Name, ...] = Field(default=(), strict=False)
     """Names of sweeps that also run."""
 
+    @field_validator("backbones", "settings", "methods", "seeds", "sweeps")
+    @classmethod
+    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if twice := [entry for place, entry in enumerate(value) if entry in value[:place]]:
+            raise ValueError(f"'{twice[0]}' occurs twice; remove one")
+        return value
+
     @field_validator("benchmarks", mode="before", json_schema_input_type=list[Name | dict[Name, list[Language] | None]])
     @classmethod
     def _named(cls, value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Check that two engines fit on one GPU: vLLM takes its share at once, and transformers loads the model a second
-time."""
+"""What a run asks of this machine: memory of its GPUs, where vLLM takes its share at once and transformers loads the
+model a second time, and instructions of its processor."""
 
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,17 +16,30 @@ from lensflow.workflow.plan import Plan
 GB = 1e9
 _BESIDE = 3.0  # GB that transformers takes beside the weights: CUDA's own, states and logits of a batch
 _UNKNOWN = 0.5  # a share that leaves room on any card that holds the model twice
+_CPUINFO = Path("/proc/cpuinfo")  # Linux alone has it
+_BFLOAT16 = {"avx512bw", "amx_bf16", "bf16"}  # Linux's names of what oneDNN and Arm's library compute bfloat16 with
 
 
-def hints(plan: Plan, gpu_gb: float | None) -> list[str]:
-    """Return one line for each backbone whose two engines would not fit on its GPU.
+def hints(plan: Plan, gpu_gb: float | None, instructions: frozenset[str] | None) -> list[str]:
+    """Return one line for each backbone whose two engines would not fit on its GPU, and one if the answers are slow.
 
     Args:
         plan: the plan of the run.
         gpu_gb: memory of a GPU; None if it is unknown.
+        instructions: the processor's, as Linux names them; None if they are unknown.
     """
-    found = [_hint(name, plan, gpu_gb) for name in plan.backbones]
-    return [line for line in found if line is not None]
+    found = [_no_room(name, plan, gpu_gb) for name in plan.backbones]
+    return [line for line in [*found, _slow(plan, instructions)] if line is not None]
+
+
+def instructions(cpuinfo: Path = _CPUINFO) -> frozenset[str] | None:
+    """Return the names of the processor's sets of instructions; None where the system has no such file."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else None
 
 
 def gpu_memory_gb() -> float | None:
@@ -38,7 +52,21 @@ def gpu_memory_gb() -> float | None:
     return min(sizes) * 2**20 / GB if sizes else None  # in MiB
 
 
-def _hint(name: str, plan: Plan, gpu_gb: float | None) -> str | None:
+def _slow(plan: Plan, instructions: frozenset[str] | None) -> str | None:
+    # Gemma-3-270M on two cores with AVX2 alone: 176 s for 60 answers (mean of 2 cells), in float32 43 s (of 7).
+    slow = instructions is not None and not instructions & _BFLOAT16
+    on_processor = [name for name in plan.backbones if not plan.config.backbones[name].resources.gpus]
+    if not slow or plan.config.evaluation.dtype != "bfloat16":
+        return None
+    if not any(registry.FAST in _engines(name, plan) for name in on_processor):
+        return None
+    return (
+        "evaluation.dtype: this processor has no instructions for bfloat16, so vLLM is several times slower than in "
+        "float32; set float32, unless the answers must be in bfloat16"
+    )
+
+
+def _no_room(name: str, plan: Plan, gpu_gb: float | None) -> str | None:
     backbone = plan.config.backbones[name]
     share, engines = backbone.resources.gpu_memory, _engines(name, plan)
     if not backbone.resources.gpus or registry.FAST not in engines or len(engines) < 2:
