@@ -54,6 +54,11 @@ def alone(checkpoint, dtype=torch.float32):
             yield torch.cat([*states[:-1], tops.pop()]), states[-1][0]
 
 
+def assert_same(found, expected):
+    """Up to rounding: batches are added in another order than single texts (seen with AVX2: 1.3e-5)."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=3e-5)
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.ROPES])
 def test_states_are_those_of_each_text_alone(checkpoint, family, pooling):
@@ -62,10 +67,10 @@ def test_states_are_those_of_each_text_alone(checkpoint, family, pooling):
     for index, (layers, post_norm) in enumerate(alone(checkpoint(family))):
         stop = start + len(SEQUENCES[index])
         of_text = layers[1:, -1] if pooling == "last" else layers[1:].mean(dim=1)
-        torch.testing.assert_close(found.layers[:, index], of_text, rtol=1e-5, atol=1e-5)
+        assert_same(found.layers[:, index], of_text)
         of_text = post_norm[-1] if pooling == "last" else post_norm.mean(dim=0)
-        torch.testing.assert_close(found.post_norm[index], of_text, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found.tokens[start:stop], layers[tiny.LAYERS - 2], rtol=1e-5, atol=1e-5)
+        assert_same(found.post_norm[index], of_text)
+        assert_same(found.tokens[start:stop], layers[tiny.LAYERS - 2])
         start = stop
     assert found.lengths.tolist() == [len(ids) for ids in SEQUENCES]
     assert len(found.tokens) == start

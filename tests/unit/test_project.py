@@ -84,7 +84,7 @@ def test_runs_lie_on_top_of_the_catalogs_and_not_of_the_demo(tmp_path, given):
     path.write_text(yaml.safe_dump(OWN))
     config = read([path], REPOSITORY) if given == "file" else read([], REPOSITORY, OWN)
     assert config.title is None
-    assert (config.evaluation.dtype, config.evaluation.limit) == ("float32", None)  # the demo has bfloat16 and 100
+    assert config.evaluation.limit is None  # the demo has 60
     assert "lens-gentle" in config.methods
 
 
@@ -94,4 +94,4 @@ def test_a_configuration_without_runs_changes_the_demo():
         "Lensflow demo: Lens, steering and a prompt on one small model",
         5,
     )
-    assert config.evaluation.dtype == "bfloat16"
+    assert config.runs[0].methods == ("base", "lens-gentle", "diffmean", "prompt-shots")
