@@ -21,10 +21,10 @@ class Strict(BaseModel):
         if isinstance(data, Mapping):
             shown = {field.alias or name for name, field in cls.model_fields.items()}
             for key in data:
-                if not isinstance(key, str):
+                if type(key) is int:
                     raise ValueError(f"unknown key '{key}'; write decimals with a point: YAML ends a value at a comma")
                 if key not in shown and key not in cls.model_fields:
-                    raise ValueError(f"unknown key '{key}'; {did_you_mean(key, shown)}")
+                    raise ValueError(f"unknown key '{key}'; {did_you_mean(str(key), shown)}")
         return data
 
     def canonical(self) -> dict[str, Any]:
